@@ -1,0 +1,65 @@
+import subprocess
+import sys
+
+import pytest
+
+from ticket_search.errors import SpecError
+from ticket_search.spec.imports import load_function, source_digest
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module of somebody's own, new to this process: its import path and its file."""
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text("def f():\n    return 1\n\nnot_callable = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name, tmp_path / f"{name}.py"
+    sys.modules.pop(name, None)
+
+
+def test_an_edit_after_the_import_leaves_digest_and_code(module):
+    name, file = module
+    before = source_digest(f"{name}:f")
+    file.write_text("def f():\n    return 2\n")
+    assert source_digest(f"{name}:f") == before
+    assert load_function(f"{name}:f")() == 1
+
+
+def test_a_fresh_process_sees_the_edit(module):
+    name, file = module
+    before = source_digest(f"{name}:f")
+    script = f"import sys; sys.path.insert(0, {str(file.parent)!r})\n"
+    script += f"from ticket_search.spec.imports import source_digest; print(source_digest('{name}:f'))"
+
+    def fresh():
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert fresh() == before
+    file.write_text("def f():\n    return 22\n")
+    assert fresh() != before
+
+
+@pytest.mark.parametrize("name", ["no_such_package.module:f", "ticket_search.no_such_module:f"])
+def test_an_absent_module_is_named_with_the_import_path(name):
+    with pytest.raises(SpecError, match=r"its folder must be on the import path") as error:
+        load_function(name)
+    assert name in str(error.value)
+
+
+def test_an_error_inside_the_module_is_not_blamed_on_the_path(module):
+    name, file = module
+    file.write_text("import no_such_dependency\n")
+    with pytest.raises(SpecError, match="no_such_dependency") as error:
+        load_function(f"{name}:f")
+    assert "import path" not in str(error.value)
+
+
+@pytest.mark.parametrize("attribute", ["absent", "not_callable"])
+def test_the_module_must_hold_the_function(module, attribute):
+    with pytest.raises(SpecError, match=f"no function '{attribute}'"):
+        load_function(f"{module[0]}:{attribute}")
+
+
+def test_a_module_without_a_file_has_no_digest():
+    with pytest.raises(SpecError, match="'sys' has no source file"):
+        source_digest("sys:getrefcount")

@@ -1,0 +1,73 @@
+import sys
+
+import numpy as np
+import pytest
+
+from ticket_search.data.arrays import fingerprint, read_arrays
+from ticket_search.errors import DataError
+from ticket_search.spec.trajectory import DatasetSpec
+
+SPEC = DatasetSpec(name="own_dataset:load", validation=1)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes the module of a user's data set."""
+
+    def write(body):
+        (tmp_path / "own_dataset.py").write_text(f"import numpy as np\n\ndef load():\n    {body}\n")
+
+    monkeypatch.syspath_prepend(tmp_path)
+    # A file changed within a second would else be read from the first one's compiled code.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    sys.modules.pop("own_dataset", None)
+    yield write
+    sys.modules.pop("own_dataset", None)
+
+
+def pair(n, images="np.zeros((n, 2, 2))", labels="np.arange(n)"):
+    return f"(lambda n: ({images}, {labels}))({n})"
+
+
+def splits(train, test):
+    return f"return {{'train': {train}, 'test': {test}}}"
+
+
+def test_floats_become_float32_and_grey_images_get_a_channel(own):
+    own(splits(pair(3, "np.full((n, 2, 2), 0.5)"), pair(2, "np.full((n, 1, 2, 2), 0.25)")))
+    arrays = read_arrays(SPEC, None)
+    assert (arrays.train_images.dtype, arrays.train_images.shape) == (np.float32, (3, 1, 2, 2))
+    assert (arrays.test_images[0].tolist(), arrays.classes) == ([[[0.25, 0.25], [0.25, 0.25]]], 3)
+
+
+def test_the_fingerprint_holds_the_source(own):
+    own(splits(pair(3), pair(2)))
+    before = read_arrays(SPEC, None)
+    sys.modules.pop("own_dataset")
+    own(splits(pair(3), pair(2)) + "  # edited")
+    after = read_arrays(SPEC, None)
+    assert before.train_images.tolist() == after.train_images.tolist()
+    assert fingerprint(before) != fingerprint(after)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise KeyError('disk')", r"'own_dataset:load': the function raised KeyError: 'disk'"),
+        ("return 3", "TypeError"),
+        ("return {'train': (np.zeros((1, 2, 2)), [0])}", "KeyError: 'test'"),
+        (splits(pair(3, "np.zeros((n, 4))"), pair(2)), r"train: images have the shape \[3, 4\]; give \[n, h, w\]"),
+        (splits(pair(3), "(np.zeros((0, 2, 2)), [])"), r"test: images have the shape \[0, 2, 2\]"),
+        (splits(pair(3, "np.zeros((n, 2, 2), int)"), pair(2)), "train: images are int64; give uint8"),
+        (splits(pair(3, "np.full((n, 2, 2), np.nan)"), pair(2)), "train: images hold nan or infinity"),
+        (splits(pair(3, "np.full((n, 2, 2), 1e300)"), pair(2)), "train: images hold nan or infinity"),
+        (splits(pair(3, labels="np.arange(4)"), pair(2)), r"train: labels have the shape \[4\]; 3 images need \[3\]"),
+        (splits(pair(3, labels="np.arange(n) * 1.0"), pair(2)), "train: labels are float64; give integers"),
+        (splits(pair(3), pair(2, labels="np.arange(n) - 1")), "test: a label is -1; labels count from 0"),
+        (splits(pair(3, "np.zeros((n, 3, 2))"), pair(2)), r"\[1, 3, 2\]\), test images \('float32', \[1, 2, 2\]\)"),
+    ],
+)
+def test_what_does_not_fit_is_quoted(own, body, message):
+    own(body)
+    with pytest.raises(DataError, match=message):
+        read_arrays(SPEC, None)

@@ -1,0 +1,210 @@
+"""Reading a data set: numpy arrays of every image and label, before any split. No torch."""
+
+import hashlib
+import importlib.resources
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ticket_search.data.idx import FILES, find_idx, read_idx
+from ticket_search.data.parquet import LAYOUT, find_shards, read_shards
+from ticket_search.errors import DataError
+from ticket_search.spec.imports import load_function, source_digest
+from ticket_search.spec.trajectory import DatasetSpec
+
+Splits = Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Arrays:
+    """Everything read.
+
+    Attributes:
+        train_images: ``[n, c, h, w]``, uint8 (0 to 255) or float32 (taken as they are).
+        train_labels: ``[n]`` int64, from 0.
+        test_images: as the training images.
+        test_labels: as the training labels.
+        classes: the largest label + 1.
+        source: digest of the code that made them, if that is a user's own; else "".
+    """
+
+    train_images: NDArray[Any]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[Any]
+    test_labels: NDArray[np.int64]
+    classes: int
+    source: str = ""
+
+
+def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
+    """Read a data set.
+
+    Args:
+        spec: which one; of the rest only `path`, `download` and `validation` are looked at.
+        data_dir: the folder that holds the data sets, unless the spec's path is absolute.
+
+    Raises:
+        DataError: absent, unreadable, not of the shapes of `Arrays`, or too small for `spec.validation`.
+        SpecError: a user's function that cannot be imported.
+    """
+    arrays = READERS.get(spec.name, _user)(spec, data_dir)
+    images = len(arrays.train_images)
+    if spec.validation >= images:
+        raise DataError(
+            f"dataset.validation: {spec.validation} leaves none of the {images} training images of {spec.name!r}; "
+            f"give at most {images - 1}"
+        )
+    return arrays
+
+
+def fingerprint(arrays: Arrays) -> str:
+    """32 hexadecimal digits that change with any bit, shape or type of the arrays, and with a user's source."""
+    sha = hashlib.sha256(arrays.source.encode())
+    for array in (arrays.train_images, arrays.train_labels, arrays.test_images, arrays.test_labels):
+        sha.update(f"|{array.dtype.name}{list(array.shape)}".encode())
+        sha.update(np.ascontiguousarray(array).data.cast("B"))
+    return sha.hexdigest()[:32]
+
+
+def _digits(_spec: DatasetSpec, _data_dir: Path) -> Arrays:
+    raw = importlib.resources.files("ticket_search.data").joinpath("digits.npz").read_bytes()
+    with np.load(BytesIO(raw)) as file:
+        return _checked("digits", {s: (file[f"{s}_images"], file[f"{s}_labels"]) for s in ("train", "test")})
+
+
+def _idx(folder: str, torchvision_name: str) -> Callable[[DatasetSpec, Path], Arrays]:
+    def read(spec: DatasetSpec, data_dir: Path) -> Arrays:
+        places = [data_dir / folder, data_dir]
+        paths = _first_idx(places)
+        if paths is None and spec.download:
+            _torchvision(spec, torchvision_name, data_dir, train=True)
+            paths = _first_idx(places)
+        if paths is None:
+            names = ", ".join(name for name, _ in FILES)
+            looked = " or ".join(repr(str(place)) for place in places)
+            raise DataError(
+                f"dataset {spec.name!r} is not there: no {looked} holds {names} (each plain or .gz); "
+                "set `--data-dir` to where they are, or `dataset.download: true` to fetch them"
+            )
+        arrays = [read_idx(path, n) for path, (_, n) in zip(paths, FILES, strict=True)]
+        return _checked(spec.name, {"train": (arrays[0], arrays[1]), "test": (arrays[2], arrays[3])})
+
+    return read
+
+
+def _first_idx(places: list[Path]) -> list[Path] | None:
+    return next((paths for paths in map(find_idx, places) if paths), None)
+
+
+def _cifar10(spec: DatasetSpec, data_dir: Path) -> Arrays:
+    splits = {s: _torchvision(spec, "CIFAR10", data_dir, train=s == "train") for s in ("train", "test")}
+    return _checked(spec.name, {s: (d.data.transpose(0, 3, 1, 2), d.targets) for s, d in splits.items()})
+
+
+def _torchvision(spec: DatasetSpec, name: str, data_dir: Path, *, train: bool) -> Any:
+    # Loads torch, so only where it is needed.
+    import torchvision.datasets
+
+    try:
+        with warnings.catch_warnings():
+            # CIFAR-10's pickles hold an old form of dtype that numpy >= 2.4 warns of.
+            warnings.simplefilter("ignore")
+            return getattr(torchvision.datasets, name)(root=str(data_dir), train=train, download=spec.download)
+    except (OSError, RuntimeError) as error:
+        tried = "fetching it failed" if spec.download else "it is not there"
+        raise DataError(
+            f"dataset {spec.name!r}: {tried}, in {str(data_dir)!r}: {error}; "
+            "set `--data-dir` to where torchvision keeps it, or `dataset.download: true` to fetch it"
+        ) from error
+
+
+def _parquet(spec: DatasetSpec, data_dir: Path) -> Arrays:
+    folder = data_dir / (spec.path or "")
+    shards = find_shards(folder)
+    missing = [split for split, paths in shards.items() if not paths]
+    if missing:
+        state = f"holds no {' and no '.join(missing)} files" if folder.is_dir() else "is not a folder"
+        raise DataError(
+            f"dataset.path: {str(folder)!r} {state}; give a folder (absolute, or below `--data-dir`) of {LAYOUT}"
+        )
+    return _checked(str(folder), {split: read_shards(paths) for split, paths in shards.items()})
+
+
+def _user(spec: DatasetSpec, _data_dir: Path) -> Arrays:
+    function = load_function(spec.name)
+    try:
+        splits = function()
+    except Exception as error:
+        raise DataError(f"dataset {spec.name!r}: the function raised {type(error).__name__}: {error}") from error
+    return _checked(spec.name, splits, source_digest(spec.name))
+
+
+#: By the names of `ticket_search.spec.trajectory.DATASETS`; any other name is a user's function.
+READERS: dict[str, Callable[[DatasetSpec, Path], Arrays]] = {
+    "digits": _digits,
+    "mnist": _idx("MNIST/raw", "MNIST"),
+    "fashion_mnist": _idx("FashionMNIST/raw", "FashionMNIST"),
+    "cifar10": _cifar10,
+    "parquet": _parquet,
+}
+
+
+def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
+    try:
+        pairs = {split: (np.asarray(splits[split][0]), np.asarray(splits[split][1])) for split in ("train", "test")}
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise DataError(
+            f'dataset {name!r} is not {{"train": (images, labels), "test": (images, labels)}} of arrays: '
+            f"{type(error).__name__}: {error}"
+        ) from error
+    images = {split: _images(f"dataset {name!r}, {split}", pair[0]) for split, pair in pairs.items()}
+    labels = {
+        split: _labels(f"dataset {name!r}, {split}", pair[1], len(images[split])) for split, pair in pairs.items()
+    }
+    kinds = {split: (array.dtype.name, list(array.shape[1:])) for split, array in images.items()}
+    if kinds["train"] != kinds["test"]:
+        raise DataError(
+            f"dataset {name!r}: training images are {kinds['train']}, test images {kinds['test']}; make them alike"
+        )
+    return Arrays(
+        train_images=images["train"],
+        train_labels=labels["train"],
+        test_images=images["test"],
+        test_labels=labels["test"],
+        classes=1 + int(max(array.max() for array in labels.values())),
+        source=source,
+    )
+
+
+def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(
+            f"{where}: images have the shape {list(images.shape)}; give [n, h, w] or [n, c, h, w], none of them 0"
+        )
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"{where}: images are {images.dtype.name}; give uint8 (0 to 255) or floating point")
+    with np.errstate(over="ignore"):
+        images = images.astype(np.float32, copy=False)
+    if not np.isfinite(images).all():
+        raise DataError(f"{where}: images hold nan or infinity (as float32); give finite numbers")
+    return images
+
+
+def _labels(where: str, labels: NDArray[Any], images: int) -> NDArray[np.int64]:
+    if labels.shape != (images,):
+        raise DataError(f"{where}: labels have the shape {list(labels.shape)}; {images} images need [{images}]")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{where}: labels are {labels.dtype.name}; give integers from 0")
+    if labels.min() < 0:
+        raise DataError(f"{where}: a label is {labels.min()}; labels count from 0")
+    return labels.astype(np.int64, copy=False)

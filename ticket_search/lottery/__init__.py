@@ -1,0 +1,1 @@
+"""Iterative magnitude pruning. Knows nothing of Ray; start reading in `trajectory.py`."""

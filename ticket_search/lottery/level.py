@@ -1,0 +1,105 @@
+"""A finished level, and how it is written down and read back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ticket_search.pruning.masks import Mask, pack, unpack
+from ticket_search.store.level_store import Entry
+from ticket_search.training.train import LevelOutputs, Point
+
+#: What a level's record holds beside its curve; the names of `LevelOutputs`.
+_FIGURES = (
+    "diverged",
+    "test_loss",
+    "test_accuracy",
+    "early_stop_iteration",
+    "early_stop_test_accuracy",
+    "iterations",
+    "train_seconds",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One level of a trajectory, trained.
+
+    Attributes:
+        number: 0 is the dense network, n comes after n prunings.
+        key: the level key.
+        mask: which weights it was trained with.
+        next_mask: which its training leaves; None for level 0, where that depends on how it will be pruned.
+        final_weights: of level 0 only; empty for the others.
+        curve: the learning curve; its last point is after the last iteration.
+        test_loss, test_accuracy: after the last iteration.
+        early_stop_iteration: of the lowest validation loss.
+        early_stop_test_accuracy: at that iteration.
+        iterations: updates made for this level.
+        train_seconds: spent when it was trained, here or elsewhere.
+        reused: whether it came from the store.
+    """
+
+    number: int
+    key: str
+    mask: Mask
+    next_mask: Mask | None
+    final_weights: dict[str, Tensor]
+    curve: list[Point]
+    test_loss: float
+    test_accuracy: float
+    early_stop_iteration: int
+    early_stop_test_accuracy: float
+    iterations: int
+    train_seconds: float
+    reused: bool
+    diverged: bool
+
+    @property
+    def val_loss(self) -> float:
+        """Mean cross-entropy, in nats, on the validation split after the last iteration."""
+        return self.curve[-1].val_loss
+
+    @property
+    def val_accuracy(self) -> float:
+        """In [0, 1], on the validation split after the last iteration."""
+        return self.curve[-1].val_accuracy
+
+
+def to_entry(
+    outputs: LevelOutputs, *, number: int, mask: Mask, next_mask: Mask | None, final_weights: Mapping[str, Tensor]
+) -> Entry:
+    """What the store keeps of a level: its figures as JSON, its masks at one bit a weight."""
+    record: dict[str, Any] = {"level": number} | {name: getattr(outputs, name) for name in _FIGURES}
+    record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in outputs.curve]
+    record["shapes"] = {name: list(kept.shape) for name, kept in mask.items()}
+    tensors = {f"mask/{name}": pack(kept) for name, kept in mask.items()}
+    tensors |= {f"next_mask/{name}": pack(kept) for name, kept in (next_mask or {}).items()}
+    tensors |= {f"final/{name}": value.cpu() for name, value in final_weights.items()}
+    return Entry(record=record, tensors=tensors)
+
+
+def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
+    """The level that `to_entry` wrote, its tensors on the CPU."""
+    record = entry.record
+    mask, next_mask = _masks(entry, "mask/"), _masks(entry, "next_mask/")
+    return Level(
+        number=record["level"],
+        key=key,
+        mask=mask,
+        next_mask=next_mask or None,
+        final_weights={n.removeprefix("final/"): t for n, t in entry.tensors.items() if n.startswith("final/")},
+        curve=[Point(iteration=i, train_loss=t, val_loss=v, val_accuracy=a) for i, t, v, a in record["curve"]],
+        reused=reused,
+        **{name: record[name] for name in _FIGURES},
+    )
+
+
+def _masks(entry: Entry, prefix: str) -> Mask:
+    # The record keeps the network's order of tensors; it decides between equal scores.
+    return {
+        name: unpack(entry.tensors[prefix + name], tuple(shape))
+        for name, shape in entry.record["shapes"].items()
+        if prefix + name in entry.tensors
+    }

@@ -1,0 +1,73 @@
+"""A finished level as rows of the tables."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ticket_search.lottery.level import Level
+from ticket_search.pruning.masks import kept_weights, prunable_weights
+from ticket_search.results.verdict import is_matching
+from ticket_search.spec.identity import trajectory_id
+from ticket_search.spec.trajectory import TrajectorySpec
+
+Row = dict[str, Any]
+
+
+def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float) -> Row:
+    """The row of `levels`, without columns of other searched fields.
+
+    Args:
+        spec: of the trajectory.
+        level: the level.
+        dense: level 0 of the same trajectory.
+        tolerance: how far below the dense network's validation accuracy a ticket still matches.
+    """
+    kept, prunable = kept_weights(level.mask), prunable_weights(level.mask)
+    return {
+        "trajectory_id": trajectory_id(spec),
+        "level_key": level.key,
+        "level": level.number,
+        **configuration(spec),
+        "kept_weights": kept,
+        "prunable_weights": prunable,
+        "density": kept / prunable,
+        "compression": prunable / kept,
+        "val_loss": level.val_loss,
+        "val_accuracy": level.val_accuracy,
+        "test_loss": level.test_loss,
+        "test_accuracy": level.test_accuracy,
+        "dense_val_accuracy": dense.val_accuracy,
+        "dense_test_accuracy": dense.test_accuracy,
+        "matching": is_matching(level.val_accuracy, dense.val_accuracy, tolerance),
+        "early_stop_iteration": level.early_stop_iteration,
+        "early_stop_test_accuracy": level.early_stop_test_accuracy,
+        "iterations": level.iterations,
+        "train_seconds": level.train_seconds,
+        "reused": level.reused,
+    }
+
+
+def configuration(spec: TrajectorySpec) -> Row:
+    """The columns that `levels` and `trajectories` share: what was run."""
+    pruning = spec.trajectory
+    return {
+        "pruning_rate": pruning.pruning_rate,
+        "strategy": pruning.strategy,
+        "criterion": pruning.criterion,
+        "rewind_iteration": pruning.rewind_iteration,
+        "seed": spec.seed,
+    }
+
+
+def curve_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
+    """The rows of `curves`: one for each evaluation."""
+    return [{"trajectory_id": trajectory_id(spec), "level": level.number, **asdict(point)} for point in level.curve]
+
+
+def layer_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
+    """The rows of `layers`: one for each prunable tensor."""
+    rows = []
+    for name, mask in level.mask.items():
+        kept, weights = int(mask.sum()), mask.numel()
+        row = {"trajectory_id": trajectory_id(spec), "level": level.number, "name": name}
+        rows.append(row | {"kept_weights": kept, "weights": weights, "density": kept / weights})
+    return rows

@@ -1,0 +1,62 @@
+"""Iterative magnitude pruning, as in Frankle & Carbin (2019), section 2, and with rewinding as in Frankle et al. (2019).
+
+    1. Randomly initialise a network; train it: level 0.
+    2. Prune a fraction of the smallest surviving weights: a mask.
+    3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialisation): a ticket.
+    4. Train the ticket from iteration k on: the next level. Go to 2.
+
+A level is a pure function of its inputs and is stored under their hash, so starting over is walking the store:
+whatever is in it is not trained again.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Protocol
+
+from ticket_search.data.dataset import Dataset
+from ticket_search.lottery.level import Level
+from ticket_search.lottery.workbench import Workbench
+from ticket_search.spec.trajectory import PruningSpec, TrajectorySpec
+from ticket_search.store.level_store import LevelStore
+from ticket_search.pruning.masks import Mask, density, kept_weights
+
+
+class Log(Protocol):
+    """Where a trajectory says what it does, e.g. ``EventLog.log``."""
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """Note one event."""
+
+
+def run_trajectory(
+    spec: TrajectorySpec,
+    data: Dataset,
+    store: LevelStore,
+    *,
+    rewind_iterations: Collection[int] = (),
+    log: Log = lambda event, **fields: None,
+) -> Iterator[Level]:
+    """Train the levels of one trajectory, or take them from the store, and yield each as it is finished.
+
+    Args:
+        spec: what to run.
+        data: the data set of ``spec.dataset``, on the device to train on.
+        store: where levels are kept, and found.
+        rewind_iterations: other iterations that trajectories sharing level 0 may rewind to; their weights are kept.
+        log: told of ``level_started``, ``level_finished`` and ``level_reused``.
+
+    Raises:
+        SpecError: the specification does not fit the data.
+        Diverged: a level's loss stopped being finite; the levels before it were yielded.
+    """
+    bench = Workbench(spec, data, store, log)
+    level = bench.train_dense({*rewind_iterations, spec.trajectory.rewind_iteration})
+    yield level
+    while _goes_on(level, mask := bench.prune(level), spec.trajectory):
+        level = bench.train_ticket(level, mask)
+        yield level
+
+
+def _goes_on(level: Level, mask: Mask, pruning: PruningSpec) -> bool:
+    """Whether the next level is worth training: allowed, dense enough, and sparser than the one before."""
+    allowed = pruning.max_levels is None or level.number < pruning.max_levels
+    return allowed and density(mask) >= pruning.min_density and kept_weights(mask) < kept_weights(level.mask)

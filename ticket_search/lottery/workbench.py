@@ -1,0 +1,123 @@
+"""The steps of a trajectory, each answered from the store where the store knows the answer."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ticket_search.data.dataset import Dataset
+from ticket_search.errors import Diverged
+from ticket_search.lottery.level import Level, from_entry, to_entry
+from ticket_search.models import build, network_digest, prunable
+from ticket_search.pruning.criteria import CRITERIA
+from ticket_search.pruning.masks import Mask, apply_mask, full_mask
+from ticket_search.pruning.strategies import STRATEGIES
+from ticket_search.spec.identity import dense_key, derive_seed, pruned_key, rewind_key
+from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.store.level_store import Entry, LevelStore
+from ticket_search.training.train import LevelInputs, LevelOutputs, train_levels
+
+if TYPE_CHECKING:
+    from ticket_search.lottery.trajectory import Log
+
+
+class Workbench:
+    """The network, the data and the store that one trajectory works with.
+
+    Args:
+        spec: what to run.
+        data: on the device to train on.
+        store: where levels are kept, and found.
+        log: told of each level that is started, finished or reused.
+
+    Raises:
+        SpecError: the specification does not fit the data.
+    """
+
+    def __init__(self, spec: TrajectorySpec, data: Dataset, store: LevelStore, log: "Log") -> None:
+        self._spec = spec.resolve(len(data.train.labels))
+        self._data = data
+        self._store = store
+        self._log = log
+        self._device = data.train.labels.device
+        self._network = build(spec.model, data.image_shape, data.classes, spec.seed).to(self._device)
+        self._initial = {name: value.clone() for name, value in self._network.state_dict().items()}
+        self._dense_key = dense_key(self._spec, data=data.fingerprint, network=network_digest(spec.model))
+        self._pruning = self._spec.trajectory
+
+    def train_dense(self, keep: Collection[int]) -> Level:
+        """Level 0. The weights after each of the iterations in `keep` go into the store beside it."""
+        mask = full_mask({name: value.cpu() for name, value in self._initial.items()}, prunable(self._network))
+        kept = tuple(sorted(k for k in keep if k < int(self._spec.training.iterations)))
+
+        def train() -> Entry:
+            outputs = self._train(LevelInputs(weights=self._initial, mask={}, seed=self._spec.seed, keep=kept))
+            for iteration, weights in outputs.kept.items():
+                self._store.save(rewind_key(self._dense_key, iteration), _weights_entry(weights, iteration))
+            return to_entry(outputs, number=0, mask=mask, next_mask=None, final_weights=outputs.weights)
+
+        return self._level(0, self._dense_key, train)
+
+    def prune(self, level: Level) -> Mask:
+        """The mask that a level's training leaves, by the trajectory's criterion and strategy."""
+        if level.next_mask is not None:
+            return level.next_mask
+        return self._next_mask(level.number, level.mask, level.final_weights)
+
+    def rewind(self, mask: Mask) -> dict[str, Tensor]:
+        """The ticket: every kept weight, and everything that is never pruned, as after `rewind_iteration` iterations."""
+        iteration = self._pruning.rewind_iteration
+
+        def train_again() -> Entry:
+            """Level 0 was trained when nobody asked for these weights: train its beginning once more."""
+            if iteration == 0:
+                return _weights_entry(self._initial, 0)
+            start = LevelInputs(weights=self._initial, mask={}, seed=self._spec.seed, stop=iteration)
+            return _weights_entry(self._train(start).weights, iteration)
+
+        entry, _ = self._store.get_or_compute(rewind_key(self._dense_key, iteration), train_again)
+        return apply_mask(mask, entry.tensors)
+
+    def train_ticket(self, parent: Level, mask: Mask) -> Level:
+        """The level after `parent`: its survivors rewound, and trained from the rewind iteration on."""
+        number = parent.number + 1
+
+        def train() -> Entry:
+            start = LevelInputs(
+                weights=self.rewind(mask), mask=mask, seed=self._spec.seed, start=self._pruning.rewind_iteration
+            )
+            outputs = self._train(start)
+            next_mask = None if outputs.diverged else self._next_mask(number, mask, outputs.weights)
+            return to_entry(outputs, number=number, mask=mask, next_mask=next_mask, final_weights={})
+
+        return self._level(number, pruned_key(parent.key, self._pruning), train)
+
+    def _level(self, number: int, key: str, train: Callable[[], Entry]) -> Level:
+        def train_and_log() -> Entry:
+            self._log("level_started", level_key=key, level=number)
+            return train()
+
+        entry, reused = self._store.get_or_compute(key, train_and_log)
+        self._log("level_reused" if reused else "level_finished", level_key=key, level=number)
+        level = from_entry(entry, key, reused=reused)
+        if level.diverged:
+            raise Diverged(number, level.curve[-1].iteration)
+        return level
+
+    def _train(self, inputs: LevelInputs) -> LevelOutputs:
+        (outputs,) = train_levels([inputs], self._network, self._data, self._spec.training)
+        return outputs
+
+    def _next_mask(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
+        # On the CPU, whatever the training ran on: equal weights then give equal masks everywhere.
+        final = {name: weights[name].cpu() for name in mask}
+        generator = torch.Generator().manual_seed(derive_seed(self._spec.seed, "prune", number))
+        scores = CRITERIA[self._pruning.criterion](final, generator)
+        return STRATEGIES[self._pruning.strategy](
+            mask, scores, self._pruning.pruning_rate, self._pruning.output_layer_rate
+        )
+
+
+def _weights_entry(weights: Mapping[str, Tensor], iteration: int) -> Entry:
+    return Entry(record={"iteration": iteration}, tensors={n: w.cpu() for n, w in weights.items()})

@@ -1,0 +1,118 @@
+"""A network from its name, and the parameters of a network that pruning may touch."""
+
+import torch
+from torch import nn
+
+from ticket_search.errors import SpecError
+from ticket_search.models.networks import conv, lenet
+from ticket_search.models.torchvision_networks import torchvision_network
+from ticket_search.spec.identity import derive_seed
+from ticket_search.spec.imports import load_function, source_digest
+from ticket_search.spec.trajectory import USER_FUNCTION, ModelSpec
+
+
+def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+    """A network on the CPU, initialised from the seed alone; torch's global generators are left as they were.
+
+    Args:
+        spec: which one. A user's function is called as ``function(image_shape=..., classes=...)``; its random numbers
+            must come from torch's global CPU generator, as those of ``torch.nn`` do.
+        image_shape: ``(c, h, w)``.
+        classes: number of outputs.
+        seed: the run's seed.
+
+    Raises:
+        SpecError: an unknown name, images too small, or a user's function that fails or returns no ``nn.Module``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed the generators of every GPU as well, which are not forked.
+        torch.default_generator.manual_seed(derive_seed(seed, "init"))
+        return _named(spec.name, image_shape, classes)
+
+
+def _named(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    if USER_FUNCTION.fullmatch(name):
+        return _user(name, image_shape, classes)
+    if name.startswith("lenet_"):
+        return lenet(name, image_shape, classes)
+    if name.startswith("torchvision/"):
+        return torchvision_network(name, image_shape, classes)
+    return conv(name, image_shape, classes)
+
+
+def _user(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    function = load_function(name)
+    try:
+        network = function(image_shape=image_shape, classes=classes)
+    except Exception as error:
+        raise SpecError(f"model {name!r}: the function raised {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise SpecError(f"model {name!r}: the function returned {network!r:.80}, not a torch.nn.Module")
+    return network
+
+
+def network_digest(spec: ModelSpec) -> str:
+    """A digest of the source of a user's own network; "" for the networks of this package and of torchvision.
+
+    Raises:
+        SpecError: the user's module cannot be imported.
+    """
+    return source_digest(spec.name) if USER_FUNCTION.fullmatch(spec.name) else ""
+
+
+def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> None:
+    """Build the network and run two black images through it, in training and in evaluation mode.
+
+    Raises:
+        SpecError: as `build`; the network fails, does not return floats ``[2, classes]``, or has nothing to prune.
+    """
+    network = build(spec, image_shape, classes, seed=0)
+    prunable(network)
+    shape = " x ".join(map(str, image_shape))
+    for mode in (True, False):
+        # Dropout draws from the global generator.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            try:
+                output = network.train(mode)(torch.zeros(2, *image_shape))
+            except Exception as error:
+                raise SpecError(
+                    f"model {spec.name!r} cannot take images of {shape}: {type(error).__name__}: {error}"
+                ) from error
+        fits = isinstance(output, torch.Tensor) and output.is_floating_point() and output.shape == (2, classes)
+        if not fits:
+            found = f"{output.dtype} {list(output.shape)}" if isinstance(output, torch.Tensor) else f"{output!r:.80}"
+            state = "training" if mode else "evaluation"
+            raise SpecError(
+                f"model {spec.name!r} in {state} mode made {found} of 2 images of {shape}; "
+                f"it must make floats of shape {[2, classes]}"
+            )
+
+
+def prunable(network: nn.Module) -> tuple[str, ...]:
+    """Names, in the order of registration, of the parameters that pruning may touch.
+
+    Those are the weights: at least 2 dimensions, "weight" in the last part of the name, not of an embedding. A tied
+    parameter is named once, by its first name.
+
+    Raises:
+        SpecError: there is none, or a lazy layer does not know its shape yet.
+    """
+    embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    names = []
+    for name, parameter in network.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise SpecError(f"the parameter {name!r} of {type(network).__name__} has no shape yet; use no lazy layers")
+        if parameter.ndim >= 2 and "weight" in name.rpartition(".")[2] and id(parameter) not in embeddings:
+            names.append(name)
+    if not names:
+        present = ", ".join(f"{name} {list(p.shape)}" for name, p in network.named_parameters()) or "none"
+        raise SpecError(
+            f"{type(network).__name__} has nothing to prune: no parameter of 2 or more dimensions whose name ends in "
+            f"a 'weight'; its parameters: {present}"
+        )
+    return tuple(names)
+
+
+def output_layer(network: nn.Module) -> str:
+    """The name of the output layer's weights: the last of the `prunable` ones."""
+    return prunable(network)[-1]

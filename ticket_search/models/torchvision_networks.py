@@ -1,0 +1,46 @@
+"""Torchvision's classifiers, untrained. The only file here that imports torchvision, and only when one is built."""
+
+from torch import nn
+
+from ticket_search.errors import SpecError
+from ticket_search.spec.base import unknown
+
+#: Without an auxiliary classifier there is one output; a stated init_weights is how these two are kept from warning.
+_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
+
+
+def torchvision_network(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network ``torchvision/<name>`` with torchvision's own initialisation.
+
+    Images of other than 3 channels get another first convolution, with torch's usual initialisation.
+
+    Raises:
+        SpecError: torchvision has no classifier of that name.
+    """
+    import torchvision.models
+
+    prefix, _, short = name.partition("/")
+    known = torchvision.models.list_models(module=torchvision.models)
+    if short not in known:
+        raise SpecError(unknown("model", name, [f"{prefix}/{k}" for k in known]))
+    network: nn.Module = torchvision.models.get_model(
+        short, weights=None, num_classes=classes, **_ARGUMENTS.get(short, {})
+    )
+    if image_shape[0] != 3:
+        _replace_first_convolution(network, image_shape[0])
+    return network
+
+
+def _replace_first_convolution(network: nn.Module, channels: int) -> None:
+    path, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        old.dilation,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    parent, _, child = path.rpartition(".")
+    network.get_submodule(parent).register_module(child, new)

@@ -1,0 +1,188 @@
+"""Writing the tables, so that at any moment ``pd.read_parquet(folder)`` works and holds no row twice.
+
+A table's folder holds ``part-00000.parquet``, ``part-00001.parquet``, ...; all but the last are full. Each is only ever
+replaced whole, under its own name, and a row never moves to another file. Only the search's driver writes.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ticket_search.errors import RunDirectoryError
+from ticket_search.files import sweep, write_whole
+from ticket_search.results.schema import KEYS, check_version, decode, encode, is_json, schemas
+from ticket_search.spec.search import Domain
+
+_LEVEL = ("trajectory_id", "level")
+
+
+class Table:
+    """The one writer of a table. Rows are held in memory until `flush`; full chunks are not held at all.
+
+    Args:
+        folder: of the chunks; made if it is not there.
+        schema: of the rows.
+        key: the columns that tell rows apart (for `put`), or groups of rows written together (for `put_group`).
+        capacity: rows after which a chunk is full. A group stays in one chunk, which may then hold more.
+
+    Raises:
+        RunDirectoryError: the folder holds a table of a newer version, of other columns, or with a chunk missing.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, key: tuple[str, ...], *, capacity: int = 50_000) -> None:
+        self._folder, self._schema, self._key, self._capacity = folder, schema, key, capacity
+        self._names = set(schema.names)
+        self._json = [field for field in schema if is_json(field)]
+        self._starts = [0]  # the number of each chunk's first row, counted over the table
+        self._length = 0
+        self._places: dict[tuple[Any, ...], int] = {}  # the number of the (first) row of each key
+        self._pending: dict[int, Mapping[str, Any]] = {}
+        self._last = (0, schema.empty_table())  # the chunk that still grows, as it is on disk
+        self._open()
+
+    def put(self, row: Mapping[str, Any]) -> None:
+        """Insert a row, or replace the one of the same key. Columns left out are null.
+
+        Raises:
+            KeyError: a column of the key is missing.
+            ValueError: the table has no such column.
+        """
+        key, row = self._key_of(row), self._encoded(row)
+        if key in self._places:
+            self._pending[self._places[key]] = row
+        else:
+            self._append(key, [row])
+
+    def put_group(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows of one key, which appear together; ignored if that key is there already.
+
+        Raises:
+            KeyError: a column of the key is missing.
+            ValueError: the rows are of several keys, or the table has no such column.
+        """
+        keys = {self._key_of(row) for row in rows}
+        if len(keys) > 1:
+            raise ValueError(f"a group has one {self._key}, not {sorted(keys)}")
+        for key in keys - self._places.keys():
+            self._append(key, [self._encoded(row) for row in rows])
+
+    def flush(self) -> None:
+        """Put on disk what was put since the last flush. If it fails, the rows stay for the next one."""
+        for chunk, places in groupby(sorted(self._pending), key=self._chunk):
+            self._write(chunk, list(places))
+        self._pending.clear()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every row, in the order of insertion. Flushes first; one chunk at a time is in memory."""
+        self.flush()
+        for chunk in range(len(self._starts)):
+            for row in self._read(chunk).to_pylist():
+                yield row | {field.name: decode(field, row[field.name]) for field in self._json}
+
+    def __contains__(self, key: tuple[Any, ...]) -> bool:
+        return key in self._places
+
+    def _open(self) -> None:
+        sweep(self._folder)
+        for chunk in count():
+            path = self._path(chunk)
+            if not path.exists():
+                break
+            self._check(path)
+            table = self._read(chunk, list(self._key))
+            if chunk:
+                self._starts.append(self._length)
+            for place, key in enumerate(zip(*(c.to_pylist() for c in table.columns), strict=True), self._length):
+                self._places.setdefault(key, place)
+            self._length += len(table)
+        if len(list(self._folder.glob("part-*.parquet"))) > chunk:
+            raise RunDirectoryError(f"{self._folder} is damaged: {path.name} is missing, later parts are there")
+        if chunk:
+            self._last = (chunk - 1, self._read(chunk - 1))
+        else:
+            self._write(0, [])
+
+    def _check(self, path: Path) -> None:
+        try:
+            found = pq.read_schema(path)
+        except pa.ArrowInvalid as error:
+            raise RunDirectoryError(f"{path} is not a readable Parquet file: {error}") from None
+        check_version(found, path)
+        if not found.equals(self._schema):
+            differing = sorted(f.name for f in {*found, *self._schema} if f not in found or f not in self._schema)
+            raise RunDirectoryError(
+                f"{path} has other columns than this search: {', '.join(differing) or 'their order'}"
+            )
+
+    def _key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[name] for name in self._key)
+
+    def _encoded(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if unknown := row.keys() - self._names:
+            raise ValueError(f"{self._folder.name} has no column {sorted(unknown)}; its columns: {self._schema.names}")
+        return {**row, **{field.name: encode(field, row.get(field.name)) for field in self._json}}
+
+    def _append(self, key: tuple[Any, ...], rows: Sequence[Mapping[str, Any]]) -> None:
+        if self._length - self._starts[-1] >= self._capacity:
+            self._starts.append(self._length)
+        self._places[key] = self._length
+        self._pending.update(enumerate(rows, self._length))
+        self._length += len(rows)
+
+    def _chunk(self, place: int) -> int:
+        return bisect_right(self._starts, place) - 1
+
+    def _write(self, chunk: int, places: Sequence[int]) -> None:
+        """Write a chunk with the pending rows of these places, ascending, replaced or added."""
+        last, grown = self._last
+        old = grown if chunk == last else self._read(chunk) if chunk < last else self._schema.empty_table()
+        new = pa.Table.from_pylist([self._pending[place] for place in places], schema=self._schema)
+        at = np.asarray(places, dtype=np.int64) - self._starts[chunk]
+        order = np.arange(max(len(old), at.max(initial=-1) + 1))
+        order[at] = len(old) + np.arange(len(new))
+        table = pa.concat_tables([old, new]).take(order)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        write_whole(self._path(chunk), sink.getvalue().to_pybytes())
+        if chunk >= last:
+            self._last = (chunk, table)
+
+    def _read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
+        with pq.ParquetFile(self._path(chunk)) as file:
+            return file.read(columns)
+
+    def _path(self, chunk: int) -> Path:
+        return self._folder / f"part-{chunk:05}.parquet"
+
+
+class Tables:
+    """The four tables of a run directory.
+
+    `levels` and `trajectories` take rows (`Table.put`); `curves` and `layers` take all rows of a level at once
+    (`Table.put_group`).
+
+    Args:
+        run_dir: the run directory.
+        space: the search's space: field name -> what it may be.
+
+    Raises:
+        RunDirectoryError: see `Table`.
+    """
+
+    def __init__(self, run_dir: Path, space: Mapping[str, Domain]) -> None:
+        schema = schemas(space)
+        self.levels = Table(run_dir / "levels", schema["levels"], KEYS["levels"])
+        self.trajectories = Table(run_dir / "trajectories", schema["trajectories"], KEYS["trajectories"])
+        self.curves = Table(run_dir / "curves", schema["curves"], _LEVEL)
+        self.layers = Table(run_dir / "layers", schema["layers"], _LEVEL)
+
+    def flush(self) -> None:
+        """Put everything on disk. A row is there before any row of another table that speaks of it."""
+        for table in (self.curves, self.layers, self.levels, self.trajectories):
+            table.flush()

@@ -1,0 +1,136 @@
+"""The run as TensorBoard shows it: a run per trajectory, and the HParams tab."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ticket_search.files import write_whole
+from ticket_search.results.schema import column, configuration, encode
+from ticket_search.spec.search import Domain, Range
+
+_LEVEL_SCALARS = ("val_accuracy", "test_accuracy", "val_loss", "density", "compression")
+_CURVE_SCALARS = ("val_accuracy", "val_loss", "train_loss")
+_METRICS = ("score", "sparsest_matching_density")
+
+
+class TensorBoardWriter:
+    """Writes each trajectory's subfolder of `folder`. Files are opened for one write: no handles or threads stay.
+
+    The caller writes each level and each trajectory once; the rows are those of the tables.
+
+    Args:
+        folder: ``tensorboard/`` of the run directory.
+        space: the search's space: field name -> what it may be.
+    """
+
+    def __init__(self, folder: Path, space: Mapping[str, Domain]) -> None:
+        self._folder = folder
+        self._columns = configuration(space)
+        # TensorBoard reads a run's files by name and leaves one with a torn end for the next:
+        # a resumed search must not append to the file of the killed one.
+        self._file = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+        experiment = folder / "events.out.tfevents.0000000000.space"
+        if not experiment.exists():
+            write_whole(experiment, _experiment(self._columns, {column(name): d for name, d in space.items()}))
+
+    def level(self, row: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> None:
+        """Write a finished level: a row of `levels`, and its rows of `curves`. Null values are left out."""
+        prefix = f"curve/level_{row['level']:03}"
+        records = [_scalars(row["level"], {f"level/{name}": row.get(name) for name in _LEVEL_SCALARS})]
+        for point in curve:
+            values = {f"{prefix}/{name}": point.get(name) for name in _CURVE_SCALARS}
+            records.append(_scalars(point["iteration"], values))
+        self._append(row["trajectory_id"], records)
+
+    def trajectory(self, row: Mapping[str, Any]) -> None:
+        """Write a finished trajectory, a row of `trajectories`: its line in the HParams tab."""
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+
+        values = {field.name: encode(field, row.get(field.name)) for field in self._columns}
+        known = {name: value for name, value in values.items() if value is not None}
+        now = time.time()
+        start = summary_v2.hparams_pb(known, trial_id=row["trajectory_id"], start_time_secs=now)
+        end = plugin_data_pb2.HParamsPluginData(
+            session_end_info=plugin_data_pb2.SessionEndInfo(
+                status=api_pb2.STATUS_FAILURE if row.get("status") == "failed" else api_pb2.STATUS_SUCCESS,
+                end_time_secs=now,
+            )
+        )
+        metrics = _scalars(row.get("levels") or 0, {name: row.get(name) for name in _METRICS})
+        records = [_event(0, start), metrics, _hparams_event(metadata.SESSION_END_INFO_TAG, end)]
+        self._append(row["trajectory_id"], records)
+
+    def _append(self, trajectory_id: str, records: Sequence[bytes]) -> None:
+        path = self._folder / trajectory_id / self._file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(_framed(records if file.tell() else [_version(), *records]))
+
+
+def _framed(records: Sequence[bytes]) -> bytes:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    file = BytesIO()
+    writer = RecordWriter(file)
+    for record in records:
+        writer.write(record)
+    return file.getvalue()
+
+
+def _version() -> bytes:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    return bytes(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+
+def _event(step: int, summary: Any) -> bytes:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    return bytes(Event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
+
+
+def _scalars(step: int, values: Mapping[str, float | None]) -> bytes:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    known = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if value is not None]
+    return _event(step, Summary(value=known))
+
+
+def _hparams_event(tag: str, content: Any) -> bytes:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import metadata
+
+    value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR)
+    return _event(0, Summary(value=[value]))
+
+
+def _experiment(columns: Sequence[pa.Field], domains: Mapping[str, Domain]) -> bytes:
+    """The file that tells the HParams tab its columns."""
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    experiment = api_pb2.Experiment(
+        hparam_infos=[_hparam(field, domains.get(field.name)) for field in columns],
+        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=name)) for name in _METRICS],
+        time_created_secs=time.time(),
+    )
+    content = plugin_data_pb2.HParamsPluginData(experiment=experiment)
+    return _framed([_version(), _hparams_event(metadata.EXPERIMENT_TAG, content)])
+
+
+def _hparam(field: pa.Field, domain: Domain | None) -> Any:
+    from tensorboard.plugins.hparams import api_pb2
+
+    types = {pa.string(): api_pb2.DATA_TYPE_STRING, pa.bool_(): api_pb2.DATA_TYPE_BOOL}
+    info = api_pb2.HParamInfo(name=field.name, type=types.get(field.type, api_pb2.DATA_TYPE_FLOAT64))
+    if isinstance(domain, Range):
+        info.domain_interval.min_value = domain.low
+        info.domain_interval.max_value = domain.high
+    elif domain is not None:
+        info.domain_discrete.extend([encode(field, value) for value in domain if value is not None])
+    return info

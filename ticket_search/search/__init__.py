@@ -1,0 +1,1 @@
+"""The search over trajectories: the only folder that imports ray and optuna."""

@@ -1,0 +1,169 @@
+"""The search's three hooks into Ray Tune, and the run itself. What the hooks decide, `Search` decides."""
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported or started; whoever has set them keeps his values.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Snapshots of Ray's own state: the record of suggestions and the tables are the authority.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    # Payloads of our own type stand in a result; Tune would look through all of it for its metric.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+}
+os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from ticket_search.search.search import EndReport, LevelReport, Search  # noqa: E402
+from ticket_search.search.trainable import JOB, REPORT, TrajectoryTrainable, as_config, make_job  # noqa: E402
+
+#: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
+_OBJECT_STORE_BYTES = 256 * 1024**2
+
+
+class _Suggest(Searcher):  # type: ignore[misc]
+    """Ray asks here for the next trajectory and says when one has ended."""
+
+    def __init__(self, search: Search, run_dir: Path) -> None:
+        super().__init__()
+        self._search = search
+        self._run_dir = run_dir
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        del trial_id
+        suggestion = self._search.next()
+        if suggestion is None:
+            return str(Searcher.FINISHED)
+        trajectory = self._search.spec.point(suggestion.values, suggestion.seed)
+        return as_config(make_job(self._search.spec, suggestion.number, trajectory, self._run_dir))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The callback has told the search already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Ray's snapshots hold nothing of ours."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nor is anything restored from them."""
+
+
+class _Stop(tune.Stopper):  # type: ignore[misc]
+    """Ray asks here, first of all, whether a trial that has reported a level is to be dropped."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+        self.reasons: dict[str, str] = {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        report = result[REPORT]
+        if isinstance(report, LevelReport):
+            reason = self._search.level_finished(result["config"][JOB]["number"], report)
+            if reason is not None:
+                self.reasons[trial_id] = reason
+        return trial_id in self.reasons
+
+    def stop_all(self) -> bool:
+        return False
+
+
+class _Watch(tune.Callback):  # type: ignore[misc]
+    """Ray tells here what became of a trial."""
+
+    def __init__(self, search: Search, stop: _Stop) -> None:
+        self._search = search
+        self._stop = stop
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        report = result.pop(REPORT)
+        number = result.pop("config")[JOB]["number"]
+        if isinstance(report, EndReport):
+            self._search.ended(number, report)
+        elif trial.trial_id in self._stop.reasons:
+            reason = self._stop.reasons.pop(trial.trial_id)
+            self._search.ended(number, EndReport(status="stopped", reason=reason))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._search.started_over(trial.config[JOB]["number"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        error = trial.error_file and Path(trial.error_file).read_text(errors="replace")
+        end = EndReport(status="failed", reason="its worker died too often", error=error)
+        self._search.ended(trial.config[JOB]["number"], end)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        self._search.flush(at_most_every_seconds=2.0)
+
+
+def run_on_ray(search: Search, run_dir: Path) -> None:
+    """Run a search's trajectories, until there is no more, on the Ray that is connected to."""
+    spec = search.spec
+    stop = _Stop(search)
+    with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch, _quiet():
+        tune.run(
+            TrajectoryTrainable,
+            name="search",
+            storage_path=scratch,
+            search_alg=_Suggest(search, run_dir),
+            stop=stop,
+            callbacks=[_Watch(search, stop)],
+            num_samples=-1,
+            max_concurrent_trials=spec.search.max_concurrent,
+            max_failures=spec.search.max_failures,
+            reuse_actors=True,
+            resources_per_trial={"cpu": spec.resources.cpus, "gpu": spec.resources.gpus},
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
+    search.flush()
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[None]:
+    """A connection to Ray: the one there is, a cluster's, or a Ray of our own on this machine for the while.
+
+    Args:
+        address: of a cluster, e.g. ``auto`` on one of its nodes; None takes ``RAY_ADDRESS``, else a Ray of our own.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    common = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address or os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, **common)
+    else:
+        ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **common)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Tune's log and warnings off the terminal; its errors stay."""
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"ray\.")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,74 @@
+"""What can be known to be wrong before anything is started."""
+
+import math
+import os
+from collections.abc import Iterator
+
+from ticket_search.data import read_arrays
+from ticket_search.errors import SpecError
+from ticket_search.search.trainable import data_path
+from ticket_search.spec.search import SearchSpec
+from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
+
+
+def check(spec: SearchSpec, *, local: bool) -> None:
+    """Read each data set and try each network that the space can ask for.
+
+    Args:
+        spec: the search.
+        local: the trajectories will run on this machine, so its processors and GPUs are what there is.
+
+    Raises:
+        SpecError: one message: what is wrong, and what would be right.
+    """
+    if local:
+        _check_resources(spec)
+    shapes: dict[DatasetSpec, tuple[int, tuple[int, int, int], int]] = {}
+    seen: set[tuple[str, DatasetSpec]] = set()
+    for trajectory in _corners(spec):
+        dataset = trajectory.dataset
+        if dataset not in shapes:
+            arrays = read_arrays(dataset, data_path(spec))
+            channels, height, width = arrays.train_images.shape[1:]
+            train_images = len(arrays.train_labels) - dataset.validation
+            shapes[dataset] = train_images, (channels, height, width), arrays.classes
+        train_images, image_shape, classes = shapes[dataset]
+        trajectory.resolve(train_images)
+        if (trajectory.model.name, dataset) not in seen:
+            seen.add((trajectory.model.name, dataset))
+            _check_model(trajectory, image_shape, classes)
+
+
+def _corners(spec: SearchSpec) -> Iterator[TrajectorySpec]:
+    return (spec.point(values, spec.seeds[0]) for values in spec.corners())
+
+
+def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> None:
+    # A fully connected network takes any image; for the others torch is worth the 4 s of its import.
+    if not trajectory.model.name.startswith("lenet_"):
+        from ticket_search.models import check as check_model
+
+        check_model(trajectory.model, image_shape, classes)
+
+
+def _check_resources(spec: SearchSpec) -> None:
+    resources, cpus = spec.resources, os.cpu_count() or 1
+    if resources.cpus > cpus:
+        raise SpecError(f"resources.cpus: {resources.cpus:g} is more than this machine's {cpus}; give at most {cpus}")
+    if resources.gpus:
+        gpus = _gpus()
+        if math.ceil(resources.gpus) > gpus:
+            raise SpecError(
+                f"resources.gpus: {resources.gpus:g} asks for a GPU and this machine has {gpus}; "
+                "give 0 to train on the CPU, or the --address of a cluster that has one"
+            )
+
+
+def _gpus() -> int:
+    """The NVIDIA GPUs that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,40 @@
+"""Run a search in a directory, from its beginning or from wherever it stopped."""
+
+import os
+from pathlib import Path
+
+from ticket_search.search import preflight
+from ticket_search.search.run_directory import check_same_search, hold
+from ticket_search.search.search import Listener, Progress, Search
+from ticket_search.spec.search import SearchSpec
+
+
+def run_search(
+    spec: SearchSpec, run_dir: Path, *, address: str | None = None, listener: Listener = lambda progress, row: None
+) -> Progress:
+    """Run a search to its end.
+
+    Args:
+        spec: what to search.
+        run_dir: where the results go; a directory that holds this search is gone on from.
+        address: of a Ray cluster; see `on_ray.connect`.
+        listener: told of every trajectory that ends, with its row of `trajectories`.
+
+    Returns:
+        Where the search stands at its end.
+
+    Raises:
+        SpecError: the search cannot be run as written; nothing was started and nothing written.
+    """
+    check_same_search(run_dir, spec)
+    preflight.check(spec, local=not (address or os.environ.get("RAY_ADDRESS")))
+    with hold(run_dir, spec):
+        search = Search(spec, run_dir, listener)
+        from ticket_search.search.on_ray import connect, run_on_ray
+
+        try:
+            with connect(address):
+                run_on_ray(search, run_dir)
+        finally:
+            search.flush()
+        return search.progress

@@ -1,0 +1,84 @@
+"""A run directory: it belongs to one search, and one process at a time runs it."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ticket_search.errors import RunDirectoryError
+from ticket_search.files import write_whole
+from ticket_search.spec.search import SearchSpec, load_search
+
+SPEC_FILE = "search.yaml"
+LOCK_FILE = "run.lock"
+
+
+def read_spec(run_dir: Path) -> SearchSpec:
+    """The search that a directory holds.
+
+    Raises:
+        RunDirectoryError: it holds none.
+    """
+    path = run_dir / SPEC_FILE
+    if not path.is_file():
+        raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no {SPEC_FILE}")
+    return load_search(path)
+
+
+def check_same_search(run_dir: Path, spec: SearchSpec) -> None:
+    """Refuse a directory that holds another search, or things that are not a search's.
+
+    Raises:
+        RunDirectoryError: quotes the directory, and says where the search could go.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RunDirectoryError(f"{str(run_dir)!r} is a file; give --output a directory")
+    if (run_dir / SPEC_FILE).is_file():
+        there = read_spec(run_dir)
+        if there.identity() != spec.identity():
+            raise RunDirectoryError(
+                f"{str(run_dir)!r} holds another search ({there.name!r}, which differs in "
+                f"{', '.join(_differences(there, spec))}); give another --output, or remove the directory"
+            )
+    elif run_dir.is_dir() and any(run_dir.iterdir()):
+        raise RunDirectoryError(f"{str(run_dir)!r} is not empty and holds no search; give another --output")
+
+
+@contextmanager
+def hold(run_dir: Path, spec: SearchSpec) -> Iterator[None]:
+    """Make the directory this search's, and keep other processes from running it meanwhile.
+
+    Raises:
+        RunDirectoryError: another process runs it; the message says which.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK_FILE).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {lock.read().strip()}") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        write_whole(run_dir / SPEC_FILE, spec.to_yaml().encode())
+        yield
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process runs the directory now."""
+    try:
+        with (run_dir / LOCK_FILE).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def _differences(there: SearchSpec, here: SearchSpec) -> list[str]:
+    fields = [n for n in SearchSpec.model_fields if n not in ("resources", "data_dir", "store")]
+    return [name for name in fields if getattr(there, name) != getattr(here, name)]

@@ -1,0 +1,192 @@
+"""Chooses the next point of the space. Optuna proposes; seeds are spread evenly and are not modelled."""
+
+import json
+import random
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState
+
+from ticket_search.search.suggestions import Suggestion
+from ticket_search.spec.identity import derive_seed, trajectory_id
+from ticket_search.spec.search import Domain, Range, SearchSpec, domain_values
+
+#: How often a sampler that proposes what was run already is asked again before a free point is drawn at random.
+_ATTEMPTS = 20
+#: What the sampler is told of a trajectory without any matching ticket, level 0 included: it diverged at once.
+_WORST_SCORE = -1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the sampler learns of a trajectory that has ended.
+
+    Attributes:
+        failed: it broke, and says nothing of the point.
+        score: log2 of the best compression that still matches; None if not even level 0 was trained.
+        val_accuracy: of that ticket, in [0, 1].
+    """
+
+    failed: bool = False
+    score: float | None = None
+    val_accuracy: float | None = None
+
+
+class Sampler:
+    """A search's source of suggestions, and the memory that they are drawn from.
+
+    Each suggestion is a pure function of the search, its number, and what was suggested and told before.
+
+    Args:
+        spec: the search.
+    """
+
+    def __init__(self, spec: SearchSpec) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._spec = spec
+        self._distributions = {name: _distribution(domain) for name, domain in spec.space.items()}
+        directions = ["maximize"] * (2 if spec.search.sampler == "nsga2" else 1)
+        self.study = optuna.create_study(directions=directions, sampler=optuna.samplers.RandomSampler(seed=0))
+        self._grid = _grid(spec) if spec.search.sampler == "grid" else None
+        self._trials: dict[int, int] = {}
+        self._used: set[str] = set()
+        self._seed_uses: Counter[int] = Counter()
+        self._next = 0
+
+    def ask(self) -> Suggestion | None:
+        """The next suggestion; None when every point has been run with every seed."""
+        suggestion = self._ask_grid(self._grid) if self._grid else self._ask_optuna()
+        if suggestion is not None:
+            self._note(suggestion)
+        return suggestion
+
+    def tell(self, suggestion: Suggestion, outcome: Outcome) -> None:
+        """Learn how a suggestion's trajectory ended: completed, stopped and diverged ones count with their value."""
+        if outcome.failed:
+            self.study.tell(self._trials[suggestion.number], state=TrialState.FAIL)
+        else:
+            self.study.tell(self._trials[suggestion.number], self._objectives(outcome))
+
+    def replay(self, suggestion: Suggestion, outcome: Outcome | None) -> None:
+        """Take a suggestion of an earlier process into the memory; an `outcome` of None means it has not ended."""
+        self._add(suggestion)
+        self._note(suggestion)
+        if self._grid:
+            next(self._grid, None)
+        if outcome is not None:
+            self.tell(suggestion, outcome)
+
+    def _objectives(self, outcome: Outcome) -> list[float]:
+        score = _WORST_SCORE if outcome.score is None else outcome.score
+        return [outcome.val_accuracy or 0.0, score] if len(self.study.directions) == 2 else [score]
+
+    def _note(self, suggestion: Suggestion) -> None:
+        self._used.add(suggestion.trajectory_id)
+        self._seed_uses[suggestion.seed] += 1
+        self._next = suggestion.number + 1
+
+    def _add(self, suggestion: Suggestion) -> None:
+        """Put a running trial into the study for a suggestion that Optuna did not make in this process."""
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=self._encode(suggestion.values),
+            distributions=self._distributions,
+            system_attrs=dict(suggestion.sampler_state),
+        )
+        self._trials[suggestion.number] = len(self.study.get_trials(deepcopy=False))
+        self.study.add_trial(trial)
+
+    def _ask_grid(self, points: Iterator[tuple[dict[str, Any], int]]) -> Suggestion | None:
+        values, seed = next(points, (None, 0))
+        if values is None:
+            return None
+        suggestion = self._suggestion(values, seed, {})
+        self._add(suggestion)
+        return suggestion
+
+    def _ask_optuna(self) -> Suggestion | None:
+        for attempt in range(_ATTEMPTS):
+            self.study.sampler = self._optuna_sampler(derive_seed(self._spec.search.seed, self._next, attempt))
+            trial = self.study.ask(self._distributions)
+            values = self._decode(trial.params)
+            seed = self._free_seed(values)
+            if seed is not None:
+                self._trials[self._next] = trial.number
+                state = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
+                return self._suggestion(values, seed, state)
+            # A repeat: every seed of this point has been run, and the study holds what came of them.
+            self.study.tell(trial, state=TrialState.FAIL)
+        return self._random_free_point()
+
+    def _random_free_point(self) -> Suggestion | None:
+        if self._spec.size is None:
+            return None
+        free = [(values, seed) for values in self._spec.grid() if (seed := self._free_seed(values)) is not None]
+        if not free:
+            return None
+        chooser = random.Random(derive_seed(self._spec.search.seed, self._next, "free"))
+        suggestion = self._suggestion(*chooser.choice(free), {})
+        self._add(suggestion)
+        return suggestion
+
+    def _free_seed(self, values: Mapping[str, Any]) -> int | None:
+        """The least used of the seeds that this point has not been run with."""
+        free = [s for s in self._spec.seeds if trajectory_id(self._spec.point(values, s)) not in self._used]
+        return min(free, key=lambda seed: self._seed_uses[seed], default=None)
+
+    def _suggestion(self, values: Mapping[str, Any], seed: int, state: Mapping[str, Any]) -> Suggestion:
+        return Suggestion(
+            number=self._next,
+            values=dict(values),
+            seed=seed,
+            trajectory_id=trajectory_id(self._spec.point(values, seed)),
+            sampler_state=dict(state),
+        )
+
+    def _encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values as Optuna has them: what comes from a list as JSON, since a choice may itself be a list."""
+        return {n: v if isinstance(self._spec.space[n], Range) else json.dumps(v) for n, v in values.items()}
+
+    def _decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {n: v if isinstance(self._spec.space[n], Range) else json.loads(v) for n, v in params.items()}
+
+    def _optuna_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        trials, seed = self._spec.search.trials or 0, seed % 2**32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            match self._spec.search.sampler:
+                case "tpe":
+                    # Running trials count as bad ones, so that parallel draws differ; a third of a short
+                    # search, and at most Optuna's own 10, is drawn at random first.
+                    startup = max(1, min(10, trials // 3))
+                    return optuna.samplers.TPESampler(
+                        n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
+                    )
+                case "nsga2":
+                    population = max(4, min(50, trials // 4))
+                    return optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
+                case _:
+                    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _grid(spec: SearchSpec) -> Iterator[tuple[dict[str, Any], int]]:
+    return ((values, seed) for values in spec.grid() for seed in spec.seeds)
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if not isinstance(domain, Range):
+        return CategoricalDistribution([json.dumps(value) for value in domain])
+    high = domain.high if domain.step is None else domain_values(domain)[-1]
+    if domain.is_integer:
+        return IntDistribution(int(domain.low), int(high), log=domain.log, step=int(domain.step or 1))
+    return FloatDistribution(float(domain.low), float(high), log=domain.log, step=domain.step)

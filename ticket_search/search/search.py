@@ -1,0 +1,244 @@
+"""One search, told by whoever runs its trajectories what came of them. Knows nothing of Ray, so a test can drive it.
+
+The tables and the record of suggestions are its memory: a new process reads them and goes on.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import log2
+from pathlib import Path
+from typing import Any, Literal
+
+from ticket_search.results.events import EventLog
+from ticket_search.results.schema import column
+from ticket_search.results.tables import Tables
+from ticket_search.results.tensorboard import TensorBoardWriter
+from ticket_search.search.early_stopping import EarlyStopping
+from ticket_search.search.sampler import Outcome, Sampler
+from ticket_search.search.suggestions import Suggestion, SuggestionRecord
+from ticket_search.spec.search import SearchSpec
+
+Row = dict[str, Any]
+Status = Literal["completed", "stopped", "diverged", "failed"]
+#: A trajectory that failed is run again by a resumed search; what the others came to stands.
+_SETTLED = ("completed", "stopped", "diverged")
+_FLUSH_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelReport:
+    """A finished level as rows: one of `levels`, those of `curves` and of `layers`."""
+
+    level: Row
+    curve: list[Row]
+    layers: list[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndReport:
+    """How a trajectory ended by itself. `reason` is one line; `error` a traceback."""
+
+    status: Status
+    reason: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class Progress:
+    """Where a search stands.
+
+    Attributes:
+        trials: how many trajectories there will be; None until a grid's end is known.
+        counts: status -> trajectories.
+        levels: finished in this process.
+        best: the row of `levels` of the sparsest matching ticket so far.
+        exhausted: every point of the space has been run with every seed.
+    """
+
+    trials: int | None
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("running", "completed", "stopped", "diverged", "failed"), 0)
+    )
+    levels: int = 0
+    best: Row | None = None
+    exhausted: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """Trajectories that have ended."""
+        return sum(count for status, count in self.counts.items() if status != "running")
+
+
+Listener = Callable[[Progress, Row], None]
+
+
+class Search:
+    """Hands out suggestions, takes in levels, and writes down both.
+
+    Args:
+        spec: what to search.
+        run_dir: where the tables and the record lie; what is there is gone on from.
+        listener: told of every trajectory that ends, with its row of `trajectories`.
+    """
+
+    def __init__(self, spec: SearchSpec, run_dir: Path, listener: Listener = lambda progress, row: None) -> None:
+        self.spec = spec
+        self.progress = Progress(trials=_trials(spec))
+        self._listener = listener
+        self._tables = Tables(run_dir, spec.space)
+        self._tensorboard = TensorBoardWriter(run_dir / "tensorboard", spec.space)
+        self._events = EventLog(run_dir)
+        self._record = SuggestionRecord(run_dir)
+        self._sampler = Sampler(spec)
+        self._early_stopping = EarlyStopping(spec.search.early_stopping, spec.search.tolerance)
+        self._running: dict[int, Row] = {}
+        self._best: dict[int, Row] = {}
+        self._suggestions: dict[int, Suggestion] = {}
+        self._waiting: list[Suggestion] = []
+        self._flushed = time.monotonic()
+        self._go_on_from_the_disk()
+
+    def next(self) -> Suggestion | None:
+        """The next trajectory to run, on disk by now; None when there is none."""
+        if self._waiting:
+            suggestion = self._waiting.pop(0)
+        else:
+            if self.progress.trials is not None and len(self._suggestions) >= self.progress.trials:
+                return None
+            asked = self._sampler.ask()
+            if asked is None:
+                self.progress.exhausted = True
+                return None
+            suggestion = asked
+            self._record.append(suggestion)
+            self._suggestions[suggestion.number] = suggestion
+        self._events.log("trajectory_started", trajectory_id=suggestion.trajectory_id)
+        self._running[suggestion.number] = self._trajectory_row(suggestion)
+        self.progress.counts["running"] += 1
+        self._tables.trajectories.put(self._running[suggestion.number])
+        return suggestion
+
+    def level_finished(self, number: int, report: LevelReport) -> str | None:
+        """Take in a level of the trajectory of suggestion `number`.
+
+        Returns:
+            Why the trajectory should be dropped, or None.
+        """
+        trajectory, values = self._running[number], self._suggestions[number].values
+        row = report.level | {column(name): value for name, value in values.items()}
+        key = (row["trajectory_id"], row["level"])
+        if row["level"] == 0:
+            # A trajectory that starts over, after its worker died, tells its levels again.
+            self._early_stopping.forget(row["trajectory_id"])
+            trajectory.update(levels=0, iterations=0, train_seconds=0.0)
+            self._best.pop(number, None)
+        if key not in self._tables.levels:
+            self._tables.curves.put_group(report.curve)
+            self._tables.layers.put_group(report.layers)
+            self._tables.levels.put(row)
+            self._tensorboard.level(row, report.curve)
+        self.progress.levels += 1
+        self._count(number, trajectory, row)
+        self._tables.trajectories.put(trajectory)
+        self.flush(at_most_every_seconds=_FLUSH_SECONDS)
+        return self._observe(row)
+
+    def ended(self, number: int, end: EndReport) -> None:
+        """Take in that the trajectory of suggestion `number` has ended, by itself or dropped."""
+        row = self._running.pop(number)
+        row |= {"status": end.status, "reason": end.reason, "error": end.error}
+        self._tables.trajectories.put(row)
+        self._tensorboard.trajectory(row)
+        self._events.log("trajectory_ended", trajectory_id=row["trajectory_id"], status=end.status, reason=end.reason)
+        self._sampler.tell(self._suggestions[number], self._outcome(row, self._best.pop(number, None)))
+        self.progress.counts["running"] -= 1
+        self.progress.counts[end.status] += 1
+        self.flush(at_most_every_seconds=_FLUSH_SECONDS)
+        self._listener(self.progress, row)
+
+    def started_over(self, number: int) -> None:
+        """Note that the worker of a trajectory died and that the trajectory is run again."""
+        self._events.log("trajectory_restarted", trajectory_id=self._suggestions[number].trajectory_id)
+
+    def flush(self, *, at_most_every_seconds: float = 0.0) -> None:
+        """Write the tables, unless that was done less than so many seconds ago."""
+        if time.monotonic() - self._flushed >= at_most_every_seconds:
+            self._tables.flush()
+            self._flushed = time.monotonic()
+
+    def _count(self, number: int, trajectory: Row, row: Row) -> None:
+        trajectory["levels"] += 1
+        trajectory["iterations"] += row["iterations"]
+        trajectory["train_seconds"] += row["train_seconds"]
+        if row["matching"]:
+            self._best[number] = row
+            trajectory.update(score=log2(row["compression"]), sparsest_matching_density=row["density"])
+            best = self.progress.best
+            if best is None or row["density"] < best["density"]:
+                self.progress.best = row
+
+    def _observe(self, row: Row) -> str | None:
+        return self._early_stopping.observe(
+            row["trajectory_id"],
+            compression=row["compression"],
+            val_accuracy=row["val_accuracy"],
+            dense_val_accuracy=row["dense_val_accuracy"],
+        )
+
+    def _trajectory_row(self, suggestion: Suggestion) -> Row:
+        pruning = self.spec.trajectory
+        fixed = {n: getattr(pruning, n) for n in ("pruning_rate", "strategy", "criterion", "rewind_iteration")}
+        searched = {column(name): value for name, value in suggestion.values.items()}
+        return {
+            "trajectory_id": suggestion.trajectory_id,
+            **fixed,
+            **searched,
+            "seed": suggestion.seed,
+            "status": "running",
+            "reason": None,
+            "levels": 0,
+            "score": None,
+            "sparsest_matching_density": None,
+            "iterations": 0,
+            "train_seconds": 0.0,
+            "error": None,
+        }
+
+    def _outcome(self, row: Mapping[str, Any], best: Mapping[str, Any] | None) -> Outcome:
+        return Outcome(
+            failed=row["status"] == "failed",
+            score=row["score"],
+            val_accuracy=None if best is None else best["val_accuracy"],
+        )
+
+    def _go_on_from_the_disk(self) -> None:
+        """Rebuild what the sampler and early stopping know from the record and the tables."""
+        trajectories = {row["trajectory_id"]: row for row in self._tables.trajectories.rows()}
+        levels: dict[str, list[Row]] = {}
+        for row in self._tables.levels.rows():
+            levels.setdefault(row["trajectory_id"], []).append(row)
+        for suggestion in self._record.read():
+            self._suggestions[suggestion.number] = suggestion
+            row = trajectories.get(suggestion.trajectory_id)
+            if row is None or row["status"] not in _SETTLED:
+                self._waiting.append(suggestion)
+                self._sampler.replay(suggestion, None)
+                continue
+            reached = sorted(levels.get(suggestion.trajectory_id, []), key=lambda level: int(level["level"]))
+            for level in reached:
+                self._observe(level)
+            matching = [level for level in reached if level["matching"]]
+            best = matching[-1] if matching else None
+            self._sampler.replay(suggestion, self._outcome(row, best))
+            self.progress.counts[row["status"]] += 1
+            if best and (self.progress.best is None or best["density"] < self.progress.best["density"]):
+                self.progress.best = best
+
+
+def _trials(spec: SearchSpec) -> int | None:
+    points = None if spec.size is None else spec.size * len(spec.seeds)
+    if points is None or spec.search.trials is None:
+        return spec.search.trials if points is None else points
+    return min(points, spec.search.trials)

@@ -1,0 +1,75 @@
+"""Names for computations: the same inputs have the same key, on every machine and in every year."""
+
+import hashlib
+import json
+from typing import Any
+
+from ticket_search.spec.base import Spec
+from ticket_search.spec.trajectory import PruningSpec, TrajectorySpec
+
+#: Raise it when the engine would compute different numbers from the same inputs,
+#: a changed default of a specification included: defaults are left out of the canonical form,
+#: so that a field added later changes no older key.
+ENGINE_VERSION = 1
+#: How levels are trained together; another executor's numbers may differ in the last bits.
+EXECUTOR = {"name": "plain", "width": 1}
+
+
+def digest(value: Any) -> str:
+    """128 bits, as 32 hexadecimal digits, of the canonical JSON of plain data."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """An independent 63-bit seed for each purpose of a run's seed, e.g. ``derive_seed(0, "order", 3)``."""
+    return int(digest([seed, *purpose])[:16], 16) >> 1
+
+
+def canonical(spec: Spec, *, without: set[str] | None = None) -> dict[str, Any]:
+    """Plain data that identifies a specification: its fields, defaults left out."""
+    return spec.model_dump(mode="json", exclude_defaults=True, exclude=without)
+
+
+def trajectory_id(spec: TrajectorySpec) -> str:
+    """16 hexadecimal digits that name a configuration and its seed."""
+    plain = canonical(spec)
+    plain["dataset"].pop("download", None)
+    return digest(["trajectory", plain])[:16]
+
+
+def dense_key(spec: TrajectorySpec, *, data: str, network: str) -> str:
+    """The level key of level 0.
+
+    Args:
+        spec: the trajectory, resolved: durations in iterations.
+        data: the fingerprint of the data set.
+        network: a digest of the code of a user's own network; "" for the networks of this package.
+    """
+    return digest(
+        {
+            "engine": ENGINE_VERSION,
+            "executor": EXECUTOR,
+            "data": data,
+            "dataset": canonical(spec.dataset, without={"name", "path", "download"}),
+            "model": canonical(spec.model),
+            "network": network,
+            "training": canonical(spec.training),
+            "seed": spec.seed,
+        }
+    )
+
+
+def pruned_key(parent: str, pruning: PruningSpec) -> str:
+    """The level key of the level that prunes the level of key `parent`.
+
+    How far a trajectory goes decides which levels exist, not what is in them, and the
+    ``global`` strategy has no layers' rates.
+    """
+    idle = {"min_density", "max_levels"} | ({"output_layer_rate"} if pruning.strategy == "global" else set())
+    return digest({"parent": parent, "pruning": canonical(pruning, without=idle)})
+
+
+def rewind_key(dense: str, iteration: int) -> str:
+    """The store's key of the weights after `iteration` iterations of the dense training of key `dense`."""
+    return digest({"rewind": dense, "iteration": iteration})

@@ -1,0 +1,343 @@
+"""A search: the base configuration, what varies, and how the next point is chosen."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from ticket_search.errors import SpecError
+from ticket_search.spec.base import FromList, Spec, unknown, validate
+from ticket_search.spec.identity import canonical, digest
+from ticket_search.spec.trajectory import (
+    DatasetSpec,
+    ModelSpec,
+    NonNegativeInt,
+    PositiveInt,
+    PruningSpec,
+    TrainingSpec,
+    TrajectorySpec,
+)
+
+SECTIONS: dict[str, type[Spec]] = {
+    "dataset": DatasetSpec,
+    "model": ModelSpec,
+    "training": TrainingSpec,
+    "trajectory": PruningSpec,
+}
+Scalar = bool | int | float | str | None
+
+
+class Range(Spec):
+    """The numbers between two bounds, both included.
+
+    Attributes:
+        log: draw the logarithm uniformly.
+        step: draw ``low, low + step, ...`` only.
+    """
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be less than high {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError(f"a log range needs low above 0 and no step, not low {self.low}, step {self.step}")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step {self.step} must be above 0")
+        return self
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it draws integers: its bounds (and step) are."""
+        return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
+
+
+#: What a field may be: one of a list, or a number of a range.
+Domain = tuple[Any, ...] | Range
+
+
+class EarlyStoppingSpec(Spec):
+    """When a trajectory is dropped. Accuracies are compared at equal compression, never at equal level.
+
+    Attributes:
+        collapse: this far below its own dense network's validation accuracy, a ticket has collapsed.
+        collapse_levels: so many collapsed levels in a row end a trajectory.
+        patience: so many levels in a row that do not match, and ...
+        worst_fraction: ... an accuracy, relative to the dense network's, among this fraction of the lowest at
+            the same compression, end a trajectory.
+        min_trajectories: no such comparison with fewer trajectories that have reached the compression.
+    """
+
+    collapse: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    collapse_levels: PositiveInt = 2
+    patience: PositiveInt = 2
+    worst_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    min_trajectories: Annotated[int, Field(ge=2)] = 4
+
+
+class SearchSettings(Spec):
+    """The ``search`` section: how points are chosen and judged.
+
+    Attributes:
+        trials: how many trajectories; null, for ``grid``, takes every point.
+        sampler: ``tpe``, ``random``, ``grid``, or ``nsga2`` over (validation accuracy, compression).
+        objective: ``sparsest_matching``: log2 of the best compression at which the ticket still matches.
+        tolerance: a ticket matches when its validation accuracy is at most this far below its dense network's.
+        max_concurrent: trajectories side by side; null means as many as fit.
+        max_failures: how often a trajectory whose worker died is started over.
+        seed: of the sampler.
+        early_stopping: null turns it off.
+    """
+
+    trials: PositiveInt | None = None
+    sampler: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
+    objective: Literal["sparsest_matching"] = "sparsest_matching"
+    tolerance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    max_concurrent: PositiveInt | None = None
+    max_failures: NonNegativeInt = 2
+    seed: NonNegativeInt = 0
+    early_stopping: EarlyStoppingSpec | None = EarlyStoppingSpec()
+
+    @model_validator(mode="after")
+    def _grid_alone_is_finite(self) -> "SearchSettings":
+        if self.trials is None and self.sampler != "grid":
+            raise ValueError(f"trials null is for the grid sampler; {self.sampler!r} needs a number of trials")
+        return self
+
+
+class ResourcesSpec(Spec):
+    """What each trajectory gets. A GPU share below 1 means several trajectories on one GPU."""
+
+    cpus: Annotated[float, Field(gt=0.0)] = 1.0
+    gpus: Annotated[float, Field(ge=0.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _shares_that_pack(self) -> "ResourcesSpec":
+        share = self.gpus
+        if share > 1 and share != round(share):
+            raise ValueError(f"gpus {share} is neither a share 1/n nor a whole number; give {round(share)}")
+        if 0 < share < 1 and abs(1 / share - round(1 / share)) > 1e-3 * round(1 / share):
+            raise ValueError(f"gpus {share} is not 1/n, so shares would not pack; give {1 / round(1 / share):.4g}")
+        return self
+
+
+class SearchSpec(Spec):
+    """A search space file, resolved: every default written out, every name checked.
+
+    Attributes:
+        name: names the default run directory.
+        space: field name -> what it may be. A name is a dotted path such as ``training.optimizer.lr``; the fields
+            of ``trajectory`` may be written short, as ``pruning_rate``.
+        seeds: spread evenly over the trials; the sampler does not model them.
+        data_dir: where data sets lie; a relative one is taken from the working directory.
+        store: the level store; null means ``store/`` in the run directory.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    dataset: DatasetSpec
+    model: ModelSpec
+    training: TrainingSpec
+    trajectory: PruningSpec = PruningSpec()
+    space: dict[str, Domain]
+    seeds: Annotated[tuple[NonNegativeInt, ...], FromList, Field(min_length=1)]
+    search: SearchSettings
+    resources: ResourcesSpec = ResourcesSpec()
+    data_dir: str | None = None
+    store: str | None = None
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _domains(cls, space: object) -> object:
+        if not isinstance(space, Mapping):
+            return space
+        return {name: _domain(str(name), domain) for name, domain in space.items() if domain is not None}
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"{list(seeds)} names a seed twice; give each once")
+        return seeds
+
+    @model_validator(mode="after")
+    def _every_extreme_is_a_trajectory(self) -> "SearchSpec":
+        aliases = [name for name in self.space if dotted(name) in self.space and dotted(name) != name]
+        if aliases:
+            raise ValueError(f"space.{aliases[0]} and space.{dotted(aliases[0])} are the same field; give it once")
+        for values in self.corners():
+            try:
+                self.point(values, self.seeds[0])
+            except SpecError as error:
+                raise ValueError(str(error)) from None
+        if self.search.sampler == "grid":
+            for name, domain in self.space.items():
+                if isinstance(domain, Range) and domain.step is None:
+                    raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
+        return self
+
+    def corners(self) -> Iterator[dict[str, Any]]:
+        """Assignments that between them try each value of each list, and both ends of each range."""
+        ends = {n: [d.low, d.high] if isinstance(d, Range) else list(d) for n, d in self.space.items()}
+        start = {name: values[0] for name, values in ends.items()}
+        yield start
+        for name, values in ends.items():
+            yield from ({**start, name: value} for value in values[1:])
+        # A rewind may fit one length of training and not another: try all pairs of the two.
+        pair = [n for n in ends if dotted(n) in ("trajectory.rewind_iteration", "training.iterations")]
+        if len(pair) == 2:
+            yield from ({**start, pair[0]: a, pair[1]: b} for a in ends[pair[0]] for b in ends[pair[1]])
+
+    def point(self, values: Mapping[str, Any], seed: int) -> TrajectorySpec:
+        """The trajectory at one point of the space.
+
+        Args:
+            values: field name -> value, for every name in `space`.
+            seed: the run's seed.
+
+        Raises:
+            SpecError: the values do not make a valid trajectory.
+        """
+        raw: dict[str, Any] = {name: getattr(self, name).model_dump(mode="json") for name in SECTIONS}
+        for name, value in values.items():
+            assign(raw, dotted(name), value)
+        return validate(TrajectorySpec, {**raw, "seed": seed})
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the space, the last field varying fastest."""
+        names = list(self.space)
+        return [
+            dict(zip(names, values, strict=True)) for values in itertools.product(*map(_values, self.space.values()))
+        ]
+
+    @property
+    def size(self) -> int | None:
+        """The number of combinations, without the seeds; None where a range is continuous."""
+        total = 1
+        for domain in self.space.values():
+            if isinstance(domain, Range) and domain.step is None and (domain.log or not domain.is_integer):
+                return None
+            total *= len(domain_values(domain))
+        return total
+
+    def identity(self) -> str:
+        """A digest of what makes it this search and no other: not its length, its rules of stopping or its machines."""
+        plain = canonical(self, without={"resources", "data_dir", "store"})
+        for changeable in ("trials", "early_stopping", "max_concurrent", "max_failures"):
+            plain["search"].pop(changeable, None)
+        return digest(plain)
+
+    def to_yaml(self) -> str:
+        """The resolved search; `load_search` reads it back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def dotted(name: str) -> str:
+    """The full path of a searched field: ``pruning_rate`` is ``trajectory.pruning_rate``."""
+    return f"trajectory.{name}" if name in PruningSpec.model_fields else name
+
+
+def assign(raw: dict[str, Any], path: str, value: object) -> None:
+    """Set a dotted path in nested mappings, making those that are missing."""
+    *parents, last = path.split(".")
+    for part in parents:
+        inner = raw.get(part)
+        if not isinstance(inner, dict):
+            inner = raw[part] = {}
+        raw = inner
+    raw[last] = value
+
+
+def domain_values(domain: Domain) -> list[Any]:
+    """Every value of a list, or of a range with a step (of integers: with step 1 where none is given)."""
+    if not isinstance(domain, Range):
+        return list(domain)
+    step = domain.step or 1
+    count = int((domain.high - domain.low) / step + 1e-9) + 1
+    # The rounding undoes the noise of binary fractions: 0.1 + 2 * 0.1 is 0.3.
+    return [domain.low + i * step if domain.is_integer else round(domain.low + i * step, 12) for i in range(count)]
+
+
+def _domain(name: str, domain: object) -> Domain:
+    path = dotted(name)
+    if path.split(".")[0] not in SECTIONS or "." not in path:
+        searchable = [*PruningSpec.model_fields, *(f"{s}.*" for s in SECTIONS)]
+        raise ValueError(unknown("field to search", name, searchable))
+    if isinstance(domain, list | tuple):
+        if not domain:
+            raise ValueError(f"{name}: the list [] is empty; give at least one value")
+        if any(domain.index(value) != i for i, value in enumerate(domain)):
+            raise ValueError(f"{name}: {list(domain)} names a value twice; give each once")
+        return tuple(domain)
+    if isinstance(domain, Mapping):
+        try:
+            return validate(Range, domain, where=f"{name}: ")
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+    if isinstance(domain, Range):
+        return domain
+    raise ValueError(f"{name}: {domain!r} is neither a list of values nor a range {{low: ..., high: ...}}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but ``1e-3`` is a number: PyYAML wants a dot in it and silently reads a string."""
+
+
+_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _FLOAT))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Plain data from YAML text.
+
+    Raises:
+        SpecError: the text is not YAML; the message names `source`, the line and the column.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SpecError(f"{source}{where}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{source}: not valid YAML: {error}") from None
+
+
+def load_search(path: Path, settings: tuple[str, ...] = ()) -> SearchSpec:
+    """Read a search space file.
+
+    Args:
+        path: the YAML file.
+        settings: ``KEY=VALUE`` strings applied on top; KEY is a dotted path of the file, VALUE is YAML.
+
+    Raises:
+        SpecError: one message with a line for each thing that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read the search space {str(path)!r}: {error}") from None
+    raw = parse_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise SpecError(f"{path}: a search space is a mapping of keys to values, not {raw!r}")
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise SpecError(f"--set {setting!r} is not KEY=VALUE; for example --set training.iterations=500")
+        # Dots in a searched field's name belong to the name.
+        if key.startswith("space."):
+            space = raw.setdefault("space", {})
+            if isinstance(space, dict):
+                space[key.removeprefix("space.")] = parse_yaml(value, f"--set {key}")
+        else:
+            assign(raw, key, parse_yaml(value, f"--set {key}"))
+    return validate(SearchSpec, raw, where=f"{path}: ")

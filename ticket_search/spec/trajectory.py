@@ -1,0 +1,276 @@
+"""One point of a search: everything that decides what a trajectory computes."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ticket_search.errors import SpecError
+from ticket_search.spec.base import Floats, FromList, Spec, unknown
+
+DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "parquet")
+MODELS = ("lenet_A_B[_C...]", "conv2", "conv4", "conv6", "torchvision/<name>")
+#: Somebody's own network or data set, named by where its function can be imported.
+USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_LENET = re.compile(r"lenet(_[1-9]\d*)+")
+_EPOCHS = re.compile(r"([1-9]\d*)ep")
+
+Strategy = Literal["layerwise", "global"]
+Criterion = Literal["magnitude", "random"]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+def _duration(value: int | str) -> int | str:
+    if isinstance(value, str) and not _EPOCHS.fullmatch(value):
+        raise ValueError(f"{value!r} is not a length of training: give iterations (20000) or epochs ('20ep')")
+    if isinstance(value, int) and value < 0:
+        raise ValueError(f"{value} is not a length of training: give 0 or more iterations")
+    return value
+
+
+def resolve_duration(value: int | str, iterations_per_epoch: int) -> int:
+    """Iterations in a duration such as ``20000`` or ``"20ep"``."""
+    if isinstance(value, int):
+        return value
+    return int(value.removesuffix("ep")) * iterations_per_epoch
+
+
+class NormalizeSpec(Spec):
+    """Per-channel normalisation ``(x - mean) / std`` of images scaled to [0, 1]."""
+
+    mean: Floats
+    std: Floats
+
+    @model_validator(mode="after")
+    def _one_each(self) -> "NormalizeSpec":
+        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
+            raise ValueError(
+                f"mean {list(self.mean)} and std {list(self.std)} need one entry each per channel, std above 0"
+            )
+        return self
+
+
+class AugmentSpec(Spec):
+    """Random changes of each training image, drawn anew in every epoch from the seed.
+
+    Attributes:
+        crop: zero pixels added on each side before a crop back to the original size.
+        flip: mirror half of the images left to right.
+    """
+
+    crop: NonNegativeInt = 0
+    flip: bool = False
+
+
+class DatasetSpec(Spec):
+    """Which images, and how they are split.
+
+    Attributes:
+        name: one of `DATASETS`, or ``package.module:function``.
+        path: for ``parquet``, the folder: absolute, or below the data directory.
+        validation: number of training images held out for validation.
+        split_seed: the seed of that split; not the seed of a run.
+        normalize: null means the usual constants of a known data set, else those of its training images.
+        augment: null means none.
+        download: whether an absent data set may be fetched through torchvision.
+    """
+
+    name: str
+    path: str | None = None
+    validation: PositiveInt
+    split_seed: NonNegativeInt = 0
+    normalize: NormalizeSpec | None = None
+    augment: AugmentSpec | None = None
+    download: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in DATASETS and not USER_FUNCTION.fullmatch(name):
+            raise ValueError(unknown("dataset", name, [*DATASETS, "package.module:function"]))
+        return name
+
+    @model_validator(mode="after")
+    def _path_for_parquet(self) -> "DatasetSpec":
+        if (self.name == "parquet") != (self.path is not None):
+            raise ValueError(
+                f"path {self.path!r} does not go with dataset {self.name!r}: "
+                "`parquet` needs the folder's path, no other takes one"
+            )
+        return self
+
+
+class ModelSpec(Spec):
+    """The network: a known name, or ``package.module:function`` returning an ``nn.Module``."""
+
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = name in MODELS[1:4] or _LENET.fullmatch(name) or re.fullmatch(r"torchvision/\w+", name)
+        if not known and not USER_FUNCTION.fullmatch(name):
+            raise ValueError(unknown("model", name, [*MODELS, "package.module:function"]))
+        return name
+
+
+class OptimizerSpec(Spec):
+    """Adam, or SGD with momentum (torch's definitions)."""
+
+    name: Literal["adam", "sgd"]
+    lr: Annotated[float, Field(gt=0.0)]
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _momentum_is_for_sgd(self) -> "OptimizerSpec":
+        if self.name == "adam" and self.momentum:
+            raise ValueError(f"momentum {self.momentum} is for sgd; adam takes none")
+        return self
+
+
+Duration = int | str
+
+
+class ScheduleSpec(Spec):
+    """The learning rate by iteration.
+
+    Attributes:
+        name: ``constant``; ``step`` (times `gamma` at each milestone); ``cosine`` (to 0 at the end).
+        milestones: iterations, or epochs as ``"80ep"``.
+        gamma: the factor of ``step``.
+        warmup: iterations (or ``"5ep"``) of linear growth from 0 to the full rate.
+    """
+
+    name: Literal["constant", "step", "cosine"] = "constant"
+    milestones: Annotated[tuple[Duration, ...], FromList] = ()
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    warmup: Duration = 0
+
+    @field_validator("warmup")
+    @classmethod
+    def _warmup(cls, value: Duration) -> Duration:
+        return _duration(value)
+
+    @field_validator("milestones")
+    @classmethod
+    def _milestones(cls, value: tuple[Duration, ...]) -> tuple[Duration, ...]:
+        return tuple(_duration(v) for v in value)
+
+    @model_validator(mode="after")
+    def _milestones_for_step(self) -> "ScheduleSpec":
+        if (self.name == "step") != bool(self.milestones):
+            raise ValueError(
+                f"milestones {list(self.milestones)} do not go with schedule {self.name!r}: "
+                "`step` needs some, no other takes any"
+            )
+        return self
+
+
+class TrainingSpec(Spec):
+    """How each level is trained.
+
+    Attributes:
+        batch_size: images per iteration; the last, smaller batch of an epoch is left out.
+        iterations: optimizer updates of the dense training, or epochs as ``"20ep"``.
+        evaluate_every: iterations between two points of the learning curve, or ``"1ep"``.
+        precision: the arithmetic.
+    """
+
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec = ScheduleSpec()
+    batch_size: PositiveInt
+    iterations: Duration
+    evaluate_every: Duration
+    precision: Literal["fp32"] = "fp32"
+
+    @field_validator("iterations", "evaluate_every")
+    @classmethod
+    def _positive(cls, value: Duration) -> Duration:
+        if value == 0:
+            raise ValueError("0 is not a length of training: give at least one iteration (20000) or epoch ('1ep')")
+        return _duration(value)
+
+
+class PruningSpec(Spec):
+    """The ``trajectory`` section: how a network is pruned and rewound, and when to stop.
+
+    Attributes:
+        pruning_rate: fraction of the surviving weights removed per level, in (0, 1).
+        strategy: ``layerwise`` (each tensor prunes its own share) or ``global`` (all tensors compete).
+        criterion: the score; the lowest go.
+        rewind_iteration: k: survivors return to their values after k iterations of the dense training.
+        output_layer_rate: the output layer's pruning rate as a fraction of the others', in (0, 1]; layerwise only.
+        min_density: no level below this density is trained.
+        max_levels: no level above this number is trained; null means no such bound.
+    """
+
+    pruning_rate: Fraction = 0.2
+    strategy: Strategy = "layerwise"
+    criterion: Criterion = "magnitude"
+    rewind_iteration: NonNegativeInt = 0
+    output_layer_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    min_density: Fraction = 0.01
+    max_levels: PositiveInt | None = None
+
+
+class TrajectorySpec(Spec):
+    """One IMP run: a configuration and a seed."""
+
+    dataset: DatasetSpec
+    model: ModelSpec
+    training: TrainingSpec
+    trajectory: PruningSpec = PruningSpec()
+    seed: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _rewind_within_training(self) -> "TrajectorySpec":
+        iterations = self.training.iterations
+        if isinstance(iterations, int):
+            check_rewind(self.trajectory.rewind_iteration, iterations)
+        return self
+
+    def resolve(self, training_images: int) -> "TrajectorySpec":
+        """The same trajectory with every epoch written as iterations.
+
+        Args:
+            training_images: size of the training split, validation images taken out.
+
+        Raises:
+            SpecError: the batch is larger than the split, or the rewind iteration is past the training.
+        """
+        training = self.training
+        if training.batch_size > training_images:
+            raise SpecError(
+                f"training.batch_size: {training.batch_size} is more than the {training_images} training images; "
+                "give at most that many"
+            )
+        epoch = training_images // training.batch_size
+        resolved = training.model_copy(
+            update={
+                "iterations": resolve_duration(training.iterations, epoch),
+                "evaluate_every": resolve_duration(training.evaluate_every, epoch),
+                "schedule": training.schedule.model_copy(
+                    update={
+                        "milestones": tuple(resolve_duration(m, epoch) for m in training.schedule.milestones),
+                        "warmup": resolve_duration(training.schedule.warmup, epoch),
+                    }
+                ),
+            }
+        )
+        try:
+            check_rewind(self.trajectory.rewind_iteration, int(resolved.iterations))
+        except ValueError as error:
+            raise SpecError(str(error)) from None
+        return self.model_copy(update={"training": resolved})
+
+
+def check_rewind(rewind_iteration: int, iterations: int) -> None:
+    """A rewind must leave at least one iteration to train."""
+    if rewind_iteration >= iterations:
+        raise ValueError(
+            f"trajectory.rewind_iteration: {rewind_iteration} is past the training of {iterations} iterations; "
+            f"give 0 to {iterations - 1}"
+        )

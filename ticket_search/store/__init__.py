@@ -1,0 +1,1 @@
+"""The level store: what was computed, under the key of what it was computed from."""

@@ -1,0 +1,26 @@
+"""The learning rate as a function of the iteration alone, so that rewinding to k rewinds the schedule too."""
+
+import math
+
+from ticket_search.spec.trajectory import TrainingSpec
+
+
+def learning_rate(training: TrainingSpec, iteration: int) -> float:
+    """The rate of the update that follows `iteration` updates.
+
+    Args:
+        training: resolved: every duration in iterations.
+        iteration: 0 for the first update.
+    """
+    schedule, total = training.schedule, int(training.iterations)
+    warmup = int(schedule.warmup)
+    factor = min(1.0, (iteration + 1) / warmup) if warmup else 1.0
+    match schedule.name:
+        case "constant":
+            pass
+        case "step":
+            factor *= schedule.gamma ** sum(iteration >= int(m) for m in schedule.milestones)
+        case "cosine":
+            progress = max(0, iteration - warmup) / max(1, total - warmup)
+            factor *= 0.5 * (1 + math.cos(math.pi * progress))
+    return training.optimizer.lr * factor

@@ -1,0 +1,255 @@
+"""The only place where weights are trained."""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ticket_search.pruning.masks import Mask
+from ticket_search.spec.identity import derive_seed
+from ticket_search.spec.trajectory import TrainingSpec
+from ticket_search.training.schedule import learning_rate
+
+Weights = dict[str, Tensor]
+
+
+class Stream(Protocol):
+    """The training images of one run, in the order of its seed."""
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Images, float32 [b, c, h, w], and labels, int64 [b], of an iteration counted from 0."""
+
+
+class Data(Protocol):
+    """What training asks of a data set, all of it on the network's device."""
+
+    def stream(self, seed: int, batch_size: int) -> Stream:
+        """The batches of a run's seed."""
+
+    def batches(self, split: Literal["validation", "test"]) -> Iterator[tuple[Tensor, Tensor]]:
+        """A split, once, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelInputs:
+    """What one training starts from.
+
+    Attributes:
+        weights: every parameter and buffer of the network, by name; already masked.
+        mask: the weights that stay zero; empty for a dense network.
+        seed: the run's seed: data order, augmentation, dropout.
+        start: iterations that `weights` have already been trained; the schedule and the data go on from there.
+        keep: iterations whose weights to keep: the weights after so many updates.
+        stop: end after so many iterations of the schedule; None means at its end.
+    """
+
+    weights: Mapping[str, Tensor]
+    mask: Mask
+    seed: int
+    start: int = 0
+    keep: tuple[int, ...] = ()
+    stop: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One evaluation of a learning curve. `train_loss` is the mean over the batches since the one before."""
+
+    iteration: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether both losses are numbers; once one is not, the training has diverged."""
+        return math.isfinite(self.train_loss) and math.isfinite(self.val_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelOutputs:
+    """What one training came to.
+
+    Attributes:
+        weights: every parameter and buffer after the last iteration.
+        kept: iteration -> weights, for the iterations in `LevelInputs.keep`.
+        curve: one point every `evaluate_every` iterations, and one at the end. Its last point is the level's result.
+        diverged: whether the last point's losses are not finite; training ended there and nothing below is known.
+        test_loss, test_accuracy: after the last iteration.
+        early_stop_iteration: of the lowest validation loss on the curve (the first of equal ones).
+        early_stop_test_accuracy: of the weights at that iteration.
+        iterations: updates made.
+    """
+
+    weights: Weights
+    kept: dict[int, Weights]
+    curve: list[Point]
+    diverged: bool
+    test_loss: float = math.nan
+    test_accuracy: float = math.nan
+    early_stop_iteration: int = -1
+    early_stop_test_accuracy: float = math.nan
+    iterations: int
+    train_seconds: float
+
+
+def train_levels(
+    levels: Sequence[LevelInputs], network: nn.Module, data: Data, training: TrainingSpec
+) -> list[LevelOutputs]:
+    """Train levels of one architecture; this plain executor takes them one by one.
+
+    Args:
+        levels: where each starts.
+        network: the architecture, on the device to train on. Its own values are overwritten.
+        data: on the same device.
+        training: resolved: every duration in iterations.
+    """
+    with _reproducible(_device(network)):
+        return [_train(level, network, data, training) for level in levels]
+
+
+def _train(level: LevelInputs, network: nn.Module, data: Data, training: TrainingSpec) -> LevelOutputs:
+    started = time.perf_counter()
+    _load(network, level.weights)
+    update = _Update(level, network, data, training)
+    stop, every = level.stop or int(training.iterations), int(training.evaluate_every)
+    kept = {level.start: _snapshot(network)} if level.start in level.keep else {}
+    curve: list[Point] = []
+    losses: list[Tensor] = []
+    best, best_weights = math.inf, level.weights
+    for done in range(level.start + 1, stop + 1):
+        losses.append(update(done - 1))
+        if done in level.keep:
+            kept[done] = _snapshot(network)
+        if done % every == 0 or done == stop:
+            curve.append(_evaluate(network, data, done, losses))
+            losses.clear()
+            if not curve[-1].is_finite:
+                break
+            if curve[-1].val_loss < best:
+                best, best_weights = curve[-1].val_loss, _snapshot(network)
+
+    outputs = LevelOutputs(
+        weights=_snapshot(network),
+        kept=kept,
+        curve=curve,
+        diverged=not curve[-1].is_finite,
+        iterations=done - level.start,
+        train_seconds=time.perf_counter() - started,
+    )
+    return outputs if outputs.diverged else _test(outputs, best_weights, network, data)
+
+
+def _test(outputs: LevelOutputs, best_weights: Mapping[str, Tensor], network: nn.Module, data: Data) -> LevelOutputs:
+    test_loss, test_accuracy = evaluate(network, data, "test")
+    _load(network, best_weights)
+    _, early_stop_test_accuracy = evaluate(network, data, "test")
+    return replace(
+        outputs,
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        early_stop_iteration=min(outputs.curve, key=lambda point: point.val_loss).iteration,
+        early_stop_test_accuracy=early_stop_test_accuracy,
+    )
+
+
+class _Update:
+    """One iteration of training: the only ``optimizer.step``, and the mask applied again right after it."""
+
+    def __init__(self, level: LevelInputs, network: nn.Module, data: Data, training: TrainingSpec) -> None:
+        parameters = dict(network.named_parameters())
+        self._network = network
+        self._training = training
+        self._device = _device(network)
+        self._stream = data.stream(level.seed, training.batch_size)
+        self._noise = derive_seed(level.seed, "noise")
+        self._masked = [parameters[name].detach() for name in level.mask]
+        self._masks = [kept.to(parameters[name]) for name, kept in level.mask.items()]
+        self._optimizer = _optimizer(network, training)
+
+    def __call__(self, iteration: int) -> Tensor:
+        """Make the update that follows `iteration` updates; returns the batch's loss, still on the device."""
+        # Dropout draws from the device's generator: seeded here, a training taken up midway draws the same.
+        _seed(self._device, (self._noise + iteration) % 2**63)
+        images, labels = self._stream.batch(iteration)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._training, iteration)
+        self._network.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = cross_entropy(self._network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        if self._masks:
+            torch._foreach_mul_(self._masked, self._masks)
+        return loss.detach()
+
+
+def evaluate(network: nn.Module, data: Data, split: Literal["validation", "test"]) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy, in [0, 1], of a split; the device is waited for once."""
+    network.eval()
+    loss_sum = correct = torch.zeros((), device=_device(network))
+    images_seen = 0
+    with torch.no_grad():
+        for images, labels in data.batches(split):
+            logits = network(images)
+            loss_sum = loss_sum + cross_entropy(logits, labels, reduction="sum")
+            correct = correct + (logits.argmax(1) == labels).sum()
+            images_seen += len(labels)
+    return float(loss_sum) / images_seen, float(correct) / images_seen
+
+
+def _evaluate(network: nn.Module, data: Data, iteration: int, losses: list[Tensor]) -> Point:
+    val_loss, val_accuracy = evaluate(network, data, "validation")
+    train_loss = float(torch.stack(losses).mean())
+    return Point(iteration=iteration, train_loss=train_loss, val_loss=val_loss, val_accuracy=val_accuracy)
+
+
+def _optimizer(network: nn.Module, training: TrainingSpec) -> torch.optim.Optimizer:
+    spec, parameters = training.optimizer, list(network.parameters())
+    # The fused kernels take a quarter off an iteration of LeNet-300-100 on a CPU.
+    if spec.name == "adam":
+        return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    network.load_state_dict(dict(weights), strict=True)
+
+
+def _snapshot(network: nn.Module) -> Weights:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    # torch.manual_seed visits every kind of device: 0.2 ms, a tenth of an iteration.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """Same inputs, same bits; the caller's random state and settings are as before afterwards."""
+    if device.type != "cuda":
+        with torch.random.fork_rng(devices=[]):
+            yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.random.fork_rng(devices=[device]), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
