@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning, as in Frankle & Carbin (2019), section 2, and with rewinding as in Frankle et al. (2019).
+"""Iterative magnitude pruning: Frankle & Carbin (2019), section 2; with rewinding: Frankle et al. (2019).
 
     1. Randomly initialise a network; train it: level 0.
     2. Prune a fraction of the smallest surviving weights: a mask.
@@ -15,9 +15,9 @@ from typing import Protocol
 from ticket_search.data.dataset import Dataset
 from ticket_search.lottery.level import Level
 from ticket_search.lottery.workbench import Workbench
+from ticket_search.pruning.masks import Mask, density, kept_weights
 from ticket_search.spec.trajectory import PruningSpec, TrajectorySpec
 from ticket_search.store.level_store import LevelStore
-from ticket_search.pruning.masks import Mask, density, kept_weights
 
 
 class Log(Protocol):

@@ -66,7 +66,7 @@ class Workbench:
         return self._next_mask(level.number, level.mask, level.final_weights)
 
     def rewind(self, mask: Mask) -> dict[str, Tensor]:
-        """The ticket: every kept weight, and everything that is never pruned, as after `rewind_iteration` iterations."""
+        """The ticket: kept weights, and all that is never pruned, as they were after `rewind_iteration` iterations."""
         iteration = self._pruning.rewind_iteration
 
         def train_again() -> Entry:

@@ -1,4 +1,4 @@
-"""Which trajectories to drop. Tickets are compared at equal compression: with other rates, the same level is another ticket."""
+"""Which trajectories to drop. Tickets are compared at equal compression: at other rates a level is another ticket."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class _Course:
     Attributes:
         log_compression: log2 of the compression of each level; grows.
         gap: validation accuracy minus that of its own dense network, at each level.
-        unmatched: levels in a row, up to the last, that do not match.
+        unmatched: levels in a row, up to the last, that clearly do not match.
     """
 
     log_compression: list[float] = field(default_factory=list)
@@ -56,7 +56,8 @@ class EarlyStopping:
             Why its trajectory should be dropped, or None.
         """
         course = self._courses.setdefault(trajectory_id, _Course())
-        matching = is_matching(val_accuracy, dense_val_accuracy, self._tolerance)
+        near = self._tolerance + (self._spec.margin if self._spec else 0.0)
+        matching = is_matching(val_accuracy, dense_val_accuracy, near)
         course.log_compression.append(log2(compression))
         course.gap.append(val_accuracy - dense_val_accuracy)
         course.unmatched = 0 if matching else course.unmatched + 1
@@ -72,7 +73,7 @@ class EarlyStopping:
         recent = course.gap[-spec.collapse_levels :]
         if len(recent) < spec.collapse_levels or max(recent) >= -spec.collapse:
             return None
-        return f"collapsed: the last {len(recent)} levels are more than {spec.collapse:g} below the dense network's accuracy"
+        return f"collapsed: {len(recent)} levels more than {spec.collapse:g} below the dense network's accuracy"
 
     def _among_the_worst(self, trajectory_id: str, course: _Course, spec: EarlyStoppingSpec) -> str | None:
         if course.unmatched < spec.patience:

@@ -37,7 +37,14 @@ from ticket_search.search.trainable import JOB, REPORT, TrajectoryTrainable, as_
 _OBJECT_STORE_BYTES = 256 * 1024**2
 
 
-class _Suggest(Searcher):  # type: ignore[misc]
+class _Hook:
+    """Ray pickles its hooks into snapshots of its own, which nothing is restored from: they leave the search out."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Suggest(_Hook, Searcher):
     """Ray asks here for the next trajectory and says when one has ended."""
 
     def __init__(self, search: Search, run_dir: Path) -> None:
@@ -45,7 +52,7 @@ class _Suggest(Searcher):  # type: ignore[misc]
         self._search = search
         self._run_dir = run_dir
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:
         del trial_id
         suggestion = self._search.next()
         if suggestion is None:
@@ -63,7 +70,7 @@ class _Suggest(Searcher):  # type: ignore[misc]
         """Nor is anything restored from them."""
 
 
-class _Stop(tune.Stopper):  # type: ignore[misc]
+class _Stop(_Hook, tune.Stopper):
     """Ray asks here, first of all, whether a trial that has reported a level is to be dropped."""
 
     def __init__(self, search: Search) -> None:
@@ -82,7 +89,7 @@ class _Stop(tune.Stopper):  # type: ignore[misc]
         return False
 
 
-class _Watch(tune.Callback):  # type: ignore[misc]
+class _Watch(_Hook, tune.Callback):
     """Ray tells here what became of a trial."""
 
     def __init__(self, search: Search, stop: _Stop) -> None:
@@ -144,7 +151,7 @@ def connect(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    common = {"log_to_driver": False, "logging_level": logging.ERROR}
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, **common)
     else:

@@ -1,6 +1,7 @@
 """Run a search in a directory, from its beginning or from wherever it stopped."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ticket_search.search import preflight
@@ -10,7 +11,12 @@ from ticket_search.spec.search import SearchSpec
 
 
 def run_search(
-    spec: SearchSpec, run_dir: Path, *, address: str | None = None, listener: Listener = lambda progress, row: None
+    spec: SearchSpec,
+    run_dir: Path,
+    *,
+    address: str | None = None,
+    listener: Listener = lambda progress, row: None,
+    on_start: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Run a search to its end.
 
@@ -19,6 +25,7 @@ def run_search(
         run_dir: where the results go; a directory that holds this search is gone on from.
         address: of a Ray cluster; see `on_ray.connect`.
         listener: told of every trajectory that ends, with its row of `trajectories`.
+        on_start: given, once, the object that says where the search stands from then on.
 
     Returns:
         Where the search stands at its end.
@@ -30,6 +37,7 @@ def run_search(
     preflight.check(spec, local=not (address or os.environ.get("RAY_ADDRESS")))
     with hold(run_dir, spec):
         search = Search(spec, run_dir, listener)
+        on_start(search.progress)
         from ticket_search.search.on_ray import connect, run_on_ray
 
         try:

@@ -15,6 +15,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from ticket_search.search.suggestions import Suggestion
@@ -55,7 +56,7 @@ class Sampler:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._spec = spec
         self._distributions = {name: _distribution(domain) for name, domain in spec.space.items()}
-        directions = ["maximize"] * (2 if spec.search.sampler == "nsga2" else 1)
+        directions = [StudyDirection.MAXIMIZE] * (2 if spec.search.sampler == "nsga2" else 1)
         self.study = optuna.create_study(directions=directions, sampler=optuna.samplers.RandomSampler(seed=0))
         self._grid = _grid(spec) if spec.search.sampler == "grid" else None
         self._trials: dict[int, int] = {}
@@ -158,7 +159,7 @@ class Sampler:
         return {n: v if isinstance(self._spec.space[n], Range) else json.dumps(v) for n, v in values.items()}
 
     def _decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {n: v if isinstance(self._spec.space[n], Range) else json.loads(v) for n, v in params.items()}
+        return {name: _plain(self._spec.space[name], value) for name, value in params.items()}
 
     def _optuna_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         trials, seed = self._spec.search.trials or 0, seed % 2**32
@@ -174,9 +175,20 @@ class Sampler:
                     )
                 case "nsga2":
                     population = max(4, min(50, trials // 4))
-                    return optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
+                    return _NSGA2(population_size=population, seed=seed)
                 case _:
                     return optuna.samplers.RandomSampler(seed=seed)
+
+
+class _NSGA2(optuna.samplers.NSGAIISampler):
+    """NSGA-II whose parents follow from the trials alone.
+
+    Optuna remembers the parents of a generation, as they were when it was first asked for, in the study: a study made
+    again from the record would have others.
+    """
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[optuna.trial.FrozenTrial]:
+        return self.select_parent(study, generation) if generation else []
 
 
 def _grid(spec: SearchSpec) -> Iterator[tuple[dict[str, Any], int]]:
@@ -190,3 +202,10 @@ def _distribution(domain: Domain) -> BaseDistribution:
     if domain.is_integer:
         return IntDistribution(int(domain.low), int(high), log=domain.log, step=int(domain.step or 1))
     return FloatDistribution(float(domain.low), float(high), log=domain.log, step=domain.step)
+
+
+def _plain(domain: Domain, value: Any) -> Any:
+    """A value as the search has it, from Optuna's: JSON of a list's, and 0.30000000000000004 for a step's 0.3."""
+    if not isinstance(domain, Range):
+        return json.loads(value)
+    return value if domain.is_integer or domain.step is None else round(value, 12)

@@ -52,7 +52,7 @@ class Progress:
         trials: how many trajectories there will be; None until a grid's end is known.
         counts: status -> trajectories.
         levels: finished in this process.
-        best: the row of `levels` of the sparsest matching ticket so far.
+        best: the row of `levels` of the sparsest matching ticket so far; level 0 is none.
         exhausted: every point of the space has been run with every seed.
     """
 
@@ -132,7 +132,7 @@ class Search:
         if row["level"] == 0:
             # A trajectory that starts over, after its worker died, tells its levels again.
             self._early_stopping.forget(row["trajectory_id"])
-            trajectory.update(levels=0, iterations=0, train_seconds=0.0)
+            trajectory.update(levels=0, iterations=0, train_seconds=0.0, sparsest_matching_density=None)
             self._best.pop(number, None)
         if key not in self._tables.levels:
             self._tables.curves.put_group(report.curve)
@@ -174,10 +174,14 @@ class Search:
         trajectory["train_seconds"] += row["train_seconds"]
         if row["matching"]:
             self._best[number] = row
-            trajectory.update(score=log2(row["compression"]), sparsest_matching_density=row["density"])
-            best = self.progress.best
-            if best is None or row["density"] < best["density"]:
-                self.progress.best = row
+            trajectory["score"] = log2(row["compression"])
+            if row["level"] > 0:
+                trajectory["sparsest_matching_density"] = row["density"]
+                self._note_ticket(row)
+
+    def _note_ticket(self, row: Row) -> None:
+        if self.progress.best is None or row["density"] < self.progress.best["density"]:
+            self.progress.best = row
 
     def _observe(self, row: Row) -> str | None:
         return self._early_stopping.observe(
@@ -221,8 +225,8 @@ class Search:
             levels.setdefault(row["trajectory_id"], []).append(row)
         for suggestion in self._record.read():
             self._suggestions[suggestion.number] = suggestion
-            row = trajectories.get(suggestion.trajectory_id)
-            if row is None or row["status"] not in _SETTLED:
+            row = trajectories.get(suggestion.trajectory_id, {"status": "running"})
+            if row["status"] not in _SETTLED:
                 self._waiting.append(suggestion)
                 self._sampler.replay(suggestion, None)
                 continue
@@ -230,11 +234,10 @@ class Search:
             for level in reached:
                 self._observe(level)
             matching = [level for level in reached if level["matching"]]
-            best = matching[-1] if matching else None
-            self._sampler.replay(suggestion, self._outcome(row, best))
+            self._sampler.replay(suggestion, self._outcome(row, matching[-1] if matching else None))
             self.progress.counts[row["status"]] += 1
-            if best and (self.progress.best is None or best["density"] < self.progress.best["density"]):
-                self.progress.best = best
+            if len(matching) > 1:
+                self._note_ticket(matching[-1])
 
 
 def _trials(spec: SearchSpec) -> int | None:

@@ -87,7 +87,7 @@ def _rewind_iterations(spec: SearchSpec) -> list[int]:
     return [] if isinstance(listed[0], Range) else list(listed[0])
 
 
-class TrajectoryTrainable(tune.Trainable):  # type: ignore[misc]
+class TrajectoryTrainable(tune.Trainable):
     """One trial is one trajectory; one step is one level, and a last step says how it ended."""
 
     _reports: Iterator[LevelReport | EndReport]

@@ -70,7 +70,8 @@ class EarlyStoppingSpec(Spec):
     Attributes:
         collapse: this far below its own dense network's validation accuracy, a ticket has collapsed.
         collapse_levels: so many collapsed levels in a row end a trajectory.
-        patience: so many levels in a row that do not match, and ...
+        margin: a ticket clearly does not match when it is more than this, and the tolerance, below the dense network.
+        patience: so many levels in a row that clearly do not match, and ...
         worst_fraction: ... an accuracy, relative to the dense network's, among this fraction of the lowest at
             the same compression, end a trajectory.
         min_trajectories: no such comparison with fewer trajectories that have reached the compression.
@@ -78,6 +79,7 @@ class EarlyStoppingSpec(Spec):
 
     collapse: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     collapse_levels: PositiveInt = 2
+    margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.005
     patience: PositiveInt = 2
     worst_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     min_trajectories: Annotated[int, Field(ge=2)] = 4
@@ -214,7 +216,8 @@ class SearchSpec(Spec):
         """Every combination of the space, the last field varying fastest."""
         names = list(self.space)
         return [
-            dict(zip(names, values, strict=True)) for values in itertools.product(*map(_values, self.space.values()))
+            dict(zip(names, values, strict=True))
+            for values in itertools.product(*map(domain_values, self.space.values()))
         ]
 
     @property

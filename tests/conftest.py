@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from ticket_search.spec.base import validate
+from ticket_search.spec.search import SearchSpec, assign, dotted
+from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
+
+_TRAJECTORY = {
+    "dataset": {"name": "digits", "validation": 300},
+    "model": {"name": "lenet_16"},
+    "training": {
+        "optimizer": {"name": "adam", "lr": 2e-3},
+        "batch_size": 64,
+        "iterations": 40,
+        "evaluate_every": 20,
+    },
+    "trajectory": {"max_levels": 2},
+}
+
+
+def _plain(changes):
+    raw = validate(TrajectorySpec, {**_TRAJECTORY, "seed": 0}).model_dump(mode="json")
+    for path, value in changes.items():
+        assign(raw, dotted(path), value)
+    return raw
+
+
+@pytest.fixture(scope="session")
+def trajectory():
+    """Makes a small trajectory on digits: ``trajectory({"pruning_rate": 0.5}, seed=1)``."""
+    return lambda changes=(), seed=0: validate(TrajectorySpec, _plain(dict(changes)) | {"seed": seed})
+
+
+@pytest.fixture(scope="session")
+def search():
+    """Makes a search: ``search({"pruning_rate": [0.2]}, sampler="random")``; other keywords are its settings."""
+
+    def make(space, seeds=(0, 1, 2), base=(), **settings):
+        raw = _plain(dict(base))
+        raw |= {"name": "x", "space": space, "seeds": list(seeds), "search": {"trials": 24, **settings}}
+        del raw["seed"]
+        return validate(SearchSpec, raw)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """1,137 training, 300 validation and 360 test images of 8x8."""
+    import torch
+
+    from ticket_search.data.dataset import load_dataset
+
+    torch.set_num_threads(1)
+    return load_dataset(DatasetSpec(name="digits", validation=300), Path())

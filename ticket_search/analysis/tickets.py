@@ -1,0 +1,64 @@
+"""The tickets of a search, and where the search stands."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from ticket_search.results.reading import Results
+
+#: What `tickets` puts after the configuration.
+FIGURES = ["density", "compression", "val_accuracy", "dense_val_accuracy", "test_accuracy", "dense_test_accuracy"]
+
+
+def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
+    """The sparsest matching ticket of each trajectory, best first.
+
+    Args:
+        results: of a search.
+        searched: names of other searched fields, to stand beside the configuration.
+
+    Returns:
+        One row per trajectory that has a matching ticket (level 0, the dense network, is none): ``ticket`` (its
+        name, ``<trajectory_id>/<level>``), ``trajectory_id``, ``level``, the configuration, `FIGURES`. Of equal
+        densities, the higher validation accuracy relative to the dense network comes first.
+    """
+    matching = results.levels[results.levels["matching"] & (results.levels["level"] > 0)]
+    sparsest = matching.sort_values(["trajectory_id", "level"]).groupby("trajectory_id", as_index=False).tail(1)
+    sparsest = sparsest.assign(
+        ticket=sparsest["trajectory_id"] + "/" + sparsest["level"].astype(str),
+        gap=sparsest["val_accuracy"] - sparsest["dense_val_accuracy"],
+    )
+    ordered = sparsest.sort_values(["density", "gap", "trajectory_id"], ascending=[True, False, True])
+    configuration = ["pruning_rate", "strategy", "criterion", "rewind_iteration", "seed"]
+    others = [name for name in searched if name in ordered.columns and name not in configuration]
+    columns = ["ticket", "trajectory_id", "level", *configuration, *others, *FIGURES]
+    return ordered[columns].reset_index(drop=True)
+
+
+def status(results: Results) -> dict[str, Any]:
+    """Counts and totals over a search's tables, as plain JSON data."""
+    by_status = results.trajectories["status"].value_counts()
+    return {
+        "trajectories": {str(name): int(count) for name, count in by_status.items()},
+        "levels": len(results.levels),
+        "levels_trained": int((~results.levels["reused"]).sum()),
+        "iterations": int(results.levels.loc[~results.levels["reused"], "iterations"].sum()),
+        "train_seconds": float(results.levels.loc[~results.levels["reused"], "train_seconds"].sum()),
+        "best": _first(tickets(results)),
+    }
+
+
+def _first(frame: pd.DataFrame) -> dict[str, Any] | None:
+    return None if frame.empty else records(frame.head(1))[0]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain JSON data: Python's own numbers, null for what is missing."""
+    return [
+        {
+            str(name): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)()
+            for name, value in row.items()
+        }
+        for row in frame.to_dict("records")
+    ]

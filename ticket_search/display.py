@@ -1,0 +1,129 @@
+"""What a person sees of a search: a live display on a terminal, a line for each trajectory elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ticket_search.analysis.tickets import FIGURES
+from ticket_search.search.search import Progress
+from ticket_search.spec.search import SearchSpec
+
+
+class Display:
+    """Shows where a search stands; call it with every trajectory that ends.
+
+    Args:
+        spec: the search.
+        console: where to; a terminal gets the live display.
+    """
+
+    def __init__(self, spec: SearchSpec, console: Console) -> None:
+        self._spec = spec
+        self._console = console
+        self._progress = Progress(trials=spec.search.trials)
+        self._done_before = 0
+        self._started = time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the live display, on a terminal, until the block ends."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True):
+            yield
+
+    def begin(self, progress: Progress) -> None:
+        """Take in where the search stands at its start; `progress` is kept and read again later."""
+        self._progress = progress
+        self._done_before = progress.done
+        self._started = time.monotonic()
+
+    def __call__(self, progress: Progress, row: dict[str, Any]) -> None:
+        """Take in that a trajectory has ended, with its row of `trajectories`."""
+        if not self._console.is_terminal:
+            self._console.print(_line(progress, row), soft_wrap=True, highlight=False, markup=False)
+        elif row["status"] == "failed":
+            self._console.print(Text(f"{row['trajectory_id']} failed: {row['reason']}", style="red"))
+
+    def _render(self) -> Group:
+        progress = self._progress
+        counts = "  ".join(f"{name} {count}" for name, count in progress.counts.items() if count or name == "running")
+        done = f"{progress.done}/{progress.trials if progress.trials is not None else '?'}"
+        lines: list[RenderableType] = [
+            Text.assemble((self._spec.name, "bold"), f"  {done} trajectories  ", (counts, "dim")),
+            ProgressBar(total=progress.trials or 1, completed=progress.done, width=60),
+            Text(self._pace()),
+            Text(f"best ticket so far: {_ticket(progress.best)}" if progress.best else "no matching ticket so far"),
+        ]
+        return Group(*lines)
+
+    def _pace(self) -> str:
+        elapsed = time.monotonic() - self._started
+        done = self._progress.done - self._done_before
+        pace = f"{self._progress.levels / elapsed * 60:.0f} levels a minute"
+        if not done or self._progress.trials is None:
+            return pace
+        left = (self._progress.trials - self._progress.done) * elapsed / done
+        return f"{pace}, {done / elapsed * 60:.1f} trajectories a minute, about {_duration(left)} left"
+
+
+def print_tickets(console: Console, tickets: pd.DataFrame, most: int = 10) -> None:
+    """A table of the first few of `analysis.tickets`."""
+    if tickets.empty:
+        console.print("No ticket matches its dense network.")
+        return
+    table = Table(
+        title="Sparsest matching tickets", title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
+    always = {"ticket", *FIGURES}
+    same = {name for name in tickets.columns if len(tickets) > 1 and tickets[name].nunique() == 1}
+    columns = [n for n in tickets.columns if n in always or n not in same | {"trajectory_id", "level"}]
+    for name in columns:
+        table.add_column(
+            name.replace("_", " ") if name.islower() else name, justify="right" if name != "ticket" else "left"
+        )
+    for row in tickets.head(most).to_dict("records"):
+        table.add_row(*(_cell(row[name]) for name in columns))
+    console.print(table)
+    if len(tickets) > most:
+        console.print(f"and {len(tickets) - most} more: ticket-search tickets")
+
+
+def _line(progress: Progress, row: dict[str, Any]) -> str:
+    trials = "?" if progress.trials is None else str(progress.trials)
+    head = f"{progress.done:>{len(trials)}}/{trials} {row['status']:<9} {row['trajectory_id']}"
+    configuration = (
+        f"rate {row['pruning_rate']:.3g} {row['strategy']} rewind {row['rewind_iteration']} seed {row['seed']}"
+    )
+    density = row["sparsest_matching_density"]
+    found = "no matching ticket" if density is None else f"matches to density {density:.4f} ({1 / density:.1f}x)"
+    line = f"{head}  {configuration}  {row['levels']} levels, {found}"
+    return f"{line}  ({row['reason']})" if row["reason"] else line
+
+
+def _ticket(row: dict[str, Any]) -> str:
+    return (
+        f"{row['trajectory_id']}/{row['level']}  density {row['density']:.4f} ({row['compression']:.1f}x)  "
+        f"validation accuracy {row['val_accuracy']:.4f}, dense {row['dense_val_accuracy']:.4f}"
+    )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
