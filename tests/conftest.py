@@ -54,3 +54,12 @@ def digits():
 
     torch.set_num_threads(1)
     return load_dataset(DatasetSpec(name="digits", validation=300), Path())
+
+
+@pytest.fixture(scope="session")
+def ray_address():
+    """One Ray with two processors for the whole session; its address, for searches in other processes."""
+    from ticket_search.search import on_ray
+
+    with on_ray.connect(None):
+        yield on_ray.ray.get_runtime_context().gcs_address

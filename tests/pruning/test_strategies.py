@@ -1,5 +1,5 @@
 import itertools
-from typing import get_args
+from typing import ClassVar, get_args
 
 import pytest
 import torch
@@ -150,7 +150,7 @@ def test_random_scores_follow_the_generator_and_not_the_weights():
 class TestContract:
     """What every strategy with every criterion promises."""
 
-    SIZES = {"one": (1,), "matrix": (7, 9), "kernel": (3, 2, 3, 3), "output": (5, 4)}
+    SIZES: ClassVar = {"one": (1,), "matrix": (7, 9), "kernel": (3, 2, 3, 3), "output": (5, 4)}
 
     def start(self):
         weights = {name: torch.randn(size, generator=generator(1)) for name, size in self.SIZES.items()}

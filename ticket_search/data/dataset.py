@@ -49,6 +49,7 @@ class Dataset:
         classes: the number of classes.
         image_shape: ``(c, h, w)``.
         fingerprint: 32 hexadecimal digits of the data as read; not of the split, the normalisation or the augmentation.
+        normalize: the constants in force, be they the specification's, the usual ones or the data's own.
         scale: ``[c, 1, 1]`` float32; an image ``x`` as stored is normalised as ``x * scale + shift``.
         shift: ``[c, 1, 1]`` float32.
         augment: how training images are changed.
@@ -60,6 +61,7 @@ class Dataset:
     classes: int
     image_shape: tuple[int, int, int]
     fingerprint: str
+    normalize: NormalizeSpec
     scale: Tensor
     shift: Tensor
     augment: AugmentSpec
@@ -178,6 +180,7 @@ def load_dataset(spec: DatasetSpec, data_dir: Path, device: torch.device | str =
         classes=arrays.classes,
         image_shape=(channels, height, width),
         fingerprint=fingerprint(arrays),
+        normalize=constants,
         scale=scale,
         shift=shift,
         augment=spec.augment or AugmentSpec(),

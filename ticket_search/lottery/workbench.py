@@ -36,7 +36,7 @@ class Workbench:
     """
 
     def __init__(self, spec: TrajectorySpec, data: Dataset, store: LevelStore, log: "Log") -> None:
-        self._spec = spec.resolve(len(data.train.labels))
+        self._spec = _resolve(spec, data)
         self._data = data
         self._store = store
         self._log = log
@@ -117,6 +117,12 @@ class Workbench:
         return STRATEGIES[self._pruning.strategy](
             mask, scores, self._pruning.pruning_rate, self._pruning.output_layer_rate
         )
+
+
+def _resolve(spec: TrajectorySpec, data: Dataset) -> TrajectorySpec:
+    """With epochs as iterations, and the constants of normalisation that `null` stood for."""
+    resolved = spec.resolve(len(data.train.labels))
+    return resolved.model_copy(update={"dataset": spec.dataset.model_copy(update={"normalize": data.normalize})})
 
 
 def _weights_entry(weights: Mapping[str, Tensor], iteration: int) -> Entry:

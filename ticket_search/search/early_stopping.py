@@ -71,7 +71,7 @@ class EarlyStopping:
 
     def _collapsed(self, course: _Course, spec: EarlyStoppingSpec) -> str | None:
         recent = course.gap[-spec.collapse_levels :]
-        if len(recent) < spec.collapse_levels or max(recent) >= -spec.collapse:
+        if course.unmatched < spec.collapse_levels or max(recent) >= -spec.collapse:
             return None
         return f"collapsed: {len(recent)} levels more than {spec.collapse:g} below the dense network's accuracy"
 

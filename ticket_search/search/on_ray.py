@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,14 +154,30 @@ def connect(address: str | None) -> Iterator[None]:
         yield
         return
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, **common)
-    else:
-        ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **common)
+    with _signal_handlers_kept():
+        if address or os.environ.get("RAY_ADDRESS"):
+            ray.init(address=address, **common)
+        else:
+            local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            ray.init(object_store_memory=_OBJECT_STORE_BYTES, **local, **common)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Ray makes SIGTERM end the process with exit code 1 and nothing saved: leave the handlers as they were."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -82,8 +82,6 @@ class Sampler:
         """Take a suggestion of an earlier process into the memory; an `outcome` of None means it has not ended."""
         self._add(suggestion)
         self._note(suggestion)
-        if self._grid:
-            next(self._grid, None)
         if outcome is not None:
             self.tell(suggestion, outcome)
 
@@ -108,12 +106,12 @@ class Sampler:
         self.study.add_trial(trial)
 
     def _ask_grid(self, points: Iterator[tuple[dict[str, Any], int]]) -> Suggestion | None:
-        values, seed = next(points, (None, 0))
-        if values is None:
-            return None
-        suggestion = self._suggestion(values, seed, {})
-        self._add(suggestion)
-        return suggestion
+        for values, seed in points:
+            suggestion = self._suggestion(values, seed, {})
+            if suggestion.trajectory_id not in self._used:
+                self._add(suggestion)
+                return suggestion
+        return None
 
     def _ask_optuna(self) -> Suggestion | None:
         for attempt in range(_ATTEMPTS):

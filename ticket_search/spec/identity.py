@@ -42,7 +42,7 @@ def dense_key(spec: TrajectorySpec, *, data: str, network: str) -> str:
     """The level key of level 0.
 
     Args:
-        spec: the trajectory, resolved: durations in iterations.
+        spec: the trajectory, resolved: durations in iterations, ``dataset.normalize`` the constants in force.
         data: the fingerprint of the data set.
         network: a digest of the code of a user's own network; "" for the networks of this package.
     """

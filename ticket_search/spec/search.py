@@ -233,6 +233,8 @@ class SearchSpec(Spec):
     def identity(self) -> str:
         """A digest of what makes it this search and no other: not its length, its rules of stopping or its machines."""
         plain = canonical(self, without={"resources", "data_dir", "store"})
+        plain["space"] = {dotted(name): domain for name, domain in plain["space"].items()}
+        plain["dataset"].pop("download", None)
         for changeable in ("trials", "early_stopping", "max_concurrent", "max_failures"):
             plain["search"].pop(changeable, None)
         return digest(plain)
@@ -290,11 +292,21 @@ def _domain(name: str, domain: object) -> Domain:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but ``1e-3`` is a number: PyYAML wants a dot in it and silently reads a string."""
+    """YAML 1.1, but ``1e-3`` is a number, not a string, and a key given twice is an error, not the last one's value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, str) and name in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {name!r} stands twice", problem_mark=key.start_mark)
+            if isinstance(name, str):
+                seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 for _first in "-+0123456789":
     _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _FLOAT))
 

@@ -189,8 +189,10 @@ class TrainingSpec(Spec):
     @field_validator("iterations", "evaluate_every")
     @classmethod
     def _positive(cls, value: Duration) -> Duration:
-        if value == 0:
-            raise ValueError("0 is not a length of training: give at least one iteration (20000) or epoch ('1ep')")
+        if isinstance(value, int) and value < 1:
+            raise ValueError(
+                f"{value} is not a length of training: give at least one iteration (20000) or epoch ('1ep')"
+            )
         return _duration(value)
 
 

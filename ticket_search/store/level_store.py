@@ -1,16 +1,12 @@
 """A content-addressed store of finished levels: each under its key, written whole or not at all, trained once."""
 
 import json
-import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,9 +15,6 @@ from ticket_search.errors import StoreError
 from ticket_search.files import write_whole
 
 _POLL_SECONDS = 0.2
-_HEARTBEAT_SECONDS = 5.0
-#: A lease whose owner has not been heard of for so long is broken.
-_STALE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +49,7 @@ class LevelStore:
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                record = json.loads(file.metadata()["record"])
+                record = json.loads((file.metadata() or {})["record"])
                 return Entry(record=record, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
         except FileNotFoundError:
             return None
@@ -76,67 +69,19 @@ class LevelStore:
         Returns:
             The entry, and whether it was reused rather than computed by this call.
         """
-        while True:
-            entry = self.load(key)
-            if entry is not None:
+        if (entry := self.load(key)) is not None:
+            return entry, True
+        lock = self._root / "locks" / key
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        # The kernel lets go of the lock of a process that dies.
+        with FileLock(lock, poll_interval=_POLL_SECONDS):
+            if (entry := self.load(key)) is not None:
                 return entry, True
-            with self._lease(key) as mine:
-                # Its last owner may have finished between the look above and the lease.
-                if mine and (entry := self.load(key)) is None:
-                    entry = compute()
-                    self.save(key, entry)
-                    return entry, False
-            if entry is None:
-                time.sleep(_POLL_SECONDS)
+            entry = compute()
+            self.save(key, entry)
+            # Whoever waits on this file, or makes it anew, finds the entry. Without one, the file must stay.
+            lock.unlink()
+            return entry, False
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / f"{key}.safetensors"
-
-    @contextmanager
-    def _lease(self, key: str) -> Iterator[bool]:
-        """Yields whether this process alone may compute `key` until the block ends."""
-        path = self._root / "leases" / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not _acquire(path):
-            yield False
-            return
-        released = threading.Event()
-        heart = threading.Thread(target=_beat, args=(path, released), daemon=True)
-        heart.start()
-        try:
-            yield True
-        finally:
-            released.set()
-            heart.join()
-            path.unlink(missing_ok=True)
-
-
-def _acquire(path: Path) -> bool:
-    try:
-        age = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        age = None
-    if age is not None and age < _STALE_SECONDS:
-        return False
-    if age is not None:
-        # Of several that find it stale, the rename lets one break it.
-        aside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            return False
-        aside.unlink(missing_ok=True)
-    try:
-        with path.open("x") as file:
-            file.write(f"{socket.gethostname()} {os.getpid()}\n")
-    except FileExistsError:
-        return False
-    return True
-
-
-def _beat(path: Path, released: threading.Event) -> None:
-    while not released.wait(_HEARTBEAT_SECONDS):
-        try:
-            os.utime(path)
-        except FileNotFoundError:
-            return

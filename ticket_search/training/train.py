@@ -173,6 +173,8 @@ class _Update:
         self._masked = [parameters[name].detach() for name in level.mask]
         self._masks = [kept.to(parameters[name]) for name, kept in level.mask.items()]
         self._optimizer = _optimizer(network, training)
+        # A tied weight stands in the state under each of its names, of which the mask knows one.
+        self._apply_mask()
 
     def __call__(self, iteration: int) -> Tensor:
         """Make the update that follows `iteration` updates; returns the batch's loss, still on the device."""
@@ -186,9 +188,12 @@ class _Update:
         loss = cross_entropy(self._network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        self._apply_mask()
+        return loss.detach()
+
+    def _apply_mask(self) -> None:
         if self._masks:
             torch._foreach_mul_(self._masked, self._masks)
-        return loss.detach()
 
 
 def evaluate(network: nn.Module, data: Data, split: Literal["validation", "test"]) -> tuple[float, float]:

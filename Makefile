@@ -1,0 +1,36 @@
+# `make demo` and `make test` set up everything they need in .venv and do the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: demo test check format lint types smoke clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## the main job on the digits: a search, its tickets
+	$(BIN)/ticket-search run digits --output runs/demo
+
+test: $(VENV)/.installed  ## all tests
+	$(BIN)/pytest
+
+check: format lint types test  ## what CI runs
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+smoke: $(VENV)/.installed  ## a very small search, under a minute
+	$(BIN)/ticket-search run digits --output "$$(mktemp -d)/smoke" --trials 3 \
+		--set training.iterations=40 --set trajectory.max_levels=2 --set 'space.rewind_iteration=[0, 20]'
+
+clean:
+	rm -rf $(VENV) build runs/demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,99 @@
+"""How many training iterations a search needs to find what the full grid finds.
+
+On the digits, over 4 pruning rates, 2 strategies, 3 rewind iterations and 3 seeds: first the grid, every trajectory to
+its end; then searches over the same space (TPE and early stopping, as they come by default), each with another seed of
+its sampler. They share the grid's store, which changes what is trained but not what is asked for: an iteration counts
+for a search when a level is asked for that this search has not asked for before, as if its store had been empty.
+
+The goal: a matching ticket as sparse as the grid's sparsest, within one level: at the density of the level before it.
+
+    python benchmarks/search_versus_grid.py [--searches 10] [--work DIR]
+"""
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from ticket_search import load_results
+from ticket_search.results.events import read_events
+from ticket_search.search.on_ray import connect
+from ticket_search.search.run import run_search
+from ticket_search.spec.search import load_search
+
+SPACE = Path(__file__).parents[1] / "search_spaces" / "digits.yaml"
+GRID = ("space.pruning_rate=[0.2, 0.3, 0.4, 0.5]",)
+
+
+def course(run_dir: Path) -> pd.DataFrame:
+    """The distinct levels of a search in the order in which they were asked for, with the iterations so far."""
+    asked = [e["level_key"] for e in read_events(run_dir) if e["event"] in ("level_finished", "level_reused")]
+    order = {key: place for place, key in reversed(list(enumerate(asked)))}
+    levels = load_results(run_dir).levels
+    levels = levels.assign(place=levels["level_key"].map(order)).sort_values("place").drop_duplicates("level_key")
+    return levels.assign(so_far=levels["iterations"].cumsum())
+
+
+def reached(levels: pd.DataFrame, density: float) -> int | None:
+    """Iterations until a matching ticket of at most that density; None if there is none."""
+    found = levels[levels["matching"] & (levels["level"] > 0) & (levels["density"] <= density * (1 + 1e-9))]
+    return None if found.empty else int(found["so_far"].iloc[0])
+
+
+def main() -> None:
+    """Run the grid and the searches, and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--searches", type=int, default=10)
+    parser.add_argument("--work", type=Path, help="keep the run directories here")
+    arguments = parser.parse_args()
+    work = arguments.work or Path(tempfile.mkdtemp())
+    with connect(None):
+        grid = load_search(SPACE, (*GRID, "search.sampler=grid", "search.trials=null", "search.early_stopping=null"))
+        run_search(grid, work / "grid")
+        whole = course(work / "grid")
+        best = whole[whole["matching"] & (whole["level"] > 0)].sort_values("density").iloc[0]
+        ladder = load_results(work / "grid").levels
+        ladder = ladder[ladder["trajectory_id"] == best["trajectory_id"]].set_index("level")["density"]
+        goal = ladder[best["level"] - 1]
+        total = int(whole["iterations"].sum())
+        print(
+            f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, torch {version('torch')}, ray {version('ray')}, "
+            f"optuna {version('optuna')}"
+        )
+        print(
+            f"grid: {len(load_results(work / 'grid').trajectories)} trajectories, {total} iterations in all; sparsest "
+            f"matching density {best['density']:.4f}, goal {goal:.4f}; the grid's own order reaches it after "
+            f"{reached(whole, goal)}"
+        )
+        print(
+            f"{'sampler seed':>12} {'trajectories':>12} {'iterations':>10} {'sparsest':>8} {'to the goal':>11} "
+            f"{'of the grid':>11}"
+        )
+        shares = []
+        for seed in range(arguments.searches):
+            spec = load_search(SPACE, (*GRID, f"search.seed={seed}", f"store={work / 'grid' / 'store'}"))
+            run_search(spec, work / f"search_{seed}")
+            levels = course(work / f"search_{seed}")
+            needed = reached(levels, goal)
+            sparsest = levels.loc[levels["matching"], "density"].min()
+            share = float("inf") if needed is None else needed / total
+            shares.append(share)
+            print(
+                f"{seed:>12} {spec.search.trials:>12} {levels['iterations'].sum():>10} {sparsest:>8.4f} "
+                f"{needed if needed is not None else 'never':>11} {share:>11.2f}",
+                flush=True,
+            )
+        hits = sum(share < float("inf") for share in shares)
+        print(
+            f"reached the goal: {hits} of {len(shares)}; share of the grid's iterations: median "
+            f"{statistics.median(shares):.2f}, min {min(shares):.2f}, max {max(shares):.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

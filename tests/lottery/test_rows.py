@@ -1,0 +1,103 @@
+import pytest
+from torch import tensor
+
+from ticket_search.lottery.level import Level, from_entry, to_entry
+from ticket_search.lottery.rows import curve_rows, layer_rows, level_row
+from ticket_search.results.schema import schemas
+from ticket_search.spec.identity import trajectory_id
+from ticket_search.training.train import LevelOutputs, Point
+
+MASK = {"z": tensor([[True, False], [True, True]]), "a": tensor([False, True])}
+
+
+def level(number=2, val_accuracy=0.75, **fields):
+    known = {
+        "number": number,
+        "key": "k",
+        "mask": MASK,
+        "next_mask": None,
+        "final_weights": {},
+        "curve": [
+            Point(iteration=10, train_loss=2.0, val_loss=1.5, val_accuracy=0.5),
+            Point(iteration=20, train_loss=1.0, val_loss=1.25, val_accuracy=val_accuracy),
+        ],
+        "test_loss": 1.75,
+        "test_accuracy": 0.625,
+        "early_stop_iteration": 20,
+        "early_stop_test_accuracy": 0.5,
+        "iterations": 20,
+        "train_seconds": 0.25,
+        "reused": True,
+        "diverged": False,
+    }
+    return Level(**known | fields)
+
+
+def test_a_level_is_a_row(trajectory):
+    spec = trajectory({"pruning_rate": 0.3}, seed=4)
+    row = level_row(spec, level(), level(0, 0.8, test_accuracy=0.7), tolerance=0.1)
+    assert row == {
+        "trajectory_id": trajectory_id(spec),
+        "level_key": "k",
+        "level": 2,
+        "pruning_rate": 0.3,
+        "strategy": "layerwise",
+        "criterion": "magnitude",
+        "rewind_iteration": 0,
+        "seed": 4,
+        "kept_weights": 4,
+        "prunable_weights": 6,
+        "density": 4 / 6,
+        "compression": 1.5,
+        "val_loss": 1.25,
+        "val_accuracy": 0.75,
+        "test_loss": 1.75,
+        "test_accuracy": 0.625,
+        "dense_val_accuracy": 0.8,
+        "dense_test_accuracy": 0.7,
+        "matching": True,
+        "early_stop_iteration": 20,
+        "early_stop_test_accuracy": 0.5,
+        "iterations": 20,
+        "train_seconds": 0.25,
+        "reused": True,
+    }
+    assert list(row) == schemas({})["levels"].names
+
+
+@pytest.mark.parametrize(
+    ("val_accuracy", "tolerance", "matching"),
+    [(0.8, 0.0, True), (0.799, 0.0, False), (0.7, 0.1, True), (0.69, 0.1, False)],
+)
+def test_matching_is_by_the_dense_network_of_the_same_trajectory(trajectory, val_accuracy, tolerance, matching):
+    assert level_row(trajectory(), level(2, val_accuracy), level(0, 0.8), tolerance)["matching"] is matching
+
+
+def test_the_curve_and_the_layers(trajectory):
+    spec = trajectory()
+    common = {"trajectory_id": trajectory_id(spec), "level": 2}
+    assert curve_rows(spec, level()) == [
+        common | {"iteration": 10, "train_loss": 2.0, "val_loss": 1.5, "val_accuracy": 0.5},
+        common | {"iteration": 20, "train_loss": 1.0, "val_loss": 1.25, "val_accuracy": 0.75},
+    ]
+    assert layer_rows(spec, level()) == [
+        common | {"name": "z", "kept_weights": 3, "weights": 4, "density": 0.75},
+        common | {"name": "a", "kept_weights": 1, "weights": 2, "density": 0.5},
+    ]
+
+
+def test_a_level_is_read_as_it_was_written():
+    outputs = LevelOutputs(
+        weights={}, kept={}, curve=level().curve, diverged=False, test_loss=1.75, test_accuracy=0.625,
+        early_stop_iteration=20, early_stop_test_accuracy=0.5, iterations=20, train_seconds=0.25,
+    )  # fmt: skip
+    next_mask = {"z": tensor([[True, False], [False, True]]), "a": tensor([False, True])}
+    written = to_entry(outputs, number=2, mask=MASK, next_mask=next_mask, final_weights={"b": tensor([0.1])})
+    read = from_entry(written, "k", reused=True)
+    # The network's order of tensors decides between equal scores.
+    assert (list(read.mask), list(read.next_mask)) == (["z", "a"], ["z", "a"])
+    assert {n: kept.tolist() for n, kept in read.mask.items()} == {n: kept.tolist() for n, kept in MASK.items()}
+    assert {n: kept.tolist() for n, kept in read.next_mask.items()} == {n: k.tolist() for n, k in next_mask.items()}
+    assert read.final_weights["b"].tolist() == tensor([0.1]).tolist()
+    assert (read.curve, read.number, read.key, read.reused) == (level().curve, 2, "k", True)
+    assert (read.test_loss, read.train_seconds, read.val_loss, read.val_accuracy) == (1.75, 0.25, 1.25, 0.75)

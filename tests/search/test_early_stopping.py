@@ -1,0 +1,173 @@
+from math import log2
+
+import pytest
+
+from ticket_search.search.early_stopping import EarlyStopping
+from ticket_search.spec.search import EarlyStoppingSpec
+
+#: Of the rules, only the comparison can drop anything.
+COMPARE = {"collapse": 1.0, "margin": 0.05, "patience": 2, "worst_fraction": 0.5, "min_trajectories": 4}
+#: Only collapse can.
+COLLAPSE = {"collapse": 0.2, "collapse_levels": 2, "margin": 0.05, "patience": 99}
+
+
+def stopping(tolerance=0.0, **rules):
+    return EarlyStopping(EarlyStoppingSpec(**rules), tolerance)
+
+
+class Course:
+    """A trajectory that is told level by level: (compression, accuracy), after a dense network of 0.9."""
+
+    def __init__(self, watch, name, dense=0.9):
+        self.watch, self.name, self.dense = watch, name, dense
+        self.tell((1.0, dense))
+
+    def tell(self, *levels):
+        """What was said of each level."""
+        return [
+            self.watch.observe(self.name, compression=c, val_accuracy=a, dense_val_accuracy=self.dense)
+            for c, a in levels
+        ]
+
+
+def ladder(rate, lost, levels=8):
+    """The levels of a pruning rate, so much accuracy lost with each halving of the density."""
+    compressions = [(1 - rate) ** -n for n in range(1, levels + 1)]
+    return [(c, 0.9 - lost * log2(c)) for c in compressions]
+
+
+class TestTheComparison:
+    def test_of_other_pruning_rates_the_worst_at_equal_compression_is_dropped_and_the_best_never(self):
+        watch = stopping(**COMPARE)
+        for name, rate, lost in (("good", 0.2, 0.06), ("fair", 0.5, 0.08), ("poor", 0.3, 0.1)):
+            # Three are too few to compare.
+            assert Course(watch, name).tell(*ladder(rate, lost)) == [None] * 8
+        assert Course(watch, "worst").tell(*ladder(0.4, 0.3, levels=3)) == [
+            None,
+            "no match for 2 levels, and of 4 trajectories at compression 2.78 3 did as well or better",
+            "no match for 3 levels, and of 4 trajectories at compression 4.63 3 did as well or better",
+        ]
+        assert Course(watch, "best").tell(*ladder(0.45, 0.055)) == [None] * 8
+
+    def test_at_an_equal_level_but_a_higher_compression_it_is_not_dropped(self):
+        """At rate 0.5 the third level is 8 times smaller: it loses more than the others have at their third."""
+        watch = stopping(**COMPARE)
+        for name in "abc":
+            Course(watch, name).tell((1.25, 0.85), (1.5, 0.84), (2.0, 0.8))
+        assert Course(watch, "sparse").tell((2.0, 0.81), (4.0, 0.7), (8.0, 0.6)) == [None, None, None]
+
+    def test_the_worst_of_four(self):
+        watch = stopping(**COMPARE)
+        for name, accuracy in (("a", 0.8), ("b", 0.7), ("c", 0.6)):
+            Course(watch, name).tell((2.0, accuracy), (4.0, accuracy))
+        assert Course(watch, "d").tell((2.0, 0.5), (4.0, 0.5)) == [
+            None,
+            "no match for 2 levels, and of 4 trajectories at compression 4 3 did as well or better",
+        ]
+
+    @pytest.mark.parametrize(("accuracy", "dropped"), [(0.5, True), (0.65, True), (0.75, False), (0.85, False)])
+    def test_half_of_four_is_two(self, accuracy, dropped):
+        watch = stopping(**COMPARE | {"margin": 0.0})
+        for name, other in (("a", 0.8), ("b", 0.7), ("c", 0.6)):
+            Course(watch, name).tell((2.0, other), (4.0, other))
+        assert [reason is not None for reason in Course(watch, "d").tell((2.0, accuracy), (4.0, accuracy))] == [
+            False,
+            dropped,
+        ]
+
+    def test_of_a_small_fraction_the_very_worst_goes(self):
+        watch = stopping(**COMPARE | {"worst_fraction": 0.01})
+        for name, accuracy in (("a", 0.8), ("b", 0.7), ("c", 0.6)):
+            Course(watch, name).tell((2.0, accuracy), (4.0, accuracy))
+        assert Course(watch, "second").tell((2.0, 0.65), (4.0, 0.65)) == [None, None]
+        assert Course(watch, "worst").tell((2.0, 0.5), (4.0, 0.5))[1] is not None
+
+    def test_not_with_too_few(self):
+        watch = stopping(**COMPARE)
+        for name in "ab":
+            Course(watch, name).tell((2.0, 0.8), (4.0, 0.8))
+        Course(watch, "behind").tell((2.0, 0.8), (3.9, 0.8))
+        assert Course(watch, "d").tell((2.0, 0.5), (4.0, 0.5)) == [None, None]
+
+    def test_the_best_is_kept_even_with_equals(self):
+        watch = stopping(**COMPARE)
+        for name in "abc":
+            Course(watch, name).tell((2.0, 0.5), (4.0, 0.5))
+        assert Course(watch, "d").tell((2.0, 0.5), (4.0, 0.5)) == [None, None]
+
+    def test_not_before_the_patience_is_out(self):
+        watch = stopping(**COMPARE | {"patience": 3})
+        for name in "abc":
+            Course(watch, name).tell((2.0, 0.8), (4.0, 0.8), (8.0, 0.8))
+        said = Course(watch, "d").tell((2.0, 0.5), (4.0, 0.5), (8.0, 0.5))
+        assert [reason is not None for reason in said] == [False, False, True]
+
+    def test_a_match_in_between_starts_the_patience_anew(self):
+        watch = stopping(**COMPARE)
+        for name in "abc":
+            Course(watch, name).tell((2.0, 0.95), (4.0, 0.95), (8.0, 0.95))
+        assert Course(watch, "d").tell((2.0, 0.5), (4.0, 0.9), (8.0, 0.5)) == [None, None, None]
+
+    def test_one_that_matches_is_never_dropped(self):
+        watch = stopping(**COMPARE)
+        for name in "abcdef":
+            Course(watch, name).tell((2.0, 0.99), (4.0, 0.99), (8.0, 0.99))
+        assert Course(watch, "last").tell((2.0, 0.9), (4.0, 0.9), (8.0, 0.9)) == [None, None, None]
+
+    def test_one_within_the_tolerance_or_the_margin_is_not(self):
+        for tolerance, margin in ((0.2, 0.0), (0.0, 0.2)):
+            watch = stopping(tolerance, **COMPARE | {"margin": margin})
+            for name in "abc":
+                Course(watch, name).tell((2.0, 0.99), (4.0, 0.99))
+            assert Course(watch, "d").tell((2.0, 0.75), (4.0, 0.75)) == [None, None]
+
+    def test_each_is_measured_by_its_own_dense_network(self):
+        watch = stopping(**COMPARE)
+        for name in "abc":
+            Course(watch, name, dense=0.5).tell((2.0, 0.4), (4.0, 0.4))
+        assert Course(watch, "low", dense=0.9).tell((2.0, 0.6), (4.0, 0.6))[1] is not None
+        assert Course(watch, "high", dense=0.45).tell((2.0, 0.38), (4.0, 0.38)) == [None, None]
+
+    def test_between_two_levels_the_gap_is_interpolated_over_the_logarithm(self):
+        """At compression 4, half-way between 2 and 8, the others stand at (0.8 + 0.4) / 2 = 0.6."""
+        for accuracy, dropped in ((0.59, True), (0.61, False)):
+            watch = stopping(**COMPARE)
+            for name in "abc":
+                Course(watch, name).tell((2.0, 0.8), (8.0, 0.4))
+            assert (Course(watch, "d").tell((2.0, 0.7), (4.0, accuracy))[1] is not None) is dropped
+
+    def test_a_trajectory_that_starts_over_is_forgotten(self):
+        watch = stopping(**COMPARE)
+        for name in "abc":
+            Course(watch, name).tell((2.0, 0.8), (4.0, 0.8))
+        watch.forget("c")
+        Course(watch, "c")
+        assert Course(watch, "d").tell((2.0, 0.5), (4.0, 0.5)) == [None, None]
+        watch.forget("nobody")
+
+
+class TestCollapse:
+    def test_after_enough_levels_in_a_row(self):
+        assert Course(stopping(**COLLAPSE), "a").tell((2.0, 0.8), (4.0, 0.6), (8.0, 0.5)) == [
+            None,
+            None,
+            "collapsed: 2 levels more than 0.2 below the dense network's accuracy",
+        ]
+
+    def test_not_when_one_of_them_recovers(self):
+        assert Course(stopping(**COLLAPSE), "a").tell((2.0, 0.6), (4.0, 0.8), (8.0, 0.5)) == [None, None, None]
+
+    def test_needs_no_others_and_is_relative_to_the_dense_network(self):
+        assert Course(stopping(**COLLAPSE), "a", dense=0.3).tell((2.0, 0.15), (4.0, 0.12)) == [None, None]
+        assert Course(stopping(**COLLAPSE), "a", dense=0.95).tell((2.0, 0.7), (4.0, 0.7))[1] is not None
+
+    def test_goes_before_the_comparison_and_spares_nobody(self):
+        watch = stopping(**COMPARE | {"collapse": 0.2, "collapse_levels": 1})
+        assert Course(watch, "only").tell((2.0, 0.5))[0].startswith("collapsed: 1 levels")
+
+
+def test_turned_off_nothing_is_dropped():
+    watch = EarlyStopping(None, 0.0)
+    for name in "abcd":
+        Course(watch, name).tell((2.0, 0.8), (4.0, 0.8), (8.0, 0.8))
+    assert Course(watch, "e").tell((2.0, 0.0), (4.0, 0.0), (8.0, 0.0)) == [None, None, None]

@@ -1,0 +1,144 @@
+"""Who may import whom, and what must stay light. Whoever adds an arrow argues for it here."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ticket_search
+
+ROOT = Path(ticket_search.__file__).parent
+#: Part of the package -> the parts that it may import; "" is the package itself, for its version.
+ALLOWED = {
+    "": {"results"},
+    "errors": set(),
+    "files": set(),
+    "spec": {"errors"},
+    "pruning": {"errors", "spec"},
+    "models": {"errors", "spec"},
+    "data": {"errors", "spec"},
+    "results": {"errors", "spec", "files"},
+    "store": {"errors", "spec", "files"},
+    "training": {"errors", "spec", "pruning"},
+    "lottery": {"errors", "spec", "training", "pruning", "models", "data", "store", "results"},
+    "search": {"", "errors", "spec", "files", "lottery", "store", "results", "data", "models"},
+    "analysis": {"errors", "spec", "results"},
+    "display": {"spec", "search", "analysis"},
+    "cli": {"", "errors", "spec", "results", "search", "analysis", "display"},
+}
+#: Library -> the only parts that may import it.
+ONLY_IN = {
+    "ray": {"search"},
+    "optuna": {"search"},
+    "torch": {"pruning", "models", "data", "training", "lottery", "store", "search"},
+    "torchvision": {"models", "data"},
+    "click": {"cli"},
+    "rich": {"cli", "display"},
+}
+
+
+def part_of(path):
+    """The part of the package that a file belongs to."""
+    first = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imported(source):
+    """The modules that Python source imports, anywhere in it; ``from a import b`` gives both ``a`` and ``a.b``."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {"." * node.level + (node.module or "")}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "ticket_search"}
+    return names
+
+
+def forbidden(part, source):
+    """What the source of a part imports and may not."""
+    found = []
+    for name in sorted(imported(source)):
+        library, _, rest = name.partition(".")
+        if library == "":
+            found.append(f"{part} imports {name}: write the whole name")
+        elif library == "ticket_search":
+            first = rest.partition(".")[0]
+            target = first if first in ALLOWED else ""
+            if rest and target != part and target not in ALLOWED[part]:
+                found.append(f"{part} imports {name}")
+        elif part not in ONLY_IN.get(library, {part}):
+            found.append(f"{part} imports {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_other_arrow(path):
+    assert forbidden(part_of(path), path.read_text()) == []
+
+
+def test_every_part_is_known():
+    assert sorted({part_of(path) for path in ROOT.rglob("*.py")} - ALLOWED.keys()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "found"),
+    [
+        ("spec", "import torch", ["spec imports torch"]),
+        ("training", "def f():\n    import ray.tune", ["training imports ray.tune"]),
+        ("pruning", "from ticket_search.models import build", ["pruning imports ticket_search.models"]),
+        ("pruning", "from ticket_search import models", ["pruning imports ticket_search.models"]),
+        ("models", "import ticket_search.training.train as t", ["models imports ticket_search.training.train"]),
+        (
+            "analysis",
+            "if TYPE_CHECKING:\n    from ticket_search.search.run import x",
+            ["analysis imports ticket_search.search.run"],
+        ),
+        ("store", "from ..lottery import level", ["store imports ..lottery: write the whole name"]),
+        ("spec", "from ticket_search import __version__", ["spec imports ticket_search.__version__"]),
+        ("errors", "from ticket_search.spec.base import Spec", ["errors imports ticket_search.spec.base"]),
+        ("search", "import ray, optuna, torch\nfrom ticket_search.lottery.rows import level_row", []),
+        ("cli", "from ticket_search import __version__\nfrom ticket_search.search.run import run_search", []),
+        ("spec", "from ticket_search.spec.base import Spec\nimport json", []),
+    ],
+)
+def test_what_is_forbidden_is_found(part, source, found):
+    assert forbidden(part, source) == found
+
+
+HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "tensorboard", "torchvision")
+
+
+def loaded(statement, *arguments):
+    """Which of the heavy libraries a fresh process has loaded after a statement."""
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('LOADED', *(name for name in {HEAVY} if name in sys.modules)))\n{statement}"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+CLI = "import runpy; runpy.run_module('ticket_search.cli', run_name='__main__')"
+
+
+@pytest.mark.parametrize(
+    ("statement", "arguments"),
+    [
+        ("import ticket_search; ticket_search.__version__", ()),
+        ("import ticket_search.spec.search, ticket_search.spec.identity, ticket_search.files", ()),
+        (CLI, ("--help",)),
+        (CLI, ("run", "--help")),
+        (CLI, ("--version",)),
+    ],
+    ids=["package", "spec", "help", "run_help", "version"],
+)
+def test_what_must_be_instant_loads_nothing_heavy(statement, arguments):
+    assert loaded(statement, *arguments) == []
+
+
+def test_what_is_heavy_is_found():
+    assert loaded("from ticket_search import load_results") == ["pandas", "pyarrow"]

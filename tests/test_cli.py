@@ -1,0 +1,213 @@
+"""The commands as a person or a script uses them: what they print, their exit codes, what they leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    "--set",
+    "training.iterations=20",
+    "--set",
+    "trajectory.max_levels=1",
+    "--set",
+    "space.rewind_iteration=[0, 10]",
+)
+
+
+def cli(*arguments, cwd, **env):
+    command = [sys.executable, "-m", "ticket_search.cli", *map(str, arguments)]
+    # An interpreter's own warnings are not this program's output; pytest turns ours into errors in the other tests.
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=os.environ | env)
+
+
+@pytest.fixture(scope="module")
+def finished(ray_address, tmp_path_factory):
+    """A small search, run by the command, and what the command said."""
+    cwd = tmp_path_factory.mktemp("finished")
+    said = cli("run", "digits", "--trials", 4, "--address", ray_address, *SMALL, cwd=cwd)
+    return cwd, said
+
+
+def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finished):
+    _, said = finished
+    assert (said.returncode, said.stderr) == (0, "")
+    lines = said.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all("completed" in line and "2 levels" in line for line in lines[:4])
+    assert lines[-1] == "results: runs/digits (pd.read_parquet('runs/digits/levels'))"
+    assert len(lines) <= 4 + 1 + 2 + 4 + 1  # trajectories, title, header, tickets, results
+
+
+def test_the_run_directory_is_what_the_design_says(finished):
+    run_dir = finished[0] / "runs" / "digits"
+    folders = {path.name for path in run_dir.iterdir() if path.is_dir()}
+    assert folders == {"levels", "trajectories", "curves", "layers", "events", "store", "tensorboard"}
+    levels = pd.read_parquet(run_dir / "levels")
+    assert len(levels) == 8
+    assert levels["val_accuracy"].between(0, 1).all()
+    assert sorted(pd.read_parquet(run_dir / "trajectories")["seed"]) == [0, 0, 1, 2]
+    assert sorted(path.name for path in (run_dir / "tensorboard").iterdir() if path.is_dir()) == sorted(
+        set(levels["trajectory_id"])
+    )
+
+
+def test_status_and_tickets(finished):
+    cwd, _ = finished
+    status = json.loads(cli("status", "runs/digits", "--json", cwd=cwd).stdout)
+    assert status["name"] == "digits"
+    assert status["running"] is False
+    assert status["trials"] == 4
+    assert status["trajectories"] == {"completed": 4}
+    assert status["levels"] == 8
+    tickets = json.loads(cli("tickets", "runs/digits", "--json", cwd=cwd).stdout)
+    levels = pd.read_parquet(cwd / "runs/digits/levels")
+    assert [t["ticket"] for t in tickets] == [f"{t['trajectory_id']}/{t['level']}" for t in tickets]
+    assert {t["trajectory_id"] for t in tickets} == set(levels.query("matching and level > 0")["trajectory_id"])
+    assert [t["density"] for t in tickets] == sorted(t["density"] for t in tickets)
+    assert status["best"] == (tickets[0] if tickets else None)
+    assert "4 completed; of 4" in cli("status", "runs/digits", cwd=cwd).stdout
+    plain = cli("tickets", "runs/digits", cwd=cwd).stdout
+    assert all(t["ticket"] in plain for t in tickets)
+
+
+def test_resume_raises_the_number_of_trials(finished, ray_address):
+    cwd, _ = finished
+    before = pd.read_parquet(cwd / "runs/digits/levels")
+    said = cli("resume", "runs/digits", "--trials", 5, "--address", ray_address, cwd=cwd)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.splitlines()[0].startswith("5/5 completed")
+    after = pd.read_parquet(cwd / "runs/digits/levels")
+    assert len(after) == 10
+    pd.testing.assert_frame_equal(after.head(8), before)
+    fewer = cli("resume", "runs/digits", "--trials", 3, cwd=cwd)
+    assert (fewer.returncode, fewer.stdout) == (2, "")
+    assert fewer.stderr == "error: --trials 3 is less than the search's 5; give that or more\n"
+
+
+def test_another_search_is_refused_and_nothing_changes(finished):
+    cwd, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")}
+    said = cli("run", "digits", *SMALL, "--set", "search.tolerance=0.5", cwd=cwd)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.startswith("error: 'runs/digits' holds another search ('digits', which differs in search)")
+    assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
+
+
+def test_interrupted_it_says_how_to_go_on_and_can(ray_address, tmp_path):
+    """SIGTERM: exit code 130 and the command to type; a second process is refused meanwhile."""
+    command = [sys.executable, "-m", "ticket_search.cli", "run", "digits", "--address", ray_address]
+    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    levels = tmp_path / "runs/digits/levels/part-00000.parquet"
+    deadline = time.monotonic() + 120
+    while not levels.exists() or pd.read_parquet(levels).empty:
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    second = cli("resume", "runs/digits", cwd=tmp_path)
+    assert second.returncode == 2
+    assert f"is being run by process {driver.pid}" in second.stderr
+    assert json.loads(cli("status", "runs/digits", "--json", cwd=tmp_path).stdout)["running"] is True
+    driver.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    _, err = driver.communicate(timeout=30)
+    assert time.monotonic() - asked < 10
+    assert driver.returncode == 130
+    assert err == "interrupted; what was finished is kept. Go on with: ticket-search resume runs/digits\n"
+    trained = set(pd.read_parquet(tmp_path / "runs/digits/levels")["level_key"])
+    status = cli("status", "runs/digits", cwd=tmp_path).stdout
+    assert "interrupted; go on with: ticket-search resume runs/digits" in status
+    assert trained
+
+
+def test_a_failed_trajectory_makes_the_exit_code_3(ray_address, tmp_path):
+    (tmp_path / "my_network.py").write_text(
+        "from torch import nn\n"
+        "calls = 0\n"
+        "def network(image_shape, classes):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if calls > 1:\n"  # the check before the start makes the first call, in the driver
+        "        raise ValueError('no more than one')\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    said = cli(
+        *("run", "digits", "--trials", 2, "--address", ray_address, *SMALL, "--set", "model.name=my_network:network"),
+        *("--set", "search.max_concurrent=1"),
+        cwd=tmp_path,
+    )
+    assert said.returncode == 3, said.stderr
+    assert "2/2 failed" in said.stdout
+    assert said.stderr == ("1 of 2 trajectories failed; why is in the column error of runs/digits/trajectories\n")
+    trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
+    assert "no more than one" in trajectories["error"].dropna().item()
+
+
+BAD = {
+    "unknown key": (["--set", "training.optimizer.rate=1"], "unknown key 'rate'"),
+    "wrong type": (["--set", "training.batch_size=many"], "'many' is not valid"),
+    "out of range": (["--set", "trajectory.pruning_rate=1.5"], "1.5 is not valid"),
+    "low >= high": (["--set", "space.pruning_rate={low: 0.6, high: 0.2}"], "low 0.6 must be less than high 0.2"),
+    "empty list": (["--set", "space.strategy=[]"], "the list [] is empty"),
+    "rewind past the end": (["--set", "space.rewind_iteration=[0, 400]"], "400 is past the training of 400"),
+    "rewind past the end, in epochs": (["--set", "training.iterations=1ep"], "100 is past the training of 33"),
+    "unknown dataset": (["--set", "dataset.name=imagenet"], "unknown dataset 'imagenet'; known: digits, mnist"),
+    "unknown model": (["--set", "model.name=resnet"], "unknown model 'resnet'; known: lenet_A_B"),
+    "unknown torchvision model": (
+        ["--set", "model.name=torchvision/resnet19"],
+        "'torchvision/resnet19' (did you mean 'torchvision/resnet18'?)",
+    ),
+    "unknown strategy": (["--set", "space.strategy=[local]"], "'local' is not valid"),
+    "data absent": (["--set", "dataset.name=mnist", "--data-dir", "nowhere"], "nowhere"),
+    "validation too large": (["--set", "dataset.validation=1437"], "1437"),
+    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 asks for a GPU and this machine has 0"),
+    "no such key": (["--set", "serch.trials=1"], "unknown key 'serch' (did you mean 'search'?)"),
+    "not KEY=VALUE": (["--set", "trials"], "'trials' is not KEY=VALUE"),
+    "a list-less grid": (["--set", "search.sampler=grid"], "a grid needs a list"),
+    "no module": (["--set", "model.name=no_such_module:network"], "no_such_module"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_message_and_exit_code_2(arguments, message, tmp_path):
+    said = cli("run", "digits", *arguments, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.startswith("error: ")
+    assert message in said.stderr
+    assert "Traceback" not in said.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_yaml_names_the_line(tmp_path):
+    (tmp_path / "broken.yaml").write_text("name: x\nspace: [1, 2\n")
+    said = cli("run", "broken.yaml", cwd=tmp_path)
+    assert said.returncode == 2
+    assert "broken.yaml, line 3" in said.stderr
+    missing = cli("run", "no_such_search", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert "'no_such_search'" in missing.stderr
+    assert "digits, fashion_mnist_lenet, mnist_lenet" in missing.stderr
+
+
+def test_a_directory_that_is_no_run_directory(tmp_path):
+    for command in (["status"], ["tickets"], ["resume"]):
+        said = cli(*command, tmp_path, cwd=tmp_path)
+        assert said.returncode == 2
+        assert "is not a run directory: it has no search.yaml" in said.stderr
+
+
+def test_help_is_quick_and_names_the_commands(tmp_path):
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        said = cli("--help", cwd=tmp_path)
+        seconds.append(time.perf_counter() - started)
+    assert all(f"\n  {command} " in said.stdout for command in ("run", "resume", "status", "tickets"))
+    assert min(seconds) < 0.4

@@ -1,0 +1,31 @@
+"""What is installed is what is needed."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ticket_search.spec.search import load_search
+
+ROOT = Path(__file__).parents[1]
+SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_every_search_that_ships_is_valid_and_named_as_its_file(path):
+    assert load_search(path).name == path.stem
+
+
+def test_the_wheel_carries_the_searches_the_digits_and_the_licences(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", tmp_path, ROOT], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"ticket_search/search_spaces/{path.name}" for path in SPACES} <= set(names)
+    assert {"ticket_search/data/digits.npz", "ticket_search/data/digits.LICENSE.txt", "ticket_search/py.typed"} <= set(
+        names
+    )
+    assert {"LICENSE", "digits.LICENSE.txt"} <= {Path(name).name for name in names if "dist-info" in name}
+    assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
