@@ -25,7 +25,7 @@ ALLOWED = {
     "lottery": {"errors", "spec", "training", "pruning", "models", "data", "store", "results"},
     "search": {"", "errors", "spec", "files", "lottery", "store", "results", "data", "models"},
     "analysis": {"errors", "spec", "results"},
-    "display": {"spec", "search", "analysis"},
+    "display": {"spec", "results", "search", "analysis"},
     "cli": {"", "errors", "spec", "results", "search", "analysis", "display"},
 }
 #: Library -> the only parts that may import it.

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -13,8 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ticket_search.analysis.tickets import FIGURES
+from ticket_search.results.schema import column
 from ticket_search.search.search import Progress
 from ticket_search.spec.search import SearchSpec
+
+#: What every line says of a trajectory; other searched fields follow.
+_NAMED = ("pruning_rate", "strategy", "rewind_iteration", "seed")
 
 
 class Display:
@@ -50,7 +55,7 @@ class Display:
     def __call__(self, progress: Progress, row: dict[str, Any]) -> None:
         """Take in that a trajectory has ended, with its row of `trajectories`."""
         if not self._console.is_terminal:
-            self._console.print(_line(progress, row), soft_wrap=True, highlight=False, markup=False)
+            self._console.print(_line(progress, row, self._spec), soft_wrap=True, highlight=False, markup=False)
         elif row["status"] == "failed":
             self._console.print(Text(f"{row['trajectory_id']} failed: {row['reason']}", style="red"))
 
@@ -60,8 +65,7 @@ class Display:
         done = f"{progress.done}/{progress.trials if progress.trials is not None else '?'}"
         lines: list[RenderableType] = [
             Text.assemble((self._spec.name, "bold"), f"  {done} trajectories  ", (counts, "dim")),
-            ProgressBar(total=progress.trials or 1, completed=progress.done, width=60),
-            Text(self._pace()),
+            Columns([ProgressBar(total=progress.trials or 1, completed=progress.done, width=60), Text(self._pace())]),
             Text(f"best ticket so far: {_ticket(progress.best)}" if progress.best else "no matching ticket so far"),
         ]
         return Group(*lines)
@@ -88,9 +92,10 @@ def print_tickets(console: Console, tickets: pd.DataFrame, most: int = 10) -> No
     same = {name for name in tickets.columns if len(tickets) > 1 and tickets[name].nunique() == 1}
     columns = [n for n in tickets.columns if n in always or n not in same | {"trajectory_id", "level"}]
     for name in columns:
-        table.add_column(
-            name.replace("_", " ") if name.islower() else name, justify="right" if name != "ticket" else "left"
-        )
+        if name == "ticket":
+            table.add_column(name, no_wrap=True, min_width=int(tickets[name].str.len().max()))
+        else:
+            table.add_column(name.replace("_", " "), justify="right")
     for row in tickets.head(most).to_dict("records"):
         table.add_row(*(_cell(row[name]) for name in columns))
     console.print(table)
@@ -98,15 +103,16 @@ def print_tickets(console: Console, tickets: pd.DataFrame, most: int = 10) -> No
         console.print(f"and {len(tickets) - most} more: ticket-search tickets")
 
 
-def _line(progress: Progress, row: dict[str, Any]) -> str:
+def _line(progress: Progress, row: dict[str, Any], spec: SearchSpec) -> str:
     trials = "?" if progress.trials is None else str(progress.trials)
     head = f"{progress.done:>{len(trials)}}/{trials} {row['status']:<9} {row['trajectory_id']}"
     configuration = (
         f"rate {row['pruning_rate']:.3g} {row['strategy']} rewind {row['rewind_iteration']} seed {row['seed']}"
     )
+    others = (f" {name} {_cell(row[name])}" for name in spec.space if column(name) not in _NAMED)
     density = row["sparsest_matching_density"]
     found = "no matching ticket" if density is None else f"matches to density {density:.4f} ({1 / density:.1f}x)"
-    line = f"{head}  {configuration}  {row['levels']} levels, {found}"
+    line = f"{head}  {configuration}{''.join(others)}  {row['levels']} levels, {found}"
     return f"{line}  ({row['reason']})" if row["reason"] else line
 
 

@@ -92,7 +92,7 @@ class TestTheTables:
         finish(driven, driven.next(), 0.5, status="stopped", reason="no match")
         driven.ended(driven.next().number, EndReport(status="diverged", reason="level 0"))
         driven.ended(driven.next().number, EndReport(status="failed", reason="E: x", error="trace"))
-        driven.next()
+        driven.started(driven.next().number)
         driven.flush()
         names = ("status", "reason", "levels", "score", "sparsest_matching_density", "iterations", "train_seconds")
         assert [tuple(row[name] for name in (*names, "error")) for row in rows(tmp_path, "trajectories")] == [
@@ -118,7 +118,7 @@ class TestTheTables:
         suggestion = driven.next()
         for level in (0, 1, 2):
             driven.level_finished(suggestion.number, report(suggestion, level))
-        driven.started_over(suggestion.number)
+        driven.started(suggestion.number)
         finish(driven, suggestion, 0.9, 0.9, 0.5)
         driven.flush()
         assert [row["level"] for row in rows(tmp_path, "levels")] == [0, 1, 2, 3]
@@ -185,7 +185,8 @@ class TestTheCourse:
     def test_what_happens_is_an_event(self, spec, tmp_path):
         driven = Search(spec, tmp_path)
         suggestion = driven.next()
-        driven.started_over(suggestion.number)
+        driven.started(suggestion.number)
+        driven.started(suggestion.number)
         finish(driven, suggestion)
         events = [(event["event"], event["trajectory_id"]) for event in read_events(tmp_path)]
         names = ("trajectory_started", "trajectory_restarted", "trajectory_ended")

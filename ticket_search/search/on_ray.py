@@ -107,8 +107,8 @@ class _Watch(_Hook, tune.Callback):
             reason = self._stop.reasons.pop(trial.trial_id)
             self._search.ended(number, EndReport(status="stopped", reason=reason))
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._search.started_over(trial.config[JOB]["number"])
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._search.started(trial.config[JOB]["number"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         error = trial.error_file and Path(trial.error_file).read_text(errors="replace")

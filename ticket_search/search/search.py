@@ -94,6 +94,7 @@ class Search:
         self._sampler = Sampler(spec)
         self._early_stopping = EarlyStopping(spec.search.early_stopping, spec.search.tolerance)
         self._running: dict[int, Row] = {}
+        self._started: set[int] = set()
         self._best: dict[int, Row] = {}
         self._suggestions: dict[int, Suggestion] = {}
         self._waiting: list[Suggestion] = []
@@ -114,9 +115,7 @@ class Search:
             suggestion = asked
             self._record.append(suggestion)
             self._suggestions[suggestion.number] = suggestion
-        self._events.log("trajectory_started", trajectory_id=suggestion.trajectory_id)
         self._running[suggestion.number] = self._trajectory_row(suggestion)
-        self.progress.counts["running"] += 1
         self._tables.trajectories.put(self._running[suggestion.number])
         return suggestion
 
@@ -153,14 +152,18 @@ class Search:
         self._tensorboard.trajectory(row)
         self._events.log("trajectory_ended", trajectory_id=row["trajectory_id"], status=end.status, reason=end.reason)
         self._sampler.tell(self._suggestions[number], self._outcome(row, self._best.pop(number, None)))
-        self.progress.counts["running"] -= 1
+        self._started.discard(number)
+        self.progress.counts["running"] = len(self._started)
         self.progress.counts[end.status] += 1
         self.flush(at_most_every_seconds=_FLUSH_SECONDS)
         self._listener(self.progress, row)
 
-    def started_over(self, number: int) -> None:
-        """Note that the worker of a trajectory died and that the trajectory is run again."""
-        self._events.log("trajectory_restarted", trajectory_id=self._suggestions[number].trajectory_id)
+    def started(self, number: int) -> None:
+        """Note that a worker has taken up the trajectory of suggestion `number`, for the first time or again."""
+        event = "trajectory_restarted" if number in self._started else "trajectory_started"
+        self._events.log(event, trajectory_id=self._suggestions[number].trajectory_id)
+        self._started.add(number)
+        self.progress.counts["running"] = len(self._started)
 
     def flush(self, *, at_most_every_seconds: float = 0.0) -> None:
         """Write the tables, unless that was done less than so many seconds ago."""
