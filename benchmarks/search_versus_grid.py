@@ -1,9 +1,9 @@
 """How many training iterations a search needs to find what the full grid finds.
 
 On the digits, over 4 pruning rates, 2 strategies, 3 rewind iterations and 3 seeds: first the grid, every trajectory to
-its end; then searches over the same space (TPE and early stopping, as they come by default), each with another seed of
-its sampler. They share the grid's store, which changes what is trained but not what is asked for: an iteration counts
-for a search when a level is asked for that this search has not asked for before, as if its store had been empty.
+its end; then searches of 24 trials over the same space, several of each kind, each with another seed of its sampler.
+They share the grid's store, which changes what is trained but not what is asked for: an iteration counts for a search
+when a level is asked for that this search has not asked for before, as if its store had been empty.
 
 The goal: a matching ticket as sparse as the grid's sparsest, within one level: at the density of the level before it.
 
@@ -28,6 +28,12 @@ from ticket_search.spec.search import load_search
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "digits.yaml"
 GRID = ("space.pruning_rate=[0.2, 0.3, 0.4, 0.5]",)
+KINDS = {
+    "tpe, early stopping (the default)": (),
+    "random, early stopping": ("search.sampler=random",),
+    "tpe": ("search.early_stopping=null",),
+    "random": ("search.sampler=random", "search.early_stopping=null"),
+}
 
 
 def course(run_dir: Path) -> pd.DataFrame:
@@ -70,29 +76,25 @@ def main() -> None:
             f"matching density {best['density']:.4f}, goal {goal:.4f}; the grid's own order reaches it after "
             f"{reached(whole, goal)}"
         )
-        print(
-            f"{'sampler seed':>12} {'trajectories':>12} {'iterations':>10} {'sparsest':>8} {'to the goal':>11} "
-            f"{'of the grid':>11}"
-        )
-        shares = []
-        for seed in range(arguments.searches):
-            spec = load_search(SPACE, (*GRID, f"search.seed={seed}", f"store={work / 'grid' / 'store'}"))
-            run_search(spec, work / f"search_{seed}")
-            levels = course(work / f"search_{seed}")
-            needed = reached(levels, goal)
-            sparsest = levels.loc[levels["matching"], "density"].min()
-            share = float("inf") if needed is None else needed / total
-            shares.append(share)
+        print(f"{'search':<34} {'reached':>7}   {'share of the grid: to the goal':>30} {'in all':>6}   sparsest found")
+        for kind, settings in KINDS.items():
+            to_goal, in_all, sparsest = [], [], []
+            for seed in range(arguments.searches):
+                run_dir = work / f"{list(KINDS).index(kind)}_{seed}"
+                own = (*settings, f"search.seed={seed}", f"store={work / 'grid' / 'store'}")
+                run_search(load_search(SPACE, (*GRID, *own)), run_dir)
+                levels = course(run_dir)
+                needed = reached(levels, goal)
+                to_goal.append(float("inf") if needed is None else needed / total)
+                in_all.append(int(levels["iterations"].sum()) / total)
+                sparsest.append(levels.loc[levels["matching"], "density"].min())
+            hits = sum(share < float("inf") for share in to_goal)
             print(
-                f"{seed:>12} {spec.search.trials:>12} {levels['iterations'].sum():>10} {sparsest:>8.4f} "
-                f"{needed if needed is not None else 'never':>11} {share:>11.2f}",
+                f"{kind:<34} {hits:>2} of {len(to_goal)}   median {statistics.median(to_goal):.2f}, min "
+                f"{min(to_goal):.2f}, max {max(to_goal):.2f} {statistics.mean(in_all):>6.2f}   "
+                f"mean {statistics.mean(sparsest):.4f}, worst {max(sparsest):.4f}",
                 flush=True,
             )
-        hits = sum(share < float("inf") for share in shares)
-        print(
-            f"reached the goal: {hits} of {len(shares)}; share of the grid's iterations: median "
-            f"{statistics.median(shares):.2f}, min {min(shares):.2f}, max {max(shares):.2f}"
-        )
 
 
 if __name__ == "__main__":

@@ -10,21 +10,13 @@ whatever is in it is not trained again.
 """
 
 from collections.abc import Collection, Iterator
-from typing import Protocol
 
 from ticket_search.data.dataset import Dataset
 from ticket_search.lottery.level import Level
-from ticket_search.lottery.workbench import Workbench
+from ticket_search.lottery.workbench import Log, Workbench
 from ticket_search.pruning.masks import Mask, density, kept_weights
 from ticket_search.spec.trajectory import PruningSpec, TrajectorySpec
 from ticket_search.store.level_store import LevelStore
-
-
-class Log(Protocol):
-    """Where a trajectory says what it does, e.g. ``EventLog.log``."""
-
-    def __call__(self, event: str, **fields: object) -> None:
-        """Note one event."""
 
 
 def run_trajectory(

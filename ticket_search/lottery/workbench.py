@@ -1,7 +1,7 @@
 """The steps of a trajectory, each answered from the store where the store knows the answer."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +18,12 @@ from ticket_search.spec.trajectory import TrajectorySpec
 from ticket_search.store.level_store import Entry, LevelStore
 from ticket_search.training.train import LevelInputs, LevelOutputs, train_levels
 
-if TYPE_CHECKING:
-    from ticket_search.lottery.trajectory import Log
+
+class Log(Protocol):
+    """Where a trajectory says what it does, e.g. ``EventLog.log``."""
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """Note one event."""
 
 
 class Workbench:
@@ -35,7 +39,7 @@ class Workbench:
         SpecError: the specification does not fit the data.
     """
 
-    def __init__(self, spec: TrajectorySpec, data: Dataset, store: LevelStore, log: "Log") -> None:
+    def __init__(self, spec: TrajectorySpec, data: Dataset, store: LevelStore, log: Log) -> None:
         self._spec = _resolve(spec, data)
         self._data = data
         self._store = store
