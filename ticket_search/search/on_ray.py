@@ -158,8 +158,9 @@ def connect(address: str | None) -> Iterator[None]:
         if address or os.environ.get("RAY_ADDRESS"):
             ray.init(address=address, **common)
         else:
+            # Without "local", Ray would join whatever cluster happens to run on this machine.
             local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            ray.init(object_store_memory=_OBJECT_STORE_BYTES, **local, **common)
+            ray.init("local", object_store_memory=_OBJECT_STORE_BYTES, **local, **common)
     try:
         yield
     finally:
