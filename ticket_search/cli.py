@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 FAILED = 3
 INTERRUPTED = 130
 _SHIPPED = Path(__file__).parent / "search_spaces"
-_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+class _Directory(click.Path):
+    """A local directory. A URL would otherwise quietly become a folder named ``s3:``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{str(value)!r} is not a local directory; object storage is not supported yet", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_DIRECTORY = _Directory(path_type=Path, file_okay=False)
 
 
 class _Commands(click.Group):
@@ -83,7 +94,9 @@ def resume(directory: Path, trials: int | None, address: str | None) -> None:
 
     spec = read_spec(directory)
     if trials is not None:
-        if spec.search.trials is not None and trials < spec.search.trials:
+        if spec.search.trials is None:
+            raise SpecError(f"--trials {trials}: the search takes its whole grid already")
+        if trials < spec.search.trials:
             raise SpecError(f"--trials {trials} is less than the search's {spec.search.trials}; give that or more")
         spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
     _run(spec, directory, address)
@@ -152,7 +165,7 @@ def _run(spec: "SearchSpec", directory: Path, address: str | None) -> None:
     from ticket_search.search.run import run_search
 
     # A user's own modules are found from the working directory, as with `python -m`.
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))
     console = _console()
     display = Display(spec, console)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -161,7 +174,10 @@ def _run(spec: "SearchSpec", directory: Path, address: str | None) -> None:
         with display.shown():
             progress = run_search(spec, directory, address=address, listener=display, on_start=display.begin)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; what was finished is kept. Go on with: {_resume_command(directory)}", err=True)
+        if (directory / "search.yaml").exists():
+            click.echo(f"interrupted; what was finished is kept. Go on with: {_resume_command(directory)}", err=True)
+        else:
+            click.echo("interrupted before anything was started", err=True)
         sys.exit(INTERRUPTED)
     if progress.exhausted:
         click.echo(f"the space is exhausted: its {progress.done} trajectories have all been run")

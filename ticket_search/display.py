@@ -1,5 +1,7 @@
 """What a person sees of a search: a live display on a terminal, a line for each trajectory elsewhere."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +57,7 @@ class Display:
     def __call__(self, progress: Progress, row: dict[str, Any]) -> None:
         """Take in that a trajectory has ended, with its row of `trajectories`."""
         if not self._console.is_terminal:
-            self._console.print(_line(progress, row, self._spec), soft_wrap=True, highlight=False, markup=False)
+            _say(_line(progress, row, self._spec))
         elif row["status"] == "failed":
             self._console.print(Text(f"{row['trajectory_id']} failed: {row['reason']}", style="red"))
 
@@ -103,13 +105,21 @@ def print_tickets(console: Console, tickets: pd.DataFrame, most: int = 10) -> No
         console.print(f"and {len(tickets) - most} more: ticket-search tickets")
 
 
+def _say(line: str) -> None:
+    """Print a line; a reader that has gone away does not end a search of days."""
+    try:
+        print(line, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _line(progress: Progress, row: dict[str, Any], spec: SearchSpec) -> str:
     trials = "?" if progress.trials is None else str(progress.trials)
     head = f"{progress.done:>{len(trials)}}/{trials} {row['status']:<9} {row['trajectory_id']}"
     configuration = (
         f"rate {row['pruning_rate']:.3g} {row['strategy']} rewind {row['rewind_iteration']} seed {row['seed']}"
     )
-    others = (f" {name} {_cell(row[name])}" for name in spec.space if column(name) not in _NAMED)
+    others = (f" {name} {_cell(row[column(name)])}" for name in spec.space if column(name) not in _NAMED)
     density = row["sparsest_matching_density"]
     found = "no matching ticket" if density is None else f"matches to density {density:.4f} ({1 / density:.1f}x)"
     line = f"{head}  {configuration}{''.join(others)}  {row['levels']} levels, {found}"

@@ -268,3 +268,32 @@ class TestGoingOn:
         suggestion = again.next()
         said = [again.level_finished(suggestion.number, report(suggestion, n, a)) for n, a in enumerate((0.9, 0.5))]
         assert said == [None, "no match for 1 levels, and of 2 trajectories at compression 2 1 did as well or better"]
+
+
+def test_a_trajectory_told_again_is_not_cut_below_what_it_has_shown(search, tmp_path):
+    """Interrupted after level 4; four others do better meanwhile; told again, it would be dropped at level 2."""
+    rules = {"patience": 2, "worst_fraction": 0.5, "min_trajectories": 3, "collapse": 0.9}
+    spec = search(SPACE, early_stopping=rules)
+    driven = Search(spec, tmp_path)
+    mine = driven.next()
+    accuracies = (0.9, 0.8, 0.8, 0.8, 0.95)
+    for level, accuracy in enumerate(accuracies):
+        driven.level_finished(mine.number, report(mine, level, accuracy))
+    for _ in range(4):
+        finish(driven, driven.next(), 0.9, 0.9, 0.9, 0.9, 0.9)
+    driven.flush()
+    again = Search(spec, tmp_path)
+    assert again.next() == mine
+    for level, accuracy in enumerate(accuracies):
+        assert again.level_finished(mine.number, report(mine, level, accuracy)) is None
+    again.ended(mine.number, EndReport(status="completed"))
+    again.flush()
+    row = next(row for row in rows(tmp_path, "trajectories") if row["trajectory_id"] == mine.trajectory_id)
+    assert (row["levels"], row["sparsest_matching_density"]) == (5, 0.06)
+
+
+def test_a_space_smaller_than_the_trials_is_said_to_be_exhausted(search, tmp_path):
+    driven = Search(search({"pruning_rate": [0.2, 0.5]}, seeds=(0, 1), trials=100), tmp_path)
+    while (suggestion := driven.next()) is not None:
+        finish(driven, suggestion, 0.9)
+    assert (driven.progress.done, driven.progress.exhausted) == (4, True)

@@ -3,7 +3,8 @@
 import pytest
 
 from ticket_search.errors import SpecError
-from ticket_search.spec.search import load_search
+from ticket_search.spec.base import validate
+from ticket_search.spec.search import ResourcesSpec, load_search
 
 GOOD = """\
 name: good
@@ -245,3 +246,33 @@ def test_a_line_for_each_thing_that_is_wrong(message):
         "FILE: foo: unknown key 'foo'; known: data_dir, dataset, model, name, resources, search, seeds, space, store, "
         "training, trajectory",
     ]
+
+
+def test_two_fields_that_do_not_go_together_are_found_before_the_start(search):
+    """Each value is fine beside the others' first ones; adam with momentum is not."""
+    with pytest.raises(SpecError, match=r"momentum 0\.9 is for sgd"):
+        search(
+            {
+                "training.optimizer.name": ["sgd", "adam"],
+                "training.optimizer.momentum": [0.0, 0.9],
+                "pruning_rate": {"low": 0.1, "high": 0.5},
+            }
+        )
+
+
+def test_a_range_with_a_fractional_step_is_no_range_of_integers(search):
+    with pytest.raises(SpecError, match=r"0\.0 is not valid: input should be a valid integer"):
+        search({"rewind_iteration": {"low": 0, "high": 20, "step": 0.5}, "pruning_rate": {"low": 0.1, "high": 0.5}})
+
+
+@pytest.mark.parametrize(
+    ("share", "right"), [(0.3334, "0.3333"), (0.1667, "0.1666"), (0.3, "0.3333"), (0.17, "0.1666")]
+)
+def test_gpu_shares_that_would_not_pack(share, right):
+    with pytest.raises(SpecError, match=rf"gpus {share} is not 1/n, so shares would not pack; give {right}"):
+        validate(ResourcesSpec, {"gpus": share})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 2.0, 0.5, 0.25, 0.3333, 0.1666, 0.125, 0.1, 0.01])
+def test_gpu_shares_that_pack(share):
+    assert validate(ResourcesSpec, {"gpus": share}).gpus == share

@@ -144,7 +144,7 @@ def test_the_size_of_a_space(search, space, size):
     assert search(space).size == size
 
 
-def test_the_corners_try_each_value_of_each_list_and_both_ends_of_each_range(search):
+def test_the_corners_try_every_two_values_of_two_fields_together(search):
     spec = search(
         {"pruning_rate": {"low": 0.1, "high": 0.5}, "strategy": ["layerwise", "global"], "rewind_iteration": [0, 1, 2]}
     )
@@ -154,6 +154,11 @@ def test_the_corners_try_each_value_of_each_list_and_both_ends_of_each_range(sea
         (0.1, "global", 0),
         (0.1, "layerwise", 1),
         (0.1, "layerwise", 2),
+        (0.5, "global", 0),
+        (0.5, "layerwise", 1),
+        (0.5, "layerwise", 2),
+        (0.1, "global", 1),
+        (0.1, "global", 2),
     ]
 
 

@@ -46,11 +46,12 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
     """Read a data set.
 
     Args:
-        spec: which one; of the rest only `path`, `download` and `validation` are looked at.
+        spec: which one; of the rest `split_seed` and `augment` are not looked at.
         data_dir: the folder that holds the data sets, unless the spec's path is absolute.
 
     Raises:
-        DataError: absent, unreadable, not of the shapes of `Arrays`, or too small for `spec.validation`.
+        DataError: absent, unreadable, not of the shapes of `Arrays`, too small for `spec.validation`, or with another
+            number of channels than `spec.normalize`.
         SpecError: a user's function that cannot be imported.
     """
     arrays = READERS.get(spec.name, _user)(spec, data_dir)
@@ -59,6 +60,12 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
         raise DataError(
             f"dataset.validation: {spec.validation} leaves none of the {images} training images of {spec.name!r}; "
             f"give at most {images - 1}"
+        )
+    channels = arrays.train_images.shape[1]
+    if spec.normalize is not None and len(spec.normalize.mean) != channels:
+        raise DataError(
+            f"dataset.normalize: mean {list(spec.normalize.mean)} and std {list(spec.normalize.std)} do not fit the "
+            f"{channels} channels of {spec.name!r}; give one of each per channel"
         )
     return arrays
 

@@ -1,6 +1,7 @@
 """A data set on one device: splits, normalisation, and the training batches as a function of (seed, iteration)."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def load_dataset(spec: DatasetSpec, data_dir: Path, device: torch.device | str =
     stream numpy has frozen; each part keeps the order of the data set. A run's seed plays no part.
 
     Raises:
-        DataError: as `read_arrays`; `spec.normalize` has another number of channels than the images.
+        DataError: as `read_arrays`.
     """
     arrays = read_arrays(spec, data_dir)
     order = np.random.RandomState(spec.split_seed).permutation(len(arrays.train_images))
@@ -167,11 +168,6 @@ def load_dataset(spec: DatasetSpec, data_dir: Path, device: torch.device | str =
     train_images = arrays.train_images[kept]
     channels, height, width = train_images.shape[1:]
     constants = spec.normalize or NORMALIZE.get(spec.name) or statistics(train_images)
-    if len(constants.mean) != channels:
-        raise DataError(
-            f"dataset.normalize: mean {list(constants.mean)} and std {list(constants.std)} do not fit the {channels} "
-            f"channels of {spec.name!r}; give one of each per channel"
-        )
     scale, shift = affine(constants, train_images.dtype == np.uint8)
     dataset = Dataset(
         train=Split(_tensor(train_images), _tensor(arrays.train_labels[kept])),
@@ -193,16 +189,29 @@ def statistics(images: NDArray[Any]) -> NormalizeSpec:
 
     Bytes count as scaled to [0, 1], floats as they are.
     """
-    unit = 255.0 if images.dtype == np.uint8 else 1.0
+    if images.dtype == np.uint8:
+        return _statistics_of_bytes(images)
     means, stds = [], []
     for channel in images.swapaxes(0, 1):
         mean = channel.mean(dtype=np.float64)
         # In pieces: a float64 copy of all of it would take eight times the memory of the bytes.
         squares = sum(float(((x - mean) ** 2).sum()) for x in np.array_split(channel, len(channel) // 1024 + 1))
-        means.append(float(mean) / unit)
-        std = (squares / channel.size) ** 0.5 / unit
+        means.append(float(mean))
+        std = (squares / channel.size) ** 0.5
         # The values are asked too: the mean of equal numbers can be off by a rounding, and their std so not quite 0.
         stds.append(std if std and channel.min() < channel.max() else 1.0)
+    return NormalizeSpec(mean=tuple(means), std=tuple(stds))
+
+
+def _statistics_of_bytes(images: NDArray[Any]) -> NormalizeSpec:
+    """From integer sums, so equal on every machine: the constants are part of level keys."""
+    means, stds = [], []
+    for channel in images.swapaxes(0, 1):
+        counts = np.bincount(channel.ravel(), minlength=256).tolist()
+        total = sum(v * n for v, n in enumerate(counts))
+        squares = sum(v * v * n for v, n in enumerate(counts))
+        means.append(total / (255 * channel.size))
+        stds.append(math.sqrt(channel.size * squares - total**2) / (255 * channel.size) or 1.0)
     return NormalizeSpec(mean=tuple(means), std=tuple(stds))
 
 

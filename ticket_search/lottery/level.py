@@ -39,6 +39,7 @@ class Level:
         iterations: updates made for this level.
         train_seconds: spent when it was trained, here or elsewhere.
         reused: whether it came from the store.
+        diverged: whether its loss stopped being finite; then all but the curve is unknown.
     """
 
     number: int

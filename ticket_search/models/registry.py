@@ -92,7 +92,7 @@ def prunable(network: nn.Module) -> tuple[str, ...]:
     """Names, in the order of registration, of the parameters that pruning may touch.
 
     Those are the weights: at least 2 dimensions, "weight" in the last part of the name, not of an embedding. A tied
-    parameter is named once, by its first name.
+    parameter is named once, by its first name. The last one counts as the output layer.
 
     Raises:
         SpecError: there is none, or a lazy layer does not know its shape yet.
@@ -111,8 +111,3 @@ def prunable(network: nn.Module) -> tuple[str, ...]:
             f"a 'weight'; its parameters: {present}"
         )
     return tuple(names)
-
-
-def output_layer(network: nn.Module) -> str:
-    """The name of the output layer's weights: the last of the `prunable` ones."""
-    return prunable(network)[-1]

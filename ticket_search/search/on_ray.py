@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import warnings
@@ -30,10 +31,15 @@ os.environ.update({name: value for name, value in _QUIET.items() if name not in 
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune.error import TuneError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from ticket_search.errors import SpecError, TicketSearchError  # noqa: E402
+from ticket_search.search.job import JOB, REPORT, as_config, make_job  # noqa: E402
+from ticket_search.search.preflight import cluster_address  # noqa: E402
 from ticket_search.search.search import EndReport, LevelReport, Search  # noqa: E402
-from ticket_search.search.trainable import JOB, REPORT, TrajectoryTrainable, as_config, make_job  # noqa: E402
+from ticket_search.search.trainable import TrajectoryTrainable  # noqa: E402
+from ticket_search.spec.search import ResourcesSpec  # noqa: E402
 
 #: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
 _OBJECT_STORE_BYTES = 256 * 1024**2
@@ -112,18 +118,47 @@ class _Watch(_Hook, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         error = trial.error_file and Path(trial.error_file).read_text(errors="replace")
-        end = EndReport(status="failed", reason="its worker died too often", error=error)
+        end = EndReport(status="failed", reason="its worker died", error=error)
         self._search.ended(trial.config[JOB]["number"], end)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         self._search.flush(at_most_every_seconds=2.0)
 
 
+def _check_reachable(address: str) -> None:
+    """Notice within seconds what Ray takes minutes to."""
+    host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise SpecError(f"--address {address!r}: give host:port of a cluster's head, or auto on one of its nodes")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise SpecError(f"cannot reach a Ray cluster at {address!r}: {error}") from None
+
+
+def check_resources(resources: ResourcesSpec) -> None:
+    """Refuse what no node of the cluster that is connected to could ever give a trajectory.
+
+    Raises:
+        SpecError: quotes what was asked for and the most there is.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
+    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+        most = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise SpecError(
+            f"resources: no node has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs for a trajectory; "
+            f"the nodes have {most}"
+        )
+
+
 def run_on_ray(search: Search, run_dir: Path) -> None:
     """Run a search's trajectories, until there is no more, on the Ray that is connected to."""
     spec = search.spec
     stop = _Stop(search)
-    with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch, _quiet(), _one_message():
         tune.run(
             TrajectoryTrainable,
             name="search",
@@ -155,8 +190,12 @@ def connect(address: str | None) -> Iterator[None]:
         return
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with _signal_handlers_kept():
-        if address or os.environ.get("RAY_ADDRESS"):
-            ray.init(address=address, **common)
+        if cluster := cluster_address(address):
+            _check_reachable(cluster)
+            try:
+                ray.init(cluster, **common)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise SpecError(f"cannot connect to the Ray cluster at {cluster!r}: {error}") from error
         else:
             # Without "local", Ray would join whatever cluster happens to run on this machine.
             local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -182,8 +221,18 @@ def _signal_handlers_kept() -> Iterator[None]:
 
 
 @contextmanager
+def _one_message() -> Iterator[None]:
+    """Of an error in one of the hooks, such as a full disk, Tune makes a traceback: say its last line."""
+    try:
+        yield
+    except (TuneError, OSError) as error:
+        cause = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise TicketSearchError(f"the search had to stop, and what was finished is kept: {cause}") from error
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Tune's log and warnings off the terminal; its errors stay."""
+    """Keep Tune's log and warnings off the terminal: what matters of them stands in the tables."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -6,9 +6,15 @@ from collections.abc import Iterator
 
 from ticket_search.data import read_arrays
 from ticket_search.errors import SpecError
-from ticket_search.search.trainable import data_path
+from ticket_search.search.job import data_path
 from ticket_search.spec.search import SearchSpec
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
+
+
+def cluster_address(address: str | None) -> str | None:
+    """The Ray cluster to run on: the one named, else that of ``RAY_ADDRESS``; None for a Ray of our own here."""
+    found = address or os.environ.get("RAY_ADDRESS")
+    return None if found in (None, "", "local") else found
 
 
 def check(spec: SearchSpec, *, local: bool) -> None:
@@ -65,10 +71,7 @@ def _check_resources(spec: SearchSpec) -> None:
 
 
 def _gpus() -> int:
-    """The NVIDIA GPUs that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    """The GPUs that this process may use."""
     import torch
 
     return torch.cuda.device_count()

@@ -1,6 +1,5 @@
 """Run a search in a directory, from its beginning or from wherever it stopped."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,15 +33,16 @@ def run_search(
         SpecError: the search cannot be run as written; nothing was started and nothing written.
     """
     check_same_search(run_dir, spec)
-    preflight.check(spec, local=not (address or os.environ.get("RAY_ADDRESS")))
-    with hold(run_dir, spec):
-        search = Search(spec, run_dir, listener)
-        on_start(search.progress)
-        from ticket_search.search.on_ray import connect, run_on_ray
+    preflight.check(spec, local=preflight.cluster_address(address) is None)
+    from ticket_search.search.on_ray import check_resources, connect, run_on_ray
 
-        try:
-            with connect(address):
+    with connect(address):
+        check_resources(spec.resources)
+        with hold(run_dir, spec):
+            search = Search(spec, run_dir, listener)
+            on_start(search.progress)
+            try:
                 run_on_ray(search, run_dir)
-        finally:
-            search.flush()
-        return search.progress
+            finally:
+                search.flush()
+            return search.progress

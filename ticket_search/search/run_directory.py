@@ -28,13 +28,15 @@ def read_spec(run_dir: Path) -> SearchSpec:
 
 
 def check_same_search(run_dir: Path, spec: SearchSpec) -> None:
-    """Refuse a directory that holds another search, or things that are not a search's.
+    """Refuse a directory that holds another search, or things that are not a search's, or that is being run.
 
     Raises:
         RunDirectoryError: quotes the directory, and says where the search could go.
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise RunDirectoryError(f"{str(run_dir)!r} is a file; give --output a directory")
+    if is_held(run_dir):
+        raise RunDirectoryError(f"{str(run_dir)!r} is being run by {(run_dir / LOCK_FILE).read_text().strip()}")
     if (run_dir / SPEC_FILE).is_file():
         there = read_spec(run_dir)
         if there.identity() != spec.identity():
@@ -42,7 +44,7 @@ def check_same_search(run_dir: Path, spec: SearchSpec) -> None:
                 f"{str(run_dir)!r} holds another search ({there.name!r}, which differs in "
                 f"{', '.join(_differences(there, spec))}); give another --output, or remove the directory"
             )
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
+    elif run_dir.is_dir() and any(path.name != LOCK_FILE for path in run_dir.iterdir()):
         raise RunDirectoryError(f"{str(run_dir)!r} is not empty and holds no search; give another --output")
 
 

@@ -63,7 +63,6 @@ class Progress:
     levels: int = 0
     best: Row | None = None
     exhausted: bool = False
-    started: float = field(default_factory=time.monotonic)
 
     @property
     def done(self) -> int:
@@ -107,6 +106,7 @@ class Search:
             suggestion = self._waiting.pop(0)
         else:
             if self.progress.trials is not None and len(self._suggestions) >= self.progress.trials:
+                self.progress.exhausted = self.progress.trials < (self.spec.search.trials or 0)
                 return None
             asked = self._sampler.ask()
             if asked is None:
@@ -142,7 +142,9 @@ class Search:
         self._count(number, trajectory, row)
         self._tables.trajectories.put(trajectory)
         self.flush(at_most_every_seconds=_FLUSH_SECONDS)
-        return self._observe(row)
+        reason = self._observe(row)
+        # A trajectory that is told again has been further than this: it is not cut below what it has shown.
+        return None if (row["trajectory_id"], row["level"] + 1) in self._tables.levels else reason
 
     def ended(self, number: int, end: EndReport) -> None:
         """Take in that the trajectory of suggestion `number` has ended, by itself or dropped."""

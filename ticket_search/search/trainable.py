@@ -3,7 +3,6 @@
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,80 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from ticket_search.errors import Diverged
+from ticket_search.search.job import JOB, REPORT, Job
 from ticket_search.search.search import EndReport, LevelReport
 from ticket_search.spec.base import validate
 from ticket_search.spec.identity import trajectory_id
-from ticket_search.spec.search import Range, SearchSpec, dotted
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
 
 if TYPE_CHECKING:
     from ticket_search.data.dataset import Dataset
-
-#: The key of a step's result that holds a `LevelReport` or an `EndReport`.
-REPORT = "report"
-#: The key of a trial's configuration that holds a `Job` as a dict.
-JOB = "job"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """All that a worker needs to know to run one trajectory; plain data, for Ray to carry.
-
-    Attributes:
-        number: of the suggestion.
-        trajectory: a `TrajectorySpec` as plain data.
-        run_dir, store, data_dir: absolute paths.
-        rewind_iterations: that trajectories of this search may ask of a shared level 0.
-        tolerance: of the verdict on matching.
-        threads: of torch.
-        gpu: whether to train on the worker's GPU.
-        import_paths: where the user's own modules are found.
-    """
-
-    number: int
-    trajectory: dict[str, Any]
-    run_dir: str
-    store: str
-    data_dir: str
-    rewind_iterations: list[int]
-    tolerance: float
-    threads: int
-    gpu: bool
-    import_paths: list[str]
-
-
-def make_job(spec: SearchSpec, number: int, trajectory: TrajectorySpec, run_dir: Path) -> Job:
-    """The job of one suggestion."""
-    return Job(
-        number=number,
-        trajectory=trajectory.model_dump(mode="json"),
-        run_dir=str(run_dir.absolute()),
-        store=str(store_path(spec, run_dir)),
-        data_dir=str(data_path(spec)),
-        rewind_iterations=_rewind_iterations(spec),
-        tolerance=spec.search.tolerance,
-        threads=max(1, int(spec.resources.cpus)),
-        gpu=spec.resources.gpus > 0,
-        import_paths=[path for path in sys.path if path],
-    )
-
-
-def store_path(spec: SearchSpec, run_dir: Path) -> Path:
-    """Where the search's level store lies, absolute."""
-    return (Path(spec.store) if spec.store else run_dir / "store").absolute()
-
-
-def data_path(spec: SearchSpec) -> Path:
-    """Where the search's data sets lie, absolute; ``data/`` in the working directory where nothing is said."""
-    return Path(spec.data_dir or "data").absolute()
-
-
-def _rewind_iterations(spec: SearchSpec) -> list[int]:
-    """What the space lists. Of a range each trajectory asks for its own."""
-    listed = [d for n, d in spec.space.items() if dotted(n) == "trajectory.rewind_iteration"]
-    if not listed:
-        return [spec.trajectory.rewind_iteration]
-    return [] if isinstance(listed[0], Range) else list(listed[0])
 
 
 class TrajectoryTrainable(tune.Trainable):
@@ -153,8 +86,3 @@ def _dataset(spec: DatasetSpec, data_dir: str, device: str) -> "Dataset":
     from ticket_search.data.dataset import load_dataset
 
     return load_dataset(spec, Path(data_dir), device)
-
-
-def as_config(job: Job) -> dict[str, Any]:
-    """The configuration of the trial that runs a job."""
-    return {JOB: asdict(job)}

@@ -60,6 +60,8 @@ class Range(Spec):
         return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
 
 
+#: A space of so many points is checked point by point.
+_FEW = 500
 #: What a field may be: one of a list, or a number of a range.
 Domain = tuple[Any, ...] | Range
 
@@ -126,8 +128,10 @@ class ResourcesSpec(Spec):
         share = self.gpus
         if share > 1 and share != round(share):
             raise ValueError(f"gpus {share} is neither a share 1/n nor a whole number; give {round(share)}")
-        if 0 < share < 1 and abs(1 / share - round(1 / share)) > 1e-3 * round(1 / share):
-            raise ValueError(f"gpus {share} is not 1/n, so shares would not pack; give {1 / round(1 / share):.4g}")
+        # Ray counts in ten-thousandths: n shares must not come to more than one GPU.
+        n = round(1 / share) if 0 < share < 1 else 1
+        if 0 < share < 1 and (n * round(share * 10_000) > 10_000 or abs(n * share - 1) > 1e-2):
+            raise ValueError(f"gpus {share} is not 1/n, so shares would not pack; give {10_000 // n / 10_000:g}")
         return self
 
 
@@ -174,28 +178,30 @@ class SearchSpec(Spec):
         aliases = [name for name in self.space if dotted(name) in self.space and dotted(name) != name]
         if aliases:
             raise ValueError(f"space.{aliases[0]} and space.{dotted(aliases[0])} are the same field; give it once")
-        for values in self.corners():
-            try:
-                self.point(values, self.seeds[0])
-            except SpecError as error:
-                raise ValueError(str(error)) from None
         if self.search.sampler == "grid":
             for name, domain in self.space.items():
                 if isinstance(domain, Range) and domain.step is None:
                     raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
+        every = self.size is not None and (self.size <= _FEW or self.search.sampler == "grid")
+        for values in self.grid() if every else self.corners():
+            try:
+                self.point(values, self.seeds[0])
+            except SpecError as error:
+                raise ValueError(str(error)) from None
         return self
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Assignments that between them try each value of each list, and both ends of each range."""
-        ends = {n: [d.low, d.high] if isinstance(d, Range) else list(d) for n, d in self.space.items()}
+        """Assignments that between them try every two fields' values together: of a list each, of a range both ends.
+
+        A rewind may fit one length of training and not another; momentum may fit one optimizer and not another.
+        """
+        ends = {name: _ends(domain) for name, domain in self.space.items()}
         start = {name: values[0] for name, values in ends.items()}
         yield start
         for name, values in ends.items():
             yield from ({**start, name: value} for value in values[1:])
-        # A rewind may fit one length of training and not another: try all pairs of the two.
-        pair = [n for n in ends if dotted(n) in ("trajectory.rewind_iteration", "training.iterations")]
-        if len(pair) == 2:
-            yield from ({**start, pair[0]: a, pair[1]: b} for a in ends[pair[0]] for b in ends[pair[1]])
+        for one, other in itertools.combinations(ends, 2):
+            yield from ({**start, one: a, other: b} for a in ends[one][1:] for b in ends[other][1:])
 
     def point(self, values: Mapping[str, Any], seed: int) -> TrajectorySpec:
         """The trajectory at one point of the space.
@@ -227,7 +233,7 @@ class SearchSpec(Spec):
         for domain in self.space.values():
             if isinstance(domain, Range) and domain.step is None and (domain.log or not domain.is_integer):
                 return None
-            total *= len(domain_values(domain))
+            total *= _count(domain) if isinstance(domain, Range) else len(domain)
         return total
 
     def identity(self) -> str:
@@ -265,9 +271,21 @@ def domain_values(domain: Domain) -> list[Any]:
     if not isinstance(domain, Range):
         return list(domain)
     step = domain.step or 1
-    count = int((domain.high - domain.low) / step + 1e-9) + 1
     # The rounding undoes the noise of binary fractions: 0.1 + 2 * 0.1 is 0.3.
-    return [domain.low + i * step if domain.is_integer else round(domain.low + i * step, 12) for i in range(count)]
+    return [
+        domain.low + i * step if domain.is_integer else round(domain.low + i * step, 12) for i in range(_count(domain))
+    ]
+
+
+def _count(domain: Range) -> int:
+    return int((domain.high - domain.low) / (domain.step or 1) + 1e-9) + 1
+
+
+def _ends(domain: Domain) -> list[Any]:
+    if not isinstance(domain, Range):
+        return list(domain)
+    high = domain.high if domain.step is None else domain_values(domain)[-1]
+    return [domain.low, high] if domain.is_integer else [float(domain.low), float(high)]
 
 
 def _domain(name: str, domain: object) -> Domain:

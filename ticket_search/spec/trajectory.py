@@ -92,6 +92,11 @@ class DatasetSpec(Spec):
             raise ValueError(unknown("dataset", name, [*DATASETS, "package.module:function"]))
         return name
 
+    @field_validator("augment")
+    @classmethod
+    def _no_change_is_none(cls, augment: AugmentSpec | None) -> AugmentSpec | None:
+        return None if augment == AugmentSpec() else augment
+
     @model_validator(mode="after")
     def _path_for_parquet(self) -> "DatasetSpec":
         if (self.name == "parquet") != (self.path is not None):

@@ -74,14 +74,15 @@ class LevelStore:
         lock = self._root / "locks" / key
         lock.parent.mkdir(parents=True, exist_ok=True)
         # The kernel lets go of the lock of a process that dies.
-        with FileLock(lock, poll_interval=_POLL_SECONDS):
-            if (entry := self.load(key)) is not None:
-                return entry, True
-            entry = compute()
-            self.save(key, entry)
+        with FileLock(lock).acquire(poll_interval=_POLL_SECONDS):
+            entry = self.load(key)
+            reused = entry is not None
+            if entry is None:
+                entry = compute()
+                self.save(key, entry)
             # Whoever waits on this file, or makes it anew, finds the entry. Without one, the file must stay.
-            lock.unlink()
-            return entry, False
+            lock.unlink(missing_ok=True)
+            return entry, reused
 
     def _path(self, key: str) -> Path:
         return self._root / key[:2] / f"{key}.safetensors"

@@ -82,7 +82,7 @@ class LevelOutputs:
         kept: iteration -> weights, for the iterations in `LevelInputs.keep`.
         curve: one point every `evaluate_every` iterations, and one at the end. Its last point is the level's result.
         diverged: whether the last point's losses are not finite; training ended there and nothing below is known.
-        test_loss, test_accuracy: after the last iteration.
+        test_loss, test_accuracy: after the last iteration; not measured where training was to `LevelInputs.stop`.
         early_stop_iteration: of the lowest validation loss on the curve (the first of equal ones).
         early_stop_test_accuracy: of the weights at that iteration.
         iterations: updates made.
@@ -144,7 +144,7 @@ def _train(level: LevelInputs, network: nn.Module, data: Data, training: Trainin
         iterations=done - level.start,
         train_seconds=time.perf_counter() - started,
     )
-    return outputs if outputs.diverged else _test(outputs, best_weights, network, data)
+    return outputs if outputs.diverged or level.stop else _test(outputs, best_weights, network, data)
 
 
 def _test(outputs: LevelOutputs, best_weights: Mapping[str, Tensor], network: nn.Module, data: Data) -> LevelOutputs:
@@ -245,16 +245,23 @@ def _seed(device: torch.device, seed: int) -> None:
 
 @contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
-    """Same inputs, same bits; the caller's random state and settings are as before afterwards."""
+    """Same inputs, same bits; the caller's random state and torch's settings are as before afterwards."""
     if device.type != "cuda":
         with torch.random.fork_rng(devices=[]):
             yield
         return
+    # Read by cuBLAS once in a process, so it stays set.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    matmul = torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    tf32 = matmul.allow_tf32
+    # Only a warning: some networks (adaptive pooling) have a step that CUDA cannot do in a fixed order.
     torch.use_deterministic_algorithms(True, warn_only=True)
+    matmul.allow_tf32 = False  # fp32 is fp32
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     try:
-        with torch.random.fork_rng(devices=[device]), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+        with torch.random.fork_rng(devices=[device]), cudnn:
             yield
     finally:
+        matmul.allow_tf32 = tf32
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -1,0 +1,44 @@
+"""What training asks of CUDA; the first test needs none, the second a device."""
+
+import pytest
+import torch
+
+from ticket_search.spec.trajectory import OptimizerSpec, TrainingSpec
+from ticket_search.training import train
+
+
+def test_on_cuda_fp32_is_fp32_and_the_fast_kernels_stay_on(monkeypatch):
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())  # wants a device
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    with train._reproducible(torch.device("cuda", 0)):
+        assert torch.backends.cudnn.enabled
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cuda.matmul.allow_tf32 == matmul
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("model", ["lenet_32", "torchvision/resnet18"])
+def test_the_same_bits_twice_on_cuda(model):
+    from pathlib import Path
+
+    from ticket_search.data.dataset import load_dataset
+    from ticket_search.models import build, prunable
+    from ticket_search.pruning.masks import full_mask
+    from ticket_search.spec.trajectory import DatasetSpec, ModelSpec
+
+    data = load_dataset(DatasetSpec(name="digits", validation=300), Path(), "cuda")
+    network = build(ModelSpec(name=model), data.image_shape, data.classes, seed=0).to("cuda")
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    training = TrainingSpec(
+        optimizer=OptimizerSpec(name="adam", lr=1e-3), batch_size=64, iterations=20, evaluate_every=10
+    )
+    level = train.LevelInputs(weights=weights, mask=full_mask(weights, prunable(network)), seed=0)
+    one, other = train.train_levels([level, level], network, data, training)
+    assert one.curve == other.curve
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in weights)
