@@ -8,13 +8,13 @@ normalisation, learning-rate schedule, dropout seeding and, in the second row, t
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import describe
 from torch.nn.functional import cross_entropy
 
 from ticket_search.data.dataset import load_dataset
@@ -66,8 +66,10 @@ def main() -> None:
     for _ in range(BLOCKS):
         for name, run in rows.items():
             measured[name].append(seconds(run))
-    print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, 1 thread, torch {torch.__version__}")
-    print(f"LeNet-300-100, MNIST, batch {BATCH}, fused Adam; {BLOCKS} blocks of {BLOCK} iterations each, in turn")
+    print(describe("torch"))
+    print(
+        f"LeNet-300-100, MNIST, batch {BATCH}, fused Adam, 1 thread; {BLOCKS} blocks of {BLOCK} iterations each, in turn"
+    )
     print(f"{'':<8} {'ms: median':>11} {'min':>7} {'max':>7}   {'ratio to bare: median':>22} {'min':>6} {'max':>6}")
     for name, times in measured.items():
         ratios = [t / b for t, b in zip(times, measured["bare"], strict=True)]

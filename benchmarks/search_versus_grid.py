@@ -11,14 +11,12 @@ The goal: a matching ticket as sparse as the grid's sparsest, within one level: 
 """
 
 import argparse
-import platform
 import statistics
 import tempfile
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from machine import describe
 
 from ticket_search import load_results
 from ticket_search.results.events import read_events
@@ -67,10 +65,7 @@ def main() -> None:
         ladder = ladder[ladder["trajectory_id"] == best["trajectory_id"]].set_index("level")["density"]
         goal = ladder[best["level"] - 1]
         total = int(whole["iterations"].sum())
-        print(
-            f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, torch {version('torch')}, ray {version('ray')}, "
-            f"optuna {version('optuna')}"
-        )
+        print(describe("torch", "ray", "optuna"))
         print(
             f"grid: {len(load_results(work / 'grid').trajectories)} trajectories, {total} iterations in all; sparsest "
             f"matching density {best['density']:.4f}, goal {goal:.4f}; the grid's own order reaches it after "

@@ -203,8 +203,13 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     """Of the first signal make an exception; leave the second to end the process at once."""
     del frame
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: os._exit(INTERRUPTED))
+        signal.signal(each, _end_at_once)
     raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _end_at_once(*_: object) -> NoReturn:
+    os.write(2, b"interrupted again: ended at once; `ticket-search resume` goes on from what was finished\n")
+    os._exit(INTERRUPTED)
 
 
 def _resume_command(directory: Path) -> str:

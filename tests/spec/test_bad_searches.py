@@ -185,13 +185,13 @@ NOT_A_LENGTH = "is not a length of training: give"
             "search.sampler=bayes",
             "search.sampler: 'bayes' is not valid: input should be 'tpe', 'random', 'grid' or 'nsga2'",
         ),
-        ("name=a/b", "name: 'a/b' is not valid"),
-        ("name=..", "name: '..' is not valid"),
+        ("name=a/b", "name: 'a/b' is no name for a directory"),
+        ("name=..", "name: '..' is no name for a directory"),
     ],
 )
 def test_refused(message, setting, expected):
     assert expected in message(setting)
-    assert message(setting).startswith("FILE: ")
+    assert message(setting).startswith("FILE with --set: ")
     assert message(setting).count("\n") == 0
 
 
@@ -241,9 +241,9 @@ def test_a_file_that_is_no_text(tmp_path):
 
 def test_a_line_for_each_thing_that_is_wrong(message):
     assert message("model.name=3", "training.batch_size=0", "foo=1").splitlines() == [
-        "FILE: model.name: 3 is not valid: input should be a valid string",
-        "FILE: training.batch_size: 0 is not valid: input should be greater than or equal to 1",
-        "FILE: foo: unknown key 'foo'; known: data_dir, dataset, model, name, resources, search, seeds, space, store, "
+        "FILE with --set: model.name: 3 is not valid: input should be a valid string",
+        "FILE with --set: training.batch_size: 0 is not valid: input should be greater than or equal to 1",
+        "FILE with --set: foo: unknown key 'foo'; known: data_dir, dataset, model, name, resources, search, seeds, space, store, "
         "training, trajectory",
     ]
 
@@ -276,3 +276,27 @@ def test_gpu_shares_that_would_not_pack(share, right):
 @pytest.mark.parametrize("share", [0.0, 1.0, 2.0, 0.5, 0.25, 0.3333, 0.1666, 0.125, 0.1, 0.01])
 def test_gpu_shares_that_pack(share):
     assert validate(ResourcesSpec, {"gpus": share}).gpus == share
+
+
+@pytest.mark.parametrize("step", [1e-300, 1e-9])
+def test_a_step_that_makes_too_many_values_is_refused_at_once(search, step):
+    with pytest.raises(SpecError, match=rf"step {step} makes \d+ values; give at most 1000000"):
+        search({"pruning_rate": {"low": 0.1, "high": 0.5, "step": step}})
+
+
+def test_a_very_wide_range_of_integers_is_counted_not_listed(search):
+    assert search({"dataset.split_seed": {"low": 0, "high": 2**32 - 1}}).size == 2**32
+
+
+def test_seeds_fit_their_column(search):
+    assert search({"pruning_rate": [0.5]}, seeds=(2**63 - 1,)).seeds == (2**63 - 1,)
+    with pytest.raises(SpecError, match=r"9223372036854775808 is not valid"):
+        search({"pruning_rate": [0.5]}, seeds=(2**63,))
+
+
+def test_a_merge_key_is_merged(tmp_path):
+    from ticket_search.spec.search import parse_yaml
+
+    assert parse_yaml("a: &a {x: 1}\nb:\n  <<: *a\n  y: 2\n", "f") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
+    with pytest.raises(SpecError, match=r"f, line 2, column 1: not valid YAML: the key 'a' stands twice"):
+        parse_yaml("a: 1\na: 2\n", "f")

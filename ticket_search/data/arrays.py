@@ -147,7 +147,7 @@ def _user(spec: DatasetSpec, _data_dir: Path) -> Arrays:
     function = load_function(spec.name)
     try:
         splits = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"dataset {spec.name!r}: the function raised {type(error).__name__}: {error}") from error
     return _checked(spec.name, splits, source_digest(spec.name))
 
@@ -184,9 +184,17 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
         train_labels=labels["train"],
         test_images=images["test"],
         test_labels=labels["test"],
-        classes=1 + int(max(array.max() for array in labels.values())),
+        classes=_classes(name, labels),
         source=source,
     )
+
+
+def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
+    classes = 1 + int(max(array.max() for array in labels.values()))
+    images = sum(len(array) for array in labels.values())
+    if classes > max(images, 1000):
+        raise DataError(f"dataset {name!r}: label {classes - 1} among {images} images; give class numbers from 0")
+    return classes
 
 
 def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:

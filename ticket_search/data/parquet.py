@@ -92,7 +92,7 @@ def _decode(path: Path, row: int, data: bytes | None) -> Image.Image:
     try:
         image: Image.Image = Image.open(BytesIO(data))
         image.load()
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}, row {row}: the image cannot be decoded: {error}") from error
     if image.mode not in _CHANNELS:
         raise DataError(f"{path}, row {row}: the image has mode {image.mode!r}; convert all to L (grey) or RGB")

@@ -44,7 +44,7 @@ def _user(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Modu
     function = load_function(name)
     try:
         network = function(image_shape=image_shape, classes=classes)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpecError(f"model {name!r}: the function raised {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise SpecError(f"model {name!r}: the function returned {network!r:.80}, not a torch.nn.Module")

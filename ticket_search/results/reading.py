@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ticket_search.errors import RunDirectoryError
@@ -31,7 +32,7 @@ def load_results(run_dir: str | Path) -> Results:
     """Read the tables of a run directory. A search may be writing them.
 
     Raises:
-        RunDirectoryError: it is not a run directory, or one of a newer version of this package.
+        RunDirectoryError: it is not a run directory, or a damaged one, or one of a newer version of this package.
     """
     folder = Path(run_dir)
     if not folder.is_dir():
@@ -46,8 +47,11 @@ def load_results(run_dir: str | Path) -> Results:
 
 
 def _read(folder: Path, key: tuple[str, ...]) -> pd.DataFrame:
-    check_version(pq.read_schema(_first_part(folder)), folder)
-    return pd.read_parquet(folder).sort_values(list(key), ignore_index=True)
+    try:
+        check_version(pq.read_schema(_first_part(folder)), folder)
+        return pd.read_parquet(folder).sort_values(list(key), ignore_index=True)
+    except (pa.ArrowException, OSError) as error:
+        raise RunDirectoryError(f"{str(folder)!r} cannot be read: {error}") from None
 
 
 def _first_part(folder: Path) -> Path:

@@ -195,7 +195,10 @@ def connect(address: str | None) -> Iterator[None]:
             try:
                 ray.init(cluster, **common)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise SpecError(f"cannot connect to the Ray cluster at {cluster!r}: {error}") from error
+                raise SpecError(
+                    f"cannot connect to the Ray cluster at {cluster!r}: {error}; if it asks for a token, set "
+                    "RAY_AUTH_MODE=token and the token"
+                ) from error
         else:
             # Without "local", Ray would join whatever cluster happens to run on this machine.
             local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ticket_search.search import preflight
-from ticket_search.search.run_directory import check_same_search, hold
+from ticket_search.search.job import store_path
+from ticket_search.search.run_directory import check_same_search, check_writable, hold
 from ticket_search.search.search import Listener, Progress, Search
 from ticket_search.spec.search import SearchSpec
 
@@ -33,6 +34,8 @@ def run_search(
         SpecError: the search cannot be run as written; nothing was started and nothing written.
     """
     check_same_search(run_dir, spec)
+    check_writable(run_dir)
+    check_writable(store_path(spec, run_dir))
     preflight.check(spec, local=preflight.cluster_address(address) is None)
     from ticket_search.search.on_ray import check_resources, connect, run_on_ray
 

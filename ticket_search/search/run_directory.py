@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +36,9 @@ def check_same_search(run_dir: Path, spec: SearchSpec) -> None:
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise RunDirectoryError(f"{str(run_dir)!r} is a file; give --output a directory")
-    if is_held(run_dir):
-        raise RunDirectoryError(f"{str(run_dir)!r} is being run by {(run_dir / LOCK_FILE).read_text().strip()}")
     if (run_dir / SPEC_FILE).is_file():
+        if is_held(run_dir):
+            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {(run_dir / LOCK_FILE).read_text().strip()}")
         there = read_spec(run_dir)
         if there.identity() != spec.identity():
             raise RunDirectoryError(
@@ -46,6 +47,20 @@ def check_same_search(run_dir: Path, spec: SearchSpec) -> None:
             )
     elif run_dir.is_dir() and any(path.name != LOCK_FILE for path in run_dir.iterdir()):
         raise RunDirectoryError(f"{str(run_dir)!r} is not empty and holds no search; give another --output")
+
+
+def check_writable(folder: Path) -> None:
+    """See that a folder is there or can be made, and can be written to; leaves nothing behind.
+
+    Raises:
+        RunDirectoryError: quotes the folder and the system's reason.
+    """
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from None
 
 
 @contextmanager

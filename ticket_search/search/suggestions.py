@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ticket_search.errors import RunDirectoryError
 from ticket_search.files import append_line, read_lines
 
 FILE_NAME = "suggestions.jsonl"
@@ -41,5 +42,12 @@ class SuggestionRecord:
         append_line(self._path, json.dumps(asdict(suggestion)))
 
     def read(self) -> list[Suggestion]:
-        """Every suggestion made so far."""
-        return [Suggestion(**json.loads(line)) for line in read_lines(self._path)]
+        """Every suggestion made so far.
+
+        Raises:
+            RunDirectoryError: a line is damaged.
+        """
+        try:
+            return [Suggestion(**json.loads(line)) for line in read_lines(self._path)]
+        except (ValueError, TypeError) as error:
+            raise RunDirectoryError(f"{str(self._path)!r} is damaged: {error}") from None

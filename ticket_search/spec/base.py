@@ -1,6 +1,7 @@
 """What every part of a specification shares: frozen, strict, and errors a person can act on."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -50,6 +51,7 @@ def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "") -> S:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         # A union reports every branch that did not fit: keep the first line for each field.
+        problems.sort(key=lambda p: p["loc"][-1:] == ("int",))  # of "a number" and "an integer", the former
         lines = {_path(p["loc"]): _explain(cls, p) for p in reversed(problems)}
         raise SpecError(
             "\n".join(where + (f"{path}: " if path else "") + lines[path] for path in reversed(lines))
@@ -73,7 +75,13 @@ def _explain(cls: type[Spec], problem: Any) -> str:
         case "value_error":
             return str(problem["ctx"]["error"])
         case _:
-            return f"{_shorten(problem['input'])} is not valid: {problem['msg'][0].lower() + problem['msg'][1:]}"
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            for python, plain in _PLAIN_WORDS.items():
+                message = re.sub(python, plain, message)
+            return f"{_shorten(problem['input'])} is not valid: {message}"
+
+
+_PLAIN_WORDS = {"a valid tuple": "a list", r"a valid dictionary( or instance of \w+)?": "a mapping of keys to values"}
 
 
 def _shorten(value: object, limit: int = 80) -> str:

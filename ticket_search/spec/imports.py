@@ -43,7 +43,7 @@ def _module(name: str) -> ModuleType:
     path = name.partition(":")[0]
     try:
         module = importlib.import_module(path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         absent = isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
         hint = f"; its folder must be on the import path, which is {sys.path}" if absent else ""
         raise SpecError(f"{name!r}: importing {path!r} failed: {type(error).__name__}: {error}{hint}") from error

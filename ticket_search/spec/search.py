@@ -18,6 +18,7 @@ from ticket_search.spec.trajectory import (
     NonNegativeInt,
     PositiveInt,
     PruningSpec,
+    Seed,
     TrainingSpec,
     TrajectorySpec,
 )
@@ -52,7 +53,20 @@ class Range(Spec):
             raise ValueError(f"a log range needs low above 0 and no step, not low {self.low}, step {self.step}")
         if self.step is not None and self.step <= 0:
             raise ValueError(f"step {self.step} must be above 0")
+        if self.step is not None and self.count > _MOST_STEPS:
+            raise ValueError(f"step {self.step} makes {self.count} values; give at most {_MOST_STEPS}, or no step")
         return self
+
+    @property
+    def count(self) -> int:
+        """How many values it has with its step; of integers, with step 1 where none is given."""
+        return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
+    def value(self, i: int) -> int | float:
+        """The i-th of those values."""
+        value = self.low + i * (self.step or 1)
+        # The rounding undoes the noise of binary fractions: 0.1 + 2 * 0.1 is 0.3.
+        return value if self.is_integer else round(float(value), 12)
 
     @property
     def is_integer(self) -> bool:
@@ -60,6 +74,7 @@ class Range(Spec):
         return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
 
 
+_MOST_STEPS = 1_000_000
 #: A space of so many points is checked point by point.
 _FEW = 500
 #: What a field may be: one of a list, or a number of a range.
@@ -107,7 +122,7 @@ class SearchSettings(Spec):
     tolerance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     max_concurrent: PositiveInt | None = None
     max_failures: NonNegativeInt = 2
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     early_stopping: EarlyStoppingSpec | None = EarlyStoppingSpec()
 
     @model_validator(mode="after")
@@ -147,13 +162,13 @@ class SearchSpec(Spec):
         store: the level store; null means ``store/`` in the run directory.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    name: str
     dataset: DatasetSpec
     model: ModelSpec
     training: TrainingSpec
     trajectory: PruningSpec = PruningSpec()
     space: dict[str, Domain]
-    seeds: Annotated[tuple[NonNegativeInt, ...], FromList, Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], FromList, Field(min_length=1)]
     search: SearchSettings
     resources: ResourcesSpec = ResourcesSpec()
     data_dir: str | None = None
@@ -165,6 +180,15 @@ class SearchSpec(Spec):
         if not isinstance(space, Mapping):
             return space
         return {name: _domain(str(name), domain) for name, domain in space.items() if domain is not None}
+
+    @field_validator("name")
+    @classmethod
+    def _fit_for_a_directory(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name):
+            raise ValueError(
+                f"{name[:120]!r} is no name for a directory; give up to 100 letters, digits, '_', '-' and '.'"
+            )
+        return name
 
     @field_validator("seeds")
     @classmethod
@@ -182,6 +206,8 @@ class SearchSpec(Spec):
             for name, domain in self.space.items():
                 if isinstance(domain, Range) and domain.step is None:
                     raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
+        if self.search.sampler == "grid" and (self.size or 0) > _MOST_STEPS:
+            raise ValueError(f"space: a grid of {self.size} points is too many; give at most {_MOST_STEPS}")
         every = self.size is not None and (self.size <= _FEW or self.search.sampler == "grid")
         for values in self.grid() if every else self.corners():
             try:
@@ -233,7 +259,7 @@ class SearchSpec(Spec):
         for domain in self.space.values():
             if isinstance(domain, Range) and domain.step is None and (domain.log or not domain.is_integer):
                 return None
-            total *= _count(domain) if isinstance(domain, Range) else len(domain)
+            total *= domain.count if isinstance(domain, Range) else len(domain)
         return total
 
     def identity(self) -> str:
@@ -270,21 +296,13 @@ def domain_values(domain: Domain) -> list[Any]:
     """Every value of a list, or of a range with a step (of integers: with step 1 where none is given)."""
     if not isinstance(domain, Range):
         return list(domain)
-    step = domain.step or 1
-    # The rounding undoes the noise of binary fractions: 0.1 + 2 * 0.1 is 0.3.
-    return [
-        domain.low + i * step if domain.is_integer else round(domain.low + i * step, 12) for i in range(_count(domain))
-    ]
-
-
-def _count(domain: Range) -> int:
-    return int((domain.high - domain.low) / (domain.step or 1) + 1e-9) + 1
+    return [domain.value(i) for i in range(domain.count)]
 
 
 def _ends(domain: Domain) -> list[Any]:
     if not isinstance(domain, Range):
         return list(domain)
-    high = domain.high if domain.step is None else domain_values(domain)[-1]
+    high = domain.high if domain.step is None else domain.value(domain.count - 1)
     return [domain.low, high] if domain.is_integer else [float(domain.low), float(high)]
 
 
@@ -315,6 +333,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
             name = self.construct_object(key, deep=True)
             if isinstance(name, str) and name in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {name!r} stands twice", problem_mark=key.start_mark)
@@ -341,7 +361,7 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SpecError(f"{source}{where}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise SpecError(f"{source}: not valid YAML: {error}") from None
 
 
@@ -373,4 +393,4 @@ def load_search(path: Path, settings: tuple[str, ...] = ()) -> SearchSpec:
                 space[key.removeprefix("space.")] = parse_yaml(value, f"--set {key}")
         else:
             assign(raw, key, parse_yaml(value, f"--set {key}"))
-    return validate(SearchSpec, raw, where=f"{path}: ")
+    return validate(SearchSpec, raw, where=f"{path} with --set: " if settings else f"{path}: ")

@@ -12,14 +12,16 @@ DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "parquet")
 MODELS = ("lenet_A_B[_C...]", "conv2", "conv4", "conv6", "torchvision/<name>")
 #: Somebody's own network or data set, named by where its function can be imported.
 USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_LENET = re.compile(r"lenet(_[1-9]\d*)+")
-_EPOCHS = re.compile(r"([1-9]\d*)ep")
+_LENET = re.compile(r"lenet(_[1-9]\d{0,5})+")
+_EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 
 Strategy = Literal["layerwise", "global"]
 Criterion = Literal["magnitude", "random"]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=2**53)]
+#: A column of the tables holds it as int64.
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 def _duration(value: int | str) -> int | str:
@@ -60,7 +62,7 @@ class AugmentSpec(Spec):
         flip: mirror half of the images left to right.
     """
 
-    crop: NonNegativeInt = 0
+    crop: Annotated[int, Field(ge=0, le=256)] = 0
     flip: bool = False
 
 
@@ -80,7 +82,7 @@ class DatasetSpec(Spec):
     name: str
     path: str | None = None
     validation: PositiveInt
-    split_seed: NonNegativeInt = 0
+    split_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     normalize: NormalizeSpec | None = None
     augment: AugmentSpec | None = None
     download: bool = False
@@ -230,7 +232,7 @@ class TrajectorySpec(Spec):
     model: ModelSpec
     training: TrainingSpec
     trajectory: PruningSpec = PruningSpec()
-    seed: NonNegativeInt
+    seed: Seed
 
     @model_validator(mode="after")
     def _rewind_within_training(self) -> "TrajectorySpec":
