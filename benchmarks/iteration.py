@@ -67,9 +67,7 @@ def main() -> None:
         for name, run in rows.items():
             measured[name].append(seconds(run))
     print(describe("torch"))
-    print(
-        f"LeNet-300-100, MNIST, batch {BATCH}, fused Adam, 1 thread; {BLOCKS} blocks of {BLOCK} iterations each, in turn"
-    )
+    print(f"LeNet-300-100, MNIST, batch {BATCH}, fused Adam, 1 thread; {BLOCKS} blocks of {BLOCK} iterations, in turn")
     print(f"{'':<8} {'ms: median':>11} {'min':>7} {'max':>7}   {'ratio to bare: median':>22} {'min':>6} {'max':>6}")
     for name, times in measured.items():
         ratios = [t / b for t, b in zip(times, measured["bare"], strict=True)]
