@@ -45,7 +45,7 @@ def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finish
     assert [line.split()[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
     assert all("completed" in line and "2 levels" in line for line in lines[:4])
     assert lines[-1] == "results: runs/digits (pd.read_parquet('runs/digits/levels'))"
-    assert len(lines) <= 4 + 1 + 2 + 4 + 1  # trajectories, title, header, tickets, results
+    assert len(lines) <= 4 + 1 + 3 + 4 + 1  # trajectories, title, header, tickets, results
 
 
 def test_the_run_directory_is_what_the_design_says(finished):

@@ -1,6 +1,7 @@
 """The command line: parse, call, exit code. Whatever is heavy is imported by the command that needs it."""
 
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -181,7 +182,8 @@ def _run(spec: "SearchSpec", directory: Path, address: str | None) -> None:
         sys.exit(INTERRUPTED)
     if progress.exhausted:
         click.echo(f"the space is exhausted: its {progress.done} trajectories have all been run")
-    print_tickets(console, sparsest(load_results(directory), spec.space))
+    more = f"ticket-search tickets {shlex.quote(str(directory))}"
+    print_tickets(console, sparsest(load_results(directory), spec.space), more=more)
     click.echo(f"results: {directory} (pd.read_parquet('{directory}/levels'))")
     if progress.counts["failed"]:
         click.echo(
@@ -213,8 +215,6 @@ def _end_at_once(*_: object) -> NoReturn:
 
 
 def _resume_command(directory: Path) -> str:
-    import shlex
-
     return f"ticket-search resume {shlex.quote(str(directory))}"
 
 

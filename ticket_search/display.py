@@ -82,14 +82,13 @@ class Display:
         return f"{pace}, {done / elapsed * 60:.1f} trajectories a minute, about {_duration(left)} left"
 
 
-def print_tickets(console: Console, tickets: pd.DataFrame, most: int = 10) -> None:
-    """A table of the first few of `analysis.tickets`."""
+def print_tickets(console: Console, tickets: pd.DataFrame, most: int = 10, more: str = "") -> None:
+    """A table of the first `most` of `analysis.tickets`; `more` is the command that lists them all."""
     if tickets.empty:
         console.print("No ticket matches its dense network.")
         return
-    table = Table(
-        title="Sparsest matching tickets", title_justify="left", box=None, pad_edge=False, header_style="bold"
-    )
+    console.print("[bold]Sparsest matching tickets[/bold]")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     always = {"ticket", *FIGURES}
     same = {name for name in tickets.columns if len(tickets) > 1 and tickets[name].nunique() == 1}
     columns = [n for n in tickets.columns if n in always or n not in same | {"trajectory_id", "level"}]
@@ -97,12 +96,12 @@ def print_tickets(console: Console, tickets: pd.DataFrame, most: int = 10) -> No
         if name == "ticket":
             table.add_column(name, no_wrap=True, min_width=int(tickets[name].str.len().max()))
         else:
-            table.add_column(name.replace("_", " "), justify="right")
+            table.add_column(name.replace("_", "\n"), justify="right", vertical="bottom")
     for row in tickets.head(most).to_dict("records"):
         table.add_row(*(_cell(row[name]) for name in columns))
     console.print(table)
     if len(tickets) > most:
-        console.print(f"and {len(tickets) - most} more: ticket-search tickets")
+        console.print(f"and {len(tickets) - most} more: {more}", highlight=False)
 
 
 def _say(line: str) -> None:
