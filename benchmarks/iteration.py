@@ -21,7 +21,7 @@ from ticket_search.data.dataset import load_dataset
 from ticket_search.models import build, prunable
 from ticket_search.pruning.masks import full_mask
 from ticket_search.spec.trajectory import DatasetSpec, ModelSpec, OptimizerSpec, TrainingSpec
-from ticket_search.training.train import LevelInputs, _Update
+from ticket_search.training.train import LevelInputs, Update
 
 BATCH, BLOCK, BLOCKS = 128, 200, 30
 
@@ -53,11 +53,11 @@ def main() -> None:
         cross_entropy(bare(images), labels).backward()
         updates.step()
 
-    def engine(*, masked: bool) -> _Update:
+    def engine(*, masked: bool) -> Update:
         network = build(model, data.image_shape, data.classes, seed=0)
         weights = network.state_dict()
         mask = full_mask(weights, prunable(network)) if masked else {}
-        return _Update(LevelInputs(weights=weights, mask=mask, seed=0), network, data, training)
+        return Update(LevelInputs(weights=weights, mask=mask, seed=0), network, data, training)
 
     rows = {"bare": arithmetic, "level 0": engine(masked=False), "level n": engine(masked=True)}
     for run in rows.values():

@@ -17,6 +17,6 @@ def describe(*packages: str) -> str:
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
-        f"{time.strftime('%Y-%m-%d')}, {named[0] if named else platform.machine()}, {os.cpu_count()} cores, no GPU, "
+        f"{time.strftime('%Y-%m-%d')}, {named[0] if named else platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {versions}, commit {commit}"
     )

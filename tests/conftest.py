@@ -63,3 +63,20 @@ def ray_address():
 
     with on_ray.connect(None):
         yield on_ray.ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Nothing in a test may leave this machine."""
+    import socket
+
+    connect = socket.socket.connect
+
+    def local_only(self, address):
+        host = address[0] if isinstance(address, tuple) else "127.0.0.1"
+        assert str(host).startswith(("127.", "::1", "localhost")), f"a test tried to reach {address}"
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_only)
+        yield

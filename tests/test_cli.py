@@ -248,3 +248,16 @@ def test_help_is_quick_and_names_the_commands(tmp_path):
         seconds.append(time.perf_counter() - started)
     assert all(f"\n  {command} " in said.stdout for command in ("run", "resume", "status", "tickets"))
     assert min(seconds) < 0.4
+
+
+def test_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weights(ray_address, tmp_path):
+    said = cli("run", "digits", "--address", ray_address, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
+    assert len(trajectories) == 24
+    assert set(trajectories["seed"]) == {0, 1, 2}
+    assert set(trajectories["strategy"]) == {"layerwise", "global"}
+    assert trajectories["rewind_iteration"].nunique() >= 2
+    best = json.loads(cli("status", "runs/digits", "--json", cwd=tmp_path).stdout)["best"]
+    assert best["density"] <= 0.10
+    assert best["val_accuracy"] >= best["dense_val_accuracy"]

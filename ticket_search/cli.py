@@ -113,14 +113,14 @@ def status(directory: Path, as_json: bool) -> None:
     from ticket_search.search.run_directory import is_held, read_spec
 
     spec = read_spec(directory)
-    found: dict[str, Any] = {"name": spec.name, "trials": spec.search.trials, "running": is_held(directory)}
+    found: dict[str, Any] = {"name": spec.name, "trials": spec.planned_trials, "running": is_held(directory)}
     found |= summarise(load_results(directory))
     if as_json:
         _print_json(found)
         return
     counts = ", ".join(f"{count} {name}" for name, count in found["trajectories"].items()) or "none yet"
     click.echo(f"{spec.name}: {'running' if found['running'] else 'not running'}")
-    click.echo(f"trajectories: {counts}; of {spec.search.trials or 'the whole grid'}")
+    click.echo(f"trajectories: {counts}; of {spec.planned_trials}")
     click.echo(f"levels: {found['levels']}, {found['levels_trained']} trained in {found['train_seconds']:.0f} s")
     best = found["best"]
     click.echo(
@@ -147,7 +147,7 @@ def tickets(directory: Path, as_json: bool) -> None:
     else:
         from ticket_search.display import print_tickets
 
-        print_tickets(_console(), found, most=len(found))
+        print_tickets(_console(), found, spec, most=len(found))
 
 
 def _space_path(space: str) -> Path:
@@ -183,7 +183,7 @@ def _run(spec: "SearchSpec", directory: Path, address: str | None) -> None:
     if progress.exhausted:
         click.echo(f"the space is exhausted: its {progress.done} trajectories have all been run")
     more = f"ticket-search tickets {shlex.quote(str(directory))}"
-    print_tickets(console, sparsest(load_results(directory), spec.space), more=more)
+    print_tickets(console, sparsest(load_results(directory), spec.space), spec, more=more)
     click.echo(f"results: {directory} (pd.read_parquet('{directory}/levels'))")
     if progress.counts["failed"]:
         click.echo(

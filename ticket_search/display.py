@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich.columns import Columns
@@ -20,6 +20,8 @@ from ticket_search.results.schema import column
 from ticket_search.search.search import Progress
 from ticket_search.spec.search import SearchSpec
 
+#: Columns of a terminal from which on the table of tickets has all of its columns.
+_WIDE = 120
 #: What every line says of a trajectory; other searched fields follow.
 _NAMED = ("pruning_rate", "strategy", "rewind_iteration", "seed")
 
@@ -82,21 +84,28 @@ class Display:
         return f"{pace}, {done / elapsed * 60:.1f} trajectories a minute, about {_duration(left)} left"
 
 
-def print_tickets(console: Console, tickets: pd.DataFrame, most: int = 10, more: str = "") -> None:
-    """A table of the first `most` of `analysis.tickets`; `more` is the command that lists them all."""
+def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, most: int = 10, more: str = "") -> None:
+    """A table of tickets, with the fields that the search varied.
+
+    Args:
+        console: where to; a narrow one gets fewer columns.
+        tickets: from `analysis.tickets`.
+        spec: the search that they are of.
+        most: how many to show.
+        more: the command that shows them all.
+    """
     if tickets.empty:
         console.print("No ticket matches its dense network.")
         return
     console.print("[bold]Sparsest matching tickets[/bold]")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    always = {"ticket", *FIGURES}
-    same = {name for name in tickets.columns if len(tickets) > 1 and tickets[name].nunique() == 1}
-    columns = [n for n in tickets.columns if n in always or n not in same | {"trajectory_id", "level"}]
+    table = Table(box=None, pad_edge=False, collapse_padding=console.width < _WIDE, header_style="bold")
+    shown = {"ticket", "seed", *map(column, spec.space), *FIGURES}
+    if console.width < _WIDE:
+        shown -= {"compression", "test_accuracy", "dense_test_accuracy"}
+    columns = [name for name in tickets.columns if name in shown]
     for name in columns:
-        if name == "ticket":
-            table.add_column(name, no_wrap=True, min_width=int(tickets[name].str.len().max()))
-        else:
-            table.add_column(name.replace("_", "\n"), justify="right", vertical="bottom")
+        justify: Literal["left", "right"] = "left" if name == "ticket" else "right"
+        table.add_column(name.replace("_", "\n"), justify=justify, vertical="bottom", no_wrap=True)
     for row in tickets.head(most).to_dict("records"):
         table.add_row(*(_cell(row[name]) for name in columns))
     console.print(table)

@@ -118,7 +118,7 @@ def test_globally_every_tensor_keeps_its_best():
 
 
 def test_the_ladder_of_lenet_300_100():
-    """20% a level, 10% in the output layer: the densities of a pre-registered replication."""
+    """20% a level, 10% in the output layer: the densities of a replication."""
     shapes = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "output.weight": (10, 100)}
     weights = {name: torch.rand(shape, generator=generator()) for name, shape in shapes.items()}
     mask, percents = full_mask(weights, weights), []

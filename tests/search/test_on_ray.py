@@ -135,7 +135,9 @@ def test_a_trial_that_raises_is_failed_and_the_others_go_on(ray_address, user_mo
     from ticket_search.search.on_ray import run_on_ray
     from ticket_search.search.search import Search
 
-    run_on_ray(Search(spec, tmp_path), tmp_path)  # past the checks, which would notice before the start
+    running = Search(spec, tmp_path)
+    run_on_ray(running, tmp_path)  # past the checks, which would notice before the start
+    running.flush()
     trajectories = load_results(tmp_path).trajectories.set_index("model.name")
     assert list(trajectories.loc["my_networks:network", "status"]) == ["completed"] * 2
     assert list(trajectories.loc["my_networks:broken", "status"]) == ["failed"] * 2
@@ -148,7 +150,9 @@ def test_a_killed_worker_is_started_over_and_leaves_no_trace(ray_address, user_m
     from ticket_search.search.on_ray import run_on_ray
     from ticket_search.search.search import Search
 
-    run_on_ray(Search(spec, tmp_path), tmp_path)
+    running = Search(spec, tmp_path)
+    run_on_ray(running, tmp_path)
+    running.flush()
     assert (user_module / "killed").exists()
     results = load_results(tmp_path)
     assert list(results.trajectories["status"]) == ["completed"]

@@ -297,3 +297,18 @@ def test_a_space_smaller_than_the_trials_is_said_to_be_exhausted(search, tmp_pat
     while (suggestion := driven.next()) is not None:
         finish(driven, suggestion, 0.9)
     assert (driven.progress.done, driven.progress.exhausted) == (4, True)
+
+
+def test_the_study_counts_every_trajectory_stopped_ones_with_their_value(spec, tmp_path):
+    driven = Search(spec, tmp_path)
+    finish(driven, driven.next(), 0.9, 0.9)
+    finish(driven, driven.next(), 0.9, 0.5, status="stopped", reason="no match")
+    driven.ended(driven.next().number, EndReport(status="diverged", reason="level 0"))
+    driven.ended(driven.next().number, EndReport(status="failed", error="trace"))
+    trials = driven._sampler.study.trials
+    assert [(trial.state.name, trial.value) for trial in trials] == [
+        ("COMPLETE", 2.0),
+        ("COMPLETE", 1.0),
+        ("COMPLETE", -1.0),
+        ("FAIL", None),
+    ]

@@ -154,8 +154,11 @@ class Table:
             self._last = (chunk, table)
 
     def _read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
-        with pq.ParquetFile(self._path(chunk)) as file:
-            return file.read(columns)
+        try:
+            with pq.ParquetFile(self._path(chunk)) as file:
+                return file.read(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise RunDirectoryError(f"{self._path(chunk)} cannot be read: {error}") from None
 
     def _path(self, chunk: int) -> Path:
         return self._folder / f"part-{chunk:05}.parquet"

@@ -175,7 +175,6 @@ def run_on_ray(search: Search, run_dir: Path) -> None:
             raise_on_failed_trial=False,
             verbose=0,
         )
-    search.flush()
 
 
 @contextmanager
@@ -228,7 +227,7 @@ def _one_message() -> Iterator[None]:
     """Of an error in one of the hooks, such as a full disk, Tune makes a traceback: say its last line."""
     try:
         yield
-    except (TuneError, OSError) as error:
+    except TuneError as error:
         cause = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise TicketSearchError(f"the search had to stop, and what was finished is kept: {cause}") from error
 

@@ -31,7 +31,7 @@ def check(spec: SearchSpec, *, local: bool) -> None:
         _check_resources(spec)
     shapes: dict[DatasetSpec, tuple[int, tuple[int, int, int], int]] = {}
     seen: set[tuple[str, DatasetSpec]] = set()
-    for trajectory in _corners(spec):
+    for trajectory in _points(spec):
         dataset = trajectory.dataset
         if dataset not in shapes:
             arrays = read_arrays(dataset, data_path(spec))
@@ -45,8 +45,8 @@ def check(spec: SearchSpec, *, local: bool) -> None:
             _check_model(trajectory, image_shape, classes)
 
 
-def _corners(spec: SearchSpec) -> Iterator[TrajectorySpec]:
-    return (spec.point(values, spec.seeds[0]) for values in spec.corners())
+def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
+    return (spec.point(values, spec.seeds[0]) for values in spec.trial_points())
 
 
 def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> None:

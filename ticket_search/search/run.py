@@ -1,11 +1,14 @@
 """Run a search in a directory, from its beginning or from wherever it stopped."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.search import preflight
 from ticket_search.search.job import store_path
-from ticket_search.search.run_directory import check_same_search, check_writable, hold
+from ticket_search.search.run_directory import check_same_search, check_writable, hold, outermost_missing
 from ticket_search.search.search import Listener, Progress, Search
 from ticket_search.spec.search import SearchSpec
 
@@ -31,7 +34,8 @@ def run_search(
         Where the search stands at its end.
 
     Raises:
-        SpecError: the search cannot be run as written; nothing was started and nothing written.
+        SpecError: the search cannot be run as written; nothing was started and nothing is left behind.
+        TicketSearchError: it had to stop half-way, for want of room on the disk, say; run it again to go on.
     """
     check_same_search(run_dir, spec)
     check_writable(run_dir)
@@ -39,13 +43,30 @@ def run_search(
     preflight.check(spec, local=preflight.cluster_address(address) is None)
     from ticket_search.search.on_ray import check_resources, connect, run_on_ray
 
-    with connect(address):
-        check_resources(spec.resources)
-        with hold(run_dir, spec):
+    made = outermost_missing(run_dir)
+    with hold(run_dir, spec) as is_new, ExitStack() as stack:
+        try:
             search = Search(spec, run_dir, listener)
             on_start(search.progress)
-            try:
-                run_on_ray(search, run_dir)
-            finally:
+            stack.enter_context(connect(address))
+            check_resources(spec.resources)
+        except SpecError:
+            if is_new and made:
+                shutil.rmtree(made)
+            raise
+        except OSError as error:
+            raise _stopped(error) from error
+        try:
+            run_on_ray(search, run_dir)
+            search.flush()
+        except OSError as error:
+            raise _stopped(error) from error
+        except BaseException:
+            with suppress(OSError):  # the error under way says more
                 search.flush()
-            return search.progress
+            raise
+        return search.progress
+
+
+def _stopped(error: OSError) -> TicketSearchError:
+    return TicketSearchError(f"the search had to stop, and what was finished is kept: {error}")

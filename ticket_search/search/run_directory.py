@@ -4,9 +4,11 @@ import fcntl
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ticket_search.errors import RunDirectoryError
 from ticket_search.files import write_whole
@@ -39,12 +41,7 @@ def check_same_search(run_dir: Path, spec: SearchSpec) -> None:
     if (run_dir / SPEC_FILE).is_file():
         if is_held(run_dir):
             raise RunDirectoryError(f"{str(run_dir)!r} is being run by {(run_dir / LOCK_FILE).read_text().strip()}")
-        there = read_spec(run_dir)
-        if there.identity() != spec.identity():
-            raise RunDirectoryError(
-                f"{str(run_dir)!r} holds another search ({there.name!r}, which differs in "
-                f"{', '.join(_differences(there, spec))}); give another --output, or remove the directory"
-            )
+        _check_identity(run_dir, spec)
     elif run_dir.is_dir() and any(path.name != LOCK_FILE for path in run_dir.iterdir()):
         raise RunDirectoryError(f"{str(run_dir)!r} is not empty and holds no search; give another --output")
 
@@ -63,25 +60,57 @@ def check_writable(folder: Path) -> None:
         raise RunDirectoryError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from None
 
 
+def outermost_missing(folder: Path) -> Path | None:
+    """The first folder on the way to this one that is not there yet; None if all are."""
+    folder = folder.absolute()
+    return next((path for path in (*reversed(folder.parents), folder) if not path.exists()), None)
+
+
 @contextmanager
-def hold(run_dir: Path, spec: SearchSpec) -> Iterator[None]:
+def hold(run_dir: Path, spec: SearchSpec) -> Iterator[bool]:
     """Make the directory this search's, and keep other processes from running it meanwhile.
 
+    Yields:
+        Whether it is new: held no search before.
+
     Raises:
-        RunDirectoryError: another process runs it; the message says which.
+        RunDirectoryError: another process runs it; the message says which. Or it holds another search by now.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / LOCK_FILE).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(lock):
             lock.seek(0)
-            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {lock.read().strip()}") from None
+            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {lock.read().strip()}")
+        is_new = not (run_dir / SPEC_FILE).exists()
+        _check_identity(run_dir, spec)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
         write_whole(run_dir / SPEC_FILE, spec.to_yaml().encode())
-        yield
+        yield is_new
+
+
+def _lock(file: IO[str]) -> bool:
+    """Whether the lock could be had. `is_held` takes it for an instant, hence a second and a third try."""
+    for _ in range(3):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
+
+
+def _check_identity(run_dir: Path, spec: SearchSpec) -> None:
+    if not (run_dir / SPEC_FILE).is_file():
+        return
+    there = read_spec(run_dir)
+    if there.identity() != spec.identity():
+        raise RunDirectoryError(
+            f"{str(run_dir)!r} holds another search ({there.name!r}, which differs in "
+            f"{', '.join(_differences(there, spec))}); give another --output, or remove the directory"
+        )
 
 
 def is_held(run_dir: Path) -> bool:

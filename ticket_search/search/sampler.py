@@ -18,7 +18,6 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from ticket_search.errors import SpecError
 from ticket_search.search.suggestions import Suggestion
 from ticket_search.spec.identity import derive_seed, trajectory_id
 from ticket_search.spec.search import Domain, Range, SearchSpec, domain_values
@@ -119,15 +118,12 @@ class Sampler:
             self.study.sampler = self._optuna_sampler(derive_seed(self._spec.search.seed, self._next, attempt))
             trial = self.study.ask(self._distributions)
             values = self._decode(trial.params)
-            try:
-                seed = self._free_seed(values)
-            except SpecError:
-                seed = None  # three fields that do not go together; of two, the search was checked before its start
+            seed = self._free_seed(values)
             if seed is not None:
                 self._trials[self._next] = trial.number
                 state = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
                 return self._suggestion(values, seed, state)
-            # Else every seed of this point has been run, and the study holds what came of them.
+            # A repeat: every seed of this point has been run, and the study holds what came of them.
             self.study.tell(trial, state=TrialState.FAIL)
         return self._random_free_point()
 

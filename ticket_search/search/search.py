@@ -84,7 +84,7 @@ class Search:
 
     def __init__(self, spec: SearchSpec, run_dir: Path, listener: Listener = lambda progress, row: None) -> None:
         self.spec = spec
-        self.progress = Progress(trials=_trials(spec))
+        self.progress = Progress(trials=spec.planned_trials)
         self._listener = listener
         self._tables = Tables(run_dir, spec.space)
         self._tensorboard = TensorBoardWriter(run_dir / "tensorboard", spec.space)
@@ -243,10 +243,3 @@ class Search:
             self.progress.counts[row["status"]] += 1
             if len(matching) > 1:
                 self._note_ticket(matching[-1])
-
-
-def _trials(spec: SearchSpec) -> int | None:
-    points = None if spec.size is None else spec.size * len(spec.seeds)
-    if points is None or spec.search.trials is None:
-        return spec.search.trials if points is None else points
-    return min(points, spec.search.trials)

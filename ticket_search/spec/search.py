@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,8 +51,8 @@ class Range(Spec):
             raise ValueError(f"low {self.low} must be less than high {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError(f"a log range needs low above 0 and no step, not low {self.low}, step {self.step}")
-        if self.step is not None and self.step <= 0:
-            raise ValueError(f"step {self.step} must be above 0")
+        if self.step is not None and self.step < _LEAST_STEP:
+            raise ValueError(f"step {self.step} must be at least {_LEAST_STEP}")
         if self.step is not None and self.count > _MOST_STEPS:
             raise ValueError(f"step {self.step} makes {self.count} values; give at most {_MOST_STEPS}, or no step")
         return self
@@ -75,6 +75,7 @@ class Range(Spec):
 
 
 _MOST_STEPS = 1_000_000
+_LEAST_STEP = 1e-9
 #: A space of so many points is checked point by point.
 _FEW = 500
 #: What a field may be: one of a list, or a number of a range.
@@ -208,13 +209,17 @@ class SearchSpec(Spec):
                     raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
         if self.search.sampler == "grid" and (self.size or 0) > _MOST_STEPS:
             raise ValueError(f"space: a grid of {self.size} points is too many; give at most {_MOST_STEPS}")
-        every = self.size is not None and (self.size <= _FEW or self.search.sampler == "grid")
-        for values in self.grid() if every else self.corners():
+        for values in self.trial_points():
             try:
                 self.point(values, self.seeds[0])
             except SpecError as error:
                 raise ValueError(str(error)) from None
         return self
+
+    def trial_points(self) -> Iterable[dict[str, Any]]:
+        """Points to check a search at before it starts: all of a grid or of a small space, else the corners."""
+        every = self.size is not None and (self.size <= _FEW or self.search.sampler == "grid")
+        return self.grid() if every else self.corners()
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Assignments that between them try every two fields' values together: of a list each, of a range both ends.
@@ -261,6 +266,14 @@ class SearchSpec(Spec):
                 return None
             total *= domain.count if isinstance(domain, Range) else len(domain)
         return total
+
+    @property
+    def planned_trials(self) -> int | None:
+        """How many trajectories there will be: the trials asked for, or as many as the space and its seeds hold."""
+        points = None if self.size is None else self.size * len(self.seeds)
+        if points is None or self.search.trials is None:
+            return self.search.trials if points is None else points
+        return min(points, self.search.trials)
 
     def identity(self) -> str:
         """A digest of what makes it this search and no other: not its length, its rules of stopping or its machines."""
@@ -330,7 +343,12 @@ def _domain(name: str, domain: object) -> Domain:
 class _Loader(yaml.SafeLoader):
     """YAML 1.1, but ``1e-3`` is a number, not a string, and a key given twice is an error, not the last one's value."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Called before a mapping is made of a node; merges ``<<`` into the node, once."""
+        flattened = self.__dict__.setdefault("_flattened", set())
+        if id(node) in flattened:
+            return
+        flattened.add(id(node))
         seen = set()
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
@@ -340,7 +358,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"the key {name!r} stands twice", problem_mark=key.start_mark)
             if isinstance(name, str):
                 seen.add(name)
-        return super().construct_mapping(node, deep)
+        super().flatten_mapping(node)
 
 
 _Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}

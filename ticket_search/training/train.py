@@ -118,7 +118,7 @@ def train_levels(
 def _train(level: LevelInputs, network: nn.Module, data: Data, training: TrainingSpec) -> LevelOutputs:
     started = time.perf_counter()
     _load(network, level.weights)
-    update = _Update(level, network, data, training)
+    update = Update(level, network, data, training)
     stop, every = level.stop or int(training.iterations), int(training.evaluate_every)
     kept = {level.start: _snapshot(network)} if level.start in level.keep else {}
     curve: list[Point] = []
@@ -160,7 +160,7 @@ def _test(outputs: LevelOutputs, best_weights: Mapping[str, Tensor], network: nn
     )
 
 
-class _Update:
+class Update:
     """One iteration of training: the only ``optimizer.step``, and the mask applied again right after it."""
 
     def __init__(self, level: LevelInputs, network: nn.Module, data: Data, training: TrainingSpec) -> None:

@@ -1,0 +1,53 @@
+"""What a search says, and leaves, when it cannot be run or has to stop."""
+
+import errno
+
+import pytest
+
+from ticket_search.errors import SpecError, TicketSearchError
+from ticket_search.results import tables
+from ticket_search.results.reading import load_results
+from ticket_search.search import preflight
+from ticket_search.search.run import run_search
+
+
+@pytest.mark.parametrize("writes", [0, 6])
+def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(ray_address, search, tmp_path, monkeypatch, writes):
+    spec = search({"pruning_rate": [0.5, 0.6]}, seeds=(0, 1), sampler="grid", trials=None)
+    write_whole, written = tables.write_whole, []
+
+    def until_full(path, data):
+        if len(written) >= writes:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path)
+        write_whole(path, data)
+
+    monkeypatch.setattr(tables, "write_whole", until_full)
+    with pytest.raises(
+        TicketSearchError, match=r"had to stop, and what was finished is kept: .*No space left on device"
+    ):
+        run_search(spec, tmp_path / "run")
+    monkeypatch.undo()
+    assert run_search(spec, tmp_path / "run").counts["completed"] == 4
+    assert len(load_results(tmp_path / "run").levels) == 12
+
+
+def test_three_fields_that_do_not_go_together_once_epochs_are_counted(search):
+    spec = search(
+        {
+            "rewind_iteration": [0, 20],
+            "training.batch_size": [32, 512],
+            "training.iterations": [60, "1ep"],
+        }
+    )
+    with pytest.raises(SpecError, match="20 is past the training of 2 iterations"):
+        preflight.check(spec, local=True)
+
+
+def test_what_no_machine_has_is_refused_and_nothing_is_left(ray_address, search, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "_check_resources", lambda spec: None)
+    spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})
+    with pytest.raises(SpecError, match="no node has 1000 CPUs and 0 GPUs for a trajectory"):
+        run_search(spec, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
