@@ -22,7 +22,7 @@ from ticket_search import load_results
 from ticket_search.results.events import read_events
 from ticket_search.search.on_ray import connect
 from ticket_search.search.run import run_search
-from ticket_search.spec.search import load_search
+from ticket_search.spec.loading import load_search
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "digits.yaml"
 GRID = ("space.pruning_rate=[0.2, 0.3, 0.4, 0.5]",)

@@ -75,7 +75,7 @@ def run(
 
     Run again on the same directory, it goes on from where it stopped.
     """
-    from ticket_search.spec.search import load_search
+    from ticket_search.spec.loading import load_search
 
     if trials is not None:
         settings = (*settings, f"search.trials={trials}")

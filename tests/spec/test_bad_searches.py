@@ -4,7 +4,8 @@ import pytest
 
 from ticket_search.errors import SpecError
 from ticket_search.spec.base import validate
-from ticket_search.spec.search import ResourcesSpec, load_search
+from ticket_search.spec.loading import load_search
+from ticket_search.spec.search import ResourcesSpec
 
 GOOD = """\
 name: good
@@ -295,7 +296,7 @@ def test_seeds_fit_their_column(search):
 
 
 def test_a_merge_key_is_merged(tmp_path):
-    from ticket_search.spec.search import parse_yaml
+    from ticket_search.spec.loading import parse_yaml
 
     assert parse_yaml("a: &a {x: 1}\nb:\n  <<: *a\n  y: 2\n", "f") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
     chained = "a: &a {x: 0}\nb: {c: &c {<<: *a, x: 1}}\nd: {<<: *c}\n"

@@ -3,7 +3,8 @@ from typing import ClassVar
 import pytest
 
 from ticket_search.errors import SpecError
-from ticket_search.spec.search import Range, ResourcesSpec, domain_values, load_search, parse_yaml
+from ticket_search.spec.loading import load_search, parse_yaml
+from ticket_search.spec.search import Range, ResourcesSpec, domain_values
 
 
 @pytest.fixture

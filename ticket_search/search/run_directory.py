@@ -12,7 +12,8 @@ from typing import IO
 
 from ticket_search.errors import RunDirectoryError
 from ticket_search.files import write_whole
-from ticket_search.spec.search import SearchSpec, load_search
+from ticket_search.spec.loading import load_search
+from ticket_search.spec.search import SearchSpec
 
 SPEC_FILE = "search.yaml"
 LOCK_FILE = "run.lock"
