@@ -54,7 +54,7 @@ def levels_of(run_dir):
     return load_results(run_dir).levels.drop(columns=CLOCK)
 
 
-def same(one, other):
+def assert_same(one, other):
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
@@ -91,7 +91,7 @@ def test_level_0_is_trained_once_for_each_seed(two_workers):
 def test_one_worker_comes_to_the_same_rows_as_two(two_workers, grid_search, tmp_path):
     one_worker = grid_search.model_copy(update={"search": grid_search.search.model_copy(update={"max_concurrent": 1})})
     run_search(one_worker, tmp_path / "run")
-    same(levels_of(tmp_path / "run"), levels_of(two_workers))
+    assert_same(levels_of(tmp_path / "run"), levels_of(two_workers))
 
 
 def test_a_reused_actor_starts_from_nothing(two_workers, grid_search, search, tmp_path):
@@ -104,13 +104,13 @@ def test_a_reused_actor_starts_from_nothing(two_workers, grid_search, search, tm
     mine = load_results(tmp_path / "run").levels.query("`model.name` == 'lenet_16'")
     expected = load_results(two_workers).levels.merge(mine[["trajectory_id"]].drop_duplicates())
     assert len(expected) == len(mine) == 3
-    same(mine[columns].reset_index(drop=True), expected[columns].reset_index(drop=True))
+    assert_same(mine[columns].reset_index(drop=True), expected[columns].reset_index(drop=True))
 
 
 def test_running_again_trains_nothing(two_workers, grid_search):
     before, events = levels_of(two_workers), len(read_events(two_workers))
     assert run_search(grid_search, two_workers).done == 16
-    same(levels_of(two_workers), before)
+    assert_same(levels_of(two_workers), before)
     assert len(read_events(two_workers)) == events
 
 
@@ -207,7 +207,7 @@ def test_killed_and_resumed_elsewhere_it_is_as_if_nothing_had_happened(ray_addre
     here.rename(there)
     progress = run_search(grid_search, there)
     assert progress.done == 16
-    same(levels_of(there), levels_of(two_workers))
+    assert_same(levels_of(there), levels_of(two_workers))
     again = [json.loads(line) for line in (there / "suggestions.jsonl").read_text().splitlines()]
     assert again[: len(asked)] == asked
     assert len(again) == 16

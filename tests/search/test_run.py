@@ -51,3 +51,23 @@ def test_what_no_machine_has_is_refused_and_nothing_is_left(ray_address, search,
     with pytest.raises(SpecError, match="no node has 1000 CPUs and 0 GPUs for a trajectory"):
         run_search(spec, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_that_cannot_start_leaves_its_neighbour_alone(ray_address, search, tmp_path, monkeypatch):
+    """Both found no runs/ when they started; the other has moved in by the time that this one is refused."""
+    monkeypatch.setattr(preflight, "_check_resources", lambda spec: None)
+    spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})
+    neighbour = tmp_path / "runs" / "other" / "search.yaml"
+
+    def neighbour_moves_in(progress):
+        neighbour.parent.mkdir()
+        neighbour.touch()
+
+    with pytest.raises(SpecError, match="no node has 1000 CPUs"):
+        run_search(spec, tmp_path / "runs" / "mine", on_start=neighbour_moves_in)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "runs",
+        "runs/other",
+        "runs/other/search.yaml",
+    ]

@@ -37,7 +37,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from ticket_search.errors import SpecError, TicketSearchError  # noqa: E402
 from ticket_search.search.job import JOB, REPORT, as_config, make_job  # noqa: E402
 from ticket_search.search.preflight import cluster_address  # noqa: E402
-from ticket_search.search.search import EndReport, LevelReport, Search  # noqa: E402
+from ticket_search.search.search import FLUSH_SECONDS, EndReport, LevelReport, Search  # noqa: E402
 from ticket_search.search.trainable import TrajectoryTrainable  # noqa: E402
 from ticket_search.spec.search import ResourcesSpec  # noqa: E402
 
@@ -122,7 +122,7 @@ class _Watch(_Hook, tune.Callback):
         self._search.ended(trial.config[JOB]["number"], end)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        self._search.flush(at_most_every_seconds=2.0)
+        self._search.flush(at_most_every_seconds=FLUSH_SECONDS)
 
 
 def _check_reachable(address: str) -> None:

@@ -1,6 +1,5 @@
 """Run a search in a directory, from its beginning or from wherever it stopped."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.search import preflight
 from ticket_search.search.job import store_path
-from ticket_search.search.run_directory import check_same_search, check_writable, hold, outermost_missing
+from ticket_search.search.run_directory import check_same_search, check_writable, hold, missing_folders, remove
 from ticket_search.search.search import Listener, Progress, Search
 from ticket_search.spec.search import SearchSpec
 
@@ -43,7 +42,7 @@ def run_search(
     preflight.check(spec, local=preflight.cluster_address(address) is None)
     from ticket_search.search.on_ray import check_resources, connect, run_on_ray
 
-    made = outermost_missing(run_dir)
+    missing = missing_folders(run_dir)
     with hold(run_dir, spec) as is_new, ExitStack() as stack:
         try:
             search = Search(spec, run_dir, listener)
@@ -51,8 +50,8 @@ def run_search(
             stack.enter_context(connect(address))
             check_resources(spec.resources)
         except SpecError:
-            if is_new and made:
-                shutil.rmtree(made)
+            if is_new and missing:
+                remove(run_dir, missing)
             raise
         except OSError as error:
             raise _stopped(error) from error

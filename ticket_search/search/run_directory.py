@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -61,10 +62,20 @@ def check_writable(folder: Path) -> None:
         raise RunDirectoryError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from None
 
 
-def outermost_missing(folder: Path) -> Path | None:
-    """The first folder on the way to this one that is not there yet; None if all are."""
+def missing_folders(folder: Path) -> list[Path]:
+    """Of this folder and those it is in, the ones that are not there yet, from the inside out."""
     folder = folder.absolute()
-    return next((path for path in (*reversed(folder.parents), folder) if not path.exists()), None)
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove(run_dir: Path, made: list[Path]) -> None:
+    """Remove a run directory, and of the folders that were `made` for it those that nobody else uses by now."""
+    shutil.rmtree(run_dir)
+    for folder in made[1:]:
+        try:
+            folder.rmdir()
+        except OSError:  # another search has moved in meanwhile
+            return
 
 
 @contextmanager

@@ -23,7 +23,8 @@ Row = dict[str, Any]
 Status = Literal["completed", "stopped", "diverged", "failed"]
 #: A trajectory that failed is run again by a resumed search; what the others came to stands.
 _SETTLED = ("completed", "stopped", "diverged")
-_FLUSH_SECONDS = 2.0
+#: Between two writings of the tables.
+FLUSH_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ class Search:
         self.progress.levels += 1
         self._count(number, trajectory, row)
         self._tables.trajectories.put(trajectory)
-        self.flush(at_most_every_seconds=_FLUSH_SECONDS)
+        self.flush(at_most_every_seconds=FLUSH_SECONDS)
         reason = self._observe(row)
         # A trajectory that is told again has been further than this: it is not cut below what it has shown.
         return None if (row["trajectory_id"], row["level"] + 1) in self._tables.levels else reason
@@ -157,7 +158,7 @@ class Search:
         self._started.discard(number)
         self.progress.counts["running"] = len(self._started)
         self.progress.counts[end.status] += 1
-        self.flush(at_most_every_seconds=_FLUSH_SECONDS)
+        self.flush(at_most_every_seconds=FLUSH_SECONDS)
         self._listener(self.progress, row)
 
     def started(self, number: int) -> None:
