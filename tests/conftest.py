@@ -1,10 +1,15 @@
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from ticket_search.spec.base import validate
 from ticket_search.spec.search import SearchSpec, assign, dotted
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
+from ticket_search.storage.folder import open_folder
 
 _TRAJECTORY = {
     "dataset": {"name": "digits", "validation": 300},
@@ -80,3 +85,61 @@ def no_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", local_only)
         yield
+
+
+class S3Server:
+    """An S3 server in a process of its own, which can be killed and started again with what it held."""
+
+    def __init__(self, journal):
+        self._journal = journal
+        self._process = None
+        self.port = 0
+
+    def start(self):
+        script = Path(__file__).with_name("s3_server.py")
+        command = [sys.executable, str(script), str(self.port), str(self._journal)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.port = int(self._process.stdout.readline())
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def location(self, path):
+        return f"s3://tests/{path}?endpoint_override=http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """An S3 server on loopback with a bucket ``tests``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        server = S3Server(tmp_path_factory.mktemp("s3") / "journal")
+        server.start()
+        bucket = urllib.request.Request(f"http://127.0.0.1:{server.port}/tests", method="PUT")
+        urllib.request.urlopen(bucket).close()
+        yield server
+        server.kill()
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request, tmp_path):
+    """An empty folder, of each kind that there is."""
+    if request.param == "disk":
+        return open_folder(tmp_path / "folder")
+    return open_folder(request.getfixturevalue("s3").location(uuid4().hex))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty disk of 400 kB."""
+    place = tmp_path / "small_disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

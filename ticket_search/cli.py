@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ticket_search.errors import SpecError, TicketSearchError
+from ticket_search.errors import SpecError, StorageError, TicketSearchError
+from ticket_search.storage.folder import is_remote, open_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,16 +22,22 @@ INTERRUPTED = 130
 _SHIPPED = Path(__file__).parent / "search_spaces"
 
 
-class _Directory(click.Path):
-    """A local directory. A URL would otherwise quietly become a folder named ``s3:``."""
+class _Location(click.Path):
+    """A directory as it was typed, local or a URI of object storage."""
+
+    def __init__(self, *, local: bool = False) -> None:
+        super().__init__(file_okay=False)
+        self._local = local
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if "://" in str(value):
-            self.fail(f"{str(value)!r} is not a local directory; object storage is not supported yet", param, ctx)
-        return super().convert(value, param, ctx)
+        if "://" not in str(value):
+            return super().convert(value, param, ctx)
+        if self._local:
+            self.fail(f"{str(value)!r} is not a local directory", param, ctx)
+        return str(open_folder(value))
 
 
-_DIRECTORY = _Directory(path_type=Path, file_okay=False)
+_DIRECTORY = _Location()
 
 
 class _Commands(click.Group):
@@ -52,10 +59,15 @@ def main() -> None:
 
 @main.command()
 @click.argument("space")
-@click.option("--output", type=_DIRECTORY, help="Run directory.  [default: runs/<name of the search>]")
+@click.option(
+    "--output", type=_DIRECTORY, help="Run directory, local or s3://bucket/path.  [default: runs/<name of the search>]"
+)
 @click.option("--trials", type=click.IntRange(min=1), help="Trajectories to run, instead of search.trials.")
 @click.option(
-    "--data-dir", type=_DIRECTORY, envvar="TICKET_SEARCH_DATA_DIR", help="Where data sets lie.  [default: data]"
+    "--data-dir",
+    type=_Location(local=True),
+    envvar="TICKET_SEARCH_DATA_DIR",
+    help="Where data sets lie.  [default: data]",
 )
 @click.option(
     "--store", type=_DIRECTORY, help="A level store shared with other searches.  [default: in the run directory]"
@@ -64,10 +76,10 @@ def main() -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any key of SPACE; may be repeated.")
 def run(
     space: str,
-    output: Path | None,
+    output: str | None,
     trials: int | None,
-    data_dir: Path | None,
-    store: Path | None,
+    data_dir: str | None,
+    store: str | None,
     address: str | None,
     settings: tuple[str, ...],
 ) -> None:
@@ -81,19 +93,20 @@ def run(
         settings = (*settings, f"search.trials={trials}")
     spec = load_search(_space_path(space), settings)
     places = {"data_dir": data_dir, "store": store}
-    spec = spec.model_copy(update={name: str(path.absolute()) for name, path in places.items() if path})
-    _run(spec, output or Path("runs") / spec.name, address)
+    spec = spec.model_copy(update={name: str(open_folder(place)) for name, place in places.items() if place})
+    _run(spec, output or f"runs/{spec.name}", address)
 
 
 @main.command()
 @click.argument("directory", type=_DIRECTORY)
 @click.option("--trials", type=click.IntRange(min=1), help="Raise the number of trajectories.")
 @click.option("--address", help="A Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]")
-def resume(directory: Path, trials: int | None, address: str | None) -> None:
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a rule, as early stopping's.")
+def resume(directory: str, trials: int | None, address: str | None, settings: tuple[str, ...]) -> None:
     """Go on with the search in DIRECTORY, however it was ended; only what is missing is trained."""
     from ticket_search.search.run_directory import read_spec
 
-    spec = read_spec(directory)
+    spec = read_spec(open_folder(directory), settings)
     if trials is not None:
         if spec.search.trials is None:
             raise SpecError(f"--trials {trials}: the search takes its whole grid already")
@@ -106,20 +119,20 @@ def resume(directory: Path, trials: int | None, address: str | None) -> None:
 @main.command()
 @click.argument("directory", type=_DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(directory: Path, as_json: bool) -> None:
+def status(directory: str, as_json: bool) -> None:
     """Say where the search in DIRECTORY stands."""
     from ticket_search.analysis.tickets import status as summarise
     from ticket_search.results.reading import load_results
-    from ticket_search.search.run_directory import is_held, read_spec
+    from ticket_search.search.run_directory import held_by, read_spec
 
-    spec = read_spec(directory)
-    found: dict[str, Any] = {"name": spec.name, "trials": spec.planned_trials, "running": is_held(directory)}
+    spec, owner = read_spec(open_folder(directory)), held_by(open_folder(directory))
+    found: dict[str, Any] = {"name": spec.name, "trials": spec.planned_trials, "running": owner is not None}
     found |= summarise(load_results(directory))
     if as_json:
         _print_json(found)
         return
     counts = ", ".join(f"{count} {name}" for name, count in found["trajectories"].items()) or "none yet"
-    click.echo(f"{spec.name}: {'running' if found['running'] else 'not running'}")
+    click.echo(f"{spec.name}: {f'being run by {owner}' if owner else 'not running'}")
     click.echo(f"trajectories: {counts}; of {spec.planned_trials}")
     click.echo(f"levels: {found['levels']}, {found['levels_trained']} trained in {found['train_seconds']:.0f} s")
     best = found["best"]
@@ -133,14 +146,14 @@ def status(directory: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("directory", type=_DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def tickets(directory: Path, as_json: bool) -> None:
+def tickets(directory: str, as_json: bool) -> None:
     """List the sparsest matching ticket of each trajectory in DIRECTORY, best first."""
     from ticket_search.analysis.tickets import records
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.results.reading import load_results
     from ticket_search.search.run_directory import read_spec
 
-    spec = read_spec(directory)
+    spec = read_spec(open_folder(directory))
     found = sparsest(load_results(directory), spec.space)
     if as_json:
         _print_json(records(found))
@@ -148,6 +161,58 @@ def tickets(directory: Path, as_json: bool) -> None:
         from ticket_search.display import print_tickets
 
         print_tickets(_console(), found, spec, most=len(found))
+
+
+@main.command()
+@click.argument("directory", type=_DIRECTORY)
+def stop(directory: str) -> None:
+    """Ask the search that runs in DIRECTORY to stop once the levels being trained are done."""
+    from ticket_search.search.run_directory import request_stop
+
+    owner = request_stop(open_folder(directory))
+    click.echo(f"{owner} stops when the levels that it is training are done")
+    click.echo(f"go on with: {_resume_command(directory)}")
+
+
+@main.command()
+@click.argument("directory", type=_DIRECTORY)
+@click.option("--prune", is_flag=True, help="Remove what no search needs.")
+@click.option(
+    "--keep-best",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=10,
+    metavar="[N]",
+    help="Prune, and of trajectories that have ended keep only each search's N best tickets.  [N: 10]",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def store(directory: str, prune: bool, keep_best: int | None, dry_run: bool) -> None:
+    """Say what the level store of the search in DIRECTORY, or the store DIRECTORY, holds; remove what no search needs.
+
+    What is removed stays in the tables; a search that comes to need it trains it again.
+    """
+    from ticket_search.analysis.tickets import tickets as sparsest
+    from ticket_search.search.disk import in_words
+    from ticket_search.search.store_use import inspect
+    from ticket_search.search.store_use import prune as remove_unneeded
+
+    best = None if keep_best is None else lambda results: sparsest(results).head(keep_best)
+    use = inspect(open_folder(directory), best)
+    click.echo(f"store: {use.folder}")
+    for kind, files in use.kinds.items():
+        click.echo(f"{kind:<15}{len(files):>8} files{in_words(sum(file.size for file in files)):>10}")
+    for run_dir in use.searches:
+        click.echo(f"used by {run_dir}")
+    for run_dir in use.gone:
+        click.echo(f"{run_dir} used it and is no longer there")
+    size = f"{len(use.unneeded)} files, {in_words(sum(file.size for file in use.unneeded))}"
+    if not use.unneeded:
+        click.echo("a search needs each of them")
+    elif dry_run or not (prune or keep_best is not None):
+        click.echo(f"needed by no search: {size}; --prune removes them")
+    else:
+        remove_unneeded(use)
+        click.echo(f"removed: {size}")
 
 
 def _space_path(space: str) -> Path:
@@ -159,7 +224,7 @@ def _space_path(space: str) -> Path:
     return shipped[space]
 
 
-def _run(spec: "SearchSpec", directory: Path, address: str | None) -> None:
+def _run(spec: "SearchSpec", directory: str, address: str | None) -> None:
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.display import Display, print_tickets
     from ticket_search.results.reading import load_results
@@ -173,18 +238,28 @@ def _run(spec: "SearchSpec", directory: Path, address: str | None) -> None:
     signal.signal(signal.SIGINT, _interrupt)
     try:
         with display.shown():
-            progress = run_search(spec, directory, address=address, listener=display, on_start=display.begin)
+            progress = run_search(
+                spec, directory, address=address, listener=display, on_start=display.begin, say=display.say
+            )
     except KeyboardInterrupt:
-        if (directory / "search.yaml").exists():
+        if display.has_begun:
             click.echo(f"interrupted; what was finished is kept. Go on with: {_resume_command(directory)}", err=True)
         else:
             click.echo("interrupted before anything was started", err=True)
         sys.exit(INTERRUPTED)
+    except StorageError as error:
+        click.echo(f"error: the search had to stop, and what was finished is kept: {error}", err=True)
+        click.echo(f"Once that is mended, go on with: {_resume_command(directory)}", err=True)
+        sys.exit(error.exit_code)
+    if progress.stopped:
+        click.echo(f"stopped as asked; what was finished is kept. Go on with: {_resume_command(directory)}", err=True)
+        sys.exit(INTERRUPTED)
     if progress.exhausted:
         click.echo(f"the space is exhausted: its {progress.done} trajectories have all been run")
-    more = f"ticket-search tickets {shlex.quote(str(directory))}"
+    more = f"ticket-search tickets {shlex.quote(directory)}"
+    tables = str(open_folder(directory) / "levels") if is_remote(directory) else f"{directory}/levels"
     print_tickets(console, sparsest(load_results(directory), spec.space), spec, more=more)
-    click.echo(f"results: {directory} (pd.read_parquet('{directory}/levels'))")
+    click.echo(f"results: {directory} (pd.read_parquet('{tables}'))")
     if progress.counts["failed"]:
         click.echo(
             f"{progress.counts['failed']} of {progress.done} trajectories failed; why is in the column error of "
@@ -214,8 +289,8 @@ def _end_at_once(*_: object) -> NoReturn:
     os._exit(INTERRUPTED)
 
 
-def _resume_command(directory: Path) -> str:
-    return f"ticket-search resume {shlex.quote(str(directory))}"
+def _resume_command(directory: str) -> str:
+    return f"ticket-search resume {shlex.quote(directory)}"
 
 
 def _print_json(value: object) -> None:

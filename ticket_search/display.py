@@ -39,6 +39,7 @@ class Display:
         self._console = console
         self._progress = Progress(trials=spec.search.trials)
         self._done_before = 0
+        self._has_begun = False
         self._started = time.monotonic()
 
     @contextmanager
@@ -53,8 +54,21 @@ class Display:
     def begin(self, progress: Progress) -> None:
         """Take in where the search stands at its start; `progress` is kept and read again later."""
         self._progress = progress
+        self._has_begun = True
         self._done_before = progress.done
         self._started = time.monotonic()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was started."""
+        return self._has_begun
+
+    def say(self, notice: str) -> None:
+        """Print a line of what the user should know; to stderr where there is no live display."""
+        if self._console.is_terminal:
+            self._console.print(Text(notice))
+        else:
+            print(notice, file=sys.stderr, flush=True)  # noqa: T201
 
     def __call__(self, progress: Progress, row: dict[str, Any]) -> None:
         """Take in that a trajectory has ended, with its row of `trajectories`."""

@@ -21,8 +21,8 @@ class RunDirectoryError(SpecError):
     """A run directory that holds another search, none, or one that is being run."""
 
 
-class StoreError(TicketSearchError):
-    """A level store that could not be read or written."""
+class StorageError(TicketSearchError):
+    """A disk or a server that refuses, is full, or cannot be reached. What was finished is kept; it can be gone on."""
 
 
 class Diverged(TicketSearchError):

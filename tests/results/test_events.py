@@ -23,7 +23,7 @@ def test_a_half_line_is_left_out(tmp_path):
     path = tmp_path / "events" / "p.jsonl"
     path.write_text(path.read_text() + '{"time": 1, "ev')
     assert [e["event"] for e in read_events(tmp_path)] == ["a"]
-    log.log("b")
+    EventLog(tmp_path, "p").log("b")
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["a", "b"]
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ticket_search.errors import RunDirectoryError
+from ticket_search.errors import RunDirectoryError, StorageError
 from ticket_search.results.reading import load_results
 from ticket_search.results.schema import schemas
 from ticket_search.results.tables import Table, Tables
@@ -150,7 +150,7 @@ def test_a_failed_flush_leaves_the_old_table_and_the_next_flush_has_all(tmp_path
     monkeypatch.setattr(os, "replace", fail_second)
     for n in range(1, 7):
         table.put(row(n))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         table.flush()
     assert parts(tmp_path) == {"part-00000.parquet": [row(0), row(1), row(2)]}
     table.flush()

@@ -58,6 +58,7 @@ def test_levels_and_curves_are_scalars(tmp_path):
     writer = TensorBoardWriter(tmp_path, SPACE)
     writer.level(level(0), CURVE)
     writer.level(level(1, val_loss=None), CURVE[1:])
+    writer.flush()
     run = read(tmp_path / "abc")
     assert {tag: scalars(run, tag) for tag in run.Tags()["scalars"]} == {
         "level/val_accuracy": [(0, 0.5), (1, 0.5)],
@@ -78,6 +79,7 @@ def test_a_trajectory_is_a_session_of_the_hparams_tab(tmp_path):
     writer = TensorBoardWriter(tmp_path, SPACE)
     writer.level(level(0), [])
     writer.trajectory(TRAJECTORY)
+    writer.flush()
     run = read(tmp_path / "abc")
     assert (scalars(run, "score"), scalars(run, "sparsest_matching_density")) == ([(2, 1.0)], [(2, 0.5)])
     content = run.PluginTagToContent(metadata.PLUGIN_NAME)
@@ -100,6 +102,7 @@ def test_nulls_are_left_out_and_failure_is_told(tmp_path):
     row = TRAJECTORY | {"status": "failed", "score": None, "sparsest_matching_density": None, "levels": None}
     del row["dataset.augment"]
     writer.trajectory(row)
+    writer.flush()
     run = read(tmp_path / "abc")
     assert run.Tags()["scalars"] == []
     end = run.PluginTagToContent(metadata.PLUGIN_NAME)[metadata.SESSION_END_INFO_TAG]
@@ -122,14 +125,31 @@ def test_the_experiment_is_written_once_with_the_space(tmp_path):
     assert [metric.name.tag for metric in experiment.metric_infos] == ["score", "sparsest_matching_density"]
 
 
+def written(folder, *numbers):
+    writer = TensorBoardWriter(folder, {})
+    for number in numbers:
+        writer.level(level(number), [])
+        writer.flush()
+
+
+def test_every_flush_is_seen_and_none_twice(folder, tmp_path):
+    """Where files cannot grow, each flush makes a file of its own."""
+    written(folder, 0, 1, 2)
+    for file in folder.files(recursive=True):
+        copy = tmp_path / "copy" / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(folder.read(file.name))
+    assert scalars(read(tmp_path / "copy" / "abc"), "level/density") == [(0, 1.0), (1, 0.5), (2, 0.25)]
+
+
 def test_a_file_torn_by_a_kill_hides_nothing_of_the_resumed_search(tmp_path, monkeypatch):
     monkeypatch.setattr("ticket_search.results.tensorboard.time.time", lambda: 1000.0)
-    TensorBoardWriter(tmp_path, {}).level(level(0), [])
+    written(tmp_path, 0)
     (torn,) = (tmp_path / "abc").iterdir()
     with torn.open("ab") as file:
         file.write(b"\x20\x00\x00")
     monkeypatch.setattr("ticket_search.results.tensorboard.time.time", lambda: 2000.0)
-    TensorBoardWriter(tmp_path, {}).level(level(1), [])
+    written(tmp_path, 1)
     assert scalars(read(tmp_path / "abc"), "level/density") == [(0, 1.0), (1, 0.5)]
 
 

@@ -1,35 +1,36 @@
 """What a search says, and leaves, when it cannot be run or has to stop."""
 
-import errno
+import shutil
+from collections import Counter
 
+import pandas as pd
 import pytest
 
-from ticket_search.errors import SpecError, TicketSearchError
-from ticket_search.results import tables
+from ticket_search.errors import SpecError, StorageError
+from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 from ticket_search.search import preflight
 from ticket_search.search.run import run_search
 
 
-@pytest.mark.parametrize("writes", [0, 6])
-def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(ray_address, search, tmp_path, monkeypatch, writes):
+@pytest.mark.parametrize("room", [20_000, 90_000])
+def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(ray_address, search, small_disk, room):
+    """Full from the start on, and full half-way."""
     spec = search({"pruning_rate": [0.5, 0.6]}, seeds=(0, 1), sampler="grid", trials=None)
-    write_whole, written = tables.write_whole, []
-
-    def until_full(path, data):
-        if len(written) >= writes:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        written.append(path)
-        write_whole(path, data)
-
-    monkeypatch.setattr(tables, "write_whole", until_full)
-    with pytest.raises(
-        TicketSearchError, match=r"had to stop, and what was finished is kept: .*No space left on device"
-    ):
-        run_search(spec, tmp_path / "run")
-    monkeypatch.undo()
-    assert run_search(spec, tmp_path / "run").counts["completed"] == 4
-    assert len(load_results(tmp_path / "run").levels) == 12
+    filler = small_disk / "filler"
+    filler.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - room))
+    with pytest.raises(StorageError, match=r"cannot write '.*': No space left on device") as error:
+        run_search(spec, small_disk / "run")
+    assert "\n" not in str(error.value)
+    assert not list(small_disk.rglob(".*"))
+    for table in ("levels", "trajectories", "curves", "layers"):
+        if (small_disk / "run" / table).exists():
+            pd.read_parquet(small_disk / "run" / table)
+    filler.unlink()
+    assert run_search(spec, small_disk / "run").counts["completed"] == 4
+    assert len(load_results(small_disk / "run").levels) == 12
+    finished = Counter(e["level_key"] for e in read_events(small_disk / "run") if e["event"] == "level_finished")
+    assert set(finished.values()) == {1}
 
 
 def test_three_fields_that_do_not_go_together_once_epochs_are_counted(search):

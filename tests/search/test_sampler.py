@@ -241,6 +241,7 @@ class TestTheRecord:
         record.append(first)
         with (tmp_path / "suggestions.jsonl").open("a") as file:
             file.write('{"number": 1, "val')
+        record = SuggestionRecord(tmp_path)
         assert record.read() == [first]
         record.append(second)
         assert record.read() == [first, second]

@@ -141,6 +141,7 @@ def test_frozen_defaults():
             "tolerance": 0.0,
             "max_concurrent": None,
             "max_failures": 2,
+            "checkpoint_seconds": 60.0,
             "seed": 0,
             "early_stopping": {
                 "collapse": 0.1,

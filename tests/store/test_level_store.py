@@ -5,19 +5,27 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 
-from ticket_search.errors import StoreError
+from ticket_search.storage.folder import LocalFolder
 from ticket_search.store import level_store
-from ticket_search.store.level_store import Entry, LevelStore
+from ticket_search.store.level_store import Entry, LevelStore, decode, encode
 
 KEY = "ab12"
+PATH = f"ab/{KEY}.safetensors"
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def events():
+    return []
+
+
+@pytest.fixture
+def store(folder, events, monkeypatch):
     monkeypatch.setattr(level_store, "_POLL_SECONDS", 0.01)
-    return LevelStore(tmp_path / "store")
+    monkeypatch.setattr(level_store, "_POLL_SECONDS_REMOTE", 0.01)
+    return LevelStore(folder, lambda event, **fields: events.append({"event": event, **fields}))
 
 
 def entry(number=1):
@@ -64,35 +72,72 @@ class TestEntries:
         store.save("ab2", entry(2))
         assert [number(store.load(key)) for key in ("ab1", "ab2")] == [1, 2]
 
-    @pytest.mark.parametrize("damage", [b"", b"\x00", b"not a store's entry at all"])
-    def test_a_damaged_entry_is_named(self, store, damage):
+    def test_nothing_is_left_beside_an_entry(self, store, folder):
         store.save(KEY, entry())
-        path = store._path(KEY)
-        path.write_bytes(damage)
-        with pytest.raises(StoreError) as error:
-            store.load(KEY)
-        assert str(error.value).startswith(f"the store's entry {path} cannot be read: ")
-        assert str(error.value).endswith("; remove it to have it trained again")
-        with pytest.raises(StoreError):
-            store.get_or_compute(KEY, entry)
+        assert [file.name for file in folder.files(recursive=True)] == [PATH]
 
-    def test_an_entry_cut_short_is_named(self, store):
-        store.save(KEY, entry())
-        path = store._path(KEY)
-        path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(StoreError, match="cannot be read"):
-            store.load(KEY)
+    def test_an_entry_is_a_plain_safetensors_file(self, tmp_path):
+        LevelStore(tmp_path).save(KEY, entry(3))
+        with safe_open(tmp_path / PATH, framework="pt") as file:
+            assert file.get_tensor("w").tolist() == [3, 2]
+            assert file.metadata()["record"] == '{"number": 3}'
 
-    @pytest.mark.parametrize("metadata", [None, {"other": "1"}, {"record": "{"}])
-    def test_a_file_of_somebody_elses_is_named(self, store, metadata):
-        store.save(KEY, entry())
-        save_file({"w": torch.zeros(1)}, store._path(KEY), metadata)
-        with pytest.raises(StoreError, match="cannot be read"):
-            store.load(KEY)
 
-    def test_nothing_is_left_beside_an_entry(self, store):
-        store.save(KEY, entry())
-        assert [p.name for p in store._path(KEY).parent.iterdir()] == [f"{KEY}.safetensors"]
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+class TestDamage:
+    def test_no_byte_may_change(self):
+        data = encode(entry())
+        assert decode(data).record == {"number": 1}
+        for place in range(len(data)):
+            with pytest.raises(ValueError, match=r"not a whole entry|checksum"):
+                decode(flipped(data, place))
+
+    def test_no_byte_may_be_missing_or_added(self):
+        data = encode(entry())
+        for size in range(len(data)):
+            with pytest.raises(ValueError, match=r"not a whole entry|checksum"):
+                decode(data[:size])
+        with pytest.raises(ValueError, match="checksum"):
+            decode(data + b"0")
+
+    def test_a_record_may_hold_what_looks_like_a_checksum(self):
+        record = {"sha256": "0" * 64, "x": '"sha256":"' + "0" * 64 + '"'}
+        assert decode(encode(Entry(record=record, tensors={}))).record == record
+
+    def test_an_entry_of_another_format_is_not_believed(self, monkeypatch):
+        monkeypatch.setattr(level_store, "_FORMAT", "ticket_search.entry.9")
+        data = encode(entry())
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match=r"its format is 'ticket_search.entry.9', and this ticket_search reads"):
+            decode(data)
+
+    @pytest.mark.parametrize("damage", [b"", b"\x00", b"not a store's entry at all", save({"w": torch.zeros(1)})])
+    def test_a_damaged_entry_is_set_aside_told_of_and_computed_again(self, store, folder, events, damage):
+        folder.write(PATH, damage)
+        found, reused = store.get_or_compute(KEY, lambda: entry(5))
+        assert (number(found), reused) == (5, False)
+        (event,) = events
+        assert (event["event"], event["key"]) == ("entry_damaged", KEY)
+        assert event["reason"]
+        aside = event["path"].removeprefix(f"{folder}/")
+        assert aside.startswith(f"damaged/{KEY}.safetensors.")
+        assert folder.read(aside) == damage
+        assert number(store.load(KEY)) == 5
+
+    def test_a_damaged_checkpoint_is_not_gone_on_from(self, store, folder, events):
+        checkpoint = store.checkpoint(KEY)
+        checkpoint.save(entry())
+        (file,) = folder.files(recursive=True)
+        folder.write(file.name, flipped(folder.read(file.name), -1 % file.size))
+        assert checkpoint.load() is None
+        assert [event["event"] for event in events] == ["entry_damaged"]
+        checkpoint.save(entry(2))
+        assert number(checkpoint.load()) == 2
+        checkpoint.remove()
+        assert checkpoint.load() is None
 
 
 class TestComputing:
@@ -103,9 +148,9 @@ class TestComputing:
         ]
         assert number(store.get_or_compute(KEY, lambda: entry(9))[0]) == 1
 
-    def test_nothing_is_left_of_the_lock(self, store):
+    def test_nothing_is_left_of_the_lease(self, store, folder):
         store.get_or_compute(KEY, entry)
-        assert list((store._root / "locks").iterdir()) == []
+        assert [file.name for file in folder.files(recursive=True)] == [PATH]
 
     def test_a_computation_that_fails_gives_the_lock_back(self, store):
         def fail():
@@ -144,14 +189,14 @@ class TestComputing:
 
         assert number(store.get_or_compute(KEY, compute)[0]) == 2
 
-    def test_the_lock_of_a_killed_process_is_free(self, store):
-        """It is waited for while its owner lives."""
+    def test_a_waiter_takes_over_from_a_killed_process(self, store, folder, events):
+        """It waits while the owner lives."""
         code = (
-            "import sys, time; from pathlib import Path; from ticket_search.store.level_store import LevelStore\n"
+            "import sys, time; from ticket_search.store.level_store import LevelStore\n"
             "wait = lambda: print('computing', flush=True) or time.sleep(60)\n"
-            "LevelStore(Path(sys.argv[1])).get_or_compute(sys.argv[2], wait)"
+            "LevelStore(sys.argv[1]).get_or_compute(sys.argv[2], wait)"
         )
-        command = [sys.executable, "-c", code, str(store._root), KEY]
+        command = [sys.executable, "-c", code, str(folder), KEY]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
             assert owner.stdout.readline() == "computing\n"
             results = []
@@ -162,3 +207,61 @@ class TestComputing:
             owner.kill()
         thread.join(5)
         assert results == [False]
+        (event,) = events
+        assert (event["event"], event["key"]) == ("lease_broken", KEY)
+        assert event["owner"].startswith(f"process {owner.pid} on ")
+
+    @pytest.mark.parametrize("moment", ["save", "saved"])
+    def test_who_finds_what_a_dead_process_saved_is_told_so_once(self, store, folder, moment):
+        """Killed between saving an entry and saying so; or after that, before its lease was given back."""
+        code = (
+            "import os, signal, sys; from ticket_search.store.level_store import Entry, LevelStore\n"
+            "die = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "store, moment = LevelStore(sys.argv[1]), sys.argv[3]\n"
+            "save = store.save\n"
+            "store.save = lambda key, entry: (save(key, entry), moment == 'save' and die())\n"
+            "store.get_or_compute(sys.argv[2], lambda: Entry(record={'number': 1}, tensors={}), saved=die)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(folder), KEY, moment]).returncode == -9
+        told = []
+        for _ in range(2):
+            found, reused = store.get_or_compute(KEY, entry, recovered=lambda: told.append(1))
+            assert (number(found), reused) == (1, True)
+        assert told == [1]
+        assert [file.name for file in folder.files(recursive=True)] == [PATH]
+
+    def test_it_says_so_after_saving_and_before_another_may_look(self, store, folder):
+        order = []
+
+        def saved():
+            order.append((number(store.load(KEY)), len((folder / "leases").files())))
+
+        store.get_or_compute(KEY, entry, saved=saved)
+        assert order == [(1, 1)]
+
+    def test_who_was_given_up_for_dead_takes_what_the_other_saved(self, store, folder, monkeypatch):
+        monkeypatch.setattr("ticket_search.storage.lease.HEARTBEAT_SECONDS", 0.01)
+
+        def compute():
+            """Suspended for long: meanwhile another process takes the lease, computes and saves."""
+            (folder / "leases").remove_all()
+            time.sleep(0.5)
+            LevelStore(folder).save(KEY, entry(8))
+            return entry(1)
+
+        found, reused = store.get_or_compute(KEY, compute)
+        assert (number(found), reused) == (8, True)
+
+
+def test_a_full_disk_is_said_and_what_is_there_is_kept(small_disk):
+    from ticket_search.errors import StorageError
+
+    store = LevelStore(LocalFolder(small_disk))
+    store.get_or_compute(KEY, entry)
+    big = Entry(record={}, tensors={"w": torch.zeros(1_000_000)})
+    with pytest.raises(StorageError, match=r"cannot write '.*cd34.safetensors': No space left on device"):
+        store.get_or_compute("cd34", lambda: big)
+    assert number(store.load(KEY)) == 1
+    assert store.load("cd34") is None
+    assert store.get_or_compute("cd34", lambda: entry(2))[1] is False
+    assert not list(small_disk.rglob(".*"))

@@ -38,7 +38,7 @@ class Level:
         early_stop_test_accuracy: at that iteration.
         iterations: updates made for this level.
         train_seconds: spent when it was trained, here or elsewhere.
-        reused: whether it came from the store.
+        reused: whether somebody else had trained it: another trajectory or another search.
         diverged: whether its loss stopped being finite; then all but the curve is unknown.
     """
 
@@ -69,10 +69,16 @@ class Level:
 
 
 def to_entry(
-    outputs: LevelOutputs, *, number: int, mask: Mask, next_mask: Mask | None, final_weights: Mapping[str, Tensor]
+    outputs: LevelOutputs,
+    *,
+    number: int,
+    mask: Mask,
+    next_mask: Mask | None,
+    final_weights: Mapping[str, Tensor],
+    trainer: str | None = None,
 ) -> Entry:
-    """What the store keeps of a level: its figures as JSON, its masks at one bit a weight."""
-    record: dict[str, Any] = {"level": number} | {name: getattr(outputs, name) for name in _FIGURES}
+    """What the store keeps of a level: its figures as JSON, its masks at one bit a weight, and who trained it."""
+    record: dict[str, Any] = {"level": number, "trainer": trainer} | {name: getattr(outputs, name) for name in _FIGURES}
     record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in outputs.curve]
     record["shapes"] = {name: list(kept.shape) for name, kept in mask.items()}
     tensors = {f"mask/{name}": pack(kept) for name, kept in mask.items()}

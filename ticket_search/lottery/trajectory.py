@@ -9,7 +9,7 @@ A level is a pure function of its inputs and is stored under their hash, so star
 whatever is in it is not trained again.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from ticket_search.data.dataset import Dataset
 from ticket_search.lottery.level import Level
@@ -26,6 +26,9 @@ def run_trajectory(
     *,
     rewind_iterations: Collection[int] = (),
     log: Log = lambda event, **fields: None,
+    was_finished: Callable[[str], bool | None] = lambda level_key: None,
+    trainer: str | None = None,
+    checkpoint_seconds: float | None = None,
 ) -> Iterator[Level]:
     """Train the levels of one trajectory, or take them from the store, and yield each as it is finished.
 
@@ -34,13 +37,19 @@ def run_trajectory(
         data: the data set of ``spec.dataset``, on the device to train on.
         store: where levels are kept, and found.
         rewind_iterations: other iterations that trajectories sharing level 0 may rewind to; their weights are kept.
-        log: told of ``level_started``, ``level_finished`` and ``level_reused``.
+        log: told of ``level_started``, ``level_continued``, ``level_finished`` and ``level_reused``.
+        was_finished: whether the log says so of a level key already; None if it does not know of the level at all.
+        trainer: who trains. A level that the same trainer finds again in the store counts as its own, not as reused;
+            None counts none as its own.
+        checkpoint_seconds: between two checkpoints of a level's training, from which it would go on; None makes none.
 
     Raises:
         SpecError: the specification does not fit the data.
         Diverged: a level's loss stopped being finite; the levels before it were yielded.
     """
-    bench = Workbench(spec, data, store, log)
+    bench = Workbench(
+        spec, data, store, log, was_finished=was_finished, trainer=trainer, checkpoint_seconds=checkpoint_seconds
+    )
     level = bench.train_dense({*rewind_iterations, spec.trajectory.rewind_iteration})
     yield level
     while _goes_on(level, mask := bench.prune(level), spec.trajectory):

@@ -60,14 +60,17 @@ def network_digest(spec: ModelSpec) -> str:
     return source_digest(spec.name) if USER_FUNCTION.fullmatch(spec.name) else ""
 
 
-def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> None:
+def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> tuple[int, int]:
     """Build the network and run two black images through it, in training and in evaluation mode.
+
+    Returns:
+        The numbers in its parameters and buffers, and the weights that pruning may touch.
 
     Raises:
         SpecError: as `build`; the network fails, does not return floats ``[2, classes]``, or has nothing to prune.
     """
     network = build(spec, image_shape, classes, seed=0)
-    prunable(network)
+    names = set(prunable(network))
     shape = " x ".join(map(str, image_shape))
     for mode in (True, False):
         # Dropout draws from the global generator.
@@ -86,6 +89,8 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> N
                 f"model {spec.name!r} in {state} mode made {found} of 2 images of {shape}; "
                 f"it must make floats of shape {[2, classes]}"
             )
+    state_dict = network.state_dict()
+    return sum(v.numel() for v in state_dict.values()), sum(state_dict[name].numel() for name in names)
 
 
 def prunable(network: nn.Module) -> tuple[str, ...]:

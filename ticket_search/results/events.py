@@ -5,27 +5,28 @@ import math
 import os
 import socket
 import time
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ticket_search.files import append_line, read_lines
+from ticket_search.storage.folder import Location, open_folder
+from ticket_search.storage.lines import LineFile, complete_lines
 
 #: Process ids come again; this does not. A forked process has its own id.
 _TOKEN = uuid4().hex[:8]
 
 
 class EventLog:
-    """Appends events to a file of this process. Holds no file open, so it may be copied to another process.
+    """Appends events to a file of this process. Holds no file open, and a fork has a file of its own.
 
     Args:
         run_dir: the run directory; ``events/`` appears in it with the first event.
         process: names the file; None means host, process id and a token. No two live processes may share a name.
     """
 
-    def __init__(self, run_dir: Path, process: str | None = None) -> None:
-        self._folder = run_dir / "events"
+    def __init__(self, run_dir: Location, process: str | None = None) -> None:
+        self._folder = open_folder(run_dir) / "events"
         self._process = process
+        self._file: tuple[str, LineFile] | None = None
 
     def log(self, event: str, **fields: Any) -> None:
         """Append ``{"time": ..., "event": ..., **fields}``, time in Unix seconds.
@@ -35,10 +36,14 @@ class EventLog:
         process = self._process or f"{socket.gethostname()}-{os.getpid()}-{_TOKEN}"
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         line = json.dumps({"time": time.time(), "event": event, **finite}, default=str)
-        append_line(self._folder / f"{process}.jsonl", line, durable=False)
+        if self._file is None or self._file[0] != process:
+            self._file = process, LineFile(self._folder, process)
+        self._file[1].append(line, durable=False)
 
 
-def read_events(run_dir: Path) -> list[dict[str, Any]]:
+def read_events(run_dir: Location) -> list[dict[str, Any]]:
     """The events of all processes, by time. A line that is half written is left out."""
-    files = sorted((run_dir / "events").glob("*.jsonl"))
-    return sorted((json.loads(line) for file in files for line in read_lines(file)), key=lambda event: event["time"])
+    folder = open_folder(run_dir) / "events"
+    contents = [folder.read(file.name) or b"" for file in folder.files() if file.name.endswith(".jsonl")]
+    events = (json.loads(line) for content in contents for line in complete_lines(content))
+    return sorted(events, key=lambda event: event["time"])

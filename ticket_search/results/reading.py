@@ -1,7 +1,6 @@
 """Reading the tables of a run directory, of a search that runs or has ended."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 
 from ticket_search.errors import RunDirectoryError
 from ticket_search.results.schema import KEYS, check_version
+from ticket_search.storage.folder import Folder, Location, open_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +28,28 @@ class Results:
     layers: pd.DataFrame
 
 
-def load_results(run_dir: str | Path) -> Results:
-    """Read the tables of a run directory. A search may be writing them.
+def load_results(run_dir: Location) -> Results:
+    """Read the tables of a run directory, local or in object storage. A search may be writing them.
 
     Raises:
         RunDirectoryError: it is not a run directory, or a damaged one, or one of a newer version of this package.
+        StorageError: it cannot be read.
     """
-    folder = Path(run_dir)
-    if not folder.is_dir():
-        raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: there is no such folder")
-    missing = [f"{name}/" for name in KEYS if not _first_part(folder / name).is_file()]
+    folder = open_folder(run_dir)
+    there = {name: folder / name for name in KEYS}
+    missing = [f"{name}/" for name, table in there.items() if not table.files()]
+    if len(missing) == len(KEYS) and not folder.files():
+        raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: there is no such folder, or it is empty")
     if missing:
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no table {', '.join(missing)}")
     # Trajectories first: the writer writes them last, so the levels they speak of are there by now.
-    return Results(
-        **{name: _read(folder / name, KEYS[name]) for name in ("trajectories", "levels", "layers", "curves")}
-    )
+    return Results(**{name: _read(there[name], KEYS[name]) for name in ("trajectories", "levels", "layers", "curves")})
 
 
-def _read(folder: Path, key: tuple[str, ...]) -> pd.DataFrame:
+def _read(folder: Folder, key: tuple[str, ...]) -> pd.DataFrame:
+    place = folder.parquet()
     try:
-        check_version(pq.read_schema(_first_part(folder)), folder)
-        return pd.read_parquet(folder).sort_values(list(key), ignore_index=True)
+        check_version(pq.read_schema(f"{place['path']}/part-00000.parquet", filesystem=place["filesystem"]), folder)
+        return pd.read_parquet(**place).sort_values(list(key), ignore_index=True)
     except (pa.ArrowException, OSError) as error:
         raise RunDirectoryError(f"{str(folder)!r} cannot be read: {error}") from None
-
-
-def _first_part(folder: Path) -> Path:
-    return folder / "part-00000.parquet"

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -89,7 +88,7 @@ def decode(field: pa.Field, value: Any) -> Any:
     return json.loads(value) if is_json(field) and value is not None else value
 
 
-def check_version(schema: pa.Schema, path: Path) -> None:
+def check_version(schema: pa.Schema, path: object) -> None:
     """Refuse a table that this version of the package cannot read.
 
     Raises:

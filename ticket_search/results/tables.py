@@ -1,13 +1,15 @@
 """Writing the tables, so that at any moment ``pd.read_parquet(folder)`` works and holds no row twice.
 
 A table's folder holds ``part-00000.parquet``, ``part-00001.parquet``, ...; all but the last are full. Each is only ever
-replaced whole, under its own name, and a row never moves to another file. Only the search's driver writes.
+replaced whole, under its own name, and a row never moves to another file: there are few files, and no compaction to
+be interrupted. Only the search's driver writes.
 """
 
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from itertools import count, groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,28 +17,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ticket_search.errors import RunDirectoryError
-from ticket_search.files import sweep, write_whole
 from ticket_search.results.schema import KEYS, check_version, decode, encode, is_json, schemas
 from ticket_search.spec.search import Domain
+from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL = ("trajectory_id", "level")
+#: Rows after which a chunk is full. The last chunk is written anew at every flush: where rows are wide, it is short.
+_CAPACITY = {"levels": 10_000, "trajectories": 10_000, "curves": 50_000, "layers": 50_000}
 
 
 class Table:
     """The one writer of a table. Rows are held in memory until `flush`; full chunks are not held at all.
 
     Args:
-        folder: of the chunks; made if it is not there.
+        folder: of the chunks, local or in object storage; made if it is not there.
         schema: of the rows.
         key: the columns that tell rows apart (for `put`), or groups of rows written together (for `put_group`).
         capacity: rows after which a chunk is full. A group stays in one chunk, which may then hold more.
 
     Raises:
         RunDirectoryError: the folder holds a table of a newer version, of other columns, or with a chunk missing.
+        StorageError: it cannot be read, or written to.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema, key: tuple[str, ...], *, capacity: int = 50_000) -> None:
-        self._folder, self._schema, self._key, self._capacity = folder, schema, key, capacity
+    def __init__(self, folder: Location, schema: pa.Schema, key: tuple[str, ...], *, capacity: int = 50_000) -> None:
+        self._folder, self._schema, self._key, self._capacity = open_folder(folder), schema, key, capacity
         self._names = set(schema.names)
         self._json = [field for field in schema if is_json(field)]
         self._starts = [0]  # the number of each chunk's first row, counted over the table
@@ -73,46 +78,50 @@ class Table:
             self._append(key, [self._encoded(row) for row in rows])
 
     def flush(self) -> None:
-        """Put on disk what was put since the last flush. If it fails, the rows stay for the next one."""
+        """Write what was put since the last flush. If it fails, the rows stay for the next one."""
         for chunk, places in groupby(sorted(self._pending), key=self._chunk):
             self._write(chunk, list(places))
         self._pending.clear()
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every row, in the order of insertion. Flushes first; one chunk at a time is in memory."""
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Every row, or these columns of it, in the order of insertion. Flushes; one chunk at a time is in memory."""
         self.flush()
+        encoded = [field for field in self._json if columns is None or field.name in columns]
         for chunk in range(len(self._starts)):
-            for row in self._read(chunk).to_pylist():
-                yield row | {field.name: decode(field, row[field.name]) for field in self._json}
+            for row in self._read(chunk, None if columns is None else list(columns)).to_pylist():
+                yield row | {field.name: decode(field, row[field.name]) for field in encoded}
 
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return key in self._places
 
     def _open(self) -> None:
-        sweep(self._folder)
+        self._folder.sweep()
+        chunks = {file.name for file in self._folder.files() if file.name.endswith(".parquet")}
         for chunk in count():
-            path = self._path(chunk)
-            if not path.exists():
+            if _part(chunk) not in chunks:
                 break
-            self._check(path)
-            table = self._read(chunk, list(self._key))
             if chunk:
                 self._starts.append(self._length)
-            for place, key in enumerate(zip(*(c.to_pylist() for c in table.columns), strict=True), self._length):
-                self._places.setdefault(key, place)
-            self._length += len(table)
-        if len(list(self._folder.glob("part-*.parquet"))) > chunk:
-            raise RunDirectoryError(f"{self._folder} is damaged: {path.name} is missing, later parts are there")
+            self._take_up(chunk)
+        if len(chunks) > chunk:
+            raise RunDirectoryError(f"{self._folder} is damaged: {_part(chunk)} is missing, later parts are there")
         if chunk:
             self._last = (chunk - 1, self._read(chunk - 1))
         else:
             self._write(0, [])
 
-    def _check(self, path: Path) -> None:
-        try:
-            found = pq.read_schema(path)
-        except pa.ArrowInvalid as error:
-            raise RunDirectoryError(f"{path} is not a readable Parquet file: {error}") from None
+    def _take_up(self, chunk: int) -> None:
+        """Note the places of a chunk's keys; the rows of a group stand together."""
+        keys = self._read(chunk, list(self._key))
+        places = pa.table({**dict(zip(self._key, keys.columns, strict=True)), "": np.arange(len(keys)) + self._length})
+        firsts = places.group_by(list(self._key), use_threads=False).aggregate([("", "min")])
+        columns = [firsts.column(name).to_pylist() for name in self._key]
+        self._places.update(
+            zip(map(_interned, zip(*columns, strict=True)), firsts.column("_min").to_pylist(), strict=True)
+        )
+        self._length += len(keys)
+
+    def _check(self, path: str, found: pa.Schema) -> None:
         check_version(found, path)
         if not found.equals(self._schema):
             differing = sorted(f.name for f in {*found, *self._schema} if f not in found or f not in self._schema)
@@ -121,11 +130,11 @@ class Table:
             )
 
     def _key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(row[name] for name in self._key)
+        return _interned(tuple(row[name] for name in self._key))
 
     def _encoded(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         if unknown := row.keys() - self._names:
-            raise ValueError(f"{self._folder.name} has no column {sorted(unknown)}; its columns: {self._schema.names}")
+            raise ValueError(f"{self._folder} has no column {sorted(unknown)}; its columns: {self._schema.names}")
         return {**row, **{field.name: encode(field, row.get(field.name)) for field in self._json}}
 
     def _append(self, key: tuple[Any, ...], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -149,19 +158,30 @@ class Table:
         table = pa.concat_tables([old, new]).take(order)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        write_whole(self._path(chunk), sink.getvalue().to_pybytes())
+        self._folder.write(_part(chunk), sink.getvalue().to_pybytes())
         if chunk >= last:
             self._last = (chunk, table)
 
     def _read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
+        path = f"{self._folder}/{_part(chunk)}"
+        data = self._folder.read(_part(chunk))
+        if data is None:
+            raise RunDirectoryError(f"{path} is gone: something else than the search has removed it")
         try:
-            with pq.ParquetFile(self._path(chunk)) as file:
+            with pq.ParquetFile(BytesIO(data)) as file:
+                self._check(path, file.schema_arrow)
                 return file.read(columns)
         except (pa.ArrowException, OSError) as error:
-            raise RunDirectoryError(f"{self._path(chunk)} cannot be read: {error}") from None
+            raise RunDirectoryError(f"{path} is not a readable Parquet file: {error}") from None
 
-    def _path(self, chunk: int) -> Path:
-        return self._folder / f"part-{chunk:05}.parquet"
+
+def _part(chunk: int) -> str:
+    return f"part-{chunk:05}.parquet"
+
+
+def _interned(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A key whose texts are kept once, however many keys and tables they stand in."""
+    return tuple(sys.intern(value) if isinstance(value, str) else value for value in key)
 
 
 class Tables:
@@ -171,21 +191,25 @@ class Tables:
     (`Table.put_group`).
 
     Args:
-        run_dir: the run directory.
+        run_dir: the run directory, local or in object storage.
         space: the search's space: field name -> what it may be.
 
     Raises:
         RunDirectoryError: see `Table`.
     """
 
-    def __init__(self, run_dir: Path, space: Mapping[str, Domain]) -> None:
-        schema = schemas(space)
-        self.levels = Table(run_dir / "levels", schema["levels"], KEYS["levels"])
-        self.trajectories = Table(run_dir / "trajectories", schema["trajectories"], KEYS["trajectories"])
-        self.curves = Table(run_dir / "curves", schema["curves"], _LEVEL)
-        self.layers = Table(run_dir / "layers", schema["layers"], _LEVEL)
+    def __init__(self, run_dir: Location, space: Mapping[str, Domain]) -> None:
+        folder, schema = open_folder(run_dir), schemas(space)
+
+        def table(name: str, key: tuple[str, ...]) -> Table:
+            return Table(folder / name, schema[name], key, capacity=_CAPACITY[name])
+
+        self.levels = table("levels", KEYS["levels"])
+        self.trajectories = table("trajectories", KEYS["trajectories"])
+        self.curves = table("curves", _LEVEL)
+        self.layers = table("layers", _LEVEL)
 
     def flush(self) -> None:
-        """Put everything on disk. A row is there before any row of another table that speaks of it."""
+        """Write everything. A row is there before any row of another table that speaks of it."""
         for table in (self.curves, self.layers, self.levels, self.trajectories):
             table.flush()

@@ -5,14 +5,13 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ticket_search.files import write_whole
 from ticket_search.results.schema import column, configuration, encode
 from ticket_search.spec.search import Domain, Range
+from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL_SCALARS = ("val_accuracy", "test_accuracy", "val_loss", "density", "compression")
 _CURVE_SCALARS = ("val_accuracy", "val_loss", "train_loss")
@@ -20,7 +19,7 @@ _METRICS = ("score", "sparsest_matching_density")
 
 
 class TensorBoardWriter:
-    """Writes each trajectory's subfolder of `folder`. Files are opened for one write: no handles or threads stay.
+    """Writes each trajectory's subfolder of `folder`, at every `flush`. No handles or threads stay.
 
     The caller writes each level and each trajectory once; the rows are those of the tables.
 
@@ -29,15 +28,20 @@ class TensorBoardWriter:
         space: the search's space: field name -> what it may be.
     """
 
-    def __init__(self, folder: Path, space: Mapping[str, Domain]) -> None:
-        self._folder = folder
+    def __init__(self, folder: Location, space: Mapping[str, Domain]) -> None:
+        self._folder = open_folder(folder)
+        self._pending: dict[str, list[bytes]] = {}
+        self._begun: set[str] = set()
+        self._ended: list[str] = []
+        self._flushes = 0
         self._columns = configuration(space)
         # TensorBoard reads a run's files by name and leaves one with a torn end for the next:
         # a resumed search must not append to the file of the killed one.
         self._file = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
-        experiment = folder / "events.out.tfevents.0000000000.space"
-        if not experiment.exists():
-            write_whole(experiment, _experiment(self._columns, {column(name): d for name, d in space.items()}))
+        experiment = "events.out.tfevents.0000000000.space"
+        if self._folder.read(experiment) is None:
+            domains = {column(name): domain for name, domain in space.items()}
+            self._folder.write(experiment, _experiment(self._columns, domains))
 
     def level(self, row: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> None:
         """Write a finished level: a row of `levels`, and its rows of `curves`. Null values are left out."""
@@ -46,7 +50,7 @@ class TensorBoardWriter:
         for point in curve:
             values = {f"{prefix}/{name}": point.get(name) for name in _CURVE_SCALARS}
             records.append(_scalars(point["iteration"], values))
-        self._append(row["trajectory_id"], records)
+        self._pending.setdefault(row["trajectory_id"], []).extend(records)
 
     def trajectory(self, row: Mapping[str, Any]) -> None:
         """Write a finished trajectory, a row of `trajectories`: its line in the HParams tab."""
@@ -64,13 +68,24 @@ class TensorBoardWriter:
         )
         metrics = _scalars(row.get("levels") or 0, {name: row.get(name) for name in _METRICS})
         records = [_event(0, start), metrics, _hparams_event(metadata.SESSION_END_INFO_TAG, end)]
-        self._append(row["trajectory_id"], records)
+        self._pending.setdefault(row["trajectory_id"], []).extend(records)
+        self._ended.append(row["trajectory_id"])
 
-    def _append(self, trajectory_id: str, records: Sequence[bytes]) -> None:
-        path = self._folder / trajectory_id / self._file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(_framed(records if file.tell() else [_version(), *records]))
+    def flush(self) -> None:
+        """Write what was told since the last flush; where files cannot grow, into a new file."""
+        while self._pending:
+            trajectory_id, records = next(iter(self._pending.items()))
+            name = f"{trajectory_id}/{self._file}"
+            if not self._folder.grows:
+                self._folder.write(f"{name}.{self._flushes:05}", _framed([_version(), *records]))
+            else:
+                begun = trajectory_id in self._begun
+                self._folder.append(name, _framed(records if begun else [_version(), *records]))
+                self._begun.add(trajectory_id)
+            del self._pending[trajectory_id]
+        self._flushes += 1
+        self._begun.difference_update(self._ended)
+        self._ended.clear()
 
 
 def _framed(records: Sequence[bytes]) -> bytes:

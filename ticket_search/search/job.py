@@ -7,8 +7,9 @@ from typing import Any
 
 from ticket_search.spec.search import Range, SearchSpec, dotted
 from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.storage.folder import Folder, open_folder
 
-#: The key of a step's result that holds a `LevelReport` or an `EndReport`.
+#: The key of a step's result that holds a `LevelReport`, an `EndReport` or a `HaltReport`.
 REPORT = "report"
 #: The key of a trial's configuration that holds a `Job` as a dict.
 JOB = "job"
@@ -21,9 +22,12 @@ class Job:
     Attributes:
         number: of the suggestion.
         trajectory: a `TrajectorySpec` as plain data.
-        run_dir, store, data_dir: absolute paths.
+        run_id: of the search's run.
+        run_dir, store: absolute locations.
+        data_dir: an absolute path.
         rewind_iterations: that trajectories of this search may ask of a shared level 0.
         tolerance: of the verdict on matching.
+        checkpoint_seconds: between two checkpoints of a level's training; None makes none.
         threads: of torch.
         gpu: whether to train on the worker's GPU.
         import_paths: where the user's own modules are found.
@@ -31,35 +35,39 @@ class Job:
 
     number: int
     trajectory: dict[str, Any]
+    run_id: str
     run_dir: str
     store: str
     data_dir: str
     rewind_iterations: list[int]
     tolerance: float
+    checkpoint_seconds: float | None
     threads: int
     gpu: bool
     import_paths: list[str]
 
 
-def make_job(spec: SearchSpec, number: int, trajectory: TrajectorySpec, run_dir: Path) -> Job:
+def make_job(spec: SearchSpec, number: int, trajectory: TrajectorySpec, run_dir: Folder, run_id: str) -> Job:
     """The job of one suggestion."""
     return Job(
         number=number,
         trajectory=trajectory.model_dump(mode="json"),
-        run_dir=str(run_dir.absolute()),
-        store=str(store_path(spec, run_dir)),
+        run_id=run_id,
+        run_dir=str(run_dir),
+        store=str(store_folder(spec, run_dir)),
         data_dir=str(data_path(spec)),
-        rewind_iterations=_rewind_iterations(spec),
+        rewind_iterations=rewind_iterations(spec),
         tolerance=spec.search.tolerance,
+        checkpoint_seconds=spec.search.checkpoint_seconds,
         threads=max(1, int(spec.resources.cpus)),
         gpu=spec.resources.gpus > 0,
         import_paths=[path for path in sys.path if path],
     )
 
 
-def store_path(spec: SearchSpec, run_dir: Path) -> Path:
-    """Where the search's level store lies, absolute."""
-    return (Path(spec.store) if spec.store else run_dir / "store").absolute()
+def store_folder(spec: SearchSpec, run_dir: Folder) -> Folder:
+    """Where the search's level store lies."""
+    return open_folder(spec.store) if spec.store else run_dir / "store"
 
 
 def data_path(spec: SearchSpec) -> Path:
@@ -67,8 +75,8 @@ def data_path(spec: SearchSpec) -> Path:
     return Path(spec.data_dir or "data").absolute()
 
 
-def _rewind_iterations(spec: SearchSpec) -> list[int]:
-    """What the space lists. Of a range each trajectory asks for its own."""
+def rewind_iterations(spec: SearchSpec) -> list[int]:
+    """Those that the space lists. Of a range each trajectory asks for its own."""
     listed = [d for n, d in spec.space.items() if dotted(n) == "trajectory.rewind_iteration"]
     if not listed:
         return [spec.trajectory.rewind_iteration]

@@ -7,10 +7,10 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Ray reads these when it is imported or started; whoever has set them keeps his values.
 _QUIET = {
@@ -34,39 +34,54 @@ from ray import tune  # noqa: E402
 from ray.tune.error import TuneError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from ticket_search.errors import SpecError, TicketSearchError  # noqa: E402
+from ticket_search.errors import SpecError, StorageError, TicketSearchError  # noqa: E402
 from ticket_search.search.job import JOB, REPORT, as_config, make_job  # noqa: E402
 from ticket_search.search.preflight import cluster_address  # noqa: E402
-from ticket_search.search.search import FLUSH_SECONDS, EndReport, LevelReport, Search  # noqa: E402
+from ticket_search.search.search import EndReport, HaltReport, LevelReport, Search  # noqa: E402
 from ticket_search.search.trainable import TrajectoryTrainable  # noqa: E402
 from ticket_search.spec.search import ResourcesSpec  # noqa: E402
+from ticket_search.storage.folder import Folder  # noqa: E402
 
 #: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
 _OBJECT_STORE_BYTES = 256 * 1024**2
 
 
+T = TypeVar("T")
+
+
 class _Hook:
     """Ray pickles its hooks into snapshots of its own, which nothing is restored from: they leave the search out."""
 
+    _search: Search
+
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def _guarded(self, act: Callable[[], T], otherwise: T) -> T:
+        """Call the search. What keeps it from going on, a full disk say, ends the run without a traceback of Ray's."""
+        try:
+            return act()
+        except TicketSearchError as error:
+            self._search.halt(error)
+            return otherwise
 
 
 class _Suggest(_Hook, Searcher):
     """Ray asks here for the next trajectory and says when one has ended."""
 
-    def __init__(self, search: Search, run_dir: Path) -> None:
+    def __init__(self, search: Search, run_dir: Folder, run_id: str) -> None:
         super().__init__()
         self._search = search
         self._run_dir = run_dir
+        self._run_id = run_id
 
     def suggest(self, trial_id: str) -> Any:
         del trial_id
-        suggestion = self._search.next()
+        suggestion = self._guarded(self._search.next, None)
         if suggestion is None:
             return str(Searcher.FINISHED)
         trajectory = self._search.spec.point(suggestion.values, suggestion.seed)
-        return as_config(make_job(self._search.spec, suggestion.number, trajectory, self._run_dir))
+        return as_config(make_job(self._search.spec, suggestion.number, trajectory, self._run_dir, self._run_id))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The callback has told the search already."""
@@ -86,15 +101,16 @@ class _Stop(_Hook, tune.Stopper):
         self.reasons: dict[str, str] = {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        report = result[REPORT]
+        report, number = result[REPORT], result["config"][JOB]["number"]
         if isinstance(report, LevelReport):
-            reason = self._search.level_finished(result["config"][JOB]["number"], report)
+            reason = self._guarded(lambda: self._search.level_finished(number, report), None)
             if reason is not None:
                 self.reasons[trial_id] = reason
-        return trial_id in self.reasons
+        # A search that was asked to stop lets levels finish, not trajectories.
+        return trial_id in self.reasons or self._search.progress.stopped
 
     def stop_all(self) -> bool:
-        return False
+        return self._search.halted is not None
 
 
 class _Watch(_Hook, tune.Callback):
@@ -107,22 +123,24 @@ class _Watch(_Hook, tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         report = result.pop(REPORT)
         number = result.pop("config")[JOB]["number"]
-        if isinstance(report, EndReport):
-            self._search.ended(number, report)
+        if isinstance(report, HaltReport):
+            self._search.halt(StorageError(report.reason))
+        elif isinstance(report, EndReport):
+            self._guarded(lambda: self._search.ended(number, report), None)
         elif trial.trial_id in self._stop.reasons:
-            reason = self._stop.reasons.pop(trial.trial_id)
-            self._search.ended(number, EndReport(status="stopped", reason=reason))
+            end = EndReport(status="stopped", reason=self._stop.reasons.pop(trial.trial_id))
+            self._guarded(lambda: self._search.ended(number, end), None)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._search.started(trial.config[JOB]["number"])
+        self._guarded(lambda: self._search.started(trial.config[JOB]["number"]), None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         error = trial.error_file and Path(trial.error_file).read_text(errors="replace")
         end = EndReport(status="failed", reason="its worker died", error=error)
-        self._search.ended(trial.config[JOB]["number"], end)
+        self._guarded(lambda: self._search.ended(trial.config[JOB]["number"], end), None)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        self._search.flush(at_most_every_seconds=FLUSH_SECONDS)
+        self._guarded(self._search.flush_if_due, None)
 
 
 def _check_reachable(address: str) -> None:
@@ -154,16 +172,28 @@ def check_resources(resources: ResourcesSpec) -> None:
         )
 
 
-def run_on_ray(search: Search, run_dir: Path) -> None:
-    """Run a search's trajectories, until there is no more, on the Ray that is connected to."""
+def run_on_ray(
+    search: Search, run_dir: Folder, run_id: str = "", trainable: type[TrajectoryTrainable] = TrajectoryTrainable
+) -> None:
+    """Run a search's trajectories on the Ray that is connected to, until there is no more or it is asked to stop.
+
+    Args:
+        search: says what to run, and is told what comes of it.
+        run_dir: of the search.
+        run_id: of the run.
+        trainable: runs one trajectory.
+
+    Raises:
+        StorageError: the search cannot go on; what was finished is kept.
+    """
     spec = search.spec
     stop = _Stop(search)
     with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch, _quiet(), _one_message():
         tune.run(
-            TrajectoryTrainable,
+            trainable,
             name="search",
             storage_path=scratch,
-            search_alg=_Suggest(search, run_dir),
+            search_alg=_Suggest(search, run_dir, run_id),
             stop=stop,
             callbacks=[_Watch(search, stop)],
             num_samples=-1,
@@ -175,6 +205,8 @@ def run_on_ray(search: Search, run_dir: Path) -> None:
             raise_on_failed_trial=False,
             verbose=0,
         )
+    if search.halted:
+        raise search.halted
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """What can be known to be wrong before anything is started."""
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
 
 from ticket_search.data import read_arrays
 from ticket_search.errors import SpecError
+from ticket_search.search.disk import NetworkSize
 from ticket_search.search.job import data_path
 from ticket_search.spec.search import SearchSpec
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
@@ -17,12 +19,15 @@ def cluster_address(address: str | None) -> str | None:
     return None if found in (None, "", "local") else found
 
 
-def check(spec: SearchSpec, *, local: bool) -> None:
+def check(spec: SearchSpec, *, local: bool) -> dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]]:
     """Read each data set and try each network that the space can ask for.
 
     Args:
         spec: the search.
         local: the trajectories will run on this machine, so its processors and GPUs are what there is.
+
+    Returns:
+        (network's name, data set) -> its size, and the images of a training epoch; see `disk.estimate`.
 
     Raises:
         SpecError: one message: what is wrong, and what would be right.
@@ -30,7 +35,7 @@ def check(spec: SearchSpec, *, local: bool) -> None:
     if local:
         _check_resources(spec)
     shapes: dict[DatasetSpec, tuple[int, tuple[int, int, int], int]] = {}
-    seen: set[tuple[str, DatasetSpec]] = set()
+    sizes: dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]] = {}
     for trajectory in _points(spec):
         dataset = trajectory.dataset
         if dataset not in shapes:
@@ -40,21 +45,26 @@ def check(spec: SearchSpec, *, local: bool) -> None:
             shapes[dataset] = train_images, (channels, height, width), arrays.classes
         train_images, image_shape, classes = shapes[dataset]
         trajectory.resolve(train_images)
-        if (trajectory.model.name, dataset) not in seen:
-            seen.add((trajectory.model.name, dataset))
-            _check_model(trajectory, image_shape, classes)
+        if (trajectory.model.name, dataset) not in sizes:
+            sizes[trajectory.model.name, dataset] = _check_model(trajectory, image_shape, classes), train_images
+    return sizes
 
 
 def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
     return (spec.point(values, spec.seeds[0]) for values in spec.trial_points())
 
 
-def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> None:
+def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> NetworkSize:
     # A fully connected network takes any image; for the others torch is worth the 4 s of its import.
-    if not trajectory.model.name.startswith("lenet_"):
-        from ticket_search.models import check as check_model
+    if trajectory.model.name.startswith("lenet_"):
+        hidden = [int(width) for width in trajectory.model.name.split("_")[1:]]
+        widths = [math.prod(image_shape), *hidden, classes]
+        prunable = sum(a * b for a, b in itertools.pairwise(widths))
+        return NetworkSize(values=prunable + sum(widths[1:]), prunable=prunable)
+    from ticket_search.models import check as check_model
 
-        check_model(trajectory.model, image_shape, classes)
+    values, prunable = check_model(trajectory.model, image_shape, classes)
+    return NetworkSize(values=values, prunable=prunable)
 
 
 def _check_resources(spec: SearchSpec) -> None:

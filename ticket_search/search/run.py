@@ -2,70 +2,116 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
-from ticket_search.errors import SpecError, TicketSearchError
-from ticket_search.search import preflight
-from ticket_search.search.job import store_path
-from ticket_search.search.run_directory import check_same_search, check_writable, hold, missing_folders, remove
+from ticket_search.errors import RunDirectoryError, SpecError, StorageError
+from ticket_search.search import disk, preflight
+from ticket_search.search.job import store_folder
+from ticket_search.search.run_directory import (
+    Hold,
+    check_same_search,
+    check_writable,
+    differences,
+    hold,
+    is_stop_requested,
+    missing_folders,
+    remove,
+)
 from ticket_search.search.search import Listener, Progress, Search
+from ticket_search.search.store_use import register
 from ticket_search.spec.search import SearchSpec
+from ticket_search.storage.folder import Folder, Location, impatient, open_folder
+
+Say = Callable[[str], None]
 
 
 def run_search(
     spec: SearchSpec,
-    run_dir: Path,
+    run_dir: Location,
     *,
     address: str | None = None,
     listener: Listener = lambda progress, row: None,
     on_start: Callable[[Progress], None] = lambda progress: None,
+    say: Say = lambda notice: None,
 ) -> Progress:
-    """Run a search to its end.
+    """Run a search to its end, or until it is asked to stop.
 
     Args:
         spec: what to search.
-        run_dir: where the results go; a directory that holds this search is gone on from.
+        run_dir: where the results go, a path or a URI of object storage; a directory that holds this search is gone on
+            from.
         address: of a Ray cluster; see `on_ray.connect`.
         listener: told of every trajectory that ends, with its row of `trajectories`.
         on_start: given, once, the object that says where the search stands from then on.
+        say: told, in a line, of what the user should know: the disk it will take, a lock that was broken, ...
 
     Returns:
         Where the search stands at its end.
 
     Raises:
         SpecError: the search cannot be run as written; nothing was started and nothing is left behind.
-        TicketSearchError: it had to stop half-way, for want of room on the disk, say; run it again to go on.
+        StorageError: it had to stop half-way, for want of room on the disk, say; run it again to go on.
+        TicketSearchError: it had to stop for another reason.
     """
-    check_same_search(run_dir, spec)
-    check_writable(run_dir)
-    check_writable(store_path(spec, run_dir))
-    preflight.check(spec, local=preflight.cluster_address(address) is None)
+    folder = open_folder(run_dir)
+    store = store_folder(spec, folder)
+    check_same_search(folder, spec)
+    check_writable(folder)
+    check_writable(store)
+    sizes = preflight.check(spec, local=preflight.cluster_address(address) is None)
     from ticket_search.search.on_ray import check_resources, connect, run_on_ray
 
-    missing = missing_folders(run_dir)
-    with hold(run_dir, spec) as is_new, ExitStack() as stack:
+    missing = missing_folders(folder)
+    with hold(folder, spec, say) as held, ExitStack() as stack:
         try:
-            search = Search(spec, run_dir, listener)
+            for change in _changes(held, spec):
+                say(change)
+            register(store, folder, held.run, spec)
+            search = Search(spec, folder, listener, say=say, is_asked_to_stop=lambda: _is_asked_to_stop(folder, held))
             on_start(search.progress)
             stack.enter_context(connect(address))
             check_resources(spec.resources)
+            if held.is_new:
+                say(disk.describe(spec, disk.estimate(spec, sizes), store))
         except SpecError:
-            if is_new and missing:
-                remove(run_dir, missing)
+            if held.is_new and missing:
+                remove(folder, missing)
             raise
-        except OSError as error:
-            raise _stopped(error) from error
         try:
-            run_on_ray(search, run_dir)
+            run_on_ray(search, folder, held.run.run_id)
             search.flush()
-        except OSError as error:
-            raise _stopped(error) from error
+        except KeyboardInterrupt:
+            # Within ten seconds, also when the storage cannot be reached.
+            with impatient(), suppress(StorageError):
+                search.flush()
+            raise
         except BaseException:
-            with suppress(OSError):  # the error under way says more
+            with suppress(StorageError):  # the error under way says more
                 search.flush()
             raise
         return search.progress
 
 
-def _stopped(error: OSError) -> TicketSearchError:
-    return TicketSearchError(f"the search had to stop, and what was finished is kept: {error}")
+def _is_asked_to_stop(folder: Folder, held: Hold) -> bool:
+    if held.lease.is_lost:
+        raise RunDirectoryError(
+            f"another process has taken {str(folder)!r} over, since this one gave no sign of life for a minute"
+        )
+    return is_stop_requested(folder)
+
+
+def _changes(held: Hold, spec: SearchSpec) -> list[str]:
+    """What is not as it was when the search was run last, and is accepted."""
+    if held.before is None:
+        return []
+    before, now = held.before.model_dump(mode="json"), spec.model_dump(mode="json")
+    changes = []
+    for name in differences(held.before, spec):
+        old, new = _at(before, name), _at(now, name)
+        changes.append(f"{name} was {old} and is {new} from here on")
+    return changes
+
+
+def _at(plain: object, path: str) -> object:
+    for part in path.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return "null" if plain is None else plain

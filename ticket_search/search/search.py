@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import log2
-from pathlib import Path
 from typing import Any, Literal
 
+from ticket_search.errors import TicketSearchError
 from ticket_search.results.events import EventLog
 from ticket_search.results.schema import column
 from ticket_search.results.tables import Tables
@@ -18,22 +18,33 @@ from ticket_search.search.early_stopping import EarlyStopping
 from ticket_search.search.sampler import Outcome, Sampler
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.spec.search import SearchSpec
+from ticket_search.storage.folder import Location, open_folder
 
 Row = dict[str, Any]
 Status = Literal["completed", "stopped", "diverged", "failed"]
 #: A trajectory that failed is run again by a resumed search; what the others came to stands.
 _SETTLED = ("completed", "stopped", "diverged")
-#: Between two writings of the tables.
-FLUSH_SECONDS = 2.0
+#: Between two writings of the tables, at least; and this many times as long as the last writing took.
+_FLUSH_SECONDS = 2.0
+_FLUSH_SHARE = 20.0
+#: What early stopping and the sampler need to know of the levels of an earlier process.
+_LEVEL_COLUMNS = [
+    *("trajectory_id", "level", "seed", "compression", "density"),
+    *("val_accuracy", "dense_val_accuracy", "matching"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelReport:
-    """A finished level as rows: one of `levels`, those of `curves` and of `layers`."""
+    """A finished level as rows: one of `levels`, those of `curves` and of `layers`.
+
+    `notices` are lines for the user: an entry of the store that was damaged, say.
+    """
 
     level: Row
     curve: list[Row]
     layers: list[Row]
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,13 @@ class EndReport:
     status: Status
     reason: str | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HaltReport:
+    """Why no trajectory can go on: the disk is full, say. The one that reports it has not ended."""
+
+    reason: str
 
 
 @dataclass
@@ -55,6 +73,7 @@ class Progress:
         levels: finished in this process.
         best: the row of `levels` of the sparsest matching ticket so far; level 0 is none.
         exhausted: every point of the space has been run with every seed.
+        stopped: somebody asked for the search to stop before its end.
     """
 
     trials: int | None
@@ -64,6 +83,7 @@ class Progress:
     levels: int = 0
     best: Row | None = None
     exhausted: bool = False
+    stopped: bool = False
 
     @property
     def done(self) -> int:
@@ -81,10 +101,24 @@ class Search:
         spec: what to search.
         run_dir: where the tables and the record lie; what is there is gone on from.
         listener: told of every trajectory that ends, with its row of `trajectories`.
+        say: told, in a line, of what the user should know.
+        is_asked_to_stop: asked every few seconds.
     """
 
-    def __init__(self, spec: SearchSpec, run_dir: Path, listener: Listener = lambda progress, row: None) -> None:
+    def __init__(
+        self,
+        spec: SearchSpec,
+        run_dir: Location,
+        listener: Listener = lambda progress, row: None,
+        *,
+        say: Callable[[str], None] = lambda notice: None,
+        is_asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        run_dir = open_folder(run_dir)
         self.spec = spec
+        self.halted: TicketSearchError | None = None
+        self._say = say
+        self._is_asked_to_stop = is_asked_to_stop
         self.progress = Progress(trials=spec.planned_trials)
         self._listener = listener
         self._tables = Tables(run_dir, spec.space)
@@ -98,11 +132,13 @@ class Search:
         self._best: dict[int, Row] = {}
         self._suggestions: dict[int, Suggestion] = {}
         self._waiting: list[Suggestion] = []
-        self._flushed = time.monotonic()
+        self._flush_after = 0.0
         self._go_on_from_the_disk()
 
     def next(self) -> Suggestion | None:
-        """The next trajectory to run, on disk by now; None when there is none."""
+        """The next trajectory to run, recorded by now; None when there is none, or none is to be started any more."""
+        if self.progress.stopped or self.halted:
+            return None
         if self._waiting:
             suggestion = self._waiting.pop(0)
         else:
@@ -126,6 +162,8 @@ class Search:
         Returns:
             Why the trajectory should be dropped, or None.
         """
+        for notice in report.notices:
+            self._say(notice)
         trajectory, values = self._running[number], self._suggestions[number].values
         row = report.level | {column(name): value for name, value in values.items()}
         key = (row["trajectory_id"], row["level"])
@@ -142,7 +180,7 @@ class Search:
         self.progress.levels += 1
         self._count(number, trajectory, row)
         self._tables.trajectories.put(trajectory)
-        self.flush(at_most_every_seconds=FLUSH_SECONDS)
+        self.flush_if_due()
         reason = self._observe(row)
         # A trajectory that is told again has been further than this: it is not cut below what it has shown.
         return None if (row["trajectory_id"], row["level"] + 1) in self._tables.levels else reason
@@ -158,7 +196,7 @@ class Search:
         self._started.discard(number)
         self.progress.counts["running"] = len(self._started)
         self.progress.counts[end.status] += 1
-        self.flush(at_most_every_seconds=FLUSH_SECONDS)
+        self.flush_if_due()
         self._listener(self.progress, row)
 
     def started(self, number: int) -> None:
@@ -168,11 +206,24 @@ class Search:
         self._started.add(number)
         self.progress.counts["running"] = len(self._started)
 
-    def flush(self, *, at_most_every_seconds: float = 0.0) -> None:
-        """Write the tables, unless that was done less than so many seconds ago."""
-        if time.monotonic() - self._flushed >= at_most_every_seconds:
-            self._tables.flush()
-            self._flushed = time.monotonic()
+    def halt(self, error: TicketSearchError) -> None:
+        """Note that the search cannot go on; of several errors the first counts."""
+        self.halted = self.halted or error
+
+    def flush(self) -> None:
+        """Write the tables."""
+        self._tensorboard.flush()
+        self._tables.flush()
+
+    def flush_if_due(self) -> None:
+        """Write the tables every few seconds: seldom enough to spend a twentieth of the time on it at most."""
+        started = time.monotonic()
+        if started < self._flush_after:
+            return
+        self.flush()
+        self.progress.stopped = self.progress.stopped or self._is_asked_to_stop()
+        now = time.monotonic()
+        self._flush_after = now + max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))
 
     def _count(self, number: int, trajectory: Row, row: Row) -> None:
         trajectory["levels"] += 1
@@ -227,7 +278,7 @@ class Search:
         """Rebuild what the sampler and early stopping know from the record and the tables."""
         trajectories = {row["trajectory_id"]: row for row in self._tables.trajectories.rows()}
         levels: dict[str, list[Row]] = {}
-        for row in self._tables.levels.rows():
+        for row in self._tables.levels.rows(_LEVEL_COLUMNS):
             levels.setdefault(row["trajectory_id"], []).append(row)
         for suggestion in self._record.read():
             self._suggestions[suggestion.number] = suggestion

@@ -1,15 +1,13 @@
-"""The record of suggestions: each is on disk before it runs, so that no crash makes the sampler forget one."""
+"""The record of suggestions: each is in storage before it runs, so that no crash makes the sampler forget one."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ticket_search.errors import RunDirectoryError
-from ticket_search.files import append_line, read_lines
-
-FILE_NAME = "suggestions.jsonl"
+from ticket_search.storage.folder import Location, open_folder
+from ticket_search.storage.lines import LineFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +30,28 @@ class Suggestion:
 
 
 class SuggestionRecord:
-    """The suggestions of a run directory, one JSON line each, in the order in which they were made."""
+    """The suggestions of a run directory, one JSON line each in ``suggestions.jsonl``, in the order of their making."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / FILE_NAME
+    def __init__(self, run_dir: Location) -> None:
+        self._folder = open_folder(run_dir)
+        self._lines = LineFile(self._folder, "suggestions")
 
     def append(self, suggestion: Suggestion) -> None:
-        """Returns once the suggestion is on the disk."""
-        append_line(self._path, json.dumps(asdict(suggestion)))
+        """Returns once the suggestion would survive a power cut."""
+        self._lines.append(json.dumps(asdict(suggestion)))
 
     def read(self) -> list[Suggestion]:
         """Every suggestion made so far.
 
         Raises:
-            RunDirectoryError: a line is damaged.
+            RunDirectoryError: a line is damaged, or missing.
         """
         try:
-            return [Suggestion(**json.loads(line)) for line in read_lines(self._path)]
+            found = [Suggestion(**json.loads(line)) for line in self._lines.read()]
         except (ValueError, TypeError) as error:
-            raise RunDirectoryError(f"{str(self._path)!r} is damaged: {error}") from None
+            raise RunDirectoryError(f"'{self._folder}/suggestions.jsonl' is damaged: {error}") from None
+        for place, suggestion in enumerate(found):
+            if suggestion.number != place:
+                what = f"suggestion {suggestion.number} stands in place {place}"
+                raise RunDirectoryError(f"'{self._folder}/suggestions.jsonl' is damaged: {what}")
+        return found

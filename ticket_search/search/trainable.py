@@ -3,15 +3,15 @@
 import sys
 import traceback
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from ticket_search.errors import Diverged
+from ticket_search.errors import Diverged, StorageError
 from ticket_search.search.job import JOB, REPORT, Job
-from ticket_search.search.search import EndReport, LevelReport
+from ticket_search.search.search import EndReport, HaltReport, LevelReport
 from ticket_search.spec.base import validate
 from ticket_search.spec.identity import trajectory_id
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
@@ -20,31 +20,40 @@ if TYPE_CHECKING:
     from ticket_search.data.dataset import Dataset
 
 
+Report = LevelReport | EndReport | HaltReport
+
+
 class TrajectoryTrainable(tune.Trainable):
     """One trial is one trajectory; one step is one level, and a last step says how it ended."""
 
-    _reports: Iterator[LevelReport | EndReport]
+    _reports: Iterator[Report]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take up the first trajectory of this process."""
-        self._reports = run_job(Job(**config[JOB]))
+        self._reports = self.reports(Job(**config[JOB]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trajectory; nothing of the last one is kept but the data set."""
         self.setup(new_config)
         return True
 
+    def reports(self, job: Job) -> Iterator[Report]:
+        """What running a job comes to, level by level."""
+        return run_job(job)
+
     def step(self) -> dict[str, Any]:
         """Train, or find in the store, the next level."""
         report = next(self._reports)
-        return {REPORT: report, "done": isinstance(report, EndReport)}
+        return {REPORT: report, "done": not isinstance(report, LevelReport)}
 
 
-def run_job(job: Job) -> Iterator[LevelReport | EndReport]:
+def run_job(job: Job) -> Iterator[Report]:
     """Run a trajectory; whatever happens, the last report says how it ended."""
     try:
         yield from _levels(job)
         yield EndReport(status="completed")
+    except StorageError as error:  # no fault of this trajectory's, and none could do better
+        yield HaltReport(reason=str(error))
     except Diverged as error:
         yield EndReport(status="diverged", reason=str(error))
     except Exception as error:  # the search goes on without this trajectory, and its table says why
@@ -58,18 +67,21 @@ def _levels(job: Job) -> Iterator[LevelReport]:
 
     from ticket_search.lottery.rows import curve_rows, layer_rows, level_row
     from ticket_search.lottery.trajectory import run_trajectory
-    from ticket_search.results.events import EventLog
     from ticket_search.store.level_store import LevelStore
 
     torch.set_num_threads(job.threads)
     spec = validate(TrajectorySpec, job.trajectory)
+    log = _Log(job, trajectory_id(spec))
     data = _dataset(spec.dataset, job.data_dir, "cuda" if job.gpu else "cpu")
     levels = run_trajectory(
         spec,
         data,
-        LevelStore(Path(job.store)),
+        LevelStore(job.store, log),
         rewind_iterations=job.rewind_iterations,
-        log=partial(EventLog(Path(job.run_dir)).log, trajectory_id=trajectory_id(spec)),
+        log=log,
+        was_finished=log.was_finished,
+        trainer=f"{job.run_id}/{trajectory_id(spec)}",
+        checkpoint_seconds=job.checkpoint_seconds,
     )
     dense = None
     for level in levels:
@@ -78,7 +90,39 @@ def _levels(job: Job) -> Iterator[LevelReport]:
             level=level_row(spec, level, dense, job.tolerance),
             curve=curve_rows(spec, level),
             layers=layer_rows(spec, level),
+            notices=log.take_notices(),
         )
+
+
+class _Log:
+    """A trajectory's events, and what of them the user should be told at once."""
+
+    def __init__(self, job: Job, trajectory: str) -> None:
+        from ticket_search.results.events import EventLog
+
+        self._job = job
+        self._trajectory = trajectory
+        self._events = EventLog(job.run_dir)
+        self._notices: list[str] = []
+
+    def __call__(self, event: str, **fields: object) -> None:
+        self._events.log(event, trajectory_id=self._trajectory, **fields)
+        if event == "entry_damaged":
+            self._notices.append(
+                f"the store's entry {fields['key']} was damaged ({fields['reason']}); it is set aside as "
+                f"{fields['path']}, and what it held is trained again"
+            )
+
+    def was_finished(self, level_key: str) -> bool | None:
+        """Whether this search says so of a level; None if it never said that the level was started."""
+        from ticket_search.results.events import read_events
+
+        said = {event["event"] for event in read_events(self._job.run_dir) if event.get("level_key") == level_key}
+        return None if "level_started" not in said else "level_finished" in said
+
+    def take_notices(self) -> tuple[str, ...]:
+        notices, self._notices = tuple(self._notices), []
+        return notices
 
 
 @lru_cache(maxsize=1)

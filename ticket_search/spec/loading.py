@@ -68,9 +68,14 @@ def load_search(path: Path, settings: tuple[str, ...] = ()) -> SearchSpec:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the search space {str(path)!r}: {error}") from None
-    raw = parse_yaml(text, str(path))
+    return parse_search(text, str(path), settings)
+
+
+def parse_search(text: str, source: str, settings: tuple[str, ...] = ()) -> SearchSpec:
+    """A search from the text of its file; see `load_search`. `source` names the file in messages."""
+    raw = parse_yaml(text, source)
     if not isinstance(raw, dict):
-        raise SpecError(f"{path}: a search space is a mapping of keys to values, not {raw!r}")
+        raise SpecError(f"{source}: a search space is a mapping of keys to values, not {raw!r}")
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
@@ -82,4 +87,4 @@ def load_search(path: Path, settings: tuple[str, ...] = ()) -> SearchSpec:
                 space[key.removeprefix("space.")] = parse_yaml(value, f"--set {key}")
         else:
             assign(raw, key, parse_yaml(value, f"--set {key}"))
-    return validate(SearchSpec, raw, where=f"{path} with --set: " if settings else f"{path}: ")
+    return validate(SearchSpec, raw, where=f"{source} with --set: " if settings else f"{source}: ")

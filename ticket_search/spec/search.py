@@ -31,6 +31,12 @@ SECTIONS: dict[str, type[Spec]] = {
 Scalar = bool | int | float | str | None
 
 
+#: What a search may be resumed with changed: fields of its ``search`` section, ...
+CHANGEABLE_SETTINGS = ("trials", "early_stopping", "max_concurrent", "max_failures", "checkpoint_seconds")
+#: ... and the sections that say where it runs.
+PLACES = ("resources", "data_dir", "store")
+
+
 class Range(Spec):
     """The numbers between two bounds, both included.
 
@@ -112,6 +118,8 @@ class SearchSettings(Spec):
         tolerance: a ticket matches when its validation accuracy is at most this far below its dense network's.
         max_concurrent: trajectories side by side; null means as many as fit.
         max_failures: how often a trajectory whose worker died is started over.
+        checkpoint_seconds: between two checkpoints within a level, from which an interrupted training goes on; null
+            makes none.
         seed: of the sampler.
         early_stopping: null turns it off.
     """
@@ -122,6 +130,7 @@ class SearchSettings(Spec):
     tolerance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     max_concurrent: PositiveInt | None = None
     max_failures: NonNegativeInt = 2
+    checkpoint_seconds: Annotated[float, Field(ge=0.0)] | None = 60.0
     seed: Seed = 0
     early_stopping: EarlyStoppingSpec | None = EarlyStoppingSpec()
 
@@ -159,7 +168,7 @@ class SearchSpec(Spec):
             of ``trajectory`` may be written short, as ``pruning_rate``.
         seeds: spread evenly over the trials; the sampler does not model them.
         data_dir: where data sets lie; a relative one is taken from the working directory.
-        store: the level store; null means ``store/`` in the run directory.
+        store: the level store, a path or ``s3://bucket/path``; null means ``store/`` in the run directory.
     """
 
     name: str
@@ -276,11 +285,11 @@ class SearchSpec(Spec):
 
     def identity(self) -> str:
         """A digest of what makes it this search and no other: not its length, its rules of stopping or its machines."""
-        plain = canonical(self, without={"resources", "data_dir", "store"})
+        plain = canonical(self, without=set(PLACES))
         plain["space"] = {dotted(name): domain for name, domain in plain["space"].items()}
         plain["dataset"].pop("download", None)
-        for changeable in ("trials", "early_stopping", "max_concurrent", "max_failures"):
-            plain["search"].pop(changeable, None)
+        for setting in CHANGEABLE_SETTINGS:
+            plain["search"].pop(setting, None)
         return digest(plain)
 
     def to_yaml(self) -> str:

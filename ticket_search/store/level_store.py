@@ -1,20 +1,27 @@
 """A content-addressed store of finished levels: each under its key, written whole or not at all, trained once."""
 
+import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ticket_search.errors import StoreError
-from ticket_search.files import write_whole
+from ticket_search.storage.folder import Location, open_folder
+from ticket_search.storage.lease import Leases
 
+#: Between two looks at whether another process has finished what this one waits for.
 _POLL_SECONDS = 0.2
+_POLL_SECONDS_REMOTE = 1.0
+_FORMAT = "ticket_search.entry.1"
+#: Stands for the checksum while it is computed.
+_ZEROS = "0" * 64
+
+Log = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,59 +37,153 @@ class Entry:
     tensors: dict[str, Tensor]
 
 
+def encode(entry: Entry) -> bytes:
+    """An entry as a safetensors file whose metadata hold the record, and the SHA-256 of the file.
+
+    The checksum is that of the whole file with 64 zeros in the checksum's own place.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
+    metadata = {"format": _FORMAT, "record": json.dumps(entry.record), "sha256": _ZEROS}
+    data: bytes = save(tensors, metadata)
+    return data.replace(_checksum_field(_ZEROS), _checksum_field(hashlib.sha256(data).hexdigest()), 1)
+
+
+def decode(data: bytes) -> Entry:
+    """The entry that `encode` wrote.
+
+    Raises:
+        ValueError: the data are not whole, not unchanged, or not an entry.
+    """
+    # The header: its length in 8 bytes, then JSON.
+    length = int.from_bytes(data[:8], "little")
+    try:
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        found, record = metadata["sha256"], metadata["record"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("it is not a whole entry") from None
+    zeroed = data.replace(_checksum_field(found), _checksum_field(_ZEROS), 1)
+    if hashlib.sha256(zeroed).hexdigest() != found:
+        raise ValueError("its checksum is not that of its content")
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"its format is {metadata.get('format')!r}, and this ticket_search reads {_FORMAT!r}")
+    try:
+        return Entry(record=json.loads(record), tensors=load(data))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
+def _checksum_field(value: str) -> bytes:
+    # Quotes within the record are escaped, so this occurs once, in the header.
+    return f'"sha256":"{value}"'.encode()
+
+
 class LevelStore:
     """Entries in a folder that any number of processes, of any number of searches, share.
 
     Args:
-        root: the folder; made when first written to.
+        root: the folder, local or in object storage; made when first written to.
+        log: told of ``entry_damaged`` (with ``key``, ``path``, ``reason``) and ``lease_broken`` (``key``, ``owner``).
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Location, log: Log = lambda event, **fields: None) -> None:
+        self._root = open_folder(root)
+        self._leases = Leases(self._root / "leases")
+        self._log = log
 
     def load(self, key: str) -> Entry | None:
-        """The entry under a key, or None.
-
-        Raises:
-            StoreError: there is an entry that cannot be read.
-        """
-        path = self._path(key)
-        try:
-            with safe_open(path, framework="pt") as file:
-                record = json.loads((file.metadata() or {})["record"])
-                return Entry(record=record, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise StoreError(
-                f"the store's entry {path} cannot be read: {error}; remove it to have it trained again"
-            ) from error
+        """The entry under a key, or None. A damaged one is set aside, told of, and not there any more."""
+        return self._read(_entry_name(key), key)
 
     def save(self, key: str, entry: Entry) -> None:
         """Write an entry whole. An entry that is there already is replaced by an equal one."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
-        write_whole(self._path(key), save(tensors, {"record": json.dumps(entry.record)}))
+        self._root.write(_entry_name(key), encode(entry))
 
-    def get_or_compute(self, key: str, compute: Callable[[], Entry]) -> tuple[Entry, bool]:
+    def get_or_compute(
+        self,
+        key: str,
+        compute: Callable[[], Entry],
+        *,
+        saved: Callable[[], None] = lambda: None,
+        recovered: Callable[[], None] = lambda: None,
+    ) -> tuple[Entry, bool]:
         """The entry under a key, computed here unless some process has done or is doing so.
+
+        Args:
+            key: of the entry.
+            compute: called while no other process computes the same.
+            saved: called once the entry that `compute` returned is in the store.
+            recovered: called where a process died after it saved the entry, and may not have got to say so; no other
+                process is told the same.
 
         Returns:
             The entry, and whether it was reused rather than computed by this call.
         """
-        if (entry := self.load(key)) is not None:
+        entry = self.load(key)
+        if entry is not None and not self._leases.is_abandoned(key):
             return entry, True
-        lock = self._root / "locks" / key
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        # The kernel lets go of the lock of a process that dies.
-        with FileLock(lock).acquire(poll_interval=_POLL_SECONDS):
-            entry = self.load(key)
-            reused = entry is not None
-            if entry is None:
+        poll = _POLL_SECONDS if self._root.grows else _POLL_SECONDS_REMOTE
+        while True:
+            lease = self._leases.acquire(key, poll_seconds=poll, until=lambda: self._has(key))
+            if lease is None:
+                if (entry := self.load(key)) is not None:
+                    return entry, True
+                continue  # it was damaged
+            with lease:
+                for owner in lease.broken:
+                    self._log("lease_broken", key=key, owner=str(owner))
+                if (entry := self.load(key)) is not None:
+                    if lease.broken:
+                        recovered()
+                    return entry, True
                 entry = compute()
+                if lease.is_lost and (theirs := self.load(key)) is not None:
+                    return theirs, True
                 self.save(key, entry)
-            # Whoever waits on this file, or makes it anew, finds the entry. Without one, the file must stay.
-            lock.unlink(missing_ok=True)
-            return entry, reused
+                saved()
+                return entry, False
 
-    def _path(self, key: str) -> Path:
-        return self._root / key[:2] / f"{key}.safetensors"
+    def checkpoint(self, key: str) -> "Checkpoint":
+        """Where the half-done computation of a key is kept."""
+        return Checkpoint(self, key)
+
+    def _has(self, key: str) -> bool:
+        folder, _, name = _entry_name(key).rpartition("/")
+        return any(file.name == name for file in (self._root / folder).files())
+
+    def _read(self, name: str, key: str) -> Entry | None:
+        data = self._root.read(name)
+        if data is None:
+            return None
+        try:
+            return decode(data)
+        except ValueError as error:
+            aside = f"damaged/{name.rpartition('/')[2]}.{time.time_ns()}"
+            self._root.write(aside, data)
+            self._root.remove(name)
+            self._log("entry_damaged", key=key, path=f"{self._root}/{aside}", reason=str(error))
+            return None
+
+
+class Checkpoint:
+    """A half-done computation in a store; see `LevelStore.checkpoint`."""
+
+    def __init__(self, store: LevelStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._name = f"checkpoints/{key}.safetensors"
+
+    def load(self) -> Entry | None:
+        """What was saved last, or None. If it is damaged, it is set aside and told of."""
+        return self._store._read(self._name, self._key)
+
+    def save(self, entry: Entry) -> None:
+        """Replace what was saved before."""
+        self._store._root.write(self._name, encode(entry))
+
+    def remove(self) -> None:
+        """Forget it: the computation is done."""
+        self._store._root.remove(self._name)
+
+
+def _entry_name(key: str) -> str:
+    return f"{key[:2]}/{key}.safetensors"

@@ -5,8 +5,8 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +100,43 @@ class LevelOutputs:
     train_seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """All that the rest of a training depends on, between two iterations.
+
+    Attributes:
+        record: plain JSON data: the iteration, the curve so far, the seconds spent.
+        tensors: weights, optimizer state, the losses since the last evaluation, the best weights and those kept so far.
+    """
+
+    record: dict[str, Any]
+    tensors: Weights
+
+    @property
+    def iteration(self) -> int:
+        """Iterations of the schedule that are done."""
+        return int(self.record["iteration"])
+
+
+class Checkpoints(Protocol):
+    """Where a training keeps its state while it runs."""
+
+    seconds: float
+    """Between two states that are kept."""
+
+    def load(self) -> TrainingState | None:
+        """The state kept last, by a training with the same inputs; None if there is none."""
+
+    def save(self, state: TrainingState) -> None:
+        """Keep a state instead of the last one."""
+
+
 def train_levels(
-    levels: Sequence[LevelInputs], network: nn.Module, data: Data, training: TrainingSpec
+    levels: Sequence[LevelInputs],
+    network: nn.Module,
+    data: Data,
+    training: TrainingSpec,
+    checkpoints: Sequence[Checkpoints | None] | None = None,
 ) -> list[LevelOutputs]:
     """Train levels of one architecture; this plain executor takes them one by one.
 
@@ -110,41 +145,113 @@ def train_levels(
         network: the architecture, on the device to train on. Its own values are overwritten.
         data: on the same device.
         training: resolved: every duration in iterations.
+        checkpoints: of each level, where it is kept and gone on from; None keeps none. The outputs are the same, to
+            the bit, however often a training was interrupted.
     """
+    places = checkpoints or [None] * len(levels)
     with _reproducible(_device(network)):
-        return [_train(level, network, data, training) for level in levels]
+        return [_train(level, network, data, training, place) for level, place in zip(levels, places, strict=True)]
 
 
-def _train(level: LevelInputs, network: nn.Module, data: Data, training: TrainingSpec) -> LevelOutputs:
+def _train(
+    level: LevelInputs, network: nn.Module, data: Data, training: TrainingSpec, checkpoints: Checkpoints | None
+) -> LevelOutputs:
     started = time.perf_counter()
     _load(network, level.weights)
     update = Update(level, network, data, training)
+    state = checkpoints and checkpoints.load()
+    course = _restore(state, network, update) if state else _Course(done=level.start)
     stop, every = level.stop or int(training.iterations), int(training.evaluate_every)
-    kept = {level.start: _snapshot(network)} if level.start in level.keep else {}
-    curve: list[Point] = []
-    losses: list[Tensor] = []
-    best, best_weights = math.inf, level.weights
-    for done in range(level.start + 1, stop + 1):
-        losses.append(update(done - 1))
-        if done in level.keep:
-            kept[done] = _snapshot(network)
-        if done % every == 0 or done == stop:
-            curve.append(_evaluate(network, data, done, losses))
-            losses.clear()
-            if not curve[-1].is_finite:
+    if level.start == course.done and level.start in level.keep:
+        course.kept[level.start] = _snapshot(network)
+    keep_at = started + checkpoints.seconds if checkpoints else math.inf
+    while course.done < stop:
+        course.losses.append(update(course.done))
+        course.done += 1
+        if course.done in level.keep:
+            course.kept[course.done] = _snapshot(network)
+        if course.done % every == 0 or course.done == stop:
+            point = _evaluate(network, data, course.done, course.losses)
+            course.curve.append(point)
+            course.losses.clear()
+            if not point.is_finite:
                 break
-            if curve[-1].val_loss < best:
-                best, best_weights = curve[-1].val_loss, _snapshot(network)
+            if point.val_loss < course.best:
+                course.best, course.best_weights = point.val_loss, _snapshot(network)
+        if checkpoints and course.done < stop and time.perf_counter() >= keep_at:
+            checkpoints.save(_capture(course, network, update, course.seconds + time.perf_counter() - started))
+            keep_at = time.perf_counter() + checkpoints.seconds
 
     outputs = LevelOutputs(
         weights=_snapshot(network),
-        kept=kept,
-        curve=curve,
-        diverged=not curve[-1].is_finite,
-        iterations=done - level.start,
-        train_seconds=time.perf_counter() - started,
+        kept={k: weights for k, weights in course.kept.items() if k in level.keep},
+        curve=course.curve,
+        diverged=not course.curve[-1].is_finite,
+        iterations=course.done - level.start,
+        train_seconds=course.seconds + time.perf_counter() - started,
     )
-    return outputs if outputs.diverged or level.stop else _test(outputs, best_weights, network, data)
+    if outputs.diverged or level.stop:
+        return outputs
+    return _test(outputs, course.best_weights or level.weights, network, data)
+
+
+@dataclass
+class _Course:
+    """What a training has come to so far, beside its weights and the optimizer's state.
+
+    Attributes:
+        done: iterations of the schedule.
+        kept: iteration -> weights.
+        curve: the evaluations.
+        losses: of the batches since the last of them.
+        best: the lowest validation loss.
+        best_weights: at that evaluation; empty before the first.
+        seconds: spent before this process took it up.
+    """
+
+    done: int
+    kept: dict[int, Weights] = field(default_factory=dict)
+    curve: list[Point] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    best: float = math.inf
+    best_weights: Weights = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def _capture(course: _Course, network: nn.Module, update: "Update", seconds: float) -> TrainingState:
+    """The state between two iterations, on the CPU."""
+    tensors = {f"weights/{name}": value for name, value in _snapshot(network).items()}
+    tensors |= {f"optimizer/{name}": value for name, value in update.optimizer_state().items()}
+    tensors |= {f"best/{name}": value for name, value in course.best_weights.items()}
+    for iteration, weights in course.kept.items():
+        tensors |= {f"kept/{iteration}/{name}": value for name, value in weights.items()}
+    if course.losses:
+        tensors["losses"] = torch.stack(course.losses)
+    curve = [list(astuple(point)) for point in course.curve]
+    record = {"iteration": course.done, "curve": curve, "seconds": seconds, "kept": sorted(course.kept)}
+    return TrainingState(record=record, tensors={name: value.cpu() for name, value in tensors.items()})
+
+
+def _restore(state: TrainingState, network: nn.Module, update: "Update") -> _Course:
+    """Put network and optimizer into a state; the inverse of `_capture`."""
+    device = _device(network)
+
+    def part(prefix: str) -> Weights:
+        found = {n: value for n, value in state.tensors.items() if n.startswith(prefix)}
+        return {name.removeprefix(prefix): value.to(device) for name, value in found.items()}
+
+    _load(network, part("weights/"))
+    update.load_optimizer_state(part("optimizer/"))
+    curve = [Point(iteration=i, train_loss=t, val_loss=v, val_accuracy=a) for i, t, v, a in state.record["curve"]]
+    return _Course(
+        done=state.iteration,
+        kept={k: part(f"kept/{k}/") for k in state.record["kept"]},
+        curve=curve,
+        losses=list(state.tensors["losses"].to(device).unbind()) if "losses" in state.tensors else [],
+        best=min((point.val_loss for point in curve), default=math.inf),
+        best_weights=part("best/"),
+        seconds=state.record["seconds"],
+    )
 
 
 def _test(outputs: LevelOutputs, best_weights: Mapping[str, Tensor], network: nn.Module, data: Data) -> LevelOutputs:
@@ -190,6 +297,25 @@ class Update:
         self._optimizer.step()
         self._apply_mask()
         return loss.detach()
+
+    def optimizer_state(self) -> Weights:
+        """What the optimizer remembers: ``<place of the parameter>/<name>`` -> tensor."""
+        state = self._optimizer.state_dict()["state"]
+        return {
+            f"{place}/{name}": value.clone()
+            for place, values in state.items()
+            for name, value in values.items()
+            if value is not None
+        }
+
+    def load_optimizer_state(self, tensors: Weights) -> None:
+        """Make the optimizer remember what `optimizer_state` gave."""
+        state: dict[int, Weights] = {}
+        for path, value in tensors.items():
+            place, name = path.split("/")
+            state.setdefault(int(place), {})[name] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _apply_mask(self) -> None:
         if self._masks:

@@ -1,0 +1,169 @@
+"""Claims: at most one owner, and none that is dead, on a disk and on an S3 server."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+
+import pytest
+
+from ticket_search.storage import lease as module
+from ticket_search.storage.lease import Lease, Leases, Owner
+
+HOLD = """
+import sys, time
+from ticket_search.storage.folder import open_folder
+from ticket_search.storage.lease import Leases
+with Leases(open_folder(sys.argv[1])).try_acquire("key"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def elsewhere():
+    """A process of another machine."""
+    return replace(module._this_process(), machine="elsewhere", host="far", pid=1)
+
+
+def claim_of(folder, owner, name="key", token="a" * 12):
+    folder.write(f"{name}.{token}.json", json.dumps(asdict(owner)).encode())
+
+
+def test_one_holds_and_the_others_learn_who(folder):
+    leases = Leases(folder)
+    with leases.try_acquire("key") as held:
+        found = Leases(folder).try_acquire("key")
+        assert found == leases.owner("key") == replace(module._this_process(), since=found.since)
+        assert str(found).startswith(f"process {found.pid} on {found.host} (since 2")
+        assert not held.is_lost
+        assert leases.names() == ["key"]
+    assert leases.owner("key") is None
+    with leases.try_acquire("key") as again:
+        assert again.broken == []
+    assert folder.files() == []
+
+
+def test_names_are_independent(folder):
+    leases = Leases(folder)
+    with leases.try_acquire("run"), leases.try_acquire("run2"), leases.try_acquire("ru"):
+        assert leases.names() == ["ru", "run", "run2"]
+
+
+def test_an_error_gives_it_back(folder):
+    with pytest.raises(RuntimeError, match="no"), Leases(folder).try_acquire("key"):
+        raise RuntimeError("no")
+    assert isinstance(Leases(folder).try_acquire("key"), Lease)
+
+
+def test_of_many_at_once_one_holds_at_a_time(folder):
+    holders, most, turns = [], [], []
+
+    def work():
+        leases = Leases(folder)
+        for _ in range(3):
+            with leases.acquire("key", poll_seconds=0.01):
+                holders.append(1)
+                most.append(len(holders))
+                time.sleep(0.01)
+                holders.pop()
+            turns.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(turns) == 12
+    assert set(most) == {1}
+
+
+def test_a_waiter_leaves_when_there_is_no_more_need(folder):
+    with Leases(folder).try_acquire("key"):
+        assert Leases(folder).acquire("key", poll_seconds=0.01, until=lambda: True) is None
+
+
+def test_a_killed_process_holds_nothing(folder):
+    leases = Leases(folder)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert leases.owner("key").pid == process.pid
+        assert not leases.is_abandoned("key")
+        process.kill()
+        process.wait()
+    assert leases.owner("key") is None
+    assert leases.is_abandoned("key")
+    with leases.try_acquire("key") as held:
+        assert [owner.pid for owner in held.broken] == [process.pid]
+        assert not leases.is_abandoned("key")
+    assert folder.files() == []
+
+
+def test_another_process_of_the_same_number_is_not_taken_for_the_owner(folder):
+    mine = module._this_process()
+    claim_of(folder, replace(mine, started=mine.started - 1))
+    assert Leases(folder).is_abandoned("key")
+
+
+def test_an_owner_elsewhere_lives_while_its_heart_beats(folder, elsewhere, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    claim_of(folder, elsewhere)
+    leases = Leases(folder)
+    for _ in range(2):
+        for _ in range(3):
+            assert leases.try_acquire("key").host == "far"
+            now[0] += 19.0
+        time.sleep(1.1)  # S3 counts seconds
+        (file,) = folder.files()
+        assert folder.touch(file.name)
+    for _ in range(4):
+        assert isinstance(leases.try_acquire("key"), Owner)
+        now[0] += 19.0
+    with leases.try_acquire("key") as held:
+        assert [owner.host for owner in held.broken] == ["far"]
+
+
+def test_who_was_cut_off_does_not_take_the_others_for_dead(folder, elsewhere, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    claim_of(folder, elsewhere)
+    leases = Leases(folder)
+    assert isinstance(leases.try_acquire("key"), Owner)
+    now[0] += 3600.0
+    assert isinstance(leases.try_acquire("key"), Owner)
+
+
+def test_a_claim_that_cannot_be_read_is_somebodys(folder):
+    folder.write("key.abc.json", b"{")
+    assert str(Leases(folder).try_acquire("key")).startswith("process 0 on an unknown host")
+
+
+def test_the_heart_beats_and_notices_that_it_was_given_up_for_dead(folder, monkeypatch):
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    with Leases(folder).try_acquire("key") as held:
+        (before,) = folder.files()
+        time.sleep(1.5)
+        (after,) = folder.files()
+        assert after.modified > before.modified
+        assert not held.is_lost
+        folder.remove(after.name)
+        deadline = time.monotonic() + 5
+        while not held.is_lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_for_people_a_heart_that_stopped_long_ago_is_dead(tmp_path, elsewhere):
+    import os
+
+    from ticket_search.storage.folder import LocalFolder
+
+    folder = LocalFolder(tmp_path)
+    claim_of(folder, elsewhere)
+    assert Leases(folder).owner("key").host == "far"
+    (file,) = tmp_path.iterdir()
+    os.utime(file, (time.time() - 3600,) * 2)
+    assert Leases(folder).owner("key") is None

@@ -1,0 +1,175 @@
+"""What a level store holds, which of it the searches that share it need, and the removal of the rest."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ticket_search.errors import RunDirectoryError
+from ticket_search.results.reading import Results, load_results
+from ticket_search.search.job import rewind_iterations, store_folder
+from ticket_search.search.run_directory import Run, held_by, read_run, read_spec
+from ticket_search.spec.identity import rewind_key
+from ticket_search.spec.search import SearchSpec
+from ticket_search.storage.folder import File, Folder, open_folder
+from ticket_search.storage.lease import Leases
+
+#: Folders of a store that hold no entries.
+_CHECKPOINTS, _DAMAGED, _LEASES, _SEARCHES = "checkpoints", "damaged", "leases", "searches"
+_KINDS = ("levels", "rewind weights", _CHECKPOINTS, _DAMAGED, "of no search")
+_ENDED = ("completed", "stopped", "diverged")
+
+
+Best = Callable[[Results], pd.DataFrame]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreUse:
+    """A store and those who use it.
+
+    Attributes:
+        folder: of the store.
+        kinds: ``levels``, ``rewind weights``, ``checkpoints``, ``damaged`` and ``of no search`` -> the files.
+        searches: the run directories that use it, and are there.
+        gone: those that used it and are not there any more.
+        unneeded: the files that no search needs.
+    """
+
+    folder: Folder
+    kinds: dict[str, list[File]]
+    searches: list[str]
+    gone: list[str]
+    unneeded: list[File]
+
+
+def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
+    """Note in a store that a search uses it."""
+    note = {"run_dir": str(run_dir), "name": spec.name}
+    store.write(f"{_SEARCHES}/{run.run_id}.json", json.dumps(note).encode())
+
+
+def inspect(directory: Folder, best: Best | None = None) -> StoreUse:
+    """Look at a store.
+
+    Args:
+        directory: of a search, or of a store itself.
+        best: picks tickets (``trajectory_id``, ``level``) from a search's tables; of trajectories that have ended, only
+            these are needed then. None needs every level.
+
+    Raises:
+        RunDirectoryError: the directory is neither, or one of its searches is running.
+    """
+    store, searches, gone = _searches(directory)
+    levels: set[str] = set()
+    rewinds: set[str] = set()
+    needed: set[str] = set()
+    unfinished = False
+    for run_dir in searches:
+        if (owner := held_by(run_dir)) is not None:
+            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; look at its store when it has ended")
+        spec, results = read_spec(run_dir), load_results(run_dir)
+        levels |= set(results.levels["level_key"])
+        rewinds |= set(_rewind_keys(spec, results))
+        unfinished = unfinished or not _is_finished(spec, results)
+        needed |= set(_needed(spec, results, best))
+    kinds: dict[str, list[File]] = {kind: [] for kind in _KINDS}
+    unneeded = []
+    files = store.files(recursive=True)
+    entries = {_key(file) for file in files if "/" in file.name and len(file.name.partition("/")[0]) == 2}
+    for file in files:
+        kind = _kind(file, levels, rewinds)
+        if kind is None:
+            continue
+        kinds[kind].append(file)
+        if kind == "checkpoints":
+            # One that is left of a finished level, or of searches that have ended, is gone on from by nobody.
+            if _key(file) in entries or not unfinished:
+                unneeded.append(file)
+        elif _key(file) not in needed:
+            unneeded.append(file)
+    return StoreUse(
+        folder=store, kinds=kinds, searches=[str(run_dir) for run_dir in searches], gone=gone, unneeded=unneeded
+    )
+
+
+def prune(use: StoreUse) -> None:
+    """Remove the files that no search needs, and the claims of dead processes."""
+    for file in use.unneeded:
+        use.folder.remove(file.name)
+    leases = Leases(use.folder / _LEASES)
+    for name in leases.names():
+        leases.break_dead(name)
+
+
+def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
+    """The store; the run directories that use it; those that are gone."""
+    here: dict[str, Folder] = {}
+    if directory.read("search.yaml") is not None:
+        store = store_folder(read_spec(directory), directory)
+        run = read_run(directory)
+        here[run.run_id if run else ""] = directory
+    else:
+        store = directory
+        if not (directory / _SEARCHES).files():
+            raise RunDirectoryError(f"{str(directory)!r} is neither a run directory nor a level store")
+    gone = []
+    for file in (store / _SEARCHES).files():
+        run_id = file.name.removesuffix(".json")
+        note = json.loads((store / _SEARCHES).read(file.name) or b"{}")
+        if run_id in here or "run_dir" not in note:
+            continue
+        folder = open_folder(note["run_dir"])
+        found = read_run(folder)
+        if found is None or found.run_id != run_id:
+            gone.append(note["run_dir"])
+        else:
+            here[run_id] = folder
+    return store, list(here.values()), gone
+
+
+def _needed(spec: SearchSpec, results: Results, best: Best | None) -> Iterator[str]:
+    levels = results.levels
+    if best is None:
+        yield from levels["level_key"]
+        yield from _rewind_keys(spec, results)
+        return
+    chosen = levels.merge(best(results)[["trajectory_id", "level"]])
+    yield from chosen["level_key"]
+    ended = results.trajectories.loc[results.trajectories["status"].isin(_ENDED), "trajectory_id"]
+    going_on = levels[~levels["trajectory_id"].isin(ended)]
+    yield from going_on["level_key"]
+    kept = levels[levels["trajectory_id"].isin({*chosen["trajectory_id"], *going_on["trajectory_id"]})]
+    dense = levels[levels["level"] == 0] if not _is_finished(spec, results) else kept[kept["level"] == 0]
+    yield from dense["level_key"]
+    for key, iteration in zip(dense["level_key"], dense["rewind_iteration"], strict=True):
+        yield rewind_key(key, int(iteration))
+    if not _is_finished(spec, results):
+        yield from _rewind_keys(spec, results)
+
+
+def _rewind_keys(spec: SearchSpec, results: Results) -> Iterator[str]:
+    dense = results.levels[results.levels["level"] == 0]
+    for key in dense["level_key"].unique():
+        for iteration in {*rewind_iterations(spec), *dense.loc[dense["level_key"] == key, "rewind_iteration"]}:
+            yield rewind_key(key, int(iteration))
+
+
+def _is_finished(spec: SearchSpec, results: Results) -> bool:
+    ended = int(results.trajectories["status"].isin(_ENDED).sum())
+    return spec.planned_trials is not None and ended >= spec.planned_trials
+
+
+def _kind(file: File, levels: Iterable[str], rewinds: Iterable[str]) -> str | None:
+    folder = file.name.partition("/")[0]
+    if folder in (_LEASES, _SEARCHES) or "/" not in file.name:
+        return None
+    if folder in (_CHECKPOINTS, _DAMAGED):
+        return folder
+    if _key(file) in levels:
+        return "levels"
+    return "rewind weights" if _key(file) in rewinds else "of no search"
+
+
+def _key(file: File) -> str:
+    return file.name.rpartition("/")[2].partition(".")[0]

@@ -1,0 +1,78 @@
+"""A record of lines that only grows: each line is there whole or not at all."""
+
+from ticket_search.storage.folder import Folder, LocalFolder
+
+#: Where files cannot grow, a line rewrites the last part, so parts are short.
+_LINES_A_PART = 200
+
+
+class LineFile:
+    """Lines of UTF-8 in ``<name>.jsonl`` and, where files cannot grow, in ``<name>.00001.jsonl`` and so on after it.
+
+    A copy of either kind is read, and gone on with, on the other. One writer at a time.
+
+    Args:
+        folder: that it is in.
+        name: without ``.jsonl``.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._last: int | None = None  # the part that grows; None before the first append
+        self._lines: list[str] = []  # of that part, where files cannot grow
+
+    def append(self, text: str, *, durable: bool = True) -> None:
+        """Add one line.
+
+        Args:
+            text: the line, without its newline.
+            durable: return only when the line would survive a power cut.
+
+        Raises:
+            ValueError: `text` holds a newline.
+            StorageError: it could not be written; the lines before it are untouched.
+        """
+        if "\n" in text:
+            raise ValueError(f"{text!r} is more than one line")
+        if self._last is None:
+            self._take_up()
+        if self._folder.grows:
+            self._folder.append(self._part(), text.encode() + b"\n", durable=durable)
+            return
+        if len(self._lines) >= _LINES_A_PART:
+            self._last = (self._last or 0) + 1
+            self._lines = []
+        self._folder.write(self._part(), "".join(f"{line}\n" for line in [*self._lines, text]).encode())
+        self._lines.append(text)
+
+    def read(self) -> list[str]:
+        """The complete lines, without their newlines; none if there is no file."""
+        lines: list[str] = []
+        number = 0
+        while (data := self._folder.read(_part(self._name, number))) is not None:
+            lines += complete_lines(data)
+            number += 1
+        return lines
+
+    def _take_up(self) -> None:
+        """Find the last part; drop the half line that a killed writer left at its end."""
+        number, data = 0, None
+        while (found := self._folder.read(_part(self._name, number))) is not None:
+            number, data = number + 1, found
+        self._last = max(0, number - 1)
+        self._lines = complete_lines(data or b"")
+        if data and isinstance(self._folder, LocalFolder):
+            self._folder.drop_half_line(self._part())
+
+    def _part(self) -> str:
+        return _part(self._name, self._last or 0)
+
+
+def complete_lines(data: bytes) -> list[str]:
+    """The lines of a file's content that end with a newline, without it."""
+    return data[: data.rfind(b"\n") + 1].decode().split("\n")[:-1]
+
+
+def _part(name: str, number: int) -> str:
+    return f"{name}.{number:05}.jsonl" if number else f"{name}.jsonl"
