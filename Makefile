@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test check format lint types smoke clean
+.PHONY: demo test soak check format lint types smoke clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,9 @@ demo: $(VENV)/.installed  ## the main job on the digits: a search, its tickets
 
 test: $(VENV)/.installed  ## all tests
 	$(BIN)/pytest
+
+soak: $(VENV)/.installed  ## kill a search 100 times at random moments; about three quarters of an hour
+	$(BIN)/python tests/ballistic.py --kills 100
 
 check: format lint types  ## what CI runs
 	$(MAKE) test

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ticket_search.errors import SpecError, StorageError, TicketSearchError
+from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.storage.folder import is_remote, open_folder
 
 if TYPE_CHECKING:
@@ -247,7 +247,9 @@ def _run(spec: "SearchSpec", directory: str, address: str | None) -> None:
         else:
             click.echo("interrupted before anything was started", err=True)
         sys.exit(INTERRUPTED)
-    except StorageError as error:
+    except TicketSearchError as error:
+        if isinstance(error, SpecError):
+            raise
         click.echo(f"error: the search had to stop, and what was finished is kept: {error}", err=True)
         click.echo(f"Once that is mended, go on with: {_resume_command(directory)}", err=True)
         sys.exit(error.exit_code)

@@ -38,6 +38,7 @@ class TensorBoardWriter:
         # TensorBoard reads a run's files by name and leaves one with a torn end for the next:
         # a resumed search must not append to the file of the killed one.
         self._file = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+        self._folder.sweep()
         experiment = "events.out.tfevents.0000000000.space"
         if self._folder.read(experiment) is None:
             domains = {column(name): domain for name, domain in space.items()}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ticket_search.errors import SpecError
 from ticket_search.spec.search import Domain, Range, SearchSpec, dotted
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.storage.folder import Folder, LocalFolder
@@ -15,8 +16,10 @@ _DRAWS = 200
 # Bytes, measured on searches over the digits.
 _POINT_IN_STORE = 65
 _POINT_IN_TABLES = 30
-_POINT_IN_TENSORBOARD = 170
-_LEVEL = 2_000
+_POINT_IN_TENSORBOARD = 140
+_LEVEL_IN_STORE = 1_000
+_LEVEL_IN_TABLES = 800
+_EMPTY_TABLES = 15_000
 _FLOAT = 4
 _BYTES_PER_MASK_WEIGHT = 1 / 8
 
@@ -64,20 +67,28 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
     trials = spec.planned_trials or 0
     dense_nets = min(trials, len(spec.seeds) * _variants(spec))
     levels = dense = masks = tables = 0.0
+    fitting = 0
     draw = random.Random(0)
     for _ in range(_DRAWS):
-        trajectory = spec.point({name: _drawn(domain, draw) for name, domain in spec.space.items()}, spec.seeds[0])
-        size, images = sizes[trajectory.model.name, trajectory.dataset]
-        training = trajectory.resolve(images).training
+        values = {name: _drawn(domain, draw) for name, domain in spec.space.items()}
+        try:
+            trajectory = spec.point(values, spec.seeds[0])
+            size, images = _size(sizes, trajectory)
+            training = trajectory.resolve(images).training
+        except SpecError:  # three fields that do not go together: that trajectory will fail, and say why
+            continue
+        fitting += 1
         points = math.ceil(int(training.iterations) / int(training.evaluate_every))
         count = 1 + _pruned_levels(trajectory)
         levels += count
         dense += dense_nets * size.values * _FLOAT * (1 + _rewinds(spec, trials / max(1, dense_nets)))
         masks += (dense_nets + trials * (count - 1)) * (
-            2 * size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL
+            2 * size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL_IN_STORE
         )
-        tables += trials * count * (points * (_POINT_IN_TABLES + _POINT_IN_TENSORBOARD) + _LEVEL)
-    return Estimate(levels=levels / _DRAWS, dense=dense / _DRAWS, masks=masks / _DRAWS, tables=tables / _DRAWS)
+        per_level = points * (_POINT_IN_TABLES + _POINT_IN_TENSORBOARD) + _LEVEL_IN_TABLES
+        tables += _EMPTY_TABLES + trials * count * per_level
+    draws = max(1, fitting)
+    return Estimate(levels=levels / draws, dense=dense / draws, masks=masks / draws, tables=tables / draws)
 
 
 def describe(spec: SearchSpec, found: Estimate, folder: Folder) -> str:
@@ -103,6 +114,16 @@ def in_words(size: float) -> str:
             return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
+    """A network's size, and the images of an epoch; of a point that was not tried, those of the likest that was."""
+    name, dataset = trajectory.model.name, trajectory.dataset
+
+    def likeness(tried: tuple[str, DatasetSpec]) -> tuple[bool, bool, int]:
+        return tried[0] == name, tried[1].name == dataset.name, -abs(tried[1].validation - dataset.validation)
+
+    return sizes[max(sizes, key=likeness)]
 
 
 def _variants(spec: SearchSpec) -> float:

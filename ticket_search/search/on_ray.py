@@ -8,7 +8,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,7 @@ from ticket_search.storage.folder import Folder  # noqa: E402
 
 #: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
 _OBJECT_STORE_BYTES = 256 * 1024**2
+_WATCH_SECONDS = 1.0
 
 
 T = TypeVar("T")
@@ -185,10 +186,11 @@ def run_on_ray(
 
     Raises:
         StorageError: the search cannot go on; what was finished is kept.
+        TicketSearchError: nor without Ray, whose processes are gone.
     """
     spec = search.spec
     stop = _Stop(search)
-    with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch, _quiet(), _one_message():
+    with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch, _quiet(), _ends_with_ray(), _one_message():
         tune.run(
             trainable,
             name="search",
@@ -255,13 +257,57 @@ def _signal_handlers_kept() -> Iterator[None]:
 
 
 @contextmanager
+def _ends_with_ray() -> Iterator[None]:
+    """Without the processes of Ray's on this machine Tune would wait forever: end, and say so.
+
+    Raises:
+        TicketSearchError: one of them is gone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    gone, over = threading.Event(), threading.Event()
+    processes = _ray_processes()
+
+    def watch() -> None:
+        while not over.wait(_WATCH_SECONDS):
+            if processes - _ray_processes():
+                gone.set()
+                # A real signal ends whatever the main thread waits for.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
+
+    threading.Thread(target=watch, name="ray_watch", daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not gone.is_set():
+            raise
+        raise TicketSearchError("Ray's own processes on this machine are gone: killed, or out of memory") from None
+    finally:
+        over.set()
+
+
+def _ray_processes() -> set[int]:
+    """The processes that a Ray of our own cannot do without; none where another's is connected to, or without /proc."""
+    found = set()
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text().split():
+            with suppress(OSError):
+                name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
+                if name in ("raylet", "gcs_server") and rest[0] not in "ZX":
+                    found.add(int(pid))
+    return found
+
+
+@contextmanager
 def _one_message() -> Iterator[None]:
     """Of an error in one of the hooks, such as a full disk, Tune makes a traceback: say its last line."""
     try:
         yield
     except TuneError as error:
         cause = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise TicketSearchError(f"the search had to stop, and what was finished is kept: {cause}") from error
+        raise TicketSearchError(cause) from error
 
 
 @contextmanager

@@ -1,15 +1,19 @@
 """What a level store holds, which of it the searches that share it need, and the removal of the rest."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from ticket_search.errors import RunDirectoryError
+from ticket_search.results.events import read_events
 from ticket_search.results.reading import Results, load_results
 from ticket_search.search.job import rewind_iterations, store_folder
 from ticket_search.search.run_directory import Run, held_by, read_run, read_spec
+from ticket_search.search.suggestions import SuggestionRecord
 from ticket_search.spec.identity import rewind_key
 from ticket_search.spec.search import SearchSpec
 from ticket_search.storage.folder import File, Folder, open_folder
@@ -19,7 +23,13 @@ from ticket_search.storage.lease import Leases
 _CHECKPOINTS, _DAMAGED, _LEASES, _SEARCHES = "checkpoints", "damaged", "leases", "searches"
 _KINDS = ("levels", "rewind weights", _CHECKPOINTS, _DAMAGED, "of no search")
 _ENDED = ("completed", "stopped", "diverged")
-
+#: What a store names its files; any other is not the store's, and left alone.
+_FILE = re.compile(
+    rf"([0-9a-f]{{2}})/\1[0-9a-f]{{30}}\.safetensors|{_CHECKPOINTS}/[0-9a-f]{{32}}\.safetensors"
+    rf"|{_DAMAGED}/[0-9a-f]{{32}}\.safetensors\.\d+"
+)
+#: Events that say which level of which trajectory a key is of.
+_LEVEL_EVENTS = ("level_started", "level_finished", "level_reused")
 
 Best = Callable[[Results], pd.DataFrame]
 
@@ -58,7 +68,7 @@ def inspect(directory: Folder, best: Best | None = None) -> StoreUse:
             these are needed then. None needs every level.
 
     Raises:
-        RunDirectoryError: the directory is neither, or one of its searches is running.
+        RunDirectoryError: the directory is neither, one of its searches is running, or a note of one is damaged.
     """
     store, searches, gone = _searches(directory)
     levels: set[str] = set()
@@ -69,24 +79,23 @@ def inspect(directory: Folder, best: Best | None = None) -> StoreUse:
         if (owner := held_by(run_dir)) is not None:
             raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; look at its store when it has ended")
         spec, results = read_spec(run_dir), load_results(run_dir)
-        levels |= set(results.levels["level_key"])
-        rewinds |= set(_rewind_keys(spec, results))
+        reached = _levels(run_dir, spec, results)
+        levels |= set(reached["level_key"])
+        rewinds |= set(_rewind_keys(spec, reached))
         unfinished = unfinished or not _is_finished(spec, results)
-        needed |= set(_needed(spec, results, best))
+        needed |= set(_needed(spec, results, reached, best))
     kinds: dict[str, list[File]] = {kind: [] for kind in _KINDS}
     unneeded = []
-    files = store.files(recursive=True)
-    entries = {_key(file) for file in files if "/" in file.name and len(file.name.partition("/")[0]) == 2}
+    files = [file for file in store.files(recursive=True) if _FILE.fullmatch(file.name)]
+    entries = {_key(file) for file in files if len(file.name.partition("/")[0]) == 2}
     for file in files:
         kind = _kind(file, levels, rewinds)
-        if kind is None:
-            continue
         kinds[kind].append(file)
-        if kind == "checkpoints":
+        if kind == _CHECKPOINTS:
             # One that is left of a finished level, or of searches that have ended, is gone on from by nobody.
             if _key(file) in entries or not unfinished:
                 unneeded.append(file)
-        elif _key(file) not in needed:
+        elif kind == _DAMAGED or _key(file) not in needed:
             unneeded.append(file)
     return StoreUse(
         folder=store, kinds=kinds, searches=[str(run_dir) for run_dir in searches], gone=gone, unneeded=unneeded
@@ -111,28 +120,57 @@ def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
         here[run.run_id if run else ""] = directory
     else:
         store = directory
-        if not (directory / _SEARCHES).files():
+        if not _notes(store):
             raise RunDirectoryError(f"{str(directory)!r} is neither a run directory nor a level store")
     gone = []
-    for file in (store / _SEARCHES).files():
-        run_id = file.name.removesuffix(".json")
-        note = json.loads((store / _SEARCHES).read(file.name) or b"{}")
-        if run_id in here or "run_dir" not in note:
+    for run_id, run_dir in _notes(store).items():
+        if run_id in here:
             continue
-        folder = open_folder(note["run_dir"])
+        folder = open_folder(run_dir)
         found = read_run(folder)
         if found is None or found.run_id != run_id:
-            gone.append(note["run_dir"])
+            gone.append(run_dir)
         else:
             here[run_id] = folder
     return store, list(here.values()), gone
 
 
-def _needed(spec: SearchSpec, results: Results, best: Best | None) -> Iterator[str]:
-    levels = results.levels
+def _notes(store: Folder) -> dict[str, str]:
+    """The run directories of the searches that have noted that they use a store, by the id of their run."""
+    notes = {}
+    for file in (store / _SEARCHES).files():
+        run_id = file.name.removesuffix(".json")
+        if not re.fullmatch("[0-9a-f]{32}", run_id):
+            continue
+        try:
+            notes[run_id] = str(json.loads((store / _SEARCHES).read(file.name) or b"")["run_dir"])
+        except (ValueError, TypeError, KeyError):
+            raise RunDirectoryError(
+                f"'{store}/{_SEARCHES}/{file.name}' is damaged, so nobody knows which search uses the store; "
+                "remove it, or resume that search, which writes it anew"
+            ) from None
+    return notes
+
+
+def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame:
+    """Every level the search has come to: also those that diverged, or that a killed driver had not written down."""
+    columns = ["trajectory_id", "level", "level_key", "rewind_iteration"]
+    rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")
+    rewinds = {
+        suggestion.trajectory_id: spec.point(suggestion.values, suggestion.seed).trajectory.rewind_iteration
+        for suggestion in SuggestionRecord(run_dir).read()
+    }
+    for event in read_events(run_dir):
+        if event["event"] in _LEVEL_EVENTS and event["trajectory_id"] in rewinds:
+            row = {name: event[name] for name in columns[:3]}
+            rows.append(row | {"rewind_iteration": rewinds[event["trajectory_id"]]})
+    return pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
+
+
+def _needed(spec: SearchSpec, results: Results, levels: pd.DataFrame, best: Best | None) -> Iterator[str]:
     if best is None:
         yield from levels["level_key"]
-        yield from _rewind_keys(spec, results)
+        yield from _rewind_keys(spec, levels)
         return
     chosen = levels.merge(best(results)[["trajectory_id", "level"]])
     yield from chosen["level_key"]
@@ -145,11 +183,11 @@ def _needed(spec: SearchSpec, results: Results, best: Best | None) -> Iterator[s
     for key, iteration in zip(dense["level_key"], dense["rewind_iteration"], strict=True):
         yield rewind_key(key, int(iteration))
     if not _is_finished(spec, results):
-        yield from _rewind_keys(spec, results)
+        yield from _rewind_keys(spec, levels)
 
 
-def _rewind_keys(spec: SearchSpec, results: Results) -> Iterator[str]:
-    dense = results.levels[results.levels["level"] == 0]
+def _rewind_keys(spec: SearchSpec, levels: pd.DataFrame) -> Iterator[str]:
+    dense = levels[levels["level"] == 0]
     for key in dense["level_key"].unique():
         for iteration in {*rewind_iterations(spec), *dense.loc[dense["level_key"] == key, "rewind_iteration"]}:
             yield rewind_key(key, int(iteration))
@@ -160,10 +198,8 @@ def _is_finished(spec: SearchSpec, results: Results) -> bool:
     return spec.planned_trials is not None and ended >= spec.planned_trials
 
 
-def _kind(file: File, levels: Iterable[str], rewinds: Iterable[str]) -> str | None:
+def _kind(file: File, levels: Iterable[str], rewinds: Iterable[str]) -> str:
     folder = file.name.partition("/")[0]
-    if folder in (_LEASES, _SEARCHES) or "/" not in file.name:
-        return None
     if folder in (_CHECKPOINTS, _DAMAGED):
         return folder
     if _key(file) in levels:

@@ -88,8 +88,11 @@ class Folder(ABC):
         """Add to the end of a file that has one writer; where `durable`, return when it would survive a power cut."""
         raise NotImplementedError
 
-    def sweep(self) -> None:  # noqa: B027  (object storage has nothing to sweep)
-        """Remove what writers killed within `write` left in it. Only for the folder's one writer."""
+    def sweep(self, name: str = "", *, older_than_seconds: float = 0.0) -> None:  # noqa: B027  (nothing to sweep remotely)
+        """Remove what writers killed within `write` left of a file; with no name, of any file directly in the folder.
+
+        For the only one who may be writing there, or of files so old that nobody can be.
+        """
 
     def remove_all(self) -> None:
         """Remove every file in it."""
@@ -215,10 +218,14 @@ class LocalFolder(Folder):
 
         return {"path": str(self.path), "filesystem": LocalFileSystem()}
 
-    def sweep(self) -> None:
+    def sweep(self, name: str = "", *, older_than_seconds: float = 0.0) -> None:
+        path = self.path / name if name else self.path / "*"
+        before = time.time() - older_than_seconds
         with _named("sweep", self.path):
-            for leftover in self.path.glob(f".*{_PARTIAL}"):
-                leftover.unlink(missing_ok=True)
+            for leftover in path.parent.glob(f".{path.name}.*{_PARTIAL}"):
+                with suppress(FileNotFoundError):
+                    if leftover.stat().st_mtime <= before:
+                        leftover.unlink()
 
     def _files(self, folder: Path, prefix: str, recursive: bool) -> Iterator[File]:
         try:

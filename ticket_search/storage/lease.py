@@ -31,6 +31,8 @@ HEARTBEAT_SECONDS = 15.0
 #: An owner on another machine that gave no sign of life for so long is dead.
 EXPIRY_SECONDS = 60.0
 _LONG_AGO_SECONDS = 600
+#: The claims that this process makes or holds. Any other that names it was given up, and could not be removed.
+_held: set[str] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,8 @@ class Leases:
 
     def try_acquire(self, name: str) -> "Lease | Owner":
         """Claim a name, unless somebody holds it: then say who."""
+        # Somebody else may be writing a claim at this moment.
+        self._folder.sweep(older_than_seconds=EXPIRY_SECONDS)
         broken = []
         for claim in self._claims(name):
             if not self._is_dead(claim):
@@ -112,12 +116,18 @@ class Leases:
             self._remove(claim)
             broken.append(claim.owner or _UNKNOWN)
         file = f"{name}.{uuid4().hex[:12]}.json"
-        self._folder.write(file, json.dumps(asdict(_this_process())).encode())
-        others = [c for c in self._claims(name) if c.file != file and not self._is_dead(c)]
-        if others:
+        _held.add(file)
+        try:
+            self._folder.write(file, json.dumps(asdict(_this_process())).encode())
+            others = [c for c in self._claims(name) if c.file != file and not self._is_dead(c)]
+            if not others:
+                return Lease(self._folder, file, broken)
             self._folder.remove(file)
-            return others[0].owner or _UNKNOWN
-        return Lease(self._folder, file, broken)
+        except BaseException:
+            _held.discard(file)
+            raise
+        _held.discard(file)
+        return others[0].owner or _UNKNOWN
 
     def acquire(
         self, name: str, *, poll_seconds: float = 0.2, until: Callable[[], bool] = lambda: False
@@ -142,6 +152,8 @@ class Leases:
 
     def _is_dead(self, claim: _Claim) -> bool:
         if claim.owner is not None and claim.owner.is_here:
+            if claim.owner.pid == os.getpid():
+                return claim.file not in _held
             return not _is_running(claim.owner.pid, claim.owner.started)
         now = time.monotonic()
         modified, first, last = self._seen.get(claim.file, (0, now, now))
@@ -185,8 +197,11 @@ class Lease(AbstractContextManager["Lease"]):
     ) -> None:
         self._stop.set()
         self._heart.join()
-        with suppress(StorageError):  # a claim that cannot be removed ends with its process
-            self._folder.remove(self._file)
+        try:
+            with suppress(StorageError):  # nobody takes it for held any more, this process included
+                self._folder.remove(self._file)
+        finally:
+            _held.discard(self._file)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

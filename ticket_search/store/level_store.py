@@ -135,6 +135,8 @@ class LevelStore:
                     if lease.broken:
                         recovered()
                     return entry, True
+                for name in (_entry_name(key), _checkpoint_name(key)):
+                    self._root.sweep(name)
                 entry = compute()
                 if lease.is_lost and (theirs := self.load(key)) is not None:
                     return theirs, True
@@ -170,7 +172,7 @@ class Checkpoint:
     def __init__(self, store: LevelStore, key: str) -> None:
         self._store = store
         self._key = key
-        self._name = f"checkpoints/{key}.safetensors"
+        self._name = _checkpoint_name(key)
 
     def load(self) -> Entry | None:
         """What was saved last, or None. If it is damaged, it is set aside and told of."""
@@ -187,3 +189,7 @@ class Checkpoint:
 
 def _entry_name(key: str) -> str:
     return f"{key[:2]}/{key}.safetensors"
+
+
+def _checkpoint_name(key: str) -> str:
+    return f"checkpoints/{key}.safetensors"

@@ -237,11 +237,15 @@ def _restore(state: TrainingState, network: nn.Module, update: "Update") -> _Cou
     device = _device(network)
 
     def part(prefix: str) -> Weights:
-        found = {n: value for n, value in state.tensors.items() if n.startswith(prefix)}
-        return {name.removeprefix(prefix): value.to(device) for name, value in found.items()}
+        """In the network's order, as if it had just been taken from it."""
+        names = [name for name in network.state_dict() if prefix + name in state.tensors]
+        return {name: state.tensors[prefix + name].to(device) for name in names}
 
     _load(network, part("weights/"))
-    update.load_optimizer_state(part("optimizer/"))
+    prefix = "optimizer/"
+    update.load_optimizer_state(
+        {n.removeprefix(prefix): value.to(device) for n, value in state.tensors.items() if n.startswith(prefix)}
+    )
     curve = [Point(iteration=i, train_loss=t, val_loss=v, val_accuracy=a) for i, t, v, a in state.record["curve"]]
     return _Course(
         done=state.iteration,

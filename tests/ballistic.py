@@ -1,0 +1,238 @@
+"""Kill a search at random moments until it is done, and compare it with one that was left alone.
+
+    python tests/ballistic.py --kills 100
+
+The search runs in a process group of its own, on a Ray of its own. At a random moment one of its processes gets
+SIGKILL: the driver, a worker, the raylet, or all of them at once. When the driver is gone the search is started again
+at once, with the same command; a search that ends before the kills are used up is followed by another.
+
+What must hold at the end of each: every trajectory is there, no row stands twice, each level was finished exactly once,
+no finished level was started again, and the tables are those of the search that was left alone, to the bit. With one
+worker, which makes TPE and early stopping reproducible, so are the suggestions and their order.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from ticket_search import load_results
+from ticket_search.results.events import read_events
+
+TABLES = ("levels", "trajectories", "curves", "layers")
+#: How long a training took is not in its bits.
+CLOCK = ["train_seconds"]
+VICTIMS = ("driver", "worker", "raylet", "group")
+_COMMON = """
+name: ballistic
+dataset: {name: digits, validation: 300}
+model: {name: lenet_100}
+training: {optimizer: {name: sgd, lr: 0.05, momentum: 0.9}, batch_size: 64, iterations: ITERATIONS, evaluate_every: 50}
+trajectory: {max_levels: 3}
+seeds: [0, 1, 2]
+"""
+#: Two workers, whose order is not determined: without anything that depends on it.
+TWO_WORKERS = """
+space: {pruning_rate: RATES, rewind_iteration: [0, 20]}
+search: {trials: null, sampler: grid, early_stopping: null, checkpoint_seconds: 0.2, max_failures: 1000}
+"""
+ONE_WORKER = """
+space: {pruning_rate: {low: 0.2, high: 0.8}, strategy: [layerwise, global], rewind_iteration: [0, 20]}
+search: {trials: TRIALS, sampler: tpe, max_concurrent: 1, checkpoint_seconds: 0.2, max_failures: 1000}
+"""
+
+
+@dataclass
+class Tally:
+    """What happened to one search.
+
+    Attributes:
+        kills: of each victim.
+        starts: of the driver.
+        levels: trained, that is, distinct.
+        continued: trainings that went on from a checkpoint.
+        lost: finished levels that were trained again.
+    """
+
+    kills: Counter = field(default_factory=Counter)
+    starts: int = 0
+    levels: int = 0
+    continued: int = 0
+    lost: int = 0
+
+
+def make_space(one_worker, *, iterations, size):
+    """A search space's YAML; `size` is the number of trials, or of pruning rates on the grid."""
+    rates = [round(0.2 + 0.6 * i / size, 3) for i in range(size)]
+    text = _COMMON + (ONE_WORKER if one_worker else TWO_WORKERS)
+    return text.replace("ITERATIONS", str(iterations)).replace("TRIALS", str(size)).replace("RATES", str(rates))
+
+
+def command(space, run_dir):
+    return [sys.executable, "-m", "ticket_search.cli", "run", str(space), "--output", str(run_dir)]
+
+
+def bombard(space, run_dir, kills, chooser, *, window=(1.0, 16.0), victims=VICTIMS, log=None):
+    """Run a search to its end while killing up to `kills` processes; returns a `Tally`."""
+    tally = Tally()
+    while True:
+        tally.starts += 1
+        with tempfile.TemporaryFile("w+") as said:
+            driver = subprocess.Popen(
+                command(space, run_dir), start_new_session=True, stdout=said, stderr=subprocess.STDOUT, text=True
+            )
+            try:
+                code = _bombard_one(driver, kills, chooser, window, victims, tally, log or (lambda line: None))
+            finally:
+                _end_group(driver.pid)
+            said.seek(0)
+            assert code in (0, 1, -signal.SIGKILL), said.read()[-3000:]
+        if code == 0:
+            return tally
+
+
+def _bombard_one(driver, kills, chooser, window, victims, tally, log):
+    """Until the driver has ended; returns its exit code."""
+    while tally.kills.total() < kills:
+        try:
+            return driver.wait(chooser.uniform(*window))
+        except subprocess.TimeoutExpired:
+            victim = _shoot(driver, chooser.choice(victims), chooser)
+        if victim is not None:
+            tally.kills[victim] += 1
+            log(f"start {tally.starts}: killed the {victim}, kill {tally.kills.total()}")
+        if victim in ("driver", "group", "raylet"):
+            return driver.wait(60)  # without its raylet a driver has to end by itself
+    return driver.wait(900)
+
+
+def _shoot(driver, victim, chooser):
+    """SIGKILL; returns who was hit, None if there is nobody of the kind."""
+    try:
+        family = psutil.Process(driver.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return None
+    if victim == "group":
+        os.killpg(driver.pid, signal.SIGKILL)
+        for process in family:
+            _kill(process)
+        return victim
+    if victim == "driver":
+        driver.kill()
+        return victim
+    name = "raylet" if victim == "raylet" else "ray::Trajectory"
+    targets = [process for process in family if _name(process).startswith(name)]
+    return victim if targets and _kill(chooser.choice(targets)) else None
+
+
+def _name(process):
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _kill(process):
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def _end_group(pid):
+    """Ray's agents outlive a killed raylet; in hundreds they would fill the machine."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def check(run_dir, alone, tally, *, one_worker):
+    """Assert what is promised of a search that was killed, beside one that was left alone."""
+    results, expected = load_results(run_dir), load_results(alone)
+    assert set(results.trajectories["status"]) <= {"completed", "stopped"}
+    assert not results.levels.duplicated(["trajectory_id", "level"]).any()
+    # Of two workers, which of them trains a level that they share depends on the moment.
+    skip = CLOCK if one_worker else [*CLOCK, "reused"]
+    for table in TABLES:
+        mine, theirs = (getattr(r, table).drop(columns=skip, errors="ignore") for r in (results, expected))
+        pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
+    if one_worker:
+        assert _suggestions(run_dir) == _suggestions(alone)
+    events = read_events(run_dir)
+    finished = Counter(event["level_key"] for event in events if event["event"] == "level_finished")
+    assert set(finished) == set(results.levels["level_key"])
+    tally.levels = len(finished)
+    tally.continued += sum(event["event"] == "level_continued" for event in events)
+    tally.lost = sum(finished.values()) - len(finished)
+    assert tally.lost == 0, [key for key, count in finished.items() if count > 1]
+    done = {event["level_key"]: event["time"] for event in events if event["event"] == "level_finished"}
+    late = [e for e in events if e["event"] == "level_started" and e["time"] > done[e["level_key"]]]
+    assert late == []
+    leftovers = [path for path in Path(run_dir).rglob("*") if path.parent.name in ("checkpoints", "damaged", "leases")]
+    assert leftovers == []
+
+
+def _suggestions(run_dir):
+    return [json.loads(line) for line in (Path(run_dir) / "suggestions.jsonl").read_text().splitlines()]
+
+
+def run_alone(space, run_dir):
+    """The search that nobody disturbs."""
+    done = subprocess.run(command(space, run_dir), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+    arguments = parser.parse_args()
+    chooser = random.Random(arguments.seed)
+    total, started, number = Tally(), time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        while total.kills.total() < arguments.kills:
+            one_worker = number % 2 == 1
+            size = 24 if one_worker else 8
+            space = Path(folder) / f"space{number}.yaml"
+            space.write_text(make_space(one_worker, iterations=3000 + number, size=size))
+            alone = run_alone(space, Path(folder) / f"alone{number}")
+            run_dir = Path(folder) / f"killed{number}"
+            tally = bombard(space, run_dir, arguments.kills - total.kills.total(), chooser, log=say)
+            check(run_dir, alone, tally, one_worker=one_worker)
+            say(f"search {number} ({'one worker' if one_worker else 'two workers'}): {describe(tally)}")
+            total.kills += tally.kills
+            for name in ("starts", "levels", "continued", "lost"):
+                setattr(total, name, getattr(total, name) + getattr(tally, name))
+            number += 1
+    say(f"in all, {number} searches in {time.monotonic() - started:.0f} s: {describe(total)}")
+
+
+def describe(tally):
+    hits = ", ".join(f"{count} {name}" for name, count in sorted(tally.kills.items()))
+    return (
+        f"{tally.kills.total()} kills ({hits}), {tally.starts} starts, {tally.levels} levels trained, "
+        f"{tally.continued} times from a checkpoint, {tally.lost} levels lost"
+    )
+
+
+def say(line):
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A training that was interrupted, at any iteration and any number of times, comes to the same bits."""
+
+import json
+
+import pytest
+import torch
+from test_train import ADAM, MOMENTUM, SGD, curve, half, inputs, make, same, spec, train
+from torch import nn
+
+from ticket_search.store.level_store import Entry, LevelStore, decode, encode
+from ticket_search.training.train import LevelInputs, TrainingState, train_levels
+
+
+class Killed(Exception):
+    pass
+
+
+class Saved:
+    """Checkpoints that pass through a file's bytes; the training is killed after the `kill_after`-th."""
+
+    seconds = 0.0
+
+    def __init__(self, kill_after=None):
+        self.data = None
+        self.left = kill_after
+        self.iterations = []
+
+    def load(self):
+        if self.data is None:
+            return None
+        entry = decode(self.data)
+        return TrainingState(record=entry.record, tensors=entry.tensors)
+
+    def save(self, state):
+        self.data = encode(Entry(record=state.record, tensors=state.tensors))
+        self.iterations.append(state.iteration)
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+
+def assert_same(outputs, expected):
+    assert curve(outputs) == curve(expected)
+    assert same(outputs.weights, expected.weights)
+    assert list(outputs.kept) == list(expected.kept)
+    assert all(same(outputs.kept[k], expected.kept[k]) for k in expected.kept)
+    for name in ("test_loss", "test_accuracy", "early_stop_iteration", "early_stop_test_accuracy", "iterations"):
+        assert getattr(outputs, name) == getattr(expected, name), name
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM, SGD], ids=["adam", "momentum", "sgd"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_killed_after_every_iteration(digits, optimizer, masked):
+    """With batch norm and dropout, a schedule, kept weights, and evaluations that the kills fall between."""
+    training = spec(optimizer, iterations=23, evaluate_every=5, name="step", milestones=(8, 15), warmup=4)
+    network = make(nn.BatchNorm1d(12), nn.Dropout(0.3))
+    level = inputs(network, half(network) if masked else None, start=2, keep=(2, 7, 20))
+    expected = train(network, digits, training, level)
+    saved = Saved(kill_after=0)
+    for _ in range(30):
+        saved.left = 0
+        other = make(nn.BatchNorm1d(12), nn.Dropout(0.3), seed=9)  # another process, with weights of its own
+        try:
+            (outputs,) = train_levels([level], other, digits, training, [saved])
+            break
+        except Killed:
+            continue
+    assert saved.iterations == list(range(3, 23))
+    assert_same(outputs, expected)
+
+
+@pytest.mark.parametrize("kill_after", [0, 3, 9, 10, 18])
+def test_killed_once(digits, kill_after):
+    network, training = make(nn.BatchNorm1d(12)), spec(ADAM, iterations=20, evaluate_every=10)
+    level = inputs(network, keep=(0, 5, 20))
+    expected = train(network, digits, training, level)
+    saved = Saved(kill_after)
+    with pytest.raises(Killed):
+        train_levels([level], network, digits, training, [saved])
+    saved.left = None
+    (outputs,) = train_levels([level], network, digits, training, [saved])
+    assert saved.iterations[kill_after + 1 :] == list(range(kill_after + 2, 20))
+    assert_same(outputs, expected)
+
+
+def test_the_seconds_of_all_parts_count(digits, monkeypatch):
+    network, training, saved = make(), spec(iterations=20), Saved(kill_after=10)
+    with pytest.raises(Killed):
+        train_levels([inputs(network)], network, digits, training, [saved])
+    record = decode(saved.data).record
+    saved.data = encode(Entry(record=record | {"seconds": 1000.0}, tensors=decode(saved.data).tensors))
+    saved.left = None
+    (outputs,) = train_levels([inputs(network)], network, digits, training, [saved])
+    assert 1000 < outputs.train_seconds < 1100
+
+
+def test_only_so_often(digits):
+    network, saved = make(), Saved()
+    saved.seconds = 3600.0
+    train_levels([inputs(network)], network, digits, spec(iterations=20), [saved])
+    assert saved.iterations == []
+
+
+def test_a_state_is_plain_json_and_tensors(digits):
+    network, saved = make(), Saved()
+    train_levels([inputs(network)], network, digits, spec(ADAM, iterations=12, evaluate_every=5), [saved])
+    entry = decode(saved.data)
+    assert json.loads(json.dumps(entry.record)) == entry.record
+    assert {name.split("/")[0] for name in entry.tensors} == {"weights", "optimizer", "best", "losses"}
+    assert entry.tensors["losses"].shape == (1,)
+
+
+def test_a_store_keeps_it_until_the_level_is_done(digits, tmp_path, trajectory):
+    """Killed in the middle of a level, the next process goes on from there; nothing is left of it at the end."""
+    from ticket_search.lottery.trajectory import run_trajectory
+
+    spec = trajectory({"pruning_rate": 0.5, "rewind_iteration": 20})
+    store = LevelStore(tmp_path / "killed")
+    events = []
+
+    def log(event, **fields):
+        events.append((event, fields.get("level", fields.get("iteration"))))
+
+    def run(data):
+        return list(run_trajectory(spec, data, store, log=log, checkpoint_seconds=0.0))
+
+    expected = list(run_trajectory(spec, digits, LevelStore(tmp_path / "alone")))
+    for at in (5, 25, 30, 35):
+        with pytest.raises(Killed):
+            run(_Killing(digits, at))
+    levels = run(digits)
+    assert [event for event in events if event[0] in ("level_continued", "level_finished")] == [
+        ("level_continued", 5),
+        ("level_continued", 25),
+        ("level_continued", 30),
+        ("level_continued", 35),
+        ("level_finished", 0),
+        ("level_finished", 1),
+        ("level_finished", 2),
+    ]
+    for level, other in zip(levels, expected, strict=True):
+        assert level.curve == other.curve
+        assert all(torch.equal(level.mask[name], other.mask[name]) for name in other.mask)
+        assert level.test_loss == other.test_loss
+    assert list((tmp_path / "killed" / "checkpoints").iterdir()) == []
+
+
+class _Killing:
+    """A data set whose batches end the process, so to speak, at one iteration, the first time."""
+
+    def __init__(self, data, at):
+        self.data, self.at = data, at
+        self.train, self.fingerprint = data.train, data.fingerprint
+        self.batches = data.batches
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+    def stream(self, seed, batch_size):
+        self.inner = self.data.stream(seed, batch_size)
+        return self
+
+    def batch(self, iteration):
+        if iteration == self.at:
+            raise Killed
+        return self.inner.batch(iteration)
+
+
+def test_inputs_are_not_changed_by_going_on(digits):
+    network = make()
+    level = LevelInputs(weights={n: v.clone() for n, v in network.state_dict().items()}, mask={}, seed=1)
+    before = {name: value.clone() for name, value in level.weights.items()}
+    saved = Saved(kill_after=3)
+    with pytest.raises(Killed):
+        train_levels([level], network, digits, spec(iterations=9), [saved])
+    saved.left = None
+    train_levels([level], network, digits, spec(iterations=9), [saved])
+    assert same(level.weights, before)
