@@ -204,12 +204,15 @@ def main():
     chooser = random.Random(arguments.seed)
     total, started, number = Tally(), time.monotonic(), 0
     with tempfile.TemporaryDirectory() as folder:
+        searches = {}
+        for one_worker, size in ((False, 5), (True, 15)):
+            space = Path(folder) / f"space{size}.yaml"
+            space.write_text(make_space(one_worker, iterations=2000, size=size))
+            searches[one_worker] = space, run_alone(space, Path(folder) / f"alone{size}")
+            say(f"the search with {'one worker' if one_worker else 'two workers'} has run alone")
         while total.kills.total() < arguments.kills:
             one_worker = number % 2 == 1
-            size = 24 if one_worker else 8
-            space = Path(folder) / f"space{number}.yaml"
-            space.write_text(make_space(one_worker, iterations=3000 + number, size=size))
-            alone = run_alone(space, Path(folder) / f"alone{number}")
+            space, alone = searches[one_worker]
             run_dir = Path(folder) / f"killed{number}"
             tally = bombard(space, run_dir, arguments.kills - total.kills.total(), chooser, log=say)
             check(run_dir, alone, tally, one_worker=one_worker)

@@ -87,6 +87,16 @@ def no_network():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def credentials():
+    """For the tests' S3 server; set before Ray is started, since its workers have the environment of that moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
 class S3Server:
     """An S3 server in a process of its own, which can be killed and started again with what it held."""
 
@@ -113,15 +123,12 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
     """An S3 server on loopback with a bucket ``tests``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        server = S3Server(tmp_path_factory.mktemp("s3") / "journal")
-        server.start()
-        bucket = urllib.request.Request(f"http://127.0.0.1:{server.port}/tests", method="PUT")
-        urllib.request.urlopen(bucket).close()
-        yield server
-        server.kill()
+    server = S3Server(tmp_path_factory.mktemp("s3") / "journal")
+    server.start()
+    bucket = urllib.request.Request(f"http://127.0.0.1:{server.port}/tests", method="PUT")
+    urllib.request.urlopen(bucket).close()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -94,6 +94,7 @@ def run(
     spec = load_search(_space_path(space), settings)
     places = {"data_dir": data_dir, "store": store}
     spec = spec.model_copy(update={name: str(open_folder(place)) for name, place in places.items() if place})
+    spec = _with_absolute_store(spec)
     _run(spec, output or f"runs/{spec.name}", address)
 
 
@@ -106,14 +107,16 @@ def resume(directory: str, trials: int | None, address: str | None, settings: tu
     """Go on with the search in DIRECTORY, however it was ended; only what is missing is trained."""
     from ticket_search.search.run_directory import read_spec
 
-    spec = read_spec(open_folder(directory), settings)
+    before = read_spec(open_folder(directory)).search.trials
     if trials is not None:
-        if spec.search.trials is None:
+        if before is None:
             raise SpecError(f"--trials {trials}: the search takes its whole grid already")
-        if trials < spec.search.trials:
-            raise SpecError(f"--trials {trials} is less than the search's {spec.search.trials}; give that or more")
-        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
-    _run(spec, directory, address)
+        settings = (*settings, f"search.trials={trials}")
+    spec = read_spec(open_folder(directory), settings)
+    after = spec.search.trials
+    if before is not None and after is not None and after < before:
+        raise SpecError(f"--trials {after} is less than the search's {before}; give that or more")
+    _run(_with_absolute_store(spec), directory, address)
 
 
 @main.command()
@@ -185,8 +188,9 @@ def stop(directory: str) -> None:
     metavar="[N]",
     help="Prune, and of trajectories that have ended keep only each search's N best tickets.  [N: 10]",
 )
+@click.option("--forget-gone", is_flag=True, help="Prune what a search needed that is not found where it was.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-def store(directory: str, prune: bool, keep_best: int | None, dry_run: bool) -> None:
+def store(directory: str, prune: bool, keep_best: int | None, forget_gone: bool, dry_run: bool) -> None:
     """Say what the level store of the search in DIRECTORY, or the store DIRECTORY, holds; remove what no search needs.
 
     What is removed stays in the tables; a search that comes to need it trains it again.
@@ -197,19 +201,22 @@ def store(directory: str, prune: bool, keep_best: int | None, dry_run: bool) -> 
     from ticket_search.search.store_use import prune as remove_unneeded
 
     best = None if keep_best is None else lambda results: sparsest(results).head(keep_best)
-    use = inspect(open_folder(directory), best)
+    use = inspect(open_folder(directory), best, forget_gone=forget_gone)
     click.echo(f"store: {use.folder}")
     for kind, files in use.kinds.items():
         click.echo(f"{kind:<15}{len(files):>8} files{in_words(sum(file.size for file in files)):>10}")
     for run_dir in use.searches:
         click.echo(f"used by {run_dir}")
     for run_dir in use.gone:
-        click.echo(f"{run_dir} used it and is no longer there")
+        kept = "nothing is kept for it" if forget_gone else "entries it may need are kept; --forget-gone gives them up"
+        click.echo(f"{run_dir} used it and is not found there: {kept}")
     size = f"{len(use.unneeded)} files, {in_words(sum(file.size for file in use.unneeded))}"
     if not use.unneeded:
         click.echo("a search needs each of them")
-    elif dry_run or not (prune or keep_best is not None):
+    elif not (prune or keep_best is not None):
         click.echo(f"needed by no search: {size}; --prune removes them")
+    elif dry_run:
+        click.echo(f"needed by no search: {size}; without --dry-run they are removed")
     else:
         remove_unneeded(use)
         click.echo(f"removed: {size}")
@@ -289,6 +296,11 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def _end_at_once(*_: object) -> NoReturn:
     os.write(2, b"interrupted again: ended at once; `ticket-search resume` goes on from what was finished\n")
     os._exit(INTERRUPTED)
+
+
+def _with_absolute_store(spec: "SearchSpec") -> "SearchSpec":
+    """The search with a store that every working directory, and every machine, finds."""
+    return spec.model_copy(update={"store": str(open_folder(spec.store))}) if spec.store else spec
 
 
 def _resume_command(directory: str) -> str:

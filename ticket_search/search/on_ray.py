@@ -6,6 +6,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ _QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Snapshots of Ray's own state: the record of suggestions and the tables are the authority.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    # Tune would have one trial waiting for its actor at a time, and give it the actor of the first that ends: with
+    # short trajectories most of a cluster would never be used. `_Suggest` limits how many there are.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     # Payloads of our own type stand in a result; Tune would look through all of it for its metric.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
@@ -45,6 +49,8 @@ from ticket_search.storage.folder import Folder  # noqa: E402
 #: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
 _OBJECT_STORE_BYTES = 256 * 1024**2
 _WATCH_SECONDS = 1.0
+#: Between two looks at how large the cluster is.
+_LOOK_SECONDS = 5.0
 
 
 T = TypeVar("T")
@@ -75,9 +81,14 @@ class _Suggest(_Hook, Searcher):
         self._search = search
         self._run_dir = run_dir
         self._run_id = run_id
+        self._slots = _Slots(search.spec.resources, search.spec.search.max_concurrent)
 
     def suggest(self, trial_id: str) -> Any:
         del trial_id
+        # A suggestion made before there is room for it would know less than one made when there is.
+        ending = self._search.halted or self._search.progress.stopped
+        if not ending and self._search.unfinished >= self._slots.count():
+            return None
         suggestion = self._guarded(self._search.next, None)
         if suggestion is None:
             return str(Searcher.FINISHED)
@@ -92,6 +103,36 @@ class _Suggest(_Hook, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nor is anything restored from them."""
+
+
+class _Slots:
+    """How many trajectories fit on the cluster as it is now.
+
+    Args:
+        resources: of a trajectory.
+        most: never more than this; None means as many as fit.
+    """
+
+    def __init__(self, resources: ResourcesSpec, most: int | None) -> None:
+        self._resources = resources
+        self._most = most
+        self._count = 1
+        self._look_after = 0.0
+
+    def count(self) -> int:
+        """At least 1. One more than fits on a cluster: a trial that waits makes an autoscaler start a node."""
+        now = time.monotonic()
+        if now >= self._look_after:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+            fitting = sum(self._fitting(node) for node in nodes) + (0 if _ray_processes() else 1)
+            self._count = max(1, fitting if self._most is None else min(fitting, self._most))
+            self._look_after = now + _LOOK_SECONDS
+        return self._count
+
+    def _fitting(self, node: dict[str, float]) -> int:
+        wanted = {"CPU": self._resources.cpus, "GPU": self._resources.gpus}
+        # Ray counts in ten-thousandths.
+        return min(int(node.get(name, 0) / amount + 1e-4) for name, amount in wanted.items() if amount)
 
 
 class _Stop(_Hook, tune.Stopper):
@@ -199,7 +240,6 @@ def run_on_ray(
             stop=stop,
             callbacks=[_Watch(search, stop)],
             num_samples=-1,
-            max_concurrent_trials=spec.search.max_concurrent,
             max_failures=spec.search.max_failures,
             reuse_actors=True,
             resources_per_trial={"cpu": spec.resources.cpus, "gpu": spec.resources.gpus},

@@ -79,13 +79,9 @@ def run_search(
         try:
             run_on_ray(search, folder, held.run.run_id)
             search.flush()
-        except KeyboardInterrupt:
-            # Within ten seconds, also when the storage cannot be reached.
-            with impatient(), suppress(StorageError):
-                search.flush()
-            raise
         except BaseException:
-            with suppress(StorageError):  # the error under way says more
+            # An interrupt ends within ten seconds, whether or not the storage can be reached; an error says more.
+            with impatient(), suppress(StorageError):
                 search.flush()
             raise
         return search.progress

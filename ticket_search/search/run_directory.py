@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import ticket_search
 from ticket_search.errors import RunDirectoryError, StorageError
+from ticket_search.search.job import store_folder
 from ticket_search.spec.loading import parse_search
 from ticket_search.spec.search import CHANGEABLE_SETTINGS, PLACES, SearchSpec
 from ticket_search.storage.folder import Folder, LocalFolder
@@ -112,6 +113,7 @@ def missing_folders(folder: Folder) -> list[Path]:
 def remove(run_dir: Folder, made: list[Path]) -> None:
     """Remove a run directory, and of the folders that were `made` for it those that nobody else uses by now."""
     run_dir.remove_all()
+    run_dir.sweep()
     if isinstance(run_dir, LocalFolder):
         inner = sorted((path for path in run_dir.path.rglob("*") if path.is_dir()), reverse=True)
         for folder in (*inner, *made):
@@ -141,11 +143,12 @@ def hold(run_dir: Folder, spec: SearchSpec, say: Callable[[str], None] = lambda 
             say(f"broke the lock of {owner}, which is gone")
         data = run_dir.read(SPEC_FILE)
         before = None if data is None else _check_identity(run_dir, spec)
+        # Before anything else: it is what makes the directory a search's.
+        run_dir.write(SPEC_FILE, spec.to_yaml().encode())
         run = read_run(run_dir)
         if run is None:
             run = Run(run_id=uuid4().hex, created=time.time(), version=ticket_search.__version__)
             run_dir.write(RUN_FILE, json.dumps(asdict(run)).encode())
-        run_dir.write(SPEC_FILE, spec.to_yaml().encode())
         run_dir.remove(_STOP_FILE)
         run_dir.sweep()
         yield Hold(is_new=data is None, before=before, run=run, lease=lease)
@@ -221,9 +224,10 @@ def _check_identity(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
     if there.identity() != spec.identity():
         changeable = (*PLACES, *(f"search.{setting}" for setting in CHANGEABLE_SETTINGS))
         fields = [name for name in differences(there, spec) if not name.startswith(changeable)]
+        store = store_folder(there, run_dir)
         raise RunDirectoryError(
             f"{str(run_dir)!r} holds another search ({there.name!r}, which differs in {', '.join(fields)}); "
-            f"give another --output, with --store '{run_dir}/store' to train no level again that the two share"
+            f"give another --output, with --store '{store}' to train no level again that the two share"
         )
     return there
 

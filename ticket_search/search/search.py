@@ -135,6 +135,11 @@ class Search:
         self._flush_after = 0.0
         self._go_on_from_the_disk()
 
+    @property
+    def unfinished(self) -> int:
+        """How many of the trajectories that were handed out have not ended."""
+        return len(self._running)
+
     def next(self) -> Suggestion | None:
         """The next trajectory to run, recorded by now; None when there is none, or none is to be started any more."""
         if self.progress.stopped or self.halted:
@@ -218,7 +223,7 @@ class Search:
     def flush_if_due(self) -> None:
         """Write the tables every few seconds: seldom enough to spend a twentieth of the time on it at most."""
         started = time.monotonic()
-        if started < self._flush_after:
+        if started < self._flush_after or self.halted:
             return
         self.flush()
         self.progress.stopped = self.progress.stopped or self._is_asked_to_stop()

@@ -14,14 +14,17 @@ from ticket_search.results.reading import Results, load_results
 from ticket_search.search.job import rewind_iterations, store_folder
 from ticket_search.search.run_directory import Run, held_by, read_run, read_spec
 from ticket_search.search.suggestions import SuggestionRecord
-from ticket_search.spec.identity import rewind_key
+from ticket_search.spec.identity import digest, rewind_key
 from ticket_search.spec.search import SearchSpec
-from ticket_search.storage.folder import File, Folder, open_folder
+from ticket_search.storage.folder import File, Folder, LocalFolder, open_folder
 from ticket_search.storage.lease import Leases
 
 #: Folders of a store that hold no entries.
 _CHECKPOINTS, _DAMAGED, _LEASES, _SEARCHES = "checkpoints", "damaged", "leases", "searches"
-_KINDS = ("levels", "rewind weights", _CHECKPOINTS, _DAMAGED, "of no search")
+#: What is being written is younger.
+_OLD_SECONDS = 3600.0
+_UNKNOWN = "of no search"
+_KINDS = ("levels", "rewind weights", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
 _ENDED = ("completed", "stopped", "diverged")
 #: What a store names its files; any other is not the store's, and left alone.
 _FILE = re.compile(
@@ -42,7 +45,8 @@ class StoreUse:
         folder: of the store.
         kinds: ``levels``, ``rewind weights``, ``checkpoints``, ``damaged`` and ``of no search`` -> the files.
         searches: the run directories that use it, and are there.
-        gone: those that used it and are not there any more.
+        gone: those that used it and are not found where they were. What they need is not known: entries that none of
+            the others needs count as needed, unless they are forgotten.
         unneeded: the files that no search needs.
     """
 
@@ -56,16 +60,18 @@ class StoreUse:
 def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
     """Note in a store that a search uses it."""
     note = {"run_dir": str(run_dir), "name": spec.name}
-    store.write(f"{_SEARCHES}/{run.run_id}.json", json.dumps(note).encode())
+    place = digest(str(run_dir))[:8]  # a copy of the directory is a search of its own
+    store.write(f"{_SEARCHES}/{run.run_id}.{place}.json", json.dumps(note).encode())
 
 
-def inspect(directory: Folder, best: Best | None = None) -> StoreUse:
+def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = False) -> StoreUse:
     """Look at a store.
 
     Args:
         directory: of a search, or of a store itself.
         best: picks tickets (``trajectory_id``, ``level``) from a search's tables; of trajectories that have ended, only
             these are needed then. None needs every level.
+        forget_gone: nothing is needed by a search that is not found where it was.
 
     Raises:
         RunDirectoryError: the directory is neither, one of its searches is running, or a note of one is damaged.
@@ -85,6 +91,7 @@ def inspect(directory: Folder, best: Best | None = None) -> StoreUse:
         unfinished = unfinished or not _is_finished(spec, results)
         needed |= set(_needed(spec, results, reached, best))
     kinds: dict[str, list[File]] = {kind: [] for kind in _KINDS}
+    spared = bool(gone) and not forget_gone
     unneeded = []
     files = [file for file in store.files(recursive=True) if _FILE.fullmatch(file.name)]
     entries = {_key(file) for file in files if len(file.name.partition("/")[0]) == 2}
@@ -93,9 +100,9 @@ def inspect(directory: Folder, best: Best | None = None) -> StoreUse:
         kinds[kind].append(file)
         if kind == _CHECKPOINTS:
             # One that is left of a finished level, or of searches that have ended, is gone on from by nobody.
-            if _key(file) in entries or not unfinished:
+            if _key(file) in entries or not (unfinished or spared):
                 unneeded.append(file)
-        elif kind == _DAMAGED or _key(file) not in needed:
+        elif kind == _DAMAGED or (_key(file) not in needed and not (spared and kind == _UNKNOWN)):
             unneeded.append(file)
     return StoreUse(
         folder=store, kinds=kinds, searches=[str(run_dir) for run_dir in searches], gone=gone, unneeded=unneeded
@@ -106,6 +113,8 @@ def prune(use: StoreUse) -> None:
     """Remove the files that no search needs, and the claims of dead processes."""
     for file in use.unneeded:
         use.folder.remove(file.name)
+    for folder in {file.name.rpartition("/")[0] for file in use.folder.files(recursive=True)}:
+        (use.folder / folder).sweep(older_than_seconds=_OLD_SECONDS)
     leases = Leases(use.folder / _LEASES)
     for name in leases.names():
         leases.break_dead(name)
@@ -114,36 +123,46 @@ def prune(use: StoreUse) -> None:
 def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
     """The store; the run directories that use it; those that are gone."""
     here: dict[str, Folder] = {}
+    run_ids: set[str] = set()
+    if isinstance(directory, LocalFolder) and _is_store_of(LocalFolder(directory.path.parent), directory):
+        directory = LocalFolder(directory.path.parent)
     if directory.read("search.yaml") is not None:
         store = store_folder(read_spec(directory), directory)
         run = read_run(directory)
-        here[run.run_id if run else ""] = directory
+        here[str(directory)] = directory
+        run_ids |= {run.run_id} if run else set()
     else:
         store = directory
         if not _notes(store):
             raise RunDirectoryError(f"{str(directory)!r} is neither a run directory nor a level store")
-    gone = []
-    for run_id, run_dir in _notes(store).items():
-        if run_id in here:
+    absent = {}
+    for run_dir, run_id in _notes(store).items():
+        if run_dir in here:
             continue
         folder = open_folder(run_dir)
         found = read_run(folder)
         if found is None or found.run_id != run_id:
-            gone.append(run_dir)
+            absent[run_dir] = run_id
         else:
-            here[run_id] = folder
-    return store, list(here.values()), gone
+            here[run_dir] = folder
+            run_ids.add(run_id)
+    # One that is found somewhere else was moved.
+    return store, list(here.values()), [run_dir for run_dir, run_id in absent.items() if run_id not in run_ids]
+
+
+def _is_store_of(run_dir: Folder, store: Folder) -> bool:
+    return run_dir.read("search.yaml") is not None and str(store_folder(read_spec(run_dir), run_dir)) == str(store)
 
 
 def _notes(store: Folder) -> dict[str, str]:
-    """The run directories of the searches that have noted that they use a store, by the id of their run."""
+    """The run directories of the searches that have noted that they use a store, each with the id of its run."""
     notes = {}
     for file in (store / _SEARCHES).files():
-        run_id = file.name.removesuffix(".json")
-        if not re.fullmatch("[0-9a-f]{32}", run_id):
+        if not re.fullmatch(r"[0-9a-f]{32}\.[0-9a-f]{8}\.json", file.name):
             continue
         try:
-            notes[run_id] = str(json.loads((store / _SEARCHES).read(file.name) or b"")["run_dir"])
+            run_dir = json.loads((store / _SEARCHES).read(file.name) or b"")["run_dir"]
+            notes[str(run_dir)] = file.name.partition(".")[0]
         except (ValueError, TypeError, KeyError):
             raise RunDirectoryError(
                 f"'{store}/{_SEARCHES}/{file.name}' is damaged, so nobody knows which search uses the store; "
@@ -204,7 +223,7 @@ def _kind(file: File, levels: Iterable[str], rewinds: Iterable[str]) -> str:
         return folder
     if _key(file) in levels:
         return "levels"
-    return "rewind weights" if _key(file) in rewinds else "of no search"
+    return "rewind weights" if _key(file) in rewinds else _UNKNOWN
 
 
 def _key(file: File) -> str:

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -256,9 +257,14 @@ class RemoteFolder(Folder):
     grows = False
 
     def __init__(self, uri: str) -> None:
-        base, _, self._options = uri.partition("?")
+        base, _, options = uri.partition("?")
         self._base = base.rstrip("/")
-        self._filesystem, self._path = _connect(self._base, self._options)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        if base.startswith("s3://") and endpoint and "endpoint_override=" not in options:
+            # Another process, on another machine perhaps, has another environment.
+            options = f"{options}&endpoint_override={endpoint}".lstrip("&")
+        self._options = options
+        self._filesystem, self._path = _connect(self._base, options)
 
     def __truediv__(self, name: str) -> "RemoteFolder":
         return RemoteFolder(f"{self._base}/{name}" + (f"?{self._options}" if self._options else ""))
@@ -318,7 +324,7 @@ class RemoteFolder(Folder):
 
     def _patiently(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
         """Make a request, again and again while the server cannot be reached or is busy."""
-        deadline = time.monotonic() + _patience
+        deadline = time.monotonic() + (0.0 if _impatient.get() else PATIENCE_SECONDS)
         pause = 0.2
         while True:
             try:
@@ -331,18 +337,17 @@ class RemoteFolder(Folder):
             pause = min(2 * pause, 5.0)
 
 
-_patience = PATIENCE_SECONDS
+_impatient: ContextVar[bool] = ContextVar("impatient", default=False)
 
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Within the block, a request to object storage is made once."""
-    global _patience
-    before, _patience = _patience, 0.0
+    """Within the block, and in this thread, a request to object storage is made once."""
+    token = _impatient.set(True)
     try:
         yield
     finally:
-        _patience = before
+        _impatient.reset(token)
 
 
 @lru_cache(maxsize=64)
@@ -373,7 +378,7 @@ def _s3(bucket: str, options: str) -> Any:
     given = dict(parse_qsl(options, keep_blank_values=True))
     if unknown := sorted(given.keys() - set(_S3_OPTIONS)):
         raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(_S3_OPTIONS)}")
-    endpoint = given.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = given.get("endpoint_override")
     region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region and not endpoint:
         region = resolve_s3_region(bucket)

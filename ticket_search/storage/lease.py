@@ -24,7 +24,7 @@ from types import TracebackType
 from uuid import uuid4
 
 from ticket_search.errors import StorageError
-from ticket_search.storage.folder import Folder
+from ticket_search.storage.folder import Folder, impatient
 
 #: Between two signs of life of an owner.
 HEARTBEAT_SECONDS = 15.0
@@ -198,7 +198,7 @@ class Lease(AbstractContextManager["Lease"]):
         self._stop.set()
         self._heart.join()
         try:
-            with suppress(StorageError):  # nobody takes it for held any more, this process included
+            with impatient(), suppress(StorageError):  # nobody takes it for held any more, this process included
                 self._folder.remove(self._file)
         finally:
             _held.discard(self._file)
@@ -206,7 +206,9 @@ class Lease(AbstractContextManager["Lease"]):
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                if not self._folder.touch(self._file):
+                with impatient():  # the next beat is the next attempt, and who ends waits for this one
+                    is_there = self._folder.touch(self._file)
+                if not is_there:
                     self._lost.set()
                     return
             except StorageError:

@@ -1,0 +1,162 @@
+"""What the search itself costs with thousands of trajectories: time, memory, and the reading of its tables.
+
+Every part is the real one (Ray Tune, sampler, early stopping, record, tables, TensorBoard files, events) but the
+training: a level sleeps for SECONDS. The ideal is the time slept, divided by the workers. Memory is the resident set of
+the driver after each tenth of the trajectories; its slope is taken over the second half, when all libraries are loaded.
+
+    python benchmarks/driver.py                    # 5,000 trajectories; a quarter of an hour on two cores
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+from machine import describe
+
+from ticket_search import load_results
+from ticket_search.search.job import Job
+from ticket_search.search.on_ray import connect, run_on_ray
+from ticket_search.search.search import EndReport, LevelReport, Search
+from ticket_search.search.trainable import Report, TrajectoryTrainable
+from ticket_search.spec.base import validate
+from ticket_search.spec.identity import trajectory_id
+from ticket_search.spec.search import SearchSpec
+from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.storage.folder import open_folder
+
+LEVELS, POINTS, LAYERS = 4, 10, 3
+
+
+def scripted(job: Job, seconds: float) -> Iterator[Report]:
+    """A trajectory whose accuracy falls with compression, faster for some than for others."""
+    name = trajectory_id(validate(TrajectorySpec, job.trajectory))
+    fall = int(name[:4], 16) / 2**16 * 0.02
+    for level in range(LEVELS):
+        time.sleep(seconds)
+        yield _report(job, name, level, 0.97 - fall * level)
+    yield EndReport(status="completed")
+
+
+def _report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
+    pruning = job.trajectory["trajectory"]
+    kept = int(266_200 * (1 - pruning["pruning_rate"]) ** level)
+    key = {"trajectory_id": name, "level": level}
+    figures = dict.fromkeys(("val_loss", "test_loss"), 0.1) | dict.fromkeys(
+        ("test_accuracy", "dense_test_accuracy"), 0.97
+    )
+    row = (
+        key
+        | {n: pruning[n] for n in ("pruning_rate", "strategy", "criterion", "rewind_iteration")}
+        | figures
+        | {"level_key": f"{name}{level:016}", "seed": job.trajectory["seed"], "kept_weights": kept}
+        | {"prunable_weights": 266_200, "density": kept / 266_200, "compression": 266_200 / kept}
+        | {"val_accuracy": accuracy, "dense_val_accuracy": 0.97, "matching": accuracy >= 0.97 - 1e-9}
+        | {"early_stop_iteration": 100, "early_stop_test_accuracy": 0.97, "iterations": 1000}
+        | {"train_seconds": 1.0, "reused": False}
+    )
+    curve = [
+        key | {"iteration": 100 * i, "train_loss": 0.1, "val_loss": 0.1, "val_accuracy": 0.97} for i in range(POINTS)
+    ]
+    layers = [
+        key | {"name": f"layer{i}", "kept_weights": kept, "weights": 266_200, "density": 0.5} for i in range(LAYERS)
+    ]
+    return LevelReport(level=row, curve=curve, layers=layers)
+
+
+def make_space(sampler: str, trials: int, workers: int, cpus: int) -> SearchSpec:
+    """A search over a continuous rate, so that no point comes twice."""
+    return validate(
+        SearchSpec,
+        {
+            "name": "driver",
+            "dataset": {"name": "digits", "validation": 300},
+            "model": {"name": "lenet_16"},
+            "training": {
+                "optimizer": {"name": "sgd", "lr": 0.1},
+                "batch_size": 64,
+                "iterations": 1000,
+                "evaluate_every": 100,
+            },
+            "space": {
+                "pruning_rate": {"low": 0.1, "high": 0.6},
+                "strategy": ["layerwise", "global"],
+                "rewind_iteration": [0, 100, 500],
+            },
+            "seeds": [0, 1, 2],
+            # No trajectory is dropped: every one sleeps as long as the ideal says.
+            "search": {
+                "trials": trials,
+                "sampler": sampler,
+                "early_stopping": {"worst_fraction": 1e-9, "collapse": 1.0},
+            },
+            "resources": {"cpus": cpus / workers},
+        },
+    )
+
+
+def main() -> None:
+    """Run it and print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=5000)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=0.25, help="that each level sleeps")
+    parser.add_argument("--sampler", default="random")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds
+
+    class Scripted(TrajectoryTrainable):
+        def reports(self, job: Job) -> Iterator[Report]:
+            return scripted(job, seconds)
+
+    print(describe("ray", "optuna", "pyarrow"))
+    print(
+        f"{arguments.trials} trajectories of {LEVELS} levels of {seconds} s, {POINTS} evaluations each, on "
+        f"{arguments.workers} workers, sampler {arguments.sampler}"
+    )
+    process = psutil.Process()
+    samples: list[tuple[int, float, float]] = []
+    with tempfile.TemporaryDirectory() as scratch, connect(None):
+        import ray
+
+        run_dir = open_folder(scratch)
+        cpus = int(ray.cluster_resources()["CPU"])
+        spec = make_space(arguments.sampler, arguments.trials, arguments.workers, cpus)
+
+        def note(progress: object, row: object) -> None:
+            done = search.progress.done
+            if done % max(1, arguments.trials // 10) == 0 or done == 1:
+                samples.append((done, time.perf_counter() - started, process.memory_info().rss / 1e6))
+                print(f"{done:>7} trajectories {samples[-1][1]:>8.1f} s {samples[-1][2]:>7.0f} MB", flush=True)
+
+        search = Search(spec, run_dir, note)
+        started, busy = time.perf_counter(), process.cpu_times()
+        run_on_ray(search, run_dir, trainable=Scripted)
+        search.flush()
+        wall, after = time.perf_counter() - started, process.cpu_times()
+        ideal = arguments.trials * LEVELS * seconds / arguments.workers
+        print(f"{wall:.1f} s; ideal {ideal:.1f} s; overhead {wall / ideal - 1:.1%}")
+        print(f"the driver was busy for {(after.user + after.system - busy.user - busy.system) / wall:.0%} of the time")
+        half = np.array([sample for sample in samples if sample[0] >= arguments.trials / 2])
+        slope = np.polyfit(half[:, 0], half[:, 2], 1)[0] * 1000
+        print(f"memory of the driver: {slope:.1f} kB a trajectory over the second half")
+        for name, read in {
+            "reading the tables": load_results,
+            "taking the search up again": lambda _: Search(spec, run_dir),
+        }.items():
+            before = time.perf_counter()
+            found = read(scratch)
+            print(f"{name}: {time.perf_counter() - before:.2f} s")
+            if name == "reading the tables":
+                print(f"  {len(found.levels)} levels, {len(found.curves)} points of curves, {len(found.layers)} layers")
+                files = list(Path(scratch).rglob("part-*.parquet"))
+                print(f"  {len(files)} Parquet files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
+                assert len(found.levels) == arguments.trials * LEVELS
+                assert set(found.trajectories["status"]) == {"completed"}
+
+
+if __name__ == "__main__":
+    main()

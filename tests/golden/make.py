@@ -1,0 +1,53 @@
+"""Make a golden run directory: ``python tests/golden/make.py``. Never over an old one.
+
+A finished search of 2 trajectories of 3 levels each, as the version of its name wrote it. What of it names the machine
+that it was made on is replaced: the name of the file of events, and the run directory in ``store/searches``.
+TensorBoard's files are left out. Make another, ``version_2``, when the version of the tables, of the store's entries
+or of the engine is raised, and leave those before it alone: `test_golden.py` says what each must go on to be.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from ticket_search.results.events import read_events
+from ticket_search.search.run import run_search
+from ticket_search.spec.loading import parse_search
+
+SEARCH = """
+name: golden
+dataset: {name: digits, validation: 300}
+model: {name: lenet_4}
+training: {optimizer: {name: adam, lr: 0.02}, batch_size: 64, iterations: 60, evaluate_every: 20}
+trajectory: {max_levels: 2, rewind_iteration: 5, strategy: global}
+space: {pruning_rate: [0.25, 0.5], dataset.augment: [null, {crop: 1}]}
+seeds: [0]
+search: {sampler: random, trials: 2, early_stopping: null}
+"""
+_HERE = Path(__file__).parent
+
+
+def main(version: str) -> None:
+    """Make ``tests/golden/<version>``."""
+    target = _HERE / version
+    if target.exists():
+        sys.exit(f"{target} is there, and stays as it is")
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "run"
+        run_search(parse_search(SEARCH, "golden"), made)
+        events = read_events(made)
+        for path in sorted(path for path in made.rglob("*") if path.is_file()):
+            name = path.relative_to(made)
+            if name.parts[0] in ("tensorboard", "events", "lock"):
+                continue
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(path.read_bytes())
+    (target / "events").mkdir()
+    (target / "events" / "worker-1-00000000.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    for path in (target / "store" / "searches").iterdir():
+        path.write_text(json.dumps({"run_dir": "/runs/golden", "name": "golden"}))
+
+
+if __name__ == "__main__":
+    main("version_1")
