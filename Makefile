@@ -17,7 +17,7 @@ demo: $(VENV)/.installed  ## the main job on the digits: a search, its tickets
 test: $(VENV)/.installed  ## all tests
 	$(BIN)/pytest
 
-soak: $(VENV)/.installed  ## kill a search 100 times at random moments; about three quarters of an hour
+soak: $(VENV)/.installed  ## kill a search 100 times at random moments; about half an hour
 	$(BIN)/python tests/ballistic.py --kills 100
 
 check: format lint types  ## what CI runs
