@@ -1,7 +1,7 @@
 """What a worker is told: plain data, for Ray to carry. Loads neither Ray nor torch."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,18 @@ from ticket_search.spec.search import Range, SearchSpec, dotted
 from ticket_search.spec.trajectory import TrajectorySpec
 from ticket_search.storage.folder import Folder, open_folder
 
-#: The key of a step's result that holds a `LevelReport`, an `EndReport` or a `HaltReport`.
+#: The key of a step's result that holds the job's number and a `LevelReport`, an `EndReport` or a `HaltReport`.
 REPORT = "report"
-#: The key of a trial's configuration that holds a `Job` as a dict.
+#: The key of a trial's configuration that holds its `Job`.
 JOB = "job"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Job:
     """All that a worker needs to know to run one trajectory; plain data, for Ray to carry.
+
+    Ray keeps several copies of a trial's configuration, and of its text, for as long as the search runs: of an object
+    that is its own copy and has a short text it keeps one.
 
     Attributes:
         number: of the suggestion.
@@ -45,6 +48,12 @@ class Job:
     threads: int
     gpu: bool
     import_paths: list[str]
+
+    def __repr__(self) -> str:
+        return f"Job({self.number})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Job":
+        return self
 
 
 def make_job(spec: SearchSpec, number: int, trajectory: TrajectorySpec, run_dir: Folder, run_id: str) -> Job:
@@ -85,4 +94,4 @@ def rewind_iterations(spec: SearchSpec) -> list[int]:
 
 def as_config(job: Job) -> dict[str, Any]:
     """The configuration of the trial that runs a job."""
-    return {JOB: asdict(job)}
+    return {JOB: job}

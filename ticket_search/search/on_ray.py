@@ -143,7 +143,7 @@ class _Stop(_Hook, tune.Stopper):
         self.reasons: dict[str, str] = {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        report, number = result[REPORT], result["config"][JOB]["number"]
+        number, report = result[REPORT]
         if isinstance(report, LevelReport):
             reason = self._guarded(lambda: self._search.level_finished(number, report), None)
             if reason is not None:
@@ -163,8 +163,7 @@ class _Watch(_Hook, tune.Callback):
         self._stop = stop
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        report = result.pop(REPORT)
-        number = result.pop("config")[JOB]["number"]
+        number, report = result.pop(REPORT)
         if isinstance(report, HaltReport):
             self._search.halt(StorageError(report.reason))
         elif isinstance(report, EndReport):
@@ -174,12 +173,17 @@ class _Watch(_Hook, tune.Callback):
             self._guarded(lambda: self._search.ended(number, end), None)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._guarded(lambda: self._search.started(trial.config[JOB]["number"]), None)
+        self._guarded(lambda: self._search.started(trial.config[JOB].number), None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         error = trial.error_file and Path(trial.error_file).read_text(errors="replace")
         end = EndReport(status="failed", reason="its worker died", error=error)
-        self._guarded(lambda: self._search.ended(trial.config[JOB]["number"], end), None)
+        self._guarded(lambda: self._search.ended(trial.config[JOB].number, end), None)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        # Ray keeps every trial; of what it keeps of a trial's results nothing is used, and it is most of it.
+        for kept in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps, trial.last_result):
+            kept.clear()
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         self._guarded(self._search.flush_if_due, None)

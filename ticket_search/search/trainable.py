@@ -30,7 +30,10 @@ class TrajectoryTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take up the first trajectory of this process."""
-        self._reports = self.reports(Job(**config[JOB]))
+        job: Job = config[JOB]
+        self._number = job.number
+        self._reports = self.reports(job)
+        self.config = {}  # Ray sends it back with every result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trajectory; nothing of the last one is kept but the data set."""
@@ -44,7 +47,7 @@ class TrajectoryTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train, or find in the store, the next level."""
         report = next(self._reports)
-        return {REPORT: report, "done": not isinstance(report, LevelReport)}
+        return {REPORT: (self._number, report), "done": not isinstance(report, LevelReport)}
 
 
 def run_job(job: Job) -> Iterator[Report]:
