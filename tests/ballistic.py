@@ -33,7 +33,10 @@ from ticket_search.results.events import read_events
 TABLES = ("levels", "trajectories", "curves", "layers")
 #: How long a training took is not in its bits.
 CLOCK = ["train_seconds"]
-VICTIMS = ("driver", "worker", "raylet", "group")
+#: As often as they stand here; a worker is there for the half of the time only.
+VICTIMS = ("driver", "worker", "worker", "worker", "raylet", "group")
+#: Of one search, in the long form: so that there are several.
+_KILLS_A_SEARCH = 20
 _COMMON = """
 name: ballistic
 dataset: {name: digits, validation: 300}
@@ -214,7 +217,8 @@ def main():
             one_worker = number % 2 == 1
             space, alone = searches[one_worker]
             run_dir = Path(folder) / f"killed{number}"
-            tally = bombard(space, run_dir, arguments.kills - total.kills.total(), chooser, log=say)
+            kills = min(_KILLS_A_SEARCH, arguments.kills - total.kills.total())
+            tally = bombard(space, run_dir, kills, chooser, log=say)
             check(run_dir, alone, tally, one_worker=one_worker)
             say(f"search {number} ({'one worker' if one_worker else 'two workers'}): {describe(tally)}")
             total.kills += tally.kills
