@@ -4,6 +4,8 @@ import os
 import shlex
 import signal
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 FAILED = 3
 INTERRUPTED = 130
+_SECONDS_TO_END = 9.0
 _SHIPPED = Path(__file__).parent / "search_spaces"
 
 
@@ -30,6 +33,8 @@ class _Location(click.Path):
         self._local = local
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("'' is no directory", param, ctx)
         if "://" not in str(value):
             return super().convert(value, param, ctx)
         if self._local:
@@ -44,11 +49,16 @@ class _Commands(click.Group):
     """Turns the errors that a user may see into one message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except TicketSearchError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -106,13 +116,21 @@ def run(
 def resume(directory: str, trials: int | None, address: str | None, settings: tuple[str, ...]) -> None:
     """Go on with the search in DIRECTORY, however it was ended; only what is missing is trained."""
     from ticket_search.search.run_directory import read_spec
+    from ticket_search.spec.search import CHANGEABLE_SETTINGS, PLACES
 
-    before = read_spec(open_folder(directory)).search.trials
+    there = read_spec(open_folder(directory))
+    before = there.search.trials
     if trials is not None:
         if before is None:
             raise SpecError(f"--trials {trials}: the search takes its whole grid already")
         settings = (*settings, f"search.trials={trials}")
     spec = read_spec(open_folder(directory), settings)
+    if spec.identity() != there.identity():
+        changeable = ", ".join(f"search.{name}" for name in CHANGEABLE_SETTINGS)
+        raise SpecError(
+            f"--set {' --set '.join(settings)}: that would be another search; {changeable} and {', '.join(PLACES)} "
+            "may change"
+        )
     after = spec.search.trials
     if before is not None and after is not None and after < before:
         raise SpecError(f"--trials {after} is less than the search's {before}; give that or more")
@@ -211,15 +229,15 @@ def store(directory: str, prune: bool, keep_best: int | None, forget_gone: bool,
         kept = "nothing is kept for it" if forget_gone else "entries it may need are kept; --forget-gone gives them up"
         click.echo(f"{run_dir} used it and is not found there: {kept}")
     size = f"{len(use.unneeded)} files, {in_words(sum(file.size for file in use.unneeded))}"
-    if not use.unneeded:
+    if not dry_run and (prune or keep_best is not None):
+        remove_unneeded(use)
+        click.echo(f"removed: {size}")
+    elif not use.unneeded:
         click.echo("a search needs each of them")
     elif not (prune or keep_best is not None):
         click.echo(f"needed by no search: {size}; --prune removes them")
-    elif dry_run:
-        click.echo(f"needed by no search: {size}; without --dry-run they are removed")
     else:
-        remove_unneeded(use)
-        click.echo(f"removed: {size}")
+        click.echo(f"needed by no search: {size}; without --dry-run they are removed")
 
 
 def _space_path(space: str) -> Path:
@@ -241,16 +259,17 @@ def _run(spec: "SearchSpec", directory: str, address: str | None) -> None:
     sys.path.append(str(Path.cwd()))
     console = _console()
     display = Display(spec, console)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    interrupted = f"interrupted; what was finished is kept. Go on with: {_resume_command(directory)}"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, partial(_interrupt, interrupted))
     try:
         with display.shown():
             progress = run_search(
                 spec, directory, address=address, listener=display, on_start=display.begin, say=display.say
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler of SIGTERM, while it starts
         if display.has_begun:
-            click.echo(f"interrupted; what was finished is kept. Go on with: {_resume_command(directory)}", err=True)
+            click.echo(interrupted, err=True)
         else:
             click.echo("interrupted before anything was started", err=True)
         sys.exit(INTERRUPTED)
@@ -285,12 +304,23 @@ def _console() -> "Console":
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    """Of the first signal make an exception; leave the second to end the process at once."""
+def _interrupt(message: str, number: int, frame: object) -> NoReturn:
+    """Of the first signal make an exception; leave the second to end the process at once.
+
+    A server that is silent may hold up what is left to be done: after nine seconds it is left undone.
+    """
     del frame
+    late = threading.Timer(_SECONDS_TO_END, _end_late, [message])
+    late.daemon = True
+    late.start()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _end_at_once)
     raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _end_late(message: str) -> NoReturn:
+    os.write(2, f"{message}\n".encode())
+    os._exit(INTERRUPTED)
 
 
 def _end_at_once(*_: object) -> NoReturn:

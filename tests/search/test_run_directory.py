@@ -10,9 +10,10 @@ import time
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
-from ticket_search.errors import RunDirectoryError, StorageError
+from ticket_search.errors import RunDirectoryError, StorageError, TicketSearchError
 from ticket_search.search import run, run_directory
 from ticket_search.search.run_directory import (
     check_same_search,
@@ -24,6 +25,7 @@ from ticket_search.search.run_directory import (
     request_stop,
 )
 from ticket_search.search.search import EndReport, LevelReport, Search
+from ticket_search.search.suggestions import SuggestionRecord
 from ticket_search.storage import lease
 from ticket_search.storage.folder import open_folder
 
@@ -126,7 +128,7 @@ class TestOneProcess:
 
         def beat():
             while not over.wait(0.1):
-                far.touch("run.aaaaaaaaaaaa.json")
+                far.write("run.aaaaaaaaaaaa.beat", b"")
 
         heart = threading.Thread(target=beat)
         heart.start()
@@ -138,21 +140,40 @@ class TestOneProcess:
             over.set()
             heart.join()
         assert time.monotonic() - started < 6
-        assert [file.name for file in far.files()] == ["run.aaaaaaaaaaaa.json"]
+        assert "run.aaaaaaaaaaaa.json" in [file.name for file in far.files()]
         assert run_dir.read("search.yaml") is None
 
     def test_one_that_lost_its_lock_learns_of_it(self, run_dir, spec, monkeypatch):
         monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.02)
         with hold(run_dir, spec) as held:
-            assert not run._is_asked_to_stop(run_dir, held)
-            (lock,) = (run_dir / "lock").files()
-            (run_dir / "lock").remove(lock.name)
+            run._check_held(run_dir, held)
+            (run_dir / "lock").remove_all()
             deadline = time.monotonic() + 10
             while not held.lease.is_lost:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            with pytest.raises(RunDirectoryError, match=r"another process has taken '.*run' over"):
-                run._is_asked_to_stop(run_dir, held)
+            with pytest.raises(TicketSearchError, match=r"another process has taken '.*run' over"):
+                run._check_held(run_dir, held)
+
+    def test_one_that_slept_and_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
+        """Its machine slept; another process broke the lock and went on; it wakes."""
+        now = [0.0]
+        monkeypatch.setattr(lease, "_clock", lambda: now[0])
+        with hold(run_dir, spec) as held:
+            asleep = Search(spec, run_dir, guard=lambda: run._check_held(run_dir, held))
+            assert asleep.next().number == 0
+            asleep.flush()
+            (run_dir / "lock").remove_all()
+            with hold(run_dir, spec):
+                other = Search(spec, run_dir)
+                assert [other.next().number for _ in range(3)] == [0, 1, 2]
+                other.flush()
+                now[0] = 100.0
+                for write in (asleep.next, asleep.flush):
+                    with pytest.raises(TicketSearchError, match="another process has taken"):
+                        write()
+                assert len(pd.read_parquet(run_dir.path / "trajectories")) == 3
+        assert [suggestion.number for suggestion in SuggestionRecord(run_dir).read()] == [0, 1, 2]
 
 
 class TestOneSearch:
@@ -249,12 +270,12 @@ class TestStopping:
         assert is_stop_requested(run_dir)
 
     def test_is_over_when_it_is_run_again(self, run_dir, spec):
-        with hold(run_dir, spec) as held:
+        with hold(run_dir, spec):
             request_stop(run_dir)
-            assert run._is_asked_to_stop(run_dir, held)
+            assert is_stop_requested(run_dir)
         assert is_stop_requested(run_dir)
-        with hold(run_dir, spec) as held:
-            assert not run._is_asked_to_stop(run_dir, held)
+        with hold(run_dir, spec):
+            assert not is_stop_requested(run_dir)
 
     def test_needs_a_process_to_stop(self, run_dir, spec):
         with pytest.raises(RunDirectoryError, match="is not a run directory"):

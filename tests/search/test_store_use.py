@@ -307,11 +307,11 @@ class TestAMovedSearch:
         run_by_hand(spec, tmp_path / "here")
         (tmp_path / "here").rename(tmp_path / "there")
         use = inspect(open_folder(tmp_path / "there"))
-        assert (use.searches, use.gone, use.unneeded) == ([str(tmp_path / "there")], [], [])
+        assert (use.searches, use.unneeded) == ([str(tmp_path / "there")], [])
         assert inspect(open_folder(tmp_path / "store")).gone == [str(tmp_path / "here")]
         run_by_hand(spec, tmp_path / "there")
         use = inspect(open_folder(tmp_path / "store"))
-        assert (use.searches, use.gone, use.unneeded) == ([str(tmp_path / "there")], [], [])
+        assert (use.searches, use.unneeded) == ([str(tmp_path / "there")], [])
 
     def test_is_not_taken_for_another_that_has_moved_in(self, grid, tmp_path):
         run_by_hand(grid(0.3, store=tmp_path / "store"), tmp_path / "here")
@@ -319,6 +319,18 @@ class TestAMovedSearch:
         run_by_hand(grid(0.6), tmp_path / "here")
         use = inspect(open_folder(tmp_path / "store"))
         assert (use.searches, use.gone) == ([], [str(tmp_path / "here")])
+
+    def test_is_not_taken_for_its_older_copy(self, grid, tmp_path):
+        """The search itself is on a disk that is not mounted now, say."""
+        spec = grid(0.5, 0.3, store=tmp_path / "store")
+        run_by_hand(spec, tmp_path / "it", levels=2)
+        shutil.copytree(tmp_path / "it", tmp_path / "copy")
+        with hold(open_folder(tmp_path / "copy"), spec) as held:
+            register(open_folder(tmp_path / "store"), open_folder(tmp_path / "copy"), held.run, spec)
+        run_by_hand(spec, tmp_path / "it")
+        (tmp_path / "it").rename(tmp_path / "away")
+        use = inspect(open_folder(tmp_path / "store"), keep_best(0))
+        assert (use.searches, use.gone, use.unneeded) == ([str(tmp_path / "copy")], [str(tmp_path / "it")], [])
 
 
 class TestRefused:

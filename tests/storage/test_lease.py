@@ -1,6 +1,7 @@
 """Claims: at most one owner, and none that is dead, on a disk and on an S3 server."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -90,21 +91,21 @@ def test_a_killed_process_holds_nothing(folder):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         assert leases.owner("key").pid == process.pid
-        assert not leases.is_abandoned("key")
         process.kill()
         process.wait()
     assert leases.owner("key") is None
-    assert leases.is_abandoned("key")
+    assert leases.names() == ["key"]
     with leases.try_acquire("key") as held:
         assert [owner.pid for owner in held.broken] == [process.pid]
-        assert not leases.is_abandoned("key")
     assert folder.files() == []
 
 
 def test_another_process_of_the_same_number_is_not_taken_for_the_owner(folder):
     mine = module._this_process()
     claim_of(folder, replace(mine, started=mine.started - 1))
-    assert Leases(folder).is_abandoned("key")
+    assert Leases(folder).owner("key") is None
+    Leases(folder).break_dead("key")
+    assert folder.files() == []
 
 
 def test_an_owner_elsewhere_lives_while_its_heart_beats(folder, elsewhere, monkeypatch):
@@ -117,8 +118,7 @@ def test_an_owner_elsewhere_lives_while_its_heart_beats(folder, elsewhere, monke
             assert leases.try_acquire("key").host == "far"
             now[0] += 19.0
         time.sleep(1.1)  # S3 counts seconds
-        (file,) = folder.files()
-        assert folder.touch(file.name)
+        folder.write("key.aaaaaaaaaaaa.beat", b"")
     for _ in range(4):
         assert isinstance(leases.try_acquire("key"), Owner)
         now[0] += 19.0
@@ -144,21 +144,70 @@ def test_a_claim_that_cannot_be_read_is_somebodys(folder):
 def test_the_heart_beats_and_notices_that_it_was_given_up_for_dead(folder, monkeypatch):
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
     with Leases(folder).try_acquire("key") as held:
-        (before,) = folder.files()
+        time.sleep(0.5)
+        claim = folder.files()[-1].name
+        assert [file.name for file in folder.files()] == [claim.replace("json", "beat"), claim]
+        (before, _) = folder.files()
         time.sleep(1.5)
-        (after,) = folder.files()
+        (after, _) = folder.files()
         assert after.modified > before.modified
         assert not held.is_lost
-        folder.remove(after.name)
+        folder.remove(claim)
         deadline = time.monotonic() + 5
         while not held.is_lost:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+    assert folder.files() == []
+
+
+def test_after_a_long_suspension_it_is_looked_up_before_the_heart_notices(folder, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "_clock", lambda: now[0])
+    with Leases(folder).try_acquire("key") as held:
+        now[0] = 40.0
+        folder.remove_all()
+        assert not held.is_lost  # within the time that nobody may take it
+        now[0] = 100.0
+        assert held.is_lost
+
+
+def test_who_slept_between_claiming_and_looking_does_not_hold_what_was_taken_from_it(folder, monkeypatch):
+    leases = Leases(folder)
+    look, looks = leases._claims, []
+
+    def late(name):
+        looks.append(name)
+        if len(looks) == 2:
+            folder.remove_all()  # somebody took it for dead, worked, and left
+        return look(name)
+
+    monkeypatch.setattr(leases, "_claims", late)
+    assert isinstance(leases.try_acquire("key"), Owner)
+    assert folder.files() == []
+
+
+def test_an_owner_here_that_lives_but_whose_heart_stopped_is_dead_after_a_while(folder, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    claim_of(folder, replace(module._this_process(), pid=os.getppid(), started=module._start_of(os.getppid())))
+    leases = Leases(folder)
+    for _ in range(4):
+        assert isinstance(leases.try_acquire("key"), Owner)
+        now[0] += 19.0
+    with leases.try_acquire("key") as held:
+        assert [owner.pid for owner in held.broken] == [os.getppid()]
+
+
+def test_a_process_that_may_not_be_looked_into_lives(monkeypatch):
+    def refuse(pid, number):
+        raise PermissionError
+
+    monkeypatch.setattr(module.os, "kill", refuse)
+    monkeypatch.setattr(module, "_start_of", lambda pid: None)
+    assert module._is_running(1, 5)
 
 
 def test_for_people_a_heart_that_stopped_long_ago_is_dead(tmp_path, elsewhere):
-    import os
-
     from ticket_search.storage.folder import LocalFolder
 
     folder = LocalFolder(tmp_path)

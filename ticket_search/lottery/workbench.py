@@ -101,7 +101,7 @@ class Workbench:
 
         key = rewind_key(self._dense_key, iteration)
         done = self._store.checkpoint(key).remove
-        entry, _ = self._store.get_or_compute(key, train_again, saved=done, recovered=done)
+        entry, _ = self._store.get_or_compute(key, train_again, saved=done)
         return apply_mask(mask, entry.tensors)
 
     def train_ticket(self, parent: Level, mask: Mask) -> Level:
@@ -130,15 +130,15 @@ class Workbench:
             self._log("level_finished", level_key=key, level=number)
             self._store.checkpoint(key).remove()
 
-        def recovered() -> None:
+        entry, found = self._store.get_or_compute(key, train_and_log, saved=finished)
+        reused = found and (self._trainer is None or entry.record.get("trainer") != self._trainer)
+        if found and not reused:
+            # Trained for this trajectory by a process that may have died before it said so.
             if self._was_finished(key) is False:
                 self._log("level_finished", level_key=key, level=number)
-            self._store.checkpoint(key).remove()
-
-        entry, found = self._store.get_or_compute(key, train_and_log, saved=finished, recovered=recovered)
+            self._store.tidy(key)
         if found:
             self._log("level_reused", level_key=key, level=number)
-        reused = found and (self._trainer is None or entry.record.get("trainer") != self._trainer)
         level = from_entry(entry, key, reused=reused)
         if level.diverged:
             raise Diverged(number, level.curve[-1].iteration)

@@ -42,8 +42,16 @@ class EventLog:
 
 
 def read_events(run_dir: Location) -> list[dict[str, Any]]:
-    """The events of all processes, by time. A line that is half written is left out."""
+    """The events of all processes, by time. What is no event, such as a line half written, is left out."""
     folder = open_folder(run_dir) / "events"
     contents = [folder.read(file.name) or b"" for file in folder.files() if file.name.endswith(".jsonl")]
-    events = (json.loads(line) for content in contents for line in complete_lines(content))
-    return sorted(events, key=lambda event: event["time"])
+    events = (_parse(line) for content in contents for line in complete_lines(content))
+    return sorted((event for event in events if event), key=lambda event: event["time"])
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "time" in event and "event" in event else None

@@ -1,5 +1,6 @@
 """Reading the tables of a run directory, of a search that runs or has ended."""
 
+import time
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pyarrow.parquet as pq
 from ticket_search.errors import RunDirectoryError
 from ticket_search.results.schema import KEYS, check_version
 from ticket_search.storage.folder import Folder, Location, open_folder
+
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,18 @@ def load_results(run_dir: Location) -> Results:
 
 
 def _read(folder: Folder, key: tuple[str, ...]) -> pd.DataFrame:
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _read_once(folder, key)
+        except RunDirectoryError:
+            # In object storage, where a file is read in several requests, the search may have replaced it in between.
+            if folder.grows or attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.2)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read_once(folder: Folder, key: tuple[str, ...]) -> pd.DataFrame:
     place = folder.parquet()
     try:
         check_version(pq.read_schema(f"{place['path']}/part-00000.parquet", filesystem=place["filesystem"]), folder)

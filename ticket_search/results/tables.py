@@ -163,7 +163,7 @@ class Table:
             self._last = (chunk, table)
 
     def _read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
-        path = f"{self._folder}/{_part(chunk)}"
+        path = self._folder.place(_part(chunk))
         data = self._folder.read(_part(chunk))
         if data is None:
             raise RunDirectoryError(f"{path} is gone: something else than the search has removed it")

@@ -118,13 +118,14 @@ class _Slots:
         self._most = most
         self._count = 1
         self._look_after = 0.0
+        self._spare = 0 if _ray_processes() else 1
 
     def count(self) -> int:
         """At least 1. One more than fits on a cluster: a trial that waits makes an autoscaler start a node."""
         now = time.monotonic()
         if now >= self._look_after:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-            fitting = sum(self._fitting(node) for node in nodes) + (0 if _ray_processes() else 1)
+            fitting = sum(self._fitting(node) for node in nodes) + self._spare
             self._count = max(1, fitting if self._most is None else min(fitting, self._most))
             self._look_after = now + _LOOK_SECONDS
         return self._count
@@ -315,7 +316,7 @@ def _ends_with_ray() -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(_WATCH_SECONDS):
-            if processes - _ray_processes():
+            if not all(_is_ray_process(pid) for pid in processes):
                 gone.set()
                 # A real signal ends whatever the main thread waits for.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -336,12 +337,17 @@ def _ray_processes() -> set[int]:
     """The processes that a Ray of our own cannot do without; none where another's is connected to, or without /proc."""
     found = set()
     for children in Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text().split():
-            with suppress(OSError):
-                name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
-                if name in ("raylet", "gcs_server") and rest[0] not in "ZX":
-                    found.add(int(pid))
-    return found
+        with suppress(OSError):  # a thread that has ended
+            found |= {int(pid) for pid in children.read_text().split()}
+    return {pid for pid in found if _is_ray_process(pid)}
+
+
+def _is_ray_process(pid: int) -> bool:
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
+    except OSError:
+        return False
+    return name in ("raylet", "gcs_server") and rest[0] not in "ZX"
 
 
 @contextmanager

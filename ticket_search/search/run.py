@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from ticket_search.errors import RunDirectoryError, SpecError, StorageError
+from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.search import disk, preflight
 from ticket_search.search.job import store_folder
 from ticket_search.search.run_directory import (
@@ -65,34 +65,42 @@ def run_search(
         try:
             for change in _changes(held, spec):
                 say(change)
-            register(store, folder, held.run, spec)
-            search = Search(spec, folder, listener, say=say, is_asked_to_stop=lambda: _is_asked_to_stop(folder, held))
+            search = Search(
+                spec,
+                folder,
+                listener,
+                say=say,
+                is_asked_to_stop=lambda: is_stop_requested(folder),
+                guard=lambda: _check_held(folder, held),
+            )
             on_start(search.progress)
             stack.enter_context(connect(address))
             check_resources(spec.resources)
+            register(store, folder, held.run, spec)
             if held.is_new:
                 say(disk.describe(spec, disk.estimate(spec, sizes), store))
         except SpecError:
-            if held.is_new and missing:
+            if held.is_new:
                 remove(folder, missing)
             raise
         try:
             run_on_ray(search, folder, held.run.run_id)
             search.flush()
+            held.lease.confirm()  # the directory may have been moved away
+            _check_held(folder, held)
         except BaseException:
             # An interrupt ends within ten seconds, whether or not the storage can be reached; an error says more.
-            with impatient(), suppress(StorageError):
+            with impatient(), suppress(TicketSearchError):
                 search.flush()
             raise
         return search.progress
 
 
-def _is_asked_to_stop(folder: Folder, held: Hold) -> bool:
+def _check_held(folder: Folder, held: Hold) -> None:
     if held.lease.is_lost:
-        raise RunDirectoryError(
+        raise TicketSearchError(
             f"another process has taken {str(folder)!r} over, since this one gave no sign of life for a minute"
         )
-    return is_stop_requested(folder)
 
 
 def _changes(held: Hold, spec: SearchSpec) -> list[str]:

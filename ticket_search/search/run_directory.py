@@ -1,6 +1,7 @@
 """A run directory: it belongs to one search, and one process at a time runs it."""
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ RUN_FILE = "run.json"
 LOCKS = "lock"
 _LOCK = "run"
 _STOP_FILE = "stop.json"
+_TRIES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,11 @@ def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
     data = run_dir.read(SPEC_FILE)
     if data is None:
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no {SPEC_FILE}")
-    return parse_search(data.decode(), f"{run_dir}/{SPEC_FILE}", settings)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise RunDirectoryError(f"{run_dir.place(SPEC_FILE)!r} is damaged: {error}") from None
+    return parse_search(text, run_dir.place(SPEC_FILE), settings)
 
 
 def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
@@ -79,8 +85,16 @@ def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
         if (owner := held_by(run_dir)) is not None and owner.is_here:
             raise _being_run(run_dir, owner)
         _check_identity(run_dir, spec)
-    elif any(not file.name.startswith(f"{LOCKS}/") for file in run_dir.files(recursive=True)):
+    elif not _is_empty(run_dir):
         raise RunDirectoryError(f"{str(run_dir)!r} is not empty and holds no search; give another --output")
+
+
+def _is_empty(run_dir: Folder) -> bool:
+    if isinstance(run_dir, LocalFolder):
+        # What a process killed in its first moments left: its lock, and a file half written.
+        names = [path.name for path in run_dir.path.iterdir()] if run_dir.path.is_dir() else []
+        return all(name == LOCKS or (name.startswith(".") and name.endswith(".partial")) for name in names)
+    return all(file.name.startswith(f"{LOCKS}/") for file in run_dir.files(recursive=True))
 
 
 def check_writable(folder: Folder) -> None:
@@ -190,9 +204,13 @@ def differences(there: SearchSpec, here: SearchSpec) -> list[str]:
 def _acquire(run_dir: Folder, say: Callable[[str], None]) -> Lease:
     leases = Leases(run_dir / LOCKS)
     started = time.monotonic()
-    waiting = False
+    waiting, tries = False, 0
     while isinstance(lease := leases.try_acquire(_LOCK), Owner):
         # On this machine what is there is alive; elsewhere that takes a while to see.
+        tries += 1
+        if lease.is_here and tries < _TRIES:  # two that start at once both withdraw
+            time.sleep(random.uniform(0.02, 0.2))
+            continue
         if lease.is_here or time.monotonic() - started > 1.5 * EXPIRY_SECONDS:
             raise _being_run(run_dir, lease)
         if not waiting:
@@ -216,7 +234,7 @@ def read_run(run_dir: Folder) -> Run | None:
     try:
         return None if data is None else Run(**json.loads(data))
     except (ValueError, TypeError) as error:
-        raise RunDirectoryError(f"'{run_dir}/{RUN_FILE}' is damaged: {error}") from None
+        raise RunDirectoryError(f"{run_dir.place(RUN_FILE)!r} is damaged: {error}") from None
 
 
 def _check_identity(run_dir: Folder, spec: SearchSpec) -> SearchSpec:

@@ -63,6 +63,11 @@ class HaltReport:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class NotStarted:
+    """The search was asked to stop before the trajectory's turn came. It has not ended."""
+
+
 @dataclass
 class Progress:
     """Where a search stands.
@@ -103,6 +108,7 @@ class Search:
         listener: told of every trajectory that ends, with its row of `trajectories`.
         say: told, in a line, of what the user should know.
         is_asked_to_stop: asked every few seconds.
+        guard: called before anything is written; raises if the directory is not this process's any more.
     """
 
     def __init__(
@@ -113,12 +119,14 @@ class Search:
         *,
         say: Callable[[str], None] = lambda notice: None,
         is_asked_to_stop: Callable[[], bool] = lambda: False,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         run_dir = open_folder(run_dir)
         self.spec = spec
         self.halted: TicketSearchError | None = None
         self._say = say
         self._is_asked_to_stop = is_asked_to_stop
+        self._guard = guard
         self.progress = Progress(trials=spec.planned_trials)
         self._listener = listener
         self._tables = Tables(run_dir, spec.space)
@@ -155,6 +163,7 @@ class Search:
                 self.progress.exhausted = True
                 return None
             suggestion = asked
+            self._guard()
             self._record.append(suggestion)
             self._suggestions[suggestion.number] = suggestion
         self._running[suggestion.number] = self._trajectory_row(suggestion)
@@ -216,7 +225,13 @@ class Search:
         self.halted = self.halted or error
 
     def flush(self) -> None:
-        """Write the tables."""
+        """Write the tables.
+
+        Raises:
+            StorageError: they could not be written, and will be by the next flush.
+            TicketSearchError: from `guard`; nothing is written.
+        """
+        self._guard()
         self._tensorboard.flush()
         self._tables.flush()
 
@@ -287,8 +302,9 @@ class Search:
             levels.setdefault(row["trajectory_id"], []).append(row)
         for suggestion in self._record.read():
             self._suggestions[suggestion.number] = suggestion
-            row = trajectories.get(suggestion.trajectory_id, {"status": "running"})
-            if row["status"] not in _SETTLED:
+            row = trajectories.get(suggestion.trajectory_id, {"status": "running", "levels": 0})
+            # One whose levels are not all there, after something removed a file, is told again from the store.
+            if row["status"] not in _SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
                 self._waiting.append(suggestion)
                 self._sampler.replay(suggestion, None)
                 continue

@@ -102,7 +102,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
             # One that is left of a finished level, or of searches that have ended, is gone on from by nobody.
             if _key(file) in entries or not (unfinished or spared):
                 unneeded.append(file)
-        elif kind == _DAMAGED or (_key(file) not in needed and not (spared and kind == _UNKNOWN)):
+        elif kind == _DAMAGED or (_key(file) not in needed and not spared):
             unneeded.append(file)
     return StoreUse(
         folder=store, kinds=kinds, searches=[str(run_dir) for run_dir in searches], gone=gone, unneeded=unneeded
@@ -113,8 +113,9 @@ def prune(use: StoreUse) -> None:
     """Remove the files that no search needs, and the claims of dead processes."""
     for file in use.unneeded:
         use.folder.remove(file.name)
-    for folder in {file.name.rpartition("/")[0] for file in use.folder.files(recursive=True)}:
-        (use.folder / folder).sweep(older_than_seconds=_OLD_SECONDS)
+    shards = [f"{number:02x}" for number in range(256)]
+    for name in (*shards, _CHECKPOINTS, _DAMAGED, _LEASES, _SEARCHES):
+        (use.folder / name).sweep(older_than_seconds=_OLD_SECONDS)
     leases = Leases(use.folder / _LEASES)
     for name in leases.names():
         leases.break_dead(name)
@@ -146,8 +147,14 @@ def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
         else:
             here[run_dir] = folder
             run_ids.add(run_id)
-    # One that is found somewhere else was moved.
-    return store, list(here.values()), [run_dir for run_dir, run_id in absent.items() if run_id not in run_ids]
+    # A store within a run directory is moved with it. Of another, what is found elsewhere may be an older copy.
+    if any(_is_within(store, run_dir) for run_dir in here.values()):
+        absent = {run_dir: run_id for run_dir, run_id in absent.items() if run_id not in run_ids}
+    return store, list(here.values()), list(absent)
+
+
+def _is_within(store: Folder, run_dir: Folder) -> bool:
+    return str(store) == str(run_dir / "store")
 
 
 def _is_store_of(run_dir: Folder, store: Folder) -> bool:
@@ -165,7 +172,7 @@ def _notes(store: Folder) -> dict[str, str]:
             notes[str(run_dir)] = file.name.partition(".")[0]
         except (ValueError, TypeError, KeyError):
             raise RunDirectoryError(
-                f"'{store}/{_SEARCHES}/{file.name}' is damaged, so nobody knows which search uses the store; "
+                f"{(store / _SEARCHES).place(file.name)!r} is damaged, so nobody knows which search uses the store; "
                 "remove it, or resume that search, which writes it anew"
             ) from None
     return notes

@@ -49,9 +49,9 @@ class SuggestionRecord:
         try:
             found = [Suggestion(**json.loads(line)) for line in self._lines.read()]
         except (ValueError, TypeError) as error:
-            raise RunDirectoryError(f"'{self._folder}/suggestions.jsonl' is damaged: {error}") from None
+            raise RunDirectoryError(f"{self._folder.place('suggestions.jsonl')!r} is damaged: {error}") from None
         for place, suggestion in enumerate(found):
             if suggestion.number != place:
                 what = f"suggestion {suggestion.number} stands in place {place}"
-                raise RunDirectoryError(f"'{self._folder}/suggestions.jsonl' is damaged: {what}")
+                raise RunDirectoryError(f"{self._folder.place('suggestions.jsonl')!r} is damaged: {what}")
         return found

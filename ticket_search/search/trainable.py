@@ -11,16 +11,18 @@ from ray import tune
 
 from ticket_search.errors import Diverged, StorageError
 from ticket_search.search.job import JOB, REPORT, Job
-from ticket_search.search.search import EndReport, HaltReport, LevelReport
+from ticket_search.search.run_directory import is_stop_requested
+from ticket_search.search.search import EndReport, HaltReport, LevelReport, NotStarted
 from ticket_search.spec.base import validate
 from ticket_search.spec.identity import trajectory_id
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
+from ticket_search.storage.folder import open_folder
 
 if TYPE_CHECKING:
     from ticket_search.data.dataset import Dataset
 
 
-Report = LevelReport | EndReport | HaltReport
+Report = LevelReport | EndReport | HaltReport | NotStarted
 
 
 class TrajectoryTrainable(tune.Trainable):
@@ -53,6 +55,9 @@ class TrajectoryTrainable(tune.Trainable):
 def run_job(job: Job) -> Iterator[Report]:
     """Run a trajectory; whatever happens, the last report says how it ended."""
     try:
+        if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
+            yield NotStarted()
+            return
         yield from _levels(job)
         yield EndReport(status="completed")
     except StorageError as error:  # no fault of this trajectory's, and none could do better
@@ -107,6 +112,7 @@ class _Log:
         self._trajectory = trajectory
         self._events = EventLog(job.run_dir)
         self._notices: list[str] = []
+        self._before: dict[str | None, set[str]] | None = None  # what was said of each level, once somebody asks
 
     def __call__(self, event: str, **fields: object) -> None:
         self._events.log(event, trajectory_id=self._trajectory, **fields)
@@ -120,7 +126,11 @@ class _Log:
         """Whether this search says so of a level; None if it never said that the level was started."""
         from ticket_search.results.events import read_events
 
-        said = {event["event"] for event in read_events(self._job.run_dir) if event.get("level_key") == level_key}
+        if self._before is None:
+            self._before = {}
+            for event in read_events(self._job.run_dir):
+                self._before.setdefault(event.get("level_key"), set()).add(event["event"])
+        said = self._before.get(level_key, set())
         return None if "level_started" not in said else "level_finished" in said
 
     def take_notices(self) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ class SearchSettings(Spec):
     tolerance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     max_concurrent: PositiveInt | None = None
     max_failures: NonNegativeInt = 2
-    checkpoint_seconds: Annotated[float, Field(ge=0.0)] | None = 60.0
+    checkpoint_seconds: Annotated[float, Field(gt=0.0)] | None = 60.0
     seed: Seed = 0
     early_stopping: EarlyStoppingSpec | None = EarlyStoppingSpec()
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
@@ -62,6 +62,10 @@ class Folder(ABC):
         """The location, absolute; `open_folder` opens it again, on any machine that reaches it."""
 
     @abstractmethod
+    def place(self, name: str) -> str:
+        """Where a file is, for people."""
+
+    @abstractmethod
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
 
@@ -72,10 +76,6 @@ class Folder(ABC):
     @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-
-    @abstractmethod
-    def touch(self, name: str) -> bool:
-        """Renew a file's time of modification; False if there is no such file."""
 
     @abstractmethod
     def files(self, *, recursive: bool = False) -> list[File]:
@@ -96,7 +96,7 @@ class Folder(ABC):
         """
 
     def remove_all(self) -> None:
-        """Remove every file in it."""
+        """Remove every file in it and in its folders, but hidden ones."""
         for file in self.files(recursive=True):
             self.remove(file.name)
 
@@ -144,6 +144,9 @@ class LocalFolder(Folder):
     def __str__(self) -> str:
         return str(self.path)
 
+    def place(self, name: str) -> str:
+        return str(self.path / name)
+
     def read(self, name: str) -> bytes | None:
         try:
             with _named("read", self.path / name, may_be_absent=True):
@@ -172,14 +175,15 @@ class LocalFolder(Folder):
         with _named("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             is_new = not path.exists()
-            with path.open("a+b") as file:
-                before = file.seek(0, os.SEEK_END)
+            with path.open("ab", buffering=0) as file:
+                before, rest = file.seek(0, os.SEEK_END), memoryview(data)
                 try:
-                    file.write(data)
-                    file.flush()
+                    while rest:
+                        rest = rest[file.write(rest) :]
                 except OSError:
                     # A full disk may have taken the half of it.
-                    _cut(file, before)
+                    with suppress(OSError):  # the reader drops a half line
+                        os.ftruncate(file.fileno(), before)
                     raise
                 if durable:
                     os.fsync(file.fileno())
@@ -201,14 +205,6 @@ class LocalFolder(Folder):
     def remove(self, name: str) -> None:
         with _named("remove", self.path / name):
             (self.path / name).unlink(missing_ok=True)
-
-    def touch(self, name: str) -> bool:
-        try:
-            with _named("write", self.path / name, may_be_absent=True):
-                os.utime(self.path / name)
-        except FileNotFoundError:
-            return False
-        return True
 
     def files(self, *, recursive: bool = False) -> list[File]:
         with _named("list", self.path):
@@ -238,12 +234,12 @@ class LocalFolder(Folder):
                 continue
             try:
                 if entry.is_dir():
-                    if recursive:
+                    if recursive and not entry.is_symlink():
                         yield from self._files(folder / entry.name, f"{prefix}{entry.name}/", True)
                 else:
                     found = entry.stat()
                     yield File(name=prefix + entry.name, size=found.st_size, modified=found.st_mtime_ns)
-            except FileNotFoundError:  # removed meanwhile
+            except OSError:  # removed meanwhile, or a link that leads nowhere
                 continue
 
 
@@ -258,6 +254,10 @@ class RemoteFolder(Folder):
 
     def __init__(self, uri: str) -> None:
         base, _, options = uri.partition("?")
+        scheme, _, path = base.partition("://")
+        if "#" in base:
+            raise SpecError(f"{base!r} holds a '#', which ends a URI; give another name")
+        base = f"{scheme.lower()}://{re.sub('/+', '/', path)}"
         self._base = base.rstrip("/")
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if base.startswith("s3://") and endpoint and "endpoint_override=" not in options:
@@ -268,6 +268,9 @@ class RemoteFolder(Folder):
 
     def __truediv__(self, name: str) -> "RemoteFolder":
         return RemoteFolder(f"{self._base}/{name}" + (f"?{self._options}" if self._options else ""))
+
+    def place(self, name: str) -> str:
+        return f"{self._base}/{name}"
 
     def __str__(self) -> str:
         return self._base + (f"?{self._options}" if self._options else "")
@@ -299,13 +302,6 @@ class RemoteFolder(Folder):
 
         self._patiently("remove", name, attempt)
 
-    def touch(self, name: str) -> bool:
-        data = self.read(name)
-        if data is None:
-            return False
-        self.write(name, data)
-        return True
-
     def files(self, *, recursive: bool = False) -> list[File]:
         from pyarrow.fs import FileSelector, FileType
 
@@ -331,7 +327,7 @@ class RemoteFolder(Folder):
                 return attempt()
             except OSError as error:
                 if time.monotonic() + pause >= deadline or not _may_pass(error):
-                    place = f"{self._base}/{name}" if name else self._base
+                    place = self.place(name) if name else self._base
                     raise StorageError(f"cannot {verb} {place!r}: {_reason(error)}") from error
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, 5.0)
@@ -379,6 +375,10 @@ def _s3(bucket: str, options: str) -> Any:
     if unknown := sorted(given.keys() - set(_S3_OPTIONS)):
         raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(_S3_OPTIONS)}")
     endpoint = given.get("endpoint_override")
+    if endpoint and "://" not in endpoint and "scheme" not in given:
+        raise ValueError(
+            f"endpoint_override {endpoint!r} names no protocol; give http://{endpoint} or https://{endpoint}"
+        )
     region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region and not endpoint:
         region = resolve_s3_region(bucket)
@@ -417,11 +417,6 @@ def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[No
         if may_be_absent and isinstance(error, FileNotFoundError | NotADirectoryError):
             raise
         raise StorageError(f"cannot {verb} {str(path)!r}: {_reason(error)}") from error
-
-
-def _cut(file: BinaryIO, size: int) -> None:
-    with suppress(OSError):  # the reader drops a half line
-        file.truncate(size)
 
 
 def _sync_folder(folder: Path) -> None:

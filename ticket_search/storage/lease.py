@@ -5,8 +5,8 @@ not withdraws. Of two claims the later to be written sees the earlier, so at mos
 service and no conditional write, only that a listing shows what was written before it. A dead owner's file is removed
 by its own name, so that two who find it at once cannot remove a third one's.
 
-An owner is dead when its process is no longer there (on the same machine), or when its heartbeat has not been seen to
-change for `EXPIRY_SECONDS` by the clock of whoever watches (elsewhere): clocks are never compared between machines.
+An owner is dead when its process is no longer there, which is known on the same machine, or when its heartbeat has not
+been seen to change for `EXPIRY_SECONDS` by the clock of whoever watches: clocks are never compared between machines.
 """
 
 import json
@@ -91,13 +91,10 @@ class Leases:
         alive = (claim for claim in self._claims(name) if not self._is_dead(claim))
         return next((c.owner or _UNKNOWN for c in alive if c.modified > recent or (c.owner and c.owner.is_here)), None)
 
-    def is_abandoned(self, name: str) -> bool:
-        """Whether a dead process's claim on a name is still there."""
-        return any(self._is_dead(claim) for claim in self._claims(name))
-
     def names(self) -> list[str]:
         """Every name that has a claim, dead owners' included."""
-        return sorted({file.name.rpartition(".")[0].rpartition(".")[0] for file in self._folder.files()})
+        claims = (file.name for file in self._folder.files() if file.name.endswith(".json"))
+        return sorted({claim.rpartition(".")[0].rpartition(".")[0] for claim in claims})
 
     def break_dead(self, name: str) -> None:
         """Remove the claims of dead owners on a name."""
@@ -119,15 +116,17 @@ class Leases:
         _held.add(file)
         try:
             self._folder.write(file, json.dumps(asdict(_this_process())).encode())
-            others = [c for c in self._claims(name) if c.file != file and not self._is_dead(c)]
-            if not others:
+            claims = self._claims(name)
+            others = [c for c in claims if c.file != file and not self._is_dead(c)]
+            # Without its own file, this process has slept so long that it was taken for dead.
+            if not others and any(claim.file == file for claim in claims):
                 return Lease(self._folder, file, broken)
             self._folder.remove(file)
         except BaseException:
             _held.discard(file)
             raise
         _held.discard(file)
-        return others[0].owner or _UNKNOWN
+        return (others[0].owner if others else None) or _UNKNOWN
 
     def acquire(
         self, name: str, *, poll_seconds: float = 0.2, until: Callable[[], bool] = lambda: False
@@ -143,18 +142,22 @@ class Leases:
     def _claims(self, name: str) -> list[_Claim]:
         """The claims on a name; those of dead owners too."""
         claims = []
-        for file in self._folder.files():
+        files = self._folder.files()
+        modified = {file.name: file.modified for file in files}
+        for file in files:
             if file.name.startswith(f"{name}.") and file.name.endswith(".json"):
                 data = self._folder.read(file.name)
                 if data is not None:  # not released meanwhile
-                    claims.append(_Claim(file=file.name, modified=file.modified, owner=_parse(data)))
+                    last = max(file.modified, modified.get(_beat_of(file.name), 0))
+                    claims.append(_Claim(file=file.name, modified=last, owner=_parse(data)))
         return claims
 
     def _is_dead(self, claim: _Claim) -> bool:
         if claim.owner is not None and claim.owner.is_here:
             if claim.owner.pid == os.getpid():
                 return claim.file not in _held
-            return not _is_running(claim.owner.pid, claim.owner.started)
+            if not _is_running(claim.owner.pid, claim.owner.started):
+                return True
         now = time.monotonic()
         modified, first, last = self._seen.get(claim.file, (0, now, now))
         # Who has not looked for a while, its storage being out of reach say, does not know what it missed.
@@ -165,6 +168,7 @@ class Leases:
 
     def _remove(self, claim: _Claim) -> None:
         self._folder.remove(claim.file)
+        self._folder.remove(_beat_of(claim.file))
         self._seen.pop(claim.file, None)
 
 
@@ -181,12 +185,30 @@ class Lease(AbstractContextManager["Lease"]):
         self._file = file
         self._stop = threading.Event()
         self._lost = threading.Event()
+        self._beaten = _clock()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     @property
     def is_lost(self) -> bool:
-        """Whether another process has taken this one for dead, after a long suspension say, and the name from it."""
+        """Whether another process has taken this one for dead, and the name from it.
+
+        Costs nothing while the heart beats; after a long suspension, which the heart may not have noticed yet, it is
+        looked up.
+        """
+        if not self._lost.is_set() and _clock() - self._beaten > EXPIRY_SECONDS - HEARTBEAT_SECONDS:
+            self.confirm()
         return self._lost.is_set()
+
+    def confirm(self) -> bool:
+        """Look whether the name is still this process's.
+
+        Raises:
+            StorageError: that cannot be known.
+        """
+        if self._folder.read(self._file) is None:
+            self._lost.set()
+        self._beaten = _clock()
+        return not self._lost.is_set()
 
     def __enter__(self) -> "Lease":
         self._heart.start()
@@ -196,23 +218,32 @@ class Lease(AbstractContextManager["Lease"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._heart.join()
+        self._heart.join(timeout=1.0)  # a server that is silent may keep it
         try:
             with impatient(), suppress(StorageError):  # nobody takes it for held any more, this process included
                 self._folder.remove(self._file)
+                self._folder.remove(_beat_of(self._file))
         finally:
             _held.discard(self._file)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            try:
-                with impatient():  # the next beat is the next attempt, and who ends waits for this one
-                    is_there = self._folder.touch(self._file)
-                if not is_there:
-                    self._lost.set()
+            # Storage that is out of reach for the owner is so for the others; the next beat is the next attempt.
+            with impatient(), suppress(Exception):
+                if not self.confirm():
                     return
-            except StorageError:
-                continue  # storage that is out of reach for the owner is so for the others
+                # A file of its own: writing the claim anew could undo its removal by somebody else.
+                self._folder.write(_beat_of(self._file), b"")
+
+
+def _beat_of(claim: str) -> str:
+    """The file whose time of modification is the last beat of a claim's owner."""
+    return claim.removesuffix(".json") + ".beat"
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps, where the system counts them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _parse(data: bytes) -> Owner | None:
@@ -246,19 +277,18 @@ def _machine_of(pid: int) -> str:
 
 
 def _is_running(pid: int, started: int) -> bool:
-    if started:
-        return _start_of(pid) == started
+    """Whether a process of this machine lives; one that may not be looked into does, if its number is in use."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        return _start_of(pid) in (None, started)
+    return not started or _start_of(pid) == started
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process was started, in ticks; None if there is none, or a zombie, or this is no Linux."""
+    """When a process was started, in ticks; None if there is none that may be looked into, or a zombie, or no /proc."""
     try:
         # The name, in brackets, may hold spaces. The state is field 3, the start is field 22.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,5 +1,6 @@
 """A record of lines that only grows: each line is there whole or not at all."""
 
+from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Folder, LocalFolder
 
 #: Where files cannot grow, a line rewrites the last part, so parts are short.
@@ -38,7 +39,11 @@ class LineFile:
         if self._last is None:
             self._take_up()
         if self._folder.grows:
-            self._folder.append(self._part(), text.encode() + b"\n", durable=durable)
+            try:
+                self._folder.append(self._part(), text.encode() + b"\n", durable=durable)
+            except StorageError:
+                self._last = None  # what it left, if anything, is dropped before the next line
+                raise
             return
         if len(self._lines) >= _LINES_A_PART:
             self._last = (self._last or 0) + 1
@@ -71,7 +76,7 @@ class LineFile:
 
 def complete_lines(data: bytes) -> list[str]:
     """The lines of a file's content that end with a newline, without it."""
-    return data[: data.rfind(b"\n") + 1].decode().split("\n")[:-1]
+    return data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
 
 
 def _part(name: str, number: int) -> str:

@@ -104,22 +104,20 @@ class LevelStore:
         compute: Callable[[], Entry],
         *,
         saved: Callable[[], None] = lambda: None,
-        recovered: Callable[[], None] = lambda: None,
     ) -> tuple[Entry, bool]:
         """The entry under a key, computed here unless some process has done or is doing so.
 
         Args:
             key: of the entry.
             compute: called while no other process computes the same.
-            saved: called once the entry that `compute` returned is in the store.
-            recovered: called where a process died after it saved the entry, and may not have got to say so; no other
-                process is told the same.
+            saved: called once the entry that `compute` returned is in the store, before any other process may compute
+                or tidy the same.
 
         Returns:
             The entry, and whether it was reused rather than computed by this call.
         """
         entry = self.load(key)
-        if entry is not None and not self._leases.is_abandoned(key):
+        if entry is not None:
             return entry, True
         poll = _POLL_SECONDS if self._root.grows else _POLL_SECONDS_REMOTE
         while True:
@@ -132,17 +130,21 @@ class LevelStore:
                 for owner in lease.broken:
                     self._log("lease_broken", key=key, owner=str(owner))
                 if (entry := self.load(key)) is not None:
-                    if lease.broken:
-                        recovered()
                     return entry, True
                 for name in (_entry_name(key), _checkpoint_name(key)):
                     self._root.sweep(name)
                 entry = compute()
-                if lease.is_lost and (theirs := self.load(key)) is not None:
+                # One that was suspended for long may have been taken for dead, and its work done by another.
+                if not lease.confirm() and (theirs := self.load(key)) is not None:
                     return theirs, True
                 self.save(key, entry)
                 saved()
                 return entry, False
+
+    def tidy(self, key: str) -> None:
+        """Remove what a process that died once the entry was saved has left: its claim and its checkpoint."""
+        self._leases.break_dead(key)
+        self.checkpoint(key).remove()
 
     def checkpoint(self, key: str) -> "Checkpoint":
         """Where the half-done computation of a key is kept."""
@@ -161,8 +163,11 @@ class LevelStore:
         except ValueError as error:
             aside = f"damaged/{name.rpartition('/')[2]}.{time.time_ns()}"
             self._root.write(aside, data)
+            # Another process may have set it aside before, and trained it again.
+            if (now := self._root.read(name)) != data:
+                return None if now is None else decode(now)
             self._root.remove(name)
-            self._log("entry_damaged", key=key, path=f"{self._root}/{aside}", reason=str(error))
+            self._log("entry_damaged", key=key, path=self._root.place(aside), reason=str(error))
             return None
 
 
