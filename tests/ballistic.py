@@ -204,6 +204,10 @@ def main():
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     arguments = parser.parse_args()
+    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    from machine import describe as describe_machine
+
+    say(describe_machine("torch", "ray", "optuna", "pyarrow"))
     chooser = random.Random(arguments.seed)
     total, started, number = Tally(), time.monotonic(), 0
     with tempfile.TemporaryDirectory() as folder:

@@ -268,3 +268,24 @@ def test_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weights(ray_address,
     best = json.loads(cli("status", "runs/digits", "--json", cwd=tmp_path).stdout)["best"]
     assert best["density"] <= 0.10
     assert best["val_accuracy"] >= best["dense_val_accuracy"]
+
+
+def test_an_interrupt_that_is_held_up_ends_all_the_same():
+    """By a server that is silent, say."""
+    code = (
+        "import signal, time; from functools import partial; from ticket_search import cli\n"
+        "cli._SECONDS_TO_END = 0.5\n"
+        "signal.signal(signal.SIGTERM, partial(cli._interrupt, 'go on with: x'))\n"
+        "try:\n    signal.raise_signal(signal.SIGTERM)\n"
+        "except KeyboardInterrupt:\n    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "go on with: x\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_imports_it_ends_with_130(tmp_path, number):
+    code = "import sys, os, signal; sys.argv[1:] = ['status', '.']; from ticket_search import cli, errors\n"
+    code += f"cli.open_folder = lambda location: os.kill(os.getpid(), {int(number)})\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

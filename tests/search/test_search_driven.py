@@ -194,6 +194,18 @@ class TestTheCourse:
 
 
 class TestGoingOn:
+    def test_a_trajectory_whose_levels_somebody_removed_is_told_again(self, spec, tmp_path):
+        driven = Search(spec, tmp_path)
+        first = driven.next()
+        finish(driven, first, 0.9)
+        driven.flush()
+        (tmp_path / "levels" / "part-00000.parquet").unlink()
+        again = Search(spec, tmp_path)
+        assert again.next() == first
+        finish(again, first, 0.9)
+        again.flush()
+        assert [row["level"] for row in rows(tmp_path, "levels")] == [0, 1]
+
     def test_from_where_a_killed_process_was(self, spec, tmp_path):
         driven = Search(spec, tmp_path)
         finish(driven, driven.next(), 0.9, 0.9)

@@ -61,3 +61,15 @@ def test_what_was_copied_from_object_storage_is_gone_on_with_on_a_disk(s3, tmp_p
         remote.write(file.name, local.read(file.name))
     LineFile(remote, "log").append("12")
     assert LineFile(remote, "log").read() == [str(i) for i in range(13)]
+
+
+def test_what_a_full_disk_took_the_half_of_does_not_join_the_next_line(small_disk):
+    from ticket_search.errors import StorageError
+    from ticket_search.storage.folder import LocalFolder
+
+    file = LineFile(LocalFolder(small_disk), "log")
+    file.append("one")
+    with pytest.raises(StorageError, match="No space left on device"):
+        file.append("x" * 1_000_000)
+    file.append("two")
+    assert file.read() == LineFile(LocalFolder(small_disk), "log").read() == ["one", "two"]

@@ -69,7 +69,8 @@ class _Hook:
         try:
             return act()
         except TicketSearchError as error:
-            self._search.halt(error)
+            # What is wrong by now is not the search as it was written.
+            self._search.halt(TicketSearchError(str(error)) if isinstance(error, SpecError) else error)
             return otherwise
 
 
