@@ -53,13 +53,16 @@ def levels_of(run_dir, event):
 
 @pytest.fixture(scope="module")
 def stopped(ray_address, tmp_path_factory):
-    """A search stopped while its workers start: its working directory, what `stop` said, and what the search said."""
-    cwd = tmp_path_factory.mktemp("stopped")
+    """A search stopped at its first level: its working directory, what `stop` said, and what the search said."""
+    return stop_at("level_started", tmp_path_factory.mktemp("stopped"), ray_address)
+
+
+def stop_at(event, cwd, ray_address):
     run = command("run", *SPACE, "--address", ray_address)
     with subprocess.Popen(run, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         try:
             deadline = time.monotonic() + 120
-            while not (cwd / "run/suggestions.jsonl").exists():
+            while not any(found["event"] == event for found in read_events(cwd / "run")):
                 assert driver.poll() is None, driver.stderr.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -69,6 +72,12 @@ def stopped(ray_address, tmp_path_factory):
             driver.kill()
     shutil.copytree(cwd / "run", cwd / "as_stopped")
     return cwd, said, subprocess.CompletedProcess(driver.pid, driver.returncode, out, err)
+
+
+def test_a_search_stopped_before_its_first_level_trains_none(ray_address, tmp_path):
+    _, _, said = stop_at("trajectory_started", tmp_path, ray_address)
+    assert said.returncode == 130
+    assert GO_ON in said.stderr
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +141,9 @@ def test_a_changed_space_is_refused_with_where_it_could_go(stopped):
     cwd, _, _ = stopped
     before = (cwd / "as_stopped/search.yaml").read_text()
     said = cli("resume", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "--set space.pruning_rate=[0.3, 0.5]: that would be another search; search.trials, search." in said.stderr
+    said = cli("run", *SPACE, "--output", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
     assert "holds another search ('digits', which differs in space.pruning_rate)" in said.stderr
     assert f"--store '{cwd}/as_stopped/store'" in said.stderr

@@ -229,11 +229,13 @@ def store(directory: str, prune: bool, keep_best: int | None, forget_gone: bool,
         kept = "nothing is kept for it" if forget_gone else "entries it may need are kept; --forget-gone gives them up"
         click.echo(f"{run_dir} used it and is not found there: {kept}")
     size = f"{len(use.unneeded)} files, {in_words(sum(file.size for file in use.unneeded))}"
-    if not dry_run and (prune or keep_best is not None):
+    removes = (prune or keep_best is not None) and not dry_run
+    if removes:
         remove_unneeded(use)
-        click.echo(f"removed: {size}")
-    elif not use.unneeded:
+    if not use.unneeded:
         click.echo("a search needs each of them")
+    elif removes:
+        click.echo(f"removed: {size}")
     elif not (prune or keep_best is not None):
         click.echo(f"needed by no search: {size}; --prune removes them")
     else:

@@ -116,7 +116,7 @@ def test_nothing_of_it_is_left_on_the_disk(by_command):
 def test_pandas_reads_the_tables(by_command, s3, monkeypatch):
     location, _, said = by_command
     place, _, query = location.partition("?")
-    assert said.splitlines()[-1] == "results: s3://tests/command (pd.read_parquet('s3://tests/command/levels'))"
+    assert said.splitlines()[-1] == f"results: {location} (pd.read_parquet('{place}/levels?{query}'))"
     for table in TABLES:
         named = pd.read_parquet(f"{place}/{table}?{query}")
         with monkeypatch.context() as patch:

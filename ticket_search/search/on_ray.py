@@ -41,7 +41,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from ticket_search.errors import SpecError, StorageError, TicketSearchError  # noqa: E402
 from ticket_search.search.job import JOB, REPORT, as_config, make_job  # noqa: E402
 from ticket_search.search.preflight import cluster_address  # noqa: E402
-from ticket_search.search.search import EndReport, HaltReport, LevelReport, Search  # noqa: E402
+from ticket_search.search.search import EndReport, HaltReport, LevelReport, NotStarted, Search  # noqa: E402
 from ticket_search.search.trainable import TrajectoryTrainable  # noqa: E402
 from ticket_search.spec.search import ResourcesSpec  # noqa: E402
 from ticket_search.storage.folder import Folder  # noqa: E402
@@ -86,6 +86,8 @@ class _Suggest(_Hook, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         del trial_id
+        # With nothing running Tune asks again and again, for a minute, and calls no other hook.
+        self._guarded(self._search.flush_if_due, None)
         # A suggestion made before there is room for it would know less than one made when there is.
         ending = self._search.halted or self._search.progress.stopped
         if not ending and self._search.unfinished >= self._slots.count():
@@ -166,7 +168,9 @@ class _Watch(_Hook, tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         number, report = result.pop(REPORT)
-        if isinstance(report, HaltReport):
+        if isinstance(report, NotStarted):
+            self._search.progress.stopped = True
+        elif isinstance(report, HaltReport):
             self._search.halt(StorageError(report.reason))
         elif isinstance(report, EndReport):
             self._guarded(lambda: self._search.ended(number, report), None)
