@@ -1,37 +1,72 @@
 """Which trajectories to drop. Tickets are compared at equal compression: at other rates a level is another ticket."""
 
-from bisect import bisect_left
-from dataclasses import dataclass, field
 from math import ceil, log2
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ticket_search.results.verdict import is_matching
 from ticket_search.spec.search import EarlyStoppingSpec
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-@dataclass
-class _Course:
-    """How a trajectory has done so far.
 
-    Attributes:
-        log_compression: log2 of the compression of each level; grows.
-        gap: validation accuracy minus that of its own dense network, at each level.
-        unmatched: levels in a row, up to the last, that clearly do not match.
-    """
+class _Courses:
+    """How trajectories have done so far: a row for each, a column for each level; thousands are compared at once."""
 
-    log_compression: list[float] = field(default_factory=list)
-    gap: list[float] = field(default_factory=list)
-    unmatched: int = 0
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        self._levels = np.zeros(0, dtype=np.int64)
+        # log2 of the compression, ascending, beyond a row's levels infinite; and validation accuracy minus that of
+        # the trajectory's own dense network.
+        self._log_compression = np.full((0, 1), np.inf)
+        self._gap = np.zeros((0, 1))
 
-    def gap_at(self, log_compression: float) -> float | None:
-        """The gap at a compression, between two levels by linear interpolation; None beyond what it has reached."""
-        i = bisect_left(self.log_compression, log_compression)
-        if i == len(self.log_compression):
-            return None
-        if i == 0 or self.log_compression[i] == log_compression:
-            return self.gap[i]
-        x0, x1 = self.log_compression[i - 1 : i + 1]
-        y0, y1 = self.gap[i - 1 : i + 1]
-        return y0 + (y1 - y0) * (log_compression - x0) / (x1 - x0)
+    def add(self, trajectory_id: str, log_compression: float, gap: float) -> None:
+        """Add a level to a trajectory."""
+        row = self._rows.setdefault(trajectory_id, len(self._rows))
+        self._make_room(row, self._levels[row] if row < len(self._levels) else 0)
+        self._log_compression[row, self._levels[row]] = log_compression
+        self._gap[row, self._levels[row]] = gap
+        self._levels[row] += 1
+
+    def gaps(self, trajectory_id: str) -> "npt.NDArray[np.float64]":
+        """Of each level of a trajectory."""
+        row = self._rows[trajectory_id]
+        found: npt.NDArray[np.float64] = self._gap[row, : self._levels[row]]
+        return found
+
+    def gaps_at(self, log_compression: float, *, without: str) -> "npt.NDArray[np.float64]":
+        """At a compression, of the other trajectories that have reached it; between levels by linear interpolation."""
+        count = len(self._rows)
+        x, y = self._log_compression[:count], self._gap[:count]
+        after = (x < log_compression).sum(axis=1)
+        reached = after < self._levels[:count]
+        reached[self._rows[without]] = False
+        (rows,) = np.nonzero(reached)
+        after = after[rows]
+        before = np.maximum(after - 1, 0)
+        x0, y0, x1, y1 = x[rows, before], y[rows, before], x[rows, after], y[rows, after]
+        is_level = (after == 0) | (x1 == log_compression)
+        span = np.where(is_level, 1.0, x1 - x0)
+        found: npt.NDArray[np.float64] = np.where(is_level, y1, y0 + (y1 - y0) * (log_compression - x0) / span)
+        return found
+
+    def clear(self, trajectory_id: str) -> None:
+        """Forget the levels of a trajectory."""
+        if (row := self._rows.get(trajectory_id)) is not None:
+            self._log_compression[row] = np.inf
+            self._levels[row] = 0
+
+    def _make_room(self, row: int, level: int) -> None:
+        rows, levels = self._log_compression.shape
+        if row < rows and level < levels:
+            return
+        shape = (max(rows, 2 * row, 16), max(levels, 2 * int(level), 8))
+        wider, gap, count = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape[0], dtype=np.int64)
+        wider[:rows, :levels], gap[:rows, :levels], count[:rows] = self._log_compression, self._gap, self._levels
+        self._log_compression, self._gap, self._levels = wider, gap, count
 
 
 class EarlyStopping:
@@ -45,7 +80,8 @@ class EarlyStopping:
     def __init__(self, spec: EarlyStoppingSpec | None, tolerance: float) -> None:
         self._spec = spec
         self._tolerance = tolerance
-        self._courses: dict[str, _Course] = {}
+        self._courses = _Courses()
+        self._unmatched: dict[str, int] = {}  # levels in a row, up to the last, that clearly do not match
 
     def observe(
         self, trajectory_id: str, *, compression: float, val_accuracy: float, dense_val_accuracy: float
@@ -55,43 +91,42 @@ class EarlyStopping:
         Returns:
             Why its trajectory should be dropped, or None.
         """
-        course = self._courses.setdefault(trajectory_id, _Course())
         near = self._tolerance + (self._spec.margin if self._spec else 0.0)
         matching = is_matching(val_accuracy, dense_val_accuracy, near)
-        course.log_compression.append(log2(compression))
-        course.gap.append(val_accuracy - dense_val_accuracy)
-        course.unmatched = 0 if matching else course.unmatched + 1
+        log_compression, gap = log2(compression), val_accuracy - dense_val_accuracy
+        self._courses.add(trajectory_id, log_compression, gap)
+        unmatched = self._unmatched[trajectory_id] = 0 if matching else self._unmatched.get(trajectory_id, 0) + 1
         if self._spec is None:
             return None
-        return self._collapsed(course, self._spec) or self._among_the_worst(trajectory_id, course, self._spec)
+        return self._collapsed(trajectory_id, unmatched, self._spec) or self._among_the_worst(
+            trajectory_id, unmatched, log_compression, gap, self._spec
+        )
 
     def forget(self, trajectory_id: str) -> None:
         """Leave a trajectory out of comparisons: it starts over."""
-        self._courses.pop(trajectory_id, None)
+        self._courses.clear(trajectory_id)
+        self._unmatched.pop(trajectory_id, None)
 
-    def _collapsed(self, course: _Course, spec: EarlyStoppingSpec) -> str | None:
-        recent = course.gap[-spec.collapse_levels :]
-        if course.unmatched < spec.collapse_levels or max(recent) >= -spec.collapse:
+    def _collapsed(self, trajectory_id: str, unmatched: int, spec: EarlyStoppingSpec) -> str | None:
+        recent = self._courses.gaps(trajectory_id)[-spec.collapse_levels :]
+        if unmatched < spec.collapse_levels or recent.max() >= -spec.collapse:
             return None
         return f"collapsed: {len(recent)} levels more than {spec.collapse:g} below the dense network's accuracy"
 
-    def _among_the_worst(self, trajectory_id: str, course: _Course, spec: EarlyStoppingSpec) -> str | None:
-        if course.unmatched < spec.patience:
+    def _among_the_worst(
+        self, trajectory_id: str, unmatched: int, here: float, own: float, spec: EarlyStoppingSpec
+    ) -> str | None:
+        if unmatched < spec.patience:
             return None
-        here, own = course.log_compression[-1], course.gap[-1]
-        others = [
-            gap
-            for other, peer in self._courses.items()
-            if other != trajectory_id and (gap := peer.gap_at(here)) is not None
-        ]
+        others = self._courses.gaps_at(here, without=trajectory_id)
         count = len(others) + 1
-        if count < spec.min_trajectories or own >= max(others):
+        if count < spec.min_trajectories or own >= others.max():
             return None
         # The rank from below, counted from 0: the worst of them has rank 0, whatever the fraction.
-        rank = sum(gap < own for gap in others)
+        rank = int((others < own).sum())
         if rank >= max(1, ceil(spec.worst_fraction * count)):
             return None
         return (
-            f"no match for {course.unmatched} levels, and of {count} trajectories at compression {2**here:.3g} "
+            f"no match for {unmatched} levels, and of {count} trajectories at compression {2**here:.3g} "
             f"{count - 1 - rank} did as well or better"
         )
