@@ -50,7 +50,9 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            # A shell has a job in the background ignore SIGINT.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except TicketSearchError as error:

@@ -14,6 +14,7 @@ import pytest
 from ticket_search import load_results
 from ticket_search.results.events import read_events
 from ticket_search.search.run import run_search
+from ticket_search.storage.folder import open_folder
 
 KEYS = ["trajectory_id", "level"]
 #: May differ between two runs of the same trajectory.
@@ -158,6 +159,31 @@ def test_a_killed_worker_is_started_over_and_leaves_no_trace(ray_address, user_m
     assert list(results.trajectories["status"]) == ["completed"]
     assert list(results.levels["level"]) == [0, 1, 2]
     assert [e["event"] for e in read_events(tmp_path)].count("trajectory_restarted") == 1
+
+
+def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_address, search, tmp_path):
+    from ticket_search.search.on_ray import run_on_ray
+    from ticket_search.search.search import Search
+    from ticket_search.search.trainable import TrajectoryTrainable
+
+    marker = tmp_path / "killed"
+
+    class DiesOnce(TrajectoryTrainable):
+        def reset_config(self, new_config):
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().reset_config(new_config)
+
+    base = {"trajectory.max_levels": 1}
+    spec = search({"pruning_rate": [0.5, 0.6]}, base=base, seeds=(0,), sampler="grid", trials=None, max_concurrent=1)
+    running = Search(spec, tmp_path / "run")
+    run_on_ray(running, open_folder(tmp_path / "run"), trainable=DiesOnce)
+    running.flush()
+    assert marker.exists()
+    results = load_results(tmp_path / "run")
+    assert list(results.trajectories["status"]) == ["completed"] * 2
+    assert len(results.levels) == 4
 
 
 def test_a_diverging_trajectory_says_so(ray_address, search, tmp_path):

@@ -246,8 +246,13 @@ class TestOneSearch:
             check_same_search(run_dir, spec)
 
     def test_moves_in_where_one_died_before_it_began(self, run_dir, spec):
-        run_dir.write("lock/run.aaaaaaaaaaaa.json", b"{}")
+        mine = lease._this_process()
+        dead = replace(mine, started=mine.started - 1)
+        run_dir.write("lock/run.aaaaaaaaaaaa.json", json.dumps(asdict(dead)).encode())
         check_same_search(run_dir, spec)
+        with hold(run_dir, spec) as held:
+            assert held.is_new
+        assert read_spec(run_dir) == spec
 
     def test_says_that_its_directory_is_damaged(self, run_dir, spec):
         with hold(run_dir, spec):

@@ -193,6 +193,22 @@ class TestTheCourse:
         assert events == [(name, suggestion.trajectory_id) for name in names]
 
 
+class TestAWorkerThatDied:
+    def test_before_its_trajectory_began_has_it_handed_out_again_first(self, spec, tmp_path):
+        driven = Search(spec, tmp_path)
+        first, second = driven.next(), driven.next()
+        assert driven.hand_out_again(first.number)
+        assert driven.unfinished == 1
+        assert [driven.next().number, driven.next().number] == [first.number, second.number + 1]
+
+    def test_too_often_is_not_handed_out_again(self, spec, tmp_path):
+        driven = Search(spec, tmp_path)
+        for _ in range(spec.search.max_failures):
+            assert driven.hand_out_again(driven.next().number)
+        assert not driven.hand_out_again(driven.next().number)
+        assert driven.unfinished == 1
+
+
 class TestGoingOn:
     def test_a_trajectory_whose_levels_somebody_removed_is_told_again(self, spec, tmp_path):
         driven = Search(spec, tmp_path)

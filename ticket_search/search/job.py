@@ -90,8 +90,3 @@ def rewind_iterations(spec: SearchSpec) -> list[int]:
     if not listed:
         return [spec.trajectory.rewind_iteration]
     return [] if isinstance(listed[0], Range) else list(listed[0])
-
-
-def as_config(job: Job) -> dict[str, Any]:
-    """The configuration of the trial that runs a job."""
-    return {JOB: job}

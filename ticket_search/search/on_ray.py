@@ -39,7 +39,7 @@ from ray.tune.error import TuneError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from ticket_search.errors import SpecError, StorageError, TicketSearchError  # noqa: E402
-from ticket_search.search.job import JOB, REPORT, as_config, make_job  # noqa: E402
+from ticket_search.search.job import JOB, REPORT, make_job  # noqa: E402
 from ticket_search.search.preflight import cluster_address  # noqa: E402
 from ticket_search.search.search import EndReport, HaltReport, LevelReport, NotStarted, Search  # noqa: E402
 from ticket_search.search.trainable import TrajectoryTrainable  # noqa: E402
@@ -89,14 +89,15 @@ class _Suggest(_Hook, Searcher):
         # With nothing running Tune asks again and again, for a minute, and calls no other hook.
         self._guarded(self._search.flush_if_due, None)
         # A suggestion made before there is room for it would know less than one made when there is.
-        ending = self._search.halted or self._search.progress.stopped
-        if not ending and self._search.unfinished >= self._slots.count():
+        if not self._search.is_ending and self._search.unfinished >= self._slots.count():
             return None
         suggestion = self._guarded(self._search.next, None)
         if suggestion is None:
-            return str(Searcher.FINISHED)
+            # As long as one runs it may come back; once told that this is the end, Ray asks no more.
+            waits = self._search.unfinished and not self._search.is_ending
+            return None if waits else str(Searcher.FINISHED)
         trajectory = self._search.spec.point(suggestion.values, suggestion.seed)
-        return as_config(make_job(self._search.spec, suggestion.number, trajectory, self._run_dir, self._run_id))
+        return {JOB: make_job(self._search.spec, suggestion.number, trajectory, self._run_dir, self._run_id)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The callback has told the search already."""
@@ -127,16 +128,22 @@ class _Slots:
         """At least 1. One more than fits on a cluster: a trial that waits makes an autoscaler start a node."""
         now = time.monotonic()
         if now >= self._look_after:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-            fitting = sum(self._fitting(node) for node in nodes) + self._spare
+            fitting = sum(_fitting(self._resources, node) for node in _nodes()) + self._spare
             self._count = max(1, fitting if self._most is None else min(fitting, self._most))
             self._look_after = now + _LOOK_SECONDS
         return self._count
 
-    def _fitting(self, node: dict[str, float]) -> int:
-        wanted = {"CPU": self._resources.cpus, "GPU": self._resources.gpus}
-        # Ray counts in ten-thousandths.
-        return min(int(node.get(name, 0) / amount + 1e-4) for name, amount in wanted.items() if amount)
+
+def _nodes() -> list[dict[str, float]]:
+    """What each node of the cluster has, by the name of the resource."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _fitting(resources: ResourcesSpec, node: dict[str, float]) -> int:
+    """How many trajectories fit on a node that runs nothing else."""
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
+    # Ray counts in ten-thousandths.
+    return min(int(node.get(name, 0) / amount + 1e-4) for name, amount in wanted.items() if amount)
 
 
 class _Stop(_Hook, tune.Stopper):
@@ -182,9 +189,13 @@ class _Watch(_Hook, tune.Callback):
         self._guarded(lambda: self._search.started(trial.config[JOB].number), None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        # Ray gives up at once where a worker dies while it is handed a trajectory, else after `max_failures`.
+        number = trial.config[JOB].number
+        if trial.num_failures <= self._search.spec.search.max_failures and self._search.hand_out_again(number):
+            return
         error = trial.error_file and Path(trial.error_file).read_text(errors="replace")
         end = EndReport(status="failed", reason="its worker died", error=error)
-        self._guarded(lambda: self._search.ended(trial.config[JOB].number, end), None)
+        self._guarded(lambda: self._search.ended(number, end), None)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         # Ray keeps every trial; of what it keeps of a trial's results nothing is used, and it is most of it.
@@ -214,9 +225,8 @@ def check_resources(resources: ResourcesSpec) -> None:
     Raises:
         SpecError: quotes what was asked for and the most there is.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
-    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+    nodes = _nodes()
+    if not any(_fitting(resources, node) for node in nodes):
         most = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise SpecError(
             f"resources: no node has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs for a trajectory; "

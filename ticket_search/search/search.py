@@ -4,6 +4,7 @@ The tables and the record of suggestions are its memory: a new process reads the
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import log2
@@ -137,6 +138,7 @@ class Search:
         self._early_stopping = EarlyStopping(spec.search.early_stopping, spec.search.tolerance)
         self._running: dict[int, Row] = {}
         self._started: set[int] = set()
+        self._deaths: Counter[int] = Counter()
         self._best: dict[int, Row] = {}
         self._suggestions: dict[int, Suggestion] = {}
         self._waiting: list[Suggestion] = []
@@ -148,13 +150,20 @@ class Search:
         """How many of the trajectories that were handed out have not ended."""
         return len(self._running)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether no more trajectories are handed out, since it was asked to stop or cannot go on."""
+        return self.progress.stopped or self.halted is not None
+
     def next(self) -> Suggestion | None:
         """The next trajectory to run, recorded by now; None when there is none, or none is to be started any more."""
-        if self.progress.stopped or self.halted:
+        if self.is_ending:
             return None
         if self._waiting:
             suggestion = self._waiting.pop(0)
         else:
+            if self.progress.exhausted:
+                return None
             if self.progress.trials is not None and len(self._suggestions) >= self.progress.trials:
                 self.progress.exhausted = self.progress.trials < (self.spec.search.trials or 0)
                 return None
@@ -212,6 +221,15 @@ class Search:
         self.progress.counts[end.status] += 1
         self.flush_if_due()
         self._listener(self.progress, row)
+
+    def hand_out_again(self, number: int) -> bool:
+        """Take back a trajectory whose worker died before it began; False if that has happened `max_failures` times."""
+        self._deaths[number] += 1
+        if self._deaths[number] > self.spec.search.max_failures:
+            return False
+        del self._running[number]
+        self._waiting.insert(0, self._suggestions[number])
+        return True
 
     def started(self, number: int) -> None:
         """Note that a worker has taken up the trajectory of suggestion `number`, for the first time or again."""
