@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,48 +12,6 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.pruning.masks import density, kept_weights
 from ticket_search.results.events import read_events
 from ticket_search.spec.identity import rewind_key
-from ticket_search.store.level_store import LevelStore
-
-TRAIN = workbench.train_levels
-
-
-@dataclass
-class Bench:
-    """Runs trajectories on digits, and remembers what was logged and what training was given."""
-
-    data: object
-    events: list = field(default_factory=list)
-    inputs: list = field(default_factory=list)
-    outputs: list = field(default_factory=list)
-
-    def run(self, spec, store, rewind_iterations=()):
-        log = lambda event, **fields: self.events.append((event, fields["level"]))  # noqa: E731
-        return list(run_trajectory(spec, self.data, store, rewind_iterations=rewind_iterations, log=log))
-
-    def counts(self):
-        counted = Counter(event for event, _ in self.events)
-        self.events.clear()
-        return dict(counted)
-
-
-@pytest.fixture
-def bench(digits, monkeypatch):
-    made = Bench(digits)
-
-    def train_levels(levels, *rest):
-        made.inputs += [{n: w.clone() for n, w in level.weights.items()} for level in levels]
-        outputs = TRAIN(levels, *rest)
-        made.outputs += outputs
-        return outputs
-
-    monkeypatch.setattr(workbench, "train_levels", train_levels)
-    return made
-
-
-@pytest.fixture
-def stores(tmp_path):
-    numbers = iter(range(99))
-    return lambda: LevelStore(tmp_path / f"store{next(numbers)}")
 
 
 @pytest.fixture
@@ -289,8 +247,9 @@ class TestDivergence:
         def poisoned(levels, *rest):
             if sum(int(kept.sum()) for kept in levels[0].mask.values()) == 1184 // 4:
                 levels[0].weights["fc1.bias"][:] = 1e38
-            return TRAIN(levels, *rest)
+            return train_levels(levels, *rest)
 
+        train_levels = workbench.train_levels
         monkeypatch.setattr(workbench, "train_levels", poisoned)
         store, spec, yielded = stores(), trajectory({"pruning_rate": 0.5, "strategy": "global"}), []
         for _ in range(2):

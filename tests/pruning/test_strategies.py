@@ -7,8 +7,8 @@ from torch import tensor
 
 from ticket_search.pruning.criteria import CRITERIA
 from ticket_search.pruning.masks import density, full_mask, kept_weights
-from ticket_search.pruning.strategies import STRATEGIES, prune_count
-from ticket_search.spec.trajectory import Criterion, Strategy
+from ticket_search.pruning.strategies import STRATEGIES, Amount, in_rounds, prune, prune_count
+from ticket_search.spec.trajectory import Strategy, ValueCriterion
 
 INF = float("inf")
 
@@ -27,6 +27,15 @@ def bits(mask):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def initial(weights):
+    return {name: torch.randn(weight.shape, generator=generator(2)) for name, weight in weights.items()}
+
+
+def pruned(strategy, mask, scores, rate=0.5, output_layer_rate=1.0, target=None):
+    amount = Amount(rate=rate, target=target, output_layer_rate=output_layer_rate)
+    return prune(mask, scores, STRATEGIES[strategy](mask, amount))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +61,7 @@ class TestOneTensor:
     """With one tensor, both strategies do the same."""
 
     def prune(self, strategy, mask, scores, rate):
-        return bits(STRATEGIES[strategy](mask_of(a=mask), scores_of(a=scores), rate, 1.0))["a"]
+        return bits(pruned(strategy, mask_of(a=mask), scores_of(a=scores), rate, 1.0))["a"]
 
     def test_two_of_ten(self, strategy):
         scores = [0.5, 0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.4, 0.6, 1.0]
@@ -68,8 +77,8 @@ class TestOneTensor:
         assert self.prune(strategy, [1] * 6, [3.0, 1.0, 2.0, 2.0, 2.0, 3.0], 0.5) == [1, 0, 0, 0, 1, 1]
 
     def test_a_matrix_is_pruned_in_the_order_of_its_elements(self, strategy):
-        pruned = self.prune(strategy, [[1, 1], [1, 1]], [[1.0, 1.0], [0.5, 1.0]], 0.5)
-        assert pruned == [[0, 1], [0, 1]]
+        after = self.prune(strategy, [[1, 1], [1, 1]], [[1.0, 1.0], [0.5, 1.0]], 0.5)
+        assert after == [[0, 1], [0, 1]]
 
     def test_only_survivors_compete(self, strategy):
         mask = [0, 1, 0, 1, 1, 1]
@@ -89,32 +98,32 @@ class TestOneTensor:
 
 def test_layerwise_and_global_differ():
     mask, scores = mask_of(a=[1, 1, 1, 1], b=[1, 1, 1, 1]), scores_of(a=[1.0, 2.0, 3.0, 4.0], b=[5.0, 6.0, 7.0, 8.0])
-    layerwise = STRATEGIES["layerwise"](mask, scores, 0.5, 1.0)
+    layerwise = pruned("layerwise", mask, scores, 0.5, 1.0)
     assert bits(layerwise) == {"a": [0, 0, 1, 1], "b": [0, 0, 1, 1]}
-    globally = STRATEGIES["global"](mask, scores, 0.5, 1.0)
+    globally = pruned("global", mask, scores, 0.5, 1.0)
     # The fourth lowest is the best of `a`, which stays: the fifth goes.
     assert bits(globally) == {"a": [0, 0, 0, 1], "b": [0, 1, 1, 1]}
 
 
 def test_globally_the_first_tensors_go_first_among_equal_scores():
     mask, scores = mask_of(a=[1, 1, 1], b=[1, 1, 1]), scores_of(a=[1.0, 1.0, 1.0], b=[1.0, 1.0, 1.0])
-    assert bits(STRATEGIES["global"](mask, scores, 0.5, 1.0)) == {"a": [0, 0, 1], "b": [0, 1, 1]}
+    assert bits(pruned("global", mask, scores, 0.5, 1.0)) == {"a": [0, 0, 1], "b": [0, 1, 1]}
 
 
 def test_layerwise_prunes_the_output_layer_at_its_share():
     mask, scores = mask_of(z=[1] * 4, a=[1] * 4), scores_of(z=[1.0, 2.0, 3.0, 4.0], a=[1.0, 2.0, 3.0, 4.0])
-    assert bits(STRATEGIES["layerwise"](mask, scores, 0.5, 0.5)) == {"z": [0, 0, 1, 1], "a": [0, 1, 1, 1]}
+    assert bits(pruned("layerwise", mask, scores, 0.5, 0.5)) == {"z": [0, 0, 1, 1], "a": [0, 1, 1, 1]}
 
 
 def test_globally_the_output_layer_has_no_share():
     mask, scores = mask_of(a=[1] * 4, b=[1] * 4), scores_of(a=[5.0] * 4, b=[1.0, 2.0, 3.0, 4.0])
-    assert bits(STRATEGIES["global"](mask, scores, 0.25, 0.01)) == {"a": [1, 1, 1, 1], "b": [0, 0, 1, 1]}
+    assert bits(pruned("global", mask, scores, 0.25, 0.01)) == {"a": [1, 1, 1, 1], "b": [0, 0, 1, 1]}
 
 
 def test_globally_every_tensor_keeps_its_best():
     mask = mask_of(a=[1, 1], b=[1, 1, 1, 1], c=[0, 1])
     scores = scores_of(a=[0.2, 0.1], b=[5.0, 6.0, 7.0, 8.0], c=[0.0, 0.01])
-    assert bits(STRATEGIES["global"](mask, scores, 0.99, 1.0)) == {"a": [1, 0], "b": [0, 0, 0, 1], "c": [0, 1]}
+    assert bits(pruned("global", mask, scores, 0.99, 1.0)) == {"a": [1, 0], "b": [0, 0, 0, 1], "c": [0, 1]}
 
 
 def test_the_ladder_of_lenet_300_100():
@@ -123,23 +132,23 @@ def test_the_ladder_of_lenet_300_100():
     weights = {name: torch.rand(shape, generator=generator()) for name, shape in shapes.items()}
     mask, percents = full_mask(weights, weights), []
     for _ in range(20):
-        mask = STRATEGIES["layerwise"](mask, weights, 0.2, 0.5)
+        mask = pruned("layerwise", mask, weights, 0.2, 0.5)
         percents.append(round(100 * density(mask), 2))
     assert [percents[level - 1] for level in (3, 7, 9, 15, 18, 20)] == [51.28, 21.07, 13.52, 3.58, 1.85, 1.19]
 
 
 def test_every_name_of_the_specification_is_there():
     assert set(STRATEGIES) == set(get_args(Strategy))
-    assert set(CRITERIA) == set(get_args(Criterion))
+    assert set(CRITERIA) == set(get_args(ValueCriterion))
 
 
 def test_magnitude_is_the_size():
-    assert CRITERIA["magnitude"](scores_of(a=[-2.0, 1.0, -0.0]), generator())["a"].tolist() == [2.0, 1.0, 0.0]
+    assert CRITERIA["magnitude"]({}, scores_of(a=[-2.0, 1.0, -0.0]), generator())["a"].tolist() == [2.0, 1.0, 0.0]
 
 
 def test_random_scores_follow_the_generator_and_not_the_weights():
     def draw(weights, seed):
-        return CRITERIA["random"]({"a": weights}, generator(seed))["a"].tolist()
+        return CRITERIA["random"]({}, {"a": weights}, generator(seed))["a"].tolist()
 
     assert draw(torch.zeros(5), 1) == draw(torch.ones(5), 1)
     assert draw(torch.zeros(5), 1) != draw(torch.zeros(5), 2)
@@ -160,8 +169,8 @@ class TestContract:
         weights, mask = self.start()
         masks = [mask]
         for level in range(count):
-            scores = CRITERIA[criterion](weights, generator(level))
-            masks.append(STRATEGIES[strategy](masks[-1], scores, rate, 1.0))
+            scores = CRITERIA[criterion](initial(weights), weights, generator(level))
+            masks.append(pruned(strategy, masks[-1], scores, rate, 1.0))
         return masks
 
     @pytest.mark.parametrize("rate", [0.01, 0.2, 0.5, 0.99])
@@ -184,11 +193,76 @@ class TestContract:
 
     def test_names_order_shapes_and_types_are_kept_and_the_arguments_too(self, strategy, criterion):
         weights, mask = self.start()
-        scores = CRITERIA[criterion](weights, generator())
+        scores = CRITERIA[criterion](initial(weights), weights, generator())
         copies = {name: score.clone() for name, score in scores.items()}
-        after = STRATEGIES[strategy](mask, scores, 0.5, 1.0)
+        after = pruned(strategy, mask, scores, 0.5, 1.0)
         assert [(name, tuple(kept.shape), kept.dtype) for name, kept in after.items()] == [
             (name, size, torch.bool) for name, size in self.SIZES.items()
         ]
         assert kept_weights(mask) == 138
         assert [torch.equal(scores[name], copies[name]) for name in scores] == [True] * 4
+
+
+class TestCriteriaByHand:
+    """Zhou et al. (2019), on weights that go 2 -> -3, -1 -> -1, -4 -> 1, 0.5 -> 0."""
+
+    INITIAL: ClassVar = {"a": tensor([2.0, -1.0, -4.0, 0.5])}
+    FINAL: ClassVar = {"a": tensor([-3.0, -1.0, 1.0, 0.0])}
+
+    @pytest.mark.parametrize(
+        ("criterion", "scores", "kept"),
+        [
+            ("magnitude", [3.0, 1.0, 1.0, 0.0], [1, 0, 1, 0]),
+            ("large_final", [3.0, 1.0, 1.0, 0.0], [1, 0, 1, 0]),
+            ("magnitude_increase", [1.0, 0.0, -3.0, -0.5], [1, 1, 0, 0]),
+            ("movement", [5.0, 0.0, 5.0, 0.5], [1, 0, 1, 0]),
+            ("large_init", [2.0, 1.0, 4.0, 0.5], [1, 0, 1, 0]),
+            ("small_final", [-3.0, -1.0, -1.0, 0.0], [0, 0, 1, 1]),
+        ],
+    )
+    def test_scores_and_what_survives_half(self, criterion, scores, kept):
+        found = CRITERIA[criterion](self.INITIAL, self.FINAL, generator())
+        assert found["a"].tolist() == scores
+        assert bits(pruned("global", mask_of(a=[1] * 4), found, 0.5)) == {"a": kept}
+
+
+class TestTargets:
+    SCORES: ClassVar = scores_of(a=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], z=[1.1, 1.2, 1.3, 1.4])
+
+    def test_layerwise_each_tensor_goes_to_the_density(self):
+        after = pruned("layerwise", mask_of(a=[1] * 8, z=[1] * 4), self.SCORES, target=0.25)
+        assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [0, 0, 0, 1]}
+
+    def test_it_is_a_density_of_all_weights_not_of_the_survivors(self):
+        after = pruned("layerwise", mask_of(a=[0, 0, 0, 0, 1, 1, 1, 1], z=[1] * 4), self.SCORES, target=0.25)
+        assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [0, 0, 0, 1]}
+
+    def test_globally_all_compete(self):
+        after = pruned("global", mask_of(a=[1] * 8, z=[1] * 4), self.SCORES, target=0.5)
+        assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [1, 1, 1, 1]}
+
+    def test_the_output_layer_goes_its_share_of_the_way(self):
+        after = pruned("layerwise", mask_of(a=[1] * 8, z=[1] * 4), self.SCORES, target=0.25, output_layer_rate=1 / 3)
+        assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [0, 1, 1, 1]}
+
+    def test_what_is_sparser_already_stays_as_it_is(self):
+        mask = mask_of(a=[0] * 7 + [1], z=[1] * 4)
+        assert bits(pruned("layerwise", mask, self.SCORES, target=0.5))["a"] == [0] * 7 + [1]
+
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    def test_an_output_layer_with_no_share_stays_whole(self, strategy):
+        after = pruned(strategy, mask_of(a=[1] * 8, z=[1] * 4), scores_of(a=[5.0] * 8, z=[0.0] * 4), 0.5, 0.0)
+        assert bits(after) == {"a": [0, 0, 0, 0, 1, 1, 1, 1], "z": [1, 1, 1, 1]}
+
+
+class TestRounds:
+    def test_in_steps_of_equal_ratio_to_what_one_step_would_keep(self):
+        mask = full_mask({"a": torch.ones(1000), "b": torch.ones(24)}, ["a", "b"])
+        groups = STRATEGIES["global"](mask, Amount(rate=0.5, target=1 / 1024 * 4))
+        rounds = in_rounds(mask, groups, 4)
+        assert [[group.keep for group in step] for step in rounds] == [[256], [64], [16], [4]]
+
+    def test_one_round_is_the_step_itself(self):
+        mask = mask_of(a=[1] * 7, b=[1] * 3)
+        groups = STRATEGIES["layerwise"](mask, Amount(rate=0.4))
+        assert in_rounds(mask, groups, 1) == [groups]

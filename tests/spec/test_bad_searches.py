@@ -45,7 +45,8 @@ def test_the_good_one_is_good(tmp_path):
 
 
 PRUNING_FIELDS = (
-    "pruning_rate, strategy, criterion, rewind_iteration, output_layer_rate, min_density, max_levels, "
+    "pruning_rate, target_densities, strategy, criterion, rewind_iteration, retrain, reinit_kept, reinit_pruned, "
+    "conv_layer_rate, output_layer_rate, min_density, max_levels, "
     "dataset.*, model.*, training.*, trajectory.*"
 )
 NOT_A_LENGTH = "is not a length of training: give"
@@ -162,10 +163,36 @@ NOT_A_LENGTH = "is not a length of training: give"
         ),
         (
             "model.name=resnet",
-            "model.name: unknown model 'resnet'; "
-            "known: lenet_A_B[_C...], conv2, conv4, conv6, torchvision/<name>, package.module:function",
+            "model.name: unknown model 'resnet' (did you mean 'resnet20'?); "
+            "known: lenet_A_B[_C...], mlp_A_B[_C...], conv2, conv4, conv6, vgg16, vgg19, resnet20, "
+            "resnet_N (N = 8, 14, 20, ...), torchvision/<name>, package.module:function",
         ),
         ("model.name=lenet_0", "model.name: unknown model 'lenet_0'"),
+        ("model.name=resnet18", "'resnet18': a ResNet for CIFAR has 6n + 2 layers: 8, 14, 20, ...; give 'resnet20'"),
+        ("model.name=resnet_2", "'resnet_2': a ResNet for CIFAR has 6n + 2 layers: 8, 14, 20, ...; give 'resnet8'"),
+        (
+            "model.init=xavier",
+            "model.init: 'xavier' is not valid: input should be 'kaiming_normal', 'kaiming_uniform', 'glorot_normal', "
+            "'glorot_uniform' or 'orthogonal'",
+        ),
+        ("training.precision=fp16", "training.precision: 'fp16' is not valid: input should be 'fp32' or 'bf16'"),
+        (
+            "trajectory.target_densities=[0.5, 0.2, 0.3]",
+            "trajectory.target_densities: [0.5, 0.2, 0.3] does not decrease: 0.3 follows 0.2; "
+            "give the density of each level, each less than the one before",
+        ),
+        ("trajectory.target_densities=[0.5, 0.5]", "[0.5, 0.5] does not decrease: 0.5 follows 0.5"),
+        ("trajectory.target_densities=1.5", "trajectory.target_densities.0: 1.5 is not valid"),
+        ("trajectory.target_densities=[]", "trajectory.target_densities: [] is not valid"),
+        (
+            "trajectory.retrain=rewind",
+            "'rewind' is not valid: input should be 'weights', 'learning_rate' or 'finetune'",
+        ),
+        (
+            "trajectory={retrain: finetune, reinit_kept: sign}",
+            "reinit_kept 'sign' and reinit_pruned 'zero' set weights back, and retrain 'finetune' keeps them trained; "
+            "give reinit_kept 'rewind' and reinit_pruned 'zero'",
+        ),
         (
             "trajectory.strategy=globl",
             "trajectory.strategy: 'globl' is not valid: input should be 'layerwise' or 'global'",
@@ -176,7 +203,8 @@ NOT_A_LENGTH = "is not a length of training: give"
         ),
         (
             "trajectory.criterion=size",
-            "trajectory.criterion: 'size' is not valid: input should be 'magnitude' or 'random'",
+            "trajectory.criterion: 'size' is not valid: input should be 'magnitude', 'random', 'large_final', "
+            "'magnitude_increase', 'movement', 'large_init', 'small_final', 'snip', 'grasp' or 'synflow'",
         ),
         (
             "training.optimizer.name=adamw",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ticket_search.spec.base import validate
 from ticket_search.spec.identity import (
     ENGINE_VERSION,
     EXECUTOR,
@@ -113,7 +114,7 @@ def test_frozen_defaults():
             "augment": None,
             "download": False,
         },
-        "model": {"name": "lenet_300_100"},
+        "model": {"name": "lenet_300_100", "init": None},
         "training": {
             "optimizer": {"name": "adam", "lr": 0.0012, "momentum": 0.0, "weight_decay": 0.0},
             "schedule": {"name": "constant", "milestones": [], "gamma": 0.1, "warmup": 0},
@@ -124,9 +125,14 @@ def test_frozen_defaults():
         },
         "trajectory": {
             "pruning_rate": 0.2,
+            "target_densities": None,
             "strategy": "layerwise",
             "criterion": "magnitude",
             "rewind_iteration": 0,
+            "retrain": "weights",
+            "reinit_kept": "rewind",
+            "reinit_pruned": "zero",
+            "conv_layer_rate": 1.0,
             "output_layer_rate": 1.0,
             "min_density": 0.01,
             "max_levels": None,
@@ -229,6 +235,14 @@ def test_the_data_and_a_users_network_decide_level_0():
         {"criterion": "random"},
         {"rewind_iteration": 1},
         {"output_layer_rate": 0.5},
+        {"conv_layer_rate": 0.5},
+        {"strategy": "global", "output_layer_rate": 0.0},
+        {"target_densities": (0.8,)},
+        {"target_densities": (0.8, 0.5)},
+        {"criterion": "large_final"},
+        {"retrain": "finetune"},
+        {"reinit_kept": "sign"},
+        {"reinit_pruned": "initial"},
     ],
 )
 def test_what_decides_a_pruned_level(change):
@@ -241,6 +255,15 @@ def test_a_pruned_level_depends_on_its_parent():
 
 def test_how_far_a_trajectory_goes_does_not_decide_what_is_in_its_levels():
     assert pruned_key("p", PruningSpec(min_density=0.5, max_levels=3)) == pruned_key("p", PruningSpec())
+
+
+def test_a_number_is_the_one_shot_schedule():
+    one, other = (
+        validate(PruningSpec, {"target_densities": targets, "pruning_rate": rate})
+        for targets, rate in ((0.1, 0.2), ([0.1], 0.5))
+    )
+    assert one.target_densities == (0.1,)
+    assert pruned_key("p", one) == pruned_key("p", other)
 
 
 def test_globally_the_output_layer_has_no_rate():

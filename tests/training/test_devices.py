@@ -10,7 +10,7 @@ from ticket_search.training import train
 def test_on_cuda_fp32_is_fp32_and_the_fast_kernels_stay_on(monkeypatch):
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())  # wants a device
     matmul = torch.backends.cuda.matmul.allow_tf32
-    with train._reproducible(torch.device("cuda", 0)):
+    with train.reproducible(torch.device("cuda", 0)):
         assert torch.backends.cudnn.enabled
         assert torch.backends.cudnn.deterministic
         assert not torch.backends.cudnn.benchmark

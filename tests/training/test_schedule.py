@@ -27,8 +27,13 @@ def test_milestones_in_any_order():
     assert rates([1, 2, 5], name="step", milestones=(5, 2)) == [1.0, 0.1, 0.01]
 
 
-def test_cosine_ends_at_nothing():
-    assert rates(range(5), total=4, name="cosine") == [1.0, 0.853553, 0.5, 0.146447, 0.0]
+def test_cosine_goes_to_nothing():
+    assert rates(range(4), total=4, name="cosine") == [1.0, 0.853553, 0.5, 0.146447]
+
+
+@pytest.mark.parametrize("schedule", [{"name": "cosine"}, {"name": "step", "milestones": (2, 9)}])
+def test_past_the_end_it_stays_at_the_last_rate(schedule):
+    assert rates([4, 9, 100], total=4, **schedule) == rates([3], total=4, **schedule) * 3
 
 
 def test_warm_up_grows_to_the_full_rate():
@@ -40,7 +45,7 @@ def test_warm_up_then_steps():
 
 
 def test_warm_up_then_cosine_over_the_rest():
-    assert rates([0, 3, 4, 6, 8], warmup=4, name="cosine") == [0.25, 1.0, 1.0, 0.5, 0.0]
+    assert rates([0, 3, 4, 6, 7], warmup=4, name="cosine") == [0.25, 1.0, 1.0, 0.5, 0.146447]
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine"])

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ticket_search.pruning.masks import Mask, pack, unpack
+from ticket_search.spec.trajectory import Control
 from ticket_search.store.level_store import Entry
 from ticket_search.training.train import LevelOutputs, Point
 
@@ -40,6 +41,7 @@ class Level:
         train_seconds: spent when it was trained, here or elsewhere.
         reused: whether somebody else had trained it: another trajectory or another search.
         diverged: whether its loss stopped being finite; then all but the curve is unknown.
+        controls: what was trained beside its ticket.
     """
 
     number: int
@@ -56,6 +58,7 @@ class Level:
     train_seconds: float
     reused: bool
     diverged: bool
+    controls: tuple["ControlLevel", ...] = ()
 
     @property
     def val_loss(self) -> float:
@@ -66,6 +69,21 @@ class Level:
     def val_accuracy(self) -> float:
         """In [0, 1], on the validation split after the last iteration."""
         return self.curve[-1].val_accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlLevel:
+    """A control of a ticket, trained as the ticket was.
+
+    Attributes:
+        kind: of control.
+        draw: counted from 0.
+        level: what its training came to; its `mask` is the control's.
+    """
+
+    kind: Control
+    draw: int
+    level: Level
 
 
 def to_entry(

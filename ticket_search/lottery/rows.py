@@ -46,6 +46,31 @@ def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float
     }
 
 
+def control_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
+    """The rows of `controls`: one for each control of the level's ticket."""
+    return [
+        {
+            "trajectory_id": trajectory_id(spec),
+            "level": level.number,
+            "control": control.kind,
+            "draw": control.draw,
+            "level_key": control.level.key,
+            "seed": spec.seed,
+            "density": kept_weights(level.mask) / prunable_weights(level.mask),
+            "val_loss": control.level.val_loss,
+            "val_accuracy": control.level.val_accuracy,
+            "test_loss": control.level.test_loss,
+            "test_accuracy": control.level.test_accuracy,
+            "early_stop_iteration": control.level.early_stop_iteration,
+            "early_stop_test_accuracy": control.level.early_stop_test_accuracy,
+            "iterations": control.level.iterations,
+            "train_seconds": control.level.train_seconds,
+            "reused": control.level.reused,
+        }
+        for control in level.controls
+    ]
+
+
 def configuration(spec: TrajectorySpec) -> Row:
     """The columns that `levels` and `trajectories` share: what was run."""
     pruning = spec.trajectory

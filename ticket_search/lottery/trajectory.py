@@ -3,13 +3,14 @@
     1. Randomly initialise a network; train it: level 0.
     2. Prune a fraction of the smallest surviving weights: a mask.
     3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialisation): a ticket.
-    4. Train the ticket from iteration k on: the next level. Go to 2.
+    4. Train the ticket from iteration k on: the next level; and its controls, if any. Go to 2.
 
 A level is a pure function of its inputs and is stored under their hash, so starting over is walking the store:
 whatever is in it is not trained again.
 """
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from ticket_search.data.dataset import Dataset
 from ticket_search.lottery.level import Level
@@ -52,12 +53,16 @@ def run_trajectory(
     )
     level = bench.train_dense({*rewind_iterations, spec.trajectory.rewind_iteration})
     yield level
-    while _goes_on(level, mask := bench.prune(level), spec.trajectory):
+    while spec.trajectory.last_level is None or level.number < spec.trajectory.last_level:
+        mask = bench.prune(level)
+        if not _is_worth_training(mask, level.mask, spec.trajectory):
+            return
         level = bench.train_ticket(level, mask)
-        yield level
+        controls = [bench.train_control(level, kind, draw) for kind, draw in spec.controls.of(level.number)]
+        yield replace(level, controls=tuple(controls))
 
 
-def _goes_on(level: Level, mask: Mask, pruning: PruningSpec) -> bool:
-    """Whether the next level is worth training: allowed, dense enough, and sparser than the one before."""
-    allowed = pruning.max_levels is None or level.number < pruning.max_levels
-    return allowed and density(mask) >= pruning.min_density and kept_weights(mask) < kept_weights(level.mask)
+def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:
+    """Whether it is sparser than the one before, and dense enough where no target says how dense it is to be."""
+    dense_enough = pruning.target_densities is not None or density(mask) >= pruning.min_density
+    return dense_enough and kept_weights(mask) < kept_weights(parent)

@@ -1,5 +1,6 @@
 """The steps of a trajectory, each answered from the store where the store knows the answer."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
@@ -8,15 +9,19 @@ from torch import Tensor
 
 from ticket_search.data.dataset import Dataset
 from ticket_search.errors import Diverged
-from ticket_search.lottery.level import Level, from_entry, to_entry
+from ticket_search.lottery.level import ControlLevel, Level, from_entry, to_entry
 from ticket_search.models import build, network_digest, prunable
-from ticket_search.pruning.criteria import CRITERIA
-from ticket_search.pruning.masks import Mask, apply_mask, full_mask
-from ticket_search.pruning.strategies import STRATEGIES
-from ticket_search.spec.identity import dense_key, derive_seed, pruned_key, rewind_key
-from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.pruning.criteria import COMPARE_WITH_INITIAL, CRITERIA
+from ticket_search.pruning.masks import Mask, apply_mask, full_mask, shuffled
+from ticket_search.pruning.strategies import STRATEGIES, Amount, Group, in_rounds, prune
+from ticket_search.spec.identity import control_key, dense_key, derive_seed, pruned_key, rewind_key
+from ticket_search.spec.trajectory import Control, Criterion, TrajectorySpec
 from ticket_search.store.level_store import Checkpoint, Entry, LevelStore
+from ticket_search.training import saliency
 from ticket_search.training.train import LevelInputs, LevelOutputs, TrainingState, train_levels
+
+#: For the criteria that look at a batch; as Wang et al. (2020) do.
+_IMAGES_PER_CLASS = 10
 
 
 class Log(Protocol):
@@ -89,7 +94,29 @@ class Workbench:
         return self._next_mask(level.number, level.mask, level.final_weights)
 
     def rewind(self, mask: Mask) -> dict[str, Tensor]:
-        """The ticket: kept weights, and all that is never pruned, as they were after `rewind_iteration` iterations."""
+        """The ticket: kept weights, and all that is never pruned, as they were after `rewind_iteration` iterations.
+
+        Or as `reinit_kept` and `reinit_pruned` say.
+        """
+        rewind = self._rewind_weights()
+        match self._pruning.reinit_kept:
+            case "rewind":
+                start = dict(rewind)
+            case "fresh":
+                start = self._draw(1)
+            case "sign":
+                start = {n: _signed(w, self._initial[n].cpu()) if n in mask else w for n, w in rewind.items()}
+        if self._pruning.reinit_pruned == "zero":
+            return apply_mask(mask, start)
+        return {n: torch.where(mask[n], w, rewind[n]) if n in mask else w for n, w in start.items()}
+
+    def _draw(self, number: int) -> dict[str, Tensor]:
+        """Another initialization of the network; 0 is the run's own."""
+        network = build(self._spec.model, self._data.image_shape, self._data.classes, self._spec.seed, draw=number)
+        return dict(network.state_dict())
+
+    def _rewind_weights(self) -> Mapping[str, Tensor]:
+        """Every parameter and buffer after `rewind_iteration` iterations of level 0, on the CPU."""
         iteration = self._pruning.rewind_iteration
 
         def train_again() -> Entry:
@@ -102,32 +129,72 @@ class Workbench:
         key = rewind_key(self._dense_key, iteration)
         done = self._store.checkpoint(key).remove
         entry, _ = self._store.get_or_compute(key, train_again, saved=done)
-        return apply_mask(mask, entry.tensors)
+        return entry.tensors
+
+    def _start(self, parent: Level, mask: Mask) -> LevelInputs:
+        """Where the level after `parent` starts: weights, schedule and data."""
+        iterations, k = int(self._spec.training.iterations), self._pruning.rewind_iteration
+        seed, retrain = self._spec.seed, self._pruning.retrain
+        if retrain == "weights":
+            return LevelInputs(weights=self.rewind(mask), mask=mask, seed=seed, start=k)
+        weights = apply_mask(mask, parent.final_weights)
+        if retrain == "learning_rate":
+            return LevelInputs(weights=weights, mask=mask, seed=seed, start=k)
+        done = iterations + parent.number * (iterations - k)
+        return LevelInputs(weights=weights, mask=mask, seed=seed, start=done, end=done + iterations - k)
 
     def train_ticket(self, parent: Level, mask: Mask) -> Level:
-        """The level after `parent`: its survivors rewound, and trained from the rewind iteration on."""
+        """The level after `parent`: its survivors rewound, or not, and trained again."""
         number = parent.number + 1
 
         def train() -> Entry:
-            start = LevelInputs(
-                weights=self.rewind(mask), mask=mask, seed=self._spec.seed, start=self._pruning.rewind_iteration
-            )
-            outputs = self._train(start, key)
-            next_mask = None if outputs.diverged else self._next_mask(number, mask, outputs.weights)
+            outputs = self._train(self._start(parent, mask), key)
+            goes_on = not outputs.diverged and number != self._pruning.last_target
             return to_entry(
-                outputs, number=number, mask=mask, next_mask=next_mask, final_weights={}, trainer=self._trainer
+                outputs,
+                number=number,
+                mask=mask,
+                next_mask=self._next_mask(number, mask, outputs.weights) if goes_on else None,
+                final_weights={} if self._pruning.retrain == "weights" else outputs.weights,
+                trainer=self._trainer,
             )
 
         key = pruned_key(parent.key, self._pruning)
         return self._level(number, key, train)
 
+    def train_control(self, ticket: Level, kind: Control, draw: int) -> ControlLevel:
+        """A control of the ticket of a level, trained as that was; one that diverges is no error."""
+        key = control_key(ticket.key, kind, draw)
+        seed = derive_seed(self._spec.seed, "control", kind, ticket.number, draw)
+        mask = ticket.mask if kind == "random_reinit" else shuffled(ticket.mask, torch.Generator().manual_seed(seed))
+
+        def train() -> Entry:
+            # Draw 1 is what `reinit_kept: fresh` starts from.
+            weights = apply_mask(mask, self._draw(2 + draw)) if kind == "random_reinit" else self.rewind(mask)
+            start = self._pruning.rewind_iteration
+            outputs = self._train(LevelInputs(weights=weights, mask=mask, seed=self._spec.seed, start=start), key)
+            return to_entry(
+                outputs, number=ticket.number, mask=mask, next_mask=None, final_weights={}, trainer=self._trainer
+            )
+
+        level = self._found_or_trained(ticket.number, key, train, control=kind, draw=draw)
+        return ControlLevel(kind=kind, draw=draw, level=level)
+
     def _level(self, number: int, key: str, train: Callable[[], Entry]) -> Level:
+        level = self._found_or_trained(number, key, train)
+        if level.diverged:
+            raise Diverged(number, level.curve[-1].iteration)
+        return level
+
+    def _found_or_trained(self, number: int, key: str, train: Callable[[], Entry], **said: object) -> Level:
+        """The level of a key. `said` is what else the log is told of it."""
+
         def train_and_log() -> Entry:
-            self._log("level_started", level_key=key, level=number)
+            self._log("level_started", level_key=key, level=number, **said)
             return train()
 
         def finished() -> None:
-            self._log("level_finished", level_key=key, level=number)
+            self._log("level_finished", level_key=key, level=number, **said)
             self._store.checkpoint(key).remove()
 
         entry, found = self._store.get_or_compute(key, train_and_log, saved=finished)
@@ -135,14 +202,11 @@ class Workbench:
         if found and not reused:
             # Trained for this trajectory by a process that may have died before it said so.
             if self._was_finished(key) is False:
-                self._log("level_finished", level_key=key, level=number)
+                self._log("level_finished", level_key=key, level=number, **said)
             self._store.tidy(key)
         if found:
-            self._log("level_reused", level_key=key, level=number)
-        level = from_entry(entry, key, reused=reused)
-        if level.diverged:
-            raise Diverged(number, level.curve[-1].iteration)
-        return level
+            self._log("level_reused", level_key=key, level=number, **said)
+        return from_entry(entry, key, reused=reused)
 
     def _train(self, inputs: LevelInputs, key: str) -> LevelOutputs:
         checkpoints = None
@@ -154,11 +218,36 @@ class Workbench:
     def _next_mask(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
         # On the CPU, whatever the training ran on: equal weights then give equal masks everywhere.
         final = {name: weights[name].cpu() for name in mask}
-        generator = torch.Generator().manual_seed(derive_seed(self._spec.seed, "prune", number))
-        scores = CRITERIA[self._pruning.criterion](final, generator)
-        return STRATEGIES[self._pruning.strategy](
-            mask, scores, self._pruning.pruning_rate, self._pruning.output_layer_rate
+        pruning = self._pruning
+        targets = pruning.target_densities
+        amount = Amount(
+            rate=pruning.pruning_rate,
+            target=targets[number] if targets else None,
+            conv_layer_rate=pruning.conv_layer_rate,
+            output_layer_rate=pruning.output_layer_rate,
         )
+        groups = STRATEGIES[pruning.strategy](mask, amount)
+        seed = derive_seed(self._spec.seed, "prune", number)
+        if pruning.criterion in saliency.CRITERIA:
+            return self._prune_by_saliency(mask, groups, pruning.criterion, seed)
+        initial = self._rewind_weights() if pruning.criterion in COMPARE_WITH_INITIAL else {}
+        scores = CRITERIA[pruning.criterion](initial, final, torch.Generator().manual_seed(seed))
+        return prune(mask, scores, groups)
+
+    def _prune_by_saliency(self, mask: Mask, groups: list[Group], criterion: Criterion, seed: int) -> Mask:
+        weights = self._rewind_weights()
+        images, labels = self._sample()
+        for step in in_rounds(mask, groups, saliency.ROUNDS[criterion]):
+            scores = saliency.saliency(criterion, self._network, weights, mask, images, labels, seed)
+            mask = prune(mask, scores, step)
+        return mask
+
+    def _sample(self) -> tuple[Tensor, Tensor]:
+        """The training batches from the rewind iteration on, until there are ten images a class."""
+        stream = self._data.stream(self._spec.seed, self._spec.training.batch_size)
+        count = math.ceil(_IMAGES_PER_CLASS * self._data.classes / self._spec.training.batch_size)
+        batches = [stream.batch(self._pruning.rewind_iteration + i) for i in range(count)]
+        return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 class _Checkpoints:
@@ -186,6 +275,11 @@ def _resolve(spec: TrajectorySpec, data: Dataset) -> TrajectorySpec:
     """With epochs as iterations, and the constants of normalisation that `null` stood for."""
     resolved = spec.resolve(len(data.train.labels))
     return resolved.model_copy(update={"dataset": spec.dataset.model_copy(update={"normalize": data.normalize})})
+
+
+def _signed(weights: Tensor, initial: Tensor) -> Tensor:
+    """The sign of each weight times the standard deviation of its layer's initialization."""
+    return weights.sign() * initial.std(correction=0)
 
 
 def _weights_entry(weights: Mapping[str, Tensor], iteration: int) -> Entry:

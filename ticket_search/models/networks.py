@@ -1,14 +1,16 @@
-"""The networks of Frankle & Carbin, "The Lottery Ticket Hypothesis" (ICLR 2019), Figure 2.
+"""The networks of Frankle & Carbin, "The Lottery Ticket Hypothesis" (ICLR 2019), Figure 2, and initializations.
 
-Weights are Gaussian Glorot, biases 0, as there.
+The networks' weights are Gaussian Glorot, biases 0, as there.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from ticket_search.errors import SpecError
+from ticket_search.spec.trajectory import Initialization
 
 #: Output channels of the 3x3 convolutions of each block; a 2x2 max pool ends the block.
 _BLOCKS = {
@@ -20,10 +22,14 @@ _CONV_HIDDEN = (256, 256)
 
 
 def lenet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Fully connected layers of the widths in the name (``lenet_300_100``), ReLU between them, for any image size."""
+    """Fully connected layers of the widths in the name (``lenet_300_100``), ReLU between them, for any image size.
+
+    ``mlp_300_100`` is the same with Kaiming's initialization for ReLU (He et al. 2015) instead of Glorot's.
+    """
     network = nn.Sequential()
     _fully_connected(network, math.prod(image_shape), [int(width) for width in name.split("_")[1:]], classes)
-    return _glorot(network)
+    initialize(network, "glorot_normal" if name.startswith("lenet_") else "kaiming_normal")
+    return network
 
 
 def conv(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
@@ -53,7 +59,8 @@ def conv(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Seque
         network.add_module(f"conv{number}_pool", nn.MaxPool2d(2))
     shrink = 2 ** len(blocks)
     _fully_connected(network, channels * (height // shrink) * (width // shrink), _CONV_HIDDEN, classes)
-    return _glorot(network)
+    initialize(network, "glorot_normal")
+    return network
 
 
 def _fully_connected(network: nn.Sequential, inputs: int, widths: Sequence[int], classes: int) -> None:
@@ -65,10 +72,22 @@ def _fully_connected(network: nn.Sequential, inputs: int, widths: Sequence[int],
     network.add_module("output", nn.Linear(inputs, classes))
 
 
-def _glorot(network: nn.Sequential) -> nn.Sequential:
-    for module in network:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_normal_(module.weight)
+#: Kaiming's for ReLU, by fan-in (He et al. 2015).
+INITIALIZATIONS: dict[Initialization, Callable[[Tensor], Tensor]] = {
+    "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+    "glorot_normal": nn.init.xavier_normal_,
+    "glorot_uniform": nn.init.xavier_uniform_,
+    "orthogonal": nn.init.orthogonal_,
+}
+
+
+def initialize(network: nn.Module, name: Initialization) -> None:
+    """Draw the weights of all convolutions and fully connected layers anew, in their order; their biases become 0."""
+    for module in network.modules():
+        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            continue
+        if not nn.parameter.is_lazy(module.weight):
+            INITIALIZATIONS[name](module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return network

@@ -4,14 +4,15 @@ import torch
 from torch import nn
 
 from ticket_search.errors import SpecError
-from ticket_search.models.networks import conv, lenet
+from ticket_search.models.networks import conv, initialize, lenet
+from ticket_search.models.normed_networks import resnet, vgg
 from ticket_search.models.torchvision_networks import torchvision_network
 from ticket_search.spec.identity import derive_seed
 from ticket_search.spec.imports import load_function, source_digest
 from ticket_search.spec.trajectory import USER_FUNCTION, ModelSpec
 
 
-def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed: int, draw: int = 0) -> nn.Module:
     """A network on the CPU, initialised from the seed alone; torch's global generators are left as they were.
 
     Args:
@@ -20,21 +21,29 @@ def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed
         image_shape: ``(c, h, w)``.
         classes: number of outputs.
         seed: the run's seed.
+        draw: 0 is the run's own initialization, each other number another one.
 
     Raises:
         SpecError: an unknown name, images too small, or a user's function that fails or returns no ``nn.Module``.
     """
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the generators of every GPU as well, which are not forked.
-        torch.default_generator.manual_seed(derive_seed(seed, "init"))
-        return _named(spec.name, image_shape, classes)
+        torch.default_generator.manual_seed(derive_seed(seed, "init", *([draw] if draw else [])))
+        network = _named(spec.name, image_shape, classes)
+        if spec.init is not None:
+            initialize(network, spec.init)
+        return network
 
 
 def _named(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     if USER_FUNCTION.fullmatch(name):
         return _user(name, image_shape, classes)
-    if name.startswith("lenet_"):
+    if name.startswith(("lenet_", "mlp_")):
         return lenet(name, image_shape, classes)
+    if name.startswith("resnet"):
+        return resnet(name, image_shape, classes)
+    if name.startswith("vgg"):
+        return vgg(name, image_shape, classes)
     if name.startswith("torchvision/"):
         return torchvision_network(name, image_shape, classes)
     return conv(name, image_shape, classes)

@@ -41,6 +41,14 @@ def apply_mask(mask: Mask, weights: Tensors) -> dict[str, Tensor]:
     }
 
 
+def shuffled(mask: Mask, generator: torch.Generator) -> Mask:
+    """A mask that keeps as many weights of each tensor as `mask`, at random places."""
+    return {
+        name: kept.flatten()[torch.randperm(kept.numel(), generator=generator)].view_as(kept)
+        for name, kept in mask.items()
+    }
+
+
 def pack(kept: Tensor) -> Tensor:
     """One bit a weight: uint8 [ceil(numel / 8)], the first weight in the highest bit."""
     return torch.from_numpy(np.packbits(kept.cpu().numpy()))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ticket_search.errors import RunDirectoryError
-from ticket_search.results.schema import KEYS, check_version
+from ticket_search.results.schema import KEYS, LATER_TABLES, check_version, schemas
 from ticket_search.storage.folder import Folder, Location, open_folder
 
 _ATTEMPTS = 5
@@ -23,12 +23,14 @@ class Results:
         trajectories: one row per trajectory.
         curves: one row per (trajectory, level, iteration) evaluated.
         layers: one row per (trajectory, level, prunable tensor).
+        controls: one row per (trajectory, level, control, draw).
     """
 
     levels: pd.DataFrame
     trajectories: pd.DataFrame
     curves: pd.DataFrame
     layers: pd.DataFrame
+    controls: pd.DataFrame
 
 
 def load_results(run_dir: Location) -> Results:
@@ -40,13 +42,20 @@ def load_results(run_dir: Location) -> Results:
     """
     folder = open_folder(run_dir)
     there = {name: folder / name for name in KEYS}
-    missing = [f"{name}/" for name, table in there.items() if not table.files()]
-    if len(missing) == len(KEYS) and not folder.files():
+    absent = {name for name, table in there.items() if not table.files()}
+    missing = [f"{name}/" for name in KEYS if name in absent and name not in LATER_TABLES]
+    if len(absent) == len(KEYS) and not folder.files():
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: there is no such folder, or it is empty")
     if missing:
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no table {', '.join(missing)}")
     # Trajectories first: the writer writes them last, so the levels they speak of are there by now.
-    return Results(**{name: _read(there[name], KEYS[name]) for name in ("trajectories", "levels", "layers", "curves")})
+    order = ("trajectories", "levels", "layers", "curves", "controls")
+    return Results(**{name: _empty(name) if name in absent else _read(there[name], KEYS[name]) for name in order})
+
+
+def _empty(name: str) -> pd.DataFrame:
+    found: pd.DataFrame = schemas({})[name].empty_table().to_pandas()
+    return found
 
 
 def _read(folder: Folder, key: tuple[str, ...]) -> pd.DataFrame:

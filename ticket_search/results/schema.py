@@ -1,4 +1,4 @@
-"""The columns of the four tables. They are a contract: other people's scripts read them."""
+"""The columns of the tables. They are a contract: other people's scripts read them."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,10 @@ KEYS: dict[str, tuple[str, ...]] = {
     "trajectories": ("trajectory_id",),
     "curves": ("trajectory_id", "level", "iteration"),
     "layers": ("trajectory_id", "level", "name"),
+    "controls": ("trajectory_id", "level", "control", "draw"),
 }
+#: Tables that older versions did not write: where one is absent, it has no rows.
+LATER_TABLES = ("controls",)
 _VERSION = b"ticket_search.schema_version"
 _ENCODING = b"ticket_search.encoding"
 _CONFIGURATION = {
@@ -57,6 +60,14 @@ def schemas(space: Mapping[str, Domain]) -> dict[str, pa.Schema]:
         "layers": [
             *_fields(trajectory_id=pa.string(), level=pa.int32(), name=pa.string()),
             *_fields(kept_weights=pa.int64(), weights=pa.int64(), density=pa.float64()),
+        ],
+        "controls": [
+            *_fields(trajectory_id=pa.string(), level=pa.int32(), control=pa.string(), draw=pa.int32()),
+            *_fields(level_key=pa.string(), seed=pa.int64(), density=pa.float64()),
+            *_fields(val_loss=pa.float64(), val_accuracy=pa.float64()),
+            *_fields(test_loss=pa.float64(), test_accuracy=pa.float64()),
+            *_fields(early_stop_iteration=pa.int64(), early_stop_test_accuracy=pa.float64()),
+            *_fields(iterations=pa.int64(), train_seconds=pa.float64(), reused=pa.bool_()),
         ],
     }
     return {name: pa.schema(fields, {_VERSION: str(SCHEMA_VERSION)}) for name, fields in columns.items()}

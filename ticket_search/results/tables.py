@@ -23,7 +23,7 @@ from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL = ("trajectory_id", "level")
 #: Rows after which a chunk is full. The last chunk is written anew at every flush: where rows are wide, it is short.
-_CAPACITY = {"levels": 10_000, "trajectories": 10_000, "curves": 50_000, "layers": 50_000}
+_CAPACITY = {"levels": 10_000, "trajectories": 10_000, "curves": 50_000, "layers": 50_000, "controls": 50_000}
 
 
 class Table:
@@ -185,10 +185,10 @@ def _interned(key: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class Tables:
-    """The four tables of a run directory.
+    """The tables of a run directory.
 
-    `levels` and `trajectories` take rows (`Table.put`); `curves` and `layers` take all rows of a level at once
-    (`Table.put_group`).
+    `levels` and `trajectories` take rows (`Table.put`); `curves`, `layers` and `controls` take all rows of a level at
+    once (`Table.put_group`).
 
     Args:
         run_dir: the run directory, local or in object storage.
@@ -208,8 +208,9 @@ class Tables:
         self.trajectories = table("trajectories", KEYS["trajectories"])
         self.curves = table("curves", _LEVEL)
         self.layers = table("layers", _LEVEL)
+        self.controls = table("controls", _LEVEL)
 
     def flush(self) -> None:
         """Write everything. A row is there before any row of another table that speaks of it."""
-        for table in (self.curves, self.layers, self.levels, self.trajectories):
+        for table in (self.curves, self.layers, self.controls, self.levels, self.trajectories):
             table.flush()

@@ -41,8 +41,9 @@ class Estimate:
 
     Attributes:
         levels: a trajectory, on average; level 0 is one.
-        dense: bytes of the dense networks: their final weights and those to rewind to.
-        masks: bytes of the other levels in the store.
+        dense: bytes of weights: the dense networks' final ones and those to rewind to, and those that levels go on from
+            which are not rewound.
+        masks: bytes of masks and curves in the store.
         tables: bytes of tables, TensorBoard files and events.
     """
 
@@ -82,6 +83,8 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
         count = 1 + _pruned_levels(trajectory)
         levels += count
         dense += dense_nets * size.values * _FLOAT * (1 + _rewinds(spec, trials / max(1, dense_nets)))
+        if trajectory.trajectory.retrain != "weights":  # the next level starts from this one's weights
+            dense += trials * (count - 1) * size.values * _FLOAT
         masks += (dense_nets + trials * (count - 1)) * (
             2 * size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL_IN_STORE
         )
@@ -95,7 +98,7 @@ def describe(spec: SearchSpec, found: Estimate, folder: Folder) -> str:
     """An estimate as a line for the user; says where there is too little room."""
     trials = spec.planned_trials
     line = (
-        f"disk: up to about {in_words(found.total)} ({in_words(found.dense)} of dense networks, "
+        f"disk: up to about {in_words(found.total)} ({in_words(found.dense)} of weights, "
         f"{in_words(found.masks)} of masks and curves, {in_words(found.tables)} of tables and TensorBoard files) "
         f"for {trials} trajectories of {found.levels:.0f} levels"
     )
@@ -149,6 +152,8 @@ def _rewinds(spec: SearchSpec, sharing: float) -> float:
 
 def _pruned_levels(trajectory: TrajectorySpec) -> int:
     pruning = trajectory.trajectory
+    if pruning.last_target is not None:
+        return pruning.last_level or 0
     reach = math.floor(math.log(pruning.min_density) / math.log(1 - pruning.pruning_rate) + 1e-9)
     return reach if pruning.max_levels is None else min(reach, pruning.max_levels)
 

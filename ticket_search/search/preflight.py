@@ -56,7 +56,7 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> NetworkSize:
     # A fully connected network takes any image; for the others torch is worth the 4 s of its import.
-    if trajectory.model.name.startswith("lenet_"):
+    if trajectory.model.name.startswith(("lenet_", "mlp_")):
         hidden = [int(width) for width in trajectory.model.name.split("_")[1:]]
         widths = [math.prod(image_shape), *hidden, classes]
         prunable = sum(a * b for a, b in itertools.pairwise(widths))

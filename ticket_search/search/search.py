@@ -37,7 +37,7 @@ _LEVEL_COLUMNS = [
 
 @dataclass(frozen=True, kw_only=True)
 class LevelReport:
-    """A finished level as rows: one of `levels`, those of `curves` and of `layers`.
+    """A finished level as rows: one of `levels`, those of `curves`, `layers` and `controls`.
 
     `notices` are lines for the user: an entry of the store that was damaged, say.
     """
@@ -45,6 +45,7 @@ class LevelReport:
     level: Row
     curve: list[Row]
     layers: list[Row]
+    controls: list[Row] = field(default_factory=list)
     notices: tuple[str, ...] = ()
 
 
@@ -198,6 +199,7 @@ class Search:
         if key not in self._tables.levels:
             self._tables.curves.put_group(report.curve)
             self._tables.layers.put_group(report.layers)
+            self._tables.controls.put_group(report.controls)
             self._tables.levels.put(row)
             self._tensorboard.level(row, report.curve)
         self.progress.levels += 1

@@ -73,7 +73,7 @@ def _levels(job: Job) -> Iterator[LevelReport]:
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
     import torch
 
-    from ticket_search.lottery.rows import curve_rows, layer_rows, level_row
+    from ticket_search.lottery.rows import control_rows, curve_rows, layer_rows, level_row
     from ticket_search.lottery.trajectory import run_trajectory
     from ticket_search.store.level_store import LevelStore
 
@@ -98,6 +98,7 @@ def _levels(job: Job) -> Iterator[LevelReport]:
             level=level_row(spec, level, dense, job.tolerance),
             curve=curve_rows(spec, level),
             layers=layer_rows(spec, level),
+            controls=control_rows(spec, level),
             notices=log.take_notices(),
         )
 

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from ticket_search.spec.base import Spec
-from ticket_search.spec.trajectory import PruningSpec, TrajectorySpec
+from ticket_search.spec.trajectory import Control, PruningSpec, TrajectorySpec
 
 #: Raise it when the engine would compute different numbers from the same inputs,
 #: a changed default of a specification included: defaults are left out of the canonical form,
@@ -32,8 +32,8 @@ def canonical(spec: Spec, *, without: set[str] | None = None) -> dict[str, Any]:
 
 
 def trajectory_id(spec: TrajectorySpec) -> str:
-    """16 hexadecimal digits that name a configuration and its seed."""
-    plain = canonical(spec)
+    """16 hexadecimal digits that name a configuration and its seed, whatever controls are trained beside it."""
+    plain = canonical(spec, without={"controls"})
     plain["dataset"].pop("download", None)
     return digest(["trajectory", plain])[:16]
 
@@ -63,11 +63,20 @@ def dense_key(spec: TrajectorySpec, *, data: str, network: str) -> str:
 def pruned_key(parent: str, pruning: PruningSpec) -> str:
     """The level key of the level that prunes the level of key `parent`.
 
-    How far a trajectory goes decides which levels exist, not what is in them, and the
-    ``global`` strategy has no layers' rates.
+    How far a trajectory goes decides which levels exist, not what is in them; the ``global`` strategy has no layers'
+    rates, unless the output layer is left whole; where levels have target densities there is no rate.
     """
-    idle = {"min_density", "max_levels"} | ({"output_layer_rate"} if pruning.strategy == "global" else set())
+    idle = {"min_density", "max_levels"}
+    if pruning.strategy == "global":
+        idle |= {"conv_layer_rate"} | ({"output_layer_rate"} if pruning.output_layer_rate else set())
+    if pruning.target_densities is not None:
+        idle.add("pruning_rate")
     return digest({"parent": parent, "pruning": canonical(pruning, without=idle)})
+
+
+def control_key(ticket: str, control: Control, draw: int) -> str:
+    """The level key of a control of the ticket that is trained in the level of key `ticket`."""
+    return digest({"ticket": ticket, "control": control, "draw": draw})
 
 
 def rewind_key(dense: str, iteration: int) -> str:

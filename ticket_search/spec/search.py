@@ -12,6 +12,7 @@ from ticket_search.errors import SpecError
 from ticket_search.spec.base import FromList, Spec, unknown, validate
 from ticket_search.spec.identity import canonical, digest
 from ticket_search.spec.trajectory import (
+    ControlsSpec,
     DatasetSpec,
     ModelSpec,
     NonNegativeInt,
@@ -164,6 +165,7 @@ class SearchSpec(Spec):
 
     Attributes:
         name: names the default run directory.
+        controls: what is trained beside the tickets.
         space: field name -> what it may be. A name is a dotted path such as ``training.optimizer.lr``; the fields
             of ``trajectory`` may be written short, as ``pruning_rate``.
         seeds: spread evenly over the trials; the sampler does not model them.
@@ -176,6 +178,7 @@ class SearchSpec(Spec):
     model: ModelSpec
     training: TrainingSpec
     trajectory: PruningSpec = PruningSpec()
+    controls: ControlsSpec = ControlsSpec()
     space: dict[str, Domain]
     seeds: Annotated[tuple[Seed, ...], FromList, Field(min_length=1)]
     search: SearchSettings
@@ -255,7 +258,7 @@ class SearchSpec(Spec):
         raw: dict[str, Any] = {name: getattr(self, name).model_dump(mode="json") for name in SECTIONS}
         for name, value in values.items():
             assign(raw, dotted(name), value)
-        return validate(TrajectorySpec, {**raw, "seed": seed})
+        return validate(TrajectorySpec, {**raw, "controls": self.controls.model_dump(mode="json"), "seed": seed})
 
     def grid(self) -> list[dict[str, Any]]:
         """Every combination of the space, the last field varying fastest."""

@@ -1,22 +1,38 @@
 """One point of a search: everything that decides what a trajectory computes."""
 
+import itertools
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ticket_search.errors import SpecError
 from ticket_search.spec.base import Floats, FromList, Spec, unknown
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "parquet")
-MODELS = ("lenet_A_B[_C...]", "conv2", "conv4", "conv6", "torchvision/<name>")
+MODELS = (
+    *("lenet_A_B[_C...]", "mlp_A_B[_C...]", "conv2", "conv4", "conv6", "vgg16", "vgg19"),
+    *("resnet20", "resnet_N (N = 8, 14, 20, ...)", "torchvision/<name>"),
+)
 #: Somebody's own network or data set, named by where its function can be imported.
 USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_LENET = re.compile(r"lenet(_[1-9]\d{0,5})+")
+_NAMED = {"conv2", "conv4", "conv6", "vgg16", "vgg19"}
+_FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
+_RESNET = re.compile(r"resnet_?([1-9]\d{0,3})")
 _EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 
 Strategy = Literal["layerwise", "global"]
-Criterion = Literal["magnitude", "random"]
+#: Scores of a weight's values, see `ticket_search.pruning.criteria`.
+ValueCriterion = Literal[
+    "magnitude", "random", "large_final", "magnitude_increase", "movement", "large_init", "small_final"
+]
+#: Scores that need the network at its rewind weights, see `ticket_search.training.saliency`.
+NetworkCriterion = Literal["snip", "grasp", "synflow"]
+Criterion = Literal[ValueCriterion, NetworkCriterion]
+Control = Literal["random_reinit", "random_mask", "shuffled_mask"]
+Precision = Literal["fp32", "bf16"]
+Retrain = Literal["weights", "learning_rate", "finetune"]
+Initialization = Literal["kaiming_normal", "kaiming_uniform", "glorot_normal", "glorot_uniform", "orthogonal"]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=2**53)]
@@ -110,14 +126,26 @@ class DatasetSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """The network: a known name, or ``package.module:function`` returning an ``nn.Module``."""
+    """The network.
+
+    Attributes:
+        name: a known name, or ``package.module:function`` returning an ``nn.Module``. ``resnet_20`` is ``resnet20``.
+        init: how the weights of convolutions and fully connected layers are drawn; null as the network's own code does.
+    """
 
     name: str
+    init: Initialization | None = None
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        known = name in MODELS[1:4] or _LENET.fullmatch(name) or re.fullmatch(r"torchvision/\w+", name)
+        if resnet := _RESNET.fullmatch(name):
+            depth = int(resnet[1])
+            if depth < 8 or depth % 6 != 2:
+                near = max(8, 6 * round((depth - 2) / 6) + 2)
+                raise ValueError(f"{name!r}: a ResNet for CIFAR has 6n + 2 layers: 8, 14, 20, ...; give 'resnet{near}'")
+            return f"resnet{depth}"
+        known = name in _NAMED or _FULLY_CONNECTED.fullmatch(name) or re.fullmatch(r"torchvision/\w+", name)
         if not known and not USER_FUNCTION.fullmatch(name):
             raise ValueError(unknown("model", name, [*MODELS, "package.module:function"]))
         return name
@@ -183,7 +211,8 @@ class TrainingSpec(Spec):
         batch_size: images per iteration; the last, smaller batch of an epoch is left out.
         iterations: optimizer updates of the dense training, or epochs as ``"20ep"``.
         evaluate_every: iterations between two points of the learning curve, or ``"1ep"``.
-        precision: the arithmetic.
+        precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` where torch's autocast takes
+            it; weights, updates, masks and losses are fp32 in both.
     """
 
     optimizer: OptimizerSpec
@@ -191,7 +220,7 @@ class TrainingSpec(Spec):
     batch_size: PositiveInt
     iterations: Duration
     evaluate_every: Duration
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
 
     @field_validator("iterations", "evaluate_every")
     @classmethod
@@ -203,36 +232,132 @@ class TrainingSpec(Spec):
         return _duration(value)
 
 
+def _densities(value: object) -> object:
+    """A number is the one-shot schedule to it."""
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else _as_tuple(value)
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class PruningSpec(Spec):
     """The ``trajectory`` section: how a network is pruned and rewound, and when to stop.
 
     Attributes:
         pruning_rate: fraction of the surviving weights removed per level, in (0, 1).
+        target_densities: the density of each level from 1 on, decreasing, instead of `pruning_rate` and `min_density`;
+            a number prunes to it in one shot. null prunes iteratively at the rate.
         strategy: ``layerwise`` (each tensor prunes its own share) or ``global`` (all tensors compete).
         criterion: the score; the lowest go.
         rewind_iteration: k: survivors return to their values after k iterations of the dense training.
-        output_layer_rate: the output layer's pruning rate as a fraction of the others', in (0, 1]; layerwise only.
+        retrain: how a level goes on after pruning (Renda et al. 2020): ``weights`` rewinds weights and schedule to k;
+            ``learning_rate`` keeps the trained weights and rewinds the schedule; ``finetune`` keeps both, and trains as
+            many iterations at the last learning rate.
+        reinit_kept: what kept weights start from: ``rewind``, their rewind weights; ``fresh``, another draw of the
+            initialization, biases and statistics included; ``sign``, the sign of the rewind weight times the standard
+            deviation of the layer's initialization (Zhou et al. 2019).
+        reinit_pruned: what pruned weights are held at: ``zero``, or ``initial``, their rewind weights (Zhou et al.).
+        conv_layer_rate: the convolutions' pruning rate as a fraction of the others', in (0, 1]; layerwise only.
+        output_layer_rate: the output layer's pruning rate as a fraction of the others', in [0, 1]; layerwise, but for
+            0, which leaves the output layer whole under any strategy.
         min_density: no level below this density is trained.
         max_levels: no level above this number is trained; null means no such bound.
     """
 
     pruning_rate: Fraction = 0.2
+    target_densities: Annotated[tuple[Fraction, ...], BeforeValidator(_densities), Field(min_length=1)] | None = None
     strategy: Strategy = "layerwise"
     criterion: Criterion = "magnitude"
     rewind_iteration: NonNegativeInt = 0
-    output_layer_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    retrain: Retrain = "weights"
+    reinit_kept: Literal["rewind", "fresh", "sign"] = "rewind"
+    reinit_pruned: Literal["zero", "initial"] = "zero"
+    conv_layer_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    output_layer_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     min_density: Fraction = 0.01
     max_levels: PositiveInt | None = None
 
+    @field_validator("target_densities")
+    @classmethod
+    def _decreasing(cls, densities: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        for before, after in itertools.pairwise(densities or ()):
+            if after >= before:
+                raise ValueError(
+                    f"{list(densities or ())} does not decrease: {after} follows {before}; "
+                    "give the density of each level, each less than the one before"
+                )
+        return densities
+
+    @model_validator(mode="after")
+    def _what_is_kept_is_not_drawn_again(self) -> "PruningSpec":
+        if self.retrain != "weights" and (self.reinit_kept, self.reinit_pruned) != ("rewind", "zero"):
+            raise ValueError(
+                f"reinit_kept {self.reinit_kept!r} and reinit_pruned {self.reinit_pruned!r} set weights back, and "
+                f"retrain {self.retrain!r} keeps them trained; give reinit_kept 'rewind' and reinit_pruned 'zero'"
+            )
+        return self
+
+    @property
+    def last_level(self) -> int | None:
+        """The number of the last level; None where the density alone decides."""
+        return min((last for last in (self.last_target, self.max_levels) if last is not None), default=None)
+
+    @property
+    def last_target(self) -> int | None:
+        """The number of the last level that has a target density; None without targets."""
+        return None if self.target_densities is None else len(self.target_densities)
+
+
+class ControlsSpec(Spec):
+    """What is trained beside the tickets, to tell what is due to them from what any sparse network does.
+
+    Each has the ticket's density in every layer, and is trained exactly as the ticket.
+
+    Attributes:
+        kinds: ``random_reinit`` (the ticket's mask, the network initialized anew), ``random_mask`` (the ticket's
+            weights under a mask drawn at random) and ``shuffled_mask`` (under the ticket's mask, shuffled within each
+            layer). The last two have the same distribution; both names are in use.
+        draws: of each kind, at each level.
+        levels: whose tickets have controls; null means every level from 1 on.
+    """
+
+    kinds: Annotated[tuple[Control, ...], FromList] = ()
+    draws: PositiveInt = 1
+    levels: Annotated[tuple[PositiveInt, ...], FromList] | None = None
+
+    @field_validator("kinds", "levels")
+    @classmethod
+    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        if values is not None and len(set(values)) != len(values):
+            raise ValueError(f"{list(values)} names one twice; give each once")
+        return values
+
+    def of(self, level: int) -> list[tuple[Control, int]]:
+        """The kind and the draw of each control at a level."""
+        if level == 0 or (self.levels is not None and level not in self.levels):
+            return []
+        return [(kind, draw) for kind in self.kinds for draw in range(self.draws)]
+
 
 class TrajectorySpec(Spec):
-    """One IMP run: a configuration and a seed."""
+    """One IMP run: a configuration and a seed, and which controls are trained beside its tickets."""
 
     dataset: DatasetSpec
     model: ModelSpec
     training: TrainingSpec
     trajectory: PruningSpec = PruningSpec()
+    controls: ControlsSpec = ControlsSpec()
     seed: Seed
+
+    @model_validator(mode="after")
+    def _controls_of_tickets(self) -> "TrajectorySpec":
+        if self.controls.kinds and self.trajectory.retrain != "weights":
+            raise ValueError(
+                f"controls.kinds: {list(self.controls.kinds)} are controls of tickets, whose weights are rewound; "
+                f"with trajectory.retrain {self.trajectory.retrain!r} give []"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rewind_within_training(self) -> "TrajectorySpec":

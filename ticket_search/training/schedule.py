@@ -6,13 +6,14 @@ from ticket_search.spec.trajectory import TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, iteration: int) -> float:
-    """The rate of the update that follows `iteration` updates.
+    """The rate of the update that follows `iteration` updates; past the schedule's end, that of its last update.
 
     Args:
         training: resolved: every duration in iterations.
         iteration: 0 for the first update.
     """
     schedule, total = training.schedule, int(training.iterations)
+    iteration = min(iteration, total - 1)
     warmup = int(schedule.warmup)
     factor = min(1.0, (iteration + 1) / warmup) if warmup else 1.0
     match schedule.name:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from ticket_search.pruning.masks import Mask
 from ticket_search.spec.identity import derive_seed
-from ticket_search.spec.trajectory import TrainingSpec
+from ticket_search.spec.trajectory import Precision, TrainingSpec
 from ticket_search.training.schedule import learning_rate
 
 Weights = dict[str, Tensor]
@@ -42,18 +42,20 @@ class LevelInputs:
     """What one training starts from.
 
     Attributes:
-        weights: every parameter and buffer of the network, by name; already masked.
-        mask: the weights that stay zero; empty for a dense network.
+        weights: every parameter and buffer of the network, by name.
+        mask: which weights are trained; the others stay as they are in `weights`. Empty for a dense network.
         seed: the run's seed: data order, augmentation, dropout.
         start: iterations that `weights` have already been trained; the schedule and the data go on from there.
+        end: train up to this iteration; None means the schedule's end. Past that the learning rate stays at its last.
         keep: iterations whose weights to keep: the weights after so many updates.
-        stop: end after so many iterations of the schedule; None means at its end.
+        stop: end after so many iterations already, and measure nothing on the test split.
     """
 
     weights: Mapping[str, Tensor]
     mask: Mask
     seed: int
     start: int = 0
+    end: int | None = None
     keep: tuple[int, ...] = ()
     stop: int | None = None
 
@@ -149,7 +151,7 @@ def train_levels(
             the bit, however often a training was interrupted.
     """
     places = checkpoints or [None] * len(levels)
-    with _reproducible(_device(network)):
+    with reproducible(_device(network)):
         return [_train(level, network, data, training, place) for level, place in zip(levels, places, strict=True)]
 
 
@@ -161,7 +163,7 @@ def _train(
     update = Update(level, network, data, training)
     state = checkpoints and checkpoints.load()
     course = _restore(state, network, update) if state else _Course(done=level.start)
-    stop, every = level.stop or int(training.iterations), int(training.evaluate_every)
+    stop, every = level.stop or level.end or int(training.iterations), int(training.evaluate_every)
     if level.start == course.done and level.start in level.keep:
         course.kept[level.start] = _snapshot(network)
     keep_at = started + checkpoints.seconds if checkpoints else math.inf
@@ -171,7 +173,7 @@ def _train(
         if course.done in level.keep:
             course.kept[course.done] = _snapshot(network)
         if course.done % every == 0 or course.done == stop:
-            point = _evaluate(network, data, course.done, course.losses)
+            point = _evaluate(network, data, course.done, course.losses, training)
             course.curve.append(point)
             course.losses.clear()
             if not point.is_finite:
@@ -192,7 +194,7 @@ def _train(
     )
     if outputs.diverged or level.stop:
         return outputs
-    return _test(outputs, course.best_weights or level.weights, network, data)
+    return _test(outputs, course.best_weights or level.weights, network, data, training)
 
 
 @dataclass
@@ -258,10 +260,16 @@ def _restore(state: TrainingState, network: nn.Module, update: "Update") -> _Cou
     )
 
 
-def _test(outputs: LevelOutputs, best_weights: Mapping[str, Tensor], network: nn.Module, data: Data) -> LevelOutputs:
-    test_loss, test_accuracy = evaluate(network, data, "test")
+def _test(
+    outputs: LevelOutputs,
+    best_weights: Mapping[str, Tensor],
+    network: nn.Module,
+    data: Data,
+    training: TrainingSpec,
+) -> LevelOutputs:
+    test_loss, test_accuracy = evaluate(network, data, "test", training.precision)
     _load(network, best_weights)
-    _, early_stop_test_accuracy = evaluate(network, data, "test")
+    _, early_stop_test_accuracy = evaluate(network, data, "test", training.precision)
     return replace(
         outputs,
         test_loss=test_loss,
@@ -283,6 +291,8 @@ class Update:
         self._noise = derive_seed(level.seed, "noise")
         self._masked = [parameters[name].detach() for name in level.mask]
         self._masks = [kept.to(parameters[name]) for name, kept in level.mask.items()]
+        frozen = [torch.where(kept.cpu(), 0.0, level.weights[name].cpu()) for name, kept in level.mask.items()]
+        self._frozen = [values.to(self._device) for values in frozen] if any(bool(v.any()) for v in frozen) else []
         self._optimizer = _optimizer(network, training)
         # A tied weight stands in the state under each of its names, of which the mask knows one.
         self._apply_mask()
@@ -290,13 +300,15 @@ class Update:
     def __call__(self, iteration: int) -> Tensor:
         """Make the update that follows `iteration` updates; returns the batch's loss, still on the device."""
         # Dropout draws from the device's generator: seeded here, a training taken up midway draws the same.
-        _seed(self._device, (self._noise + iteration) % 2**63)
+        seed_generators(self._device, (self._noise + iteration) % 2**63)
         images, labels = self._stream.batch(iteration)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._training, iteration)
         self._network.train()
         self._optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(self._network(images), labels)
+        with arithmetic(self._training.precision, self._device):
+            logits = self._network(images)
+        loss = cross_entropy(logits.float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._apply_mask()
@@ -324,24 +336,36 @@ class Update:
     def _apply_mask(self) -> None:
         if self._masks:
             torch._foreach_mul_(self._masked, self._masks)
+        if self._frozen:
+            torch._foreach_add_(self._masked, self._frozen)
 
 
-def evaluate(network: nn.Module, data: Data, split: Literal["validation", "test"]) -> tuple[float, float]:
+def arithmetic(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context of a forward pass; in bf16, torch's autocast chooses which operations take it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def evaluate(
+    network: nn.Module, data: Data, split: Literal["validation", "test"], precision: Precision = "fp32"
+) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy, in [0, 1], of a split; the device is waited for once."""
     network.eval()
-    loss_sum = correct = torch.zeros((), device=_device(network))
+    device = _device(network)
+    loss_sum = correct = torch.zeros((), device=device)
     images_seen = 0
     with torch.no_grad():
         for images, labels in data.batches(split):
-            logits = network(images)
+            with arithmetic(precision, device):
+                logits = network(images)
+            logits = logits.float()
             loss_sum = loss_sum + cross_entropy(logits, labels, reduction="sum")
             correct = correct + (logits.argmax(1) == labels).sum()
             images_seen += len(labels)
     return float(loss_sum) / images_seen, float(correct) / images_seen
 
 
-def _evaluate(network: nn.Module, data: Data, iteration: int, losses: list[Tensor]) -> Point:
-    val_loss, val_accuracy = evaluate(network, data, "validation")
+def _evaluate(network: nn.Module, data: Data, iteration: int, losses: list[Tensor], training: TrainingSpec) -> Point:
+    val_loss, val_accuracy = evaluate(network, data, "validation", training.precision)
     train_loss = float(torch.stack(losses).mean())
     return Point(iteration=iteration, train_loss=train_loss, val_loss=val_loss, val_accuracy=val_accuracy)
 
@@ -366,7 +390,8 @@ def _snapshot(network: nn.Module) -> Weights:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-def _seed(device: torch.device, seed: int) -> None:
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Seed torch's global generators of the CPU and of the device."""
     # torch.manual_seed visits every kind of device: 0.2 ms, a tenth of an iteration.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -374,7 +399,7 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 @contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
+def reproducible(device: torch.device) -> Iterator[None]:
     """Same inputs, same bits; the caller's random state and torch's settings are as before afterwards."""
     if device.type != "cuda":
         with torch.random.fork_rng(devices=[]):
@@ -384,14 +409,18 @@ def _reproducible(device: torch.device) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     matmul = torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    tf32 = matmul.allow_tf32
+    memory: Any = torch.utils.deterministic
+    tf32, fill = matmul.allow_tf32, memory.fill_uninitialized_memory
     # Only a warning: some networks (adaptive pooling) have a step that CUDA cannot do in a fixed order.
     torch.use_deterministic_algorithms(True, warn_only=True)
     matmul.allow_tf32 = False  # fp32 is fp32
+    # Nothing here reads memory before it is written; filling all of it costs a kernel for each new tensor.
+    memory.fill_uninitialized_memory = False
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     try:
         with torch.random.fork_rng(devices=[device]), cudnn:
             yield
     finally:
         matmul.allow_tf32 = tf32
+        memory.fill_uninitialized_memory = fill
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

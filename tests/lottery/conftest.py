@@ -1,0 +1,51 @@
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from ticket_search.lottery import workbench
+from ticket_search.lottery.trajectory import run_trajectory
+from ticket_search.store.level_store import LevelStore
+
+TRAIN = workbench.train_levels
+
+
+@dataclass
+class Bench:
+    """Runs trajectories on digits, and remembers what was logged and what training was given and gave."""
+
+    data: object
+    events: list = field(default_factory=list)
+    inputs: list = field(default_factory=list)
+    levels: list = field(default_factory=list)
+    outputs: list = field(default_factory=list)
+
+    def run(self, spec, store, rewind_iterations=()):
+        log = lambda event, **fields: self.events.append((event, fields["level"]))  # noqa: E731
+        return list(run_trajectory(spec, self.data, store, rewind_iterations=rewind_iterations, log=log))
+
+    def counts(self):
+        counted = Counter(event for event, _ in self.events)
+        self.events.clear()
+        return dict(counted)
+
+
+@pytest.fixture
+def bench(digits, monkeypatch):
+    made = Bench(digits)
+
+    def train_levels(levels, *rest):
+        made.levels += levels
+        made.inputs += [{n: w.clone() for n, w in level.weights.items()} for level in levels]
+        outputs = TRAIN(levels, *rest)
+        made.outputs += outputs
+        return outputs
+
+    monkeypatch.setattr(workbench, "train_levels", train_levels)
+    return made
+
+
+@pytest.fixture
+def stores(tmp_path):
+    numbers = iter(range(99))
+    return lambda: LevelStore(tmp_path / f"store{next(numbers)}")

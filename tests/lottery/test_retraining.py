@@ -1,0 +1,197 @@
+"""What a level starts from, by retraining, reinitialization, schedule of pruning and criterion."""
+
+import pytest
+import torch
+
+from ticket_search.models import build
+from ticket_search.pruning.masks import density, kept_weights
+from ticket_search.training import train
+
+T = 40
+STEP = {"training.schedule": {"name": "step", "milestones": [20], "gamma": 0.5}}
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """The learning rate of every update, one list for each training."""
+    found = []
+    original, start = train.learning_rate, train.Update.__init__
+
+    def learning_rate(training, iteration):
+        found[-1].append(original(training, iteration))
+        return found[-1][-1]
+
+    def begin(self, *arguments):
+        found.append([])
+        start(self, *arguments)
+
+    monkeypatch.setattr(train, "learning_rate", learning_rate)
+    monkeypatch.setattr(train.Update, "__init__", begin)
+    return found
+
+
+def masked(weights, mask):
+    return {name: w * mask[name] if name in mask else w for name, w in weights.items()}
+
+
+def equal(one, other):
+    return sorted(one) == sorted(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class TestRetraining:
+    K = 10
+
+    def run(self, bench, trajectory, stores, retrain):
+        spec = trajectory({**STEP, "retrain": retrain, "rewind_iteration": self.K, "max_levels": 2})
+        return bench.run(spec, stores())
+
+    def test_weights_rewinds_weights_and_schedule(self, bench, trajectory, stores, rates):
+        levels = self.run(bench, trajectory, stores, "weights")
+        rewind = bench.outputs[0].kept[self.K]
+        for level, given in zip(levels[1:], bench.inputs[1:], strict=True):
+            assert equal(given, masked(rewind, level.mask))
+        assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[2e-3] * 10 + [1e-3] * 20] * 2
+
+    def test_learning_rate_rewinds_the_schedule_alone(self, bench, trajectory, stores, rates):
+        levels = self.run(bench, trajectory, stores, "learning_rate")
+        for number in (1, 2):
+            assert equal(bench.inputs[number], masked(bench.outputs[number - 1].weights, levels[number].mask))
+        assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[2e-3] * 10 + [1e-3] * 20] * 2
+
+    def test_finetune_rewinds_neither(self, bench, trajectory, stores, rates):
+        levels = self.run(bench, trajectory, stores, "finetune")
+        for number in (1, 2):
+            assert equal(bench.inputs[number], masked(bench.outputs[number - 1].weights, levels[number].mask))
+        assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[1e-3] * 30] * 2
+        # The data goes on where the training before ended.
+        assert [(level.start, level.end) for level in bench.levels] == [(0, None), (T, T + 30), (T + 30, T + 60)]
+        assert [[p.iteration for p in level.curve] for level in levels] == [[20, 40], [60, 70], [80, 100]]
+
+    def test_all_train_as_long(self, bench, trajectory, stores):
+        for retrain in ("weights", "learning_rate", "finetune"):
+            assert [level.iterations for level in self.run(bench, trajectory, stores, retrain)] == [40, 30, 30]
+
+    @pytest.mark.parametrize("retrain", ["learning_rate", "finetune"])
+    def test_a_level_goes_on_from_what_the_store_kept_of_the_one_before(self, bench, trajectory, stores, retrain):
+        whole, store = self.run(bench, trajectory, stores, retrain), stores()
+        bench.run(trajectory({**STEP, "retrain": retrain, "rewind_iteration": self.K, "max_levels": 1}), store)
+        bench.counts()
+        spec = trajectory({**STEP, "retrain": retrain, "rewind_iteration": self.K, "max_levels": 2})
+        later = bench.run(spec, store)
+        assert bench.counts() == {"level_reused": 2, "level_started": 1, "level_finished": 1}
+        assert later[2].curve == whole[2].curve
+
+    def test_level_0_is_shared_and_the_others_are_not(self, bench, trajectory, stores):
+        keys = [self.run(bench, trajectory, stores, r) for r in ("weights", "learning_rate", "finetune")]
+        assert [len({levels[number].key for levels in keys}) for number in (0, 1, 2)] == [1, 3, 3]
+
+
+class TestReinitialization:
+    def run(self, bench, trajectory, stores, **changes):
+        levels = bench.run(trajectory({"pruning_rate": 0.5, "max_levels": 1, **changes}), stores())
+        return levels[1].mask, bench.inputs[1], bench.outputs[1].weights
+
+    @pytest.mark.parametrize("k", [0, 7])
+    def test_a_fresh_draw(self, bench, trajectory, stores, digits, k):
+        spec = trajectory()
+        mask, given, _ = self.run(bench, trajectory, stores, reinit_kept="fresh", rewind_iteration=k)
+        other = build(spec.model, digits.image_shape, digits.classes, spec.seed, draw=1).state_dict()
+        assert equal(given, masked(other, mask))
+        assert not torch.equal(given["fc1.weight"], bench.inputs[0]["fc1.weight"] * mask["fc1.weight"])
+        assert bench.levels[1].start == k
+
+    @pytest.mark.parametrize("k", [0, 7])
+    def test_the_constant_with_its_sign(self, bench, trajectory, stores, k):
+        mask, given, _ = self.run(bench, trajectory, stores, reinit_kept="sign", rewind_iteration=k)
+        initial, rewind = bench.inputs[0], bench.outputs[0].kept[k]
+        for name, kept in mask.items():
+            constant = ((initial[name] - initial[name].mean()) ** 2).mean().sqrt()
+            assert torch.allclose(given[name], rewind[name].sign() * constant * kept)
+        assert torch.equal(given["fc1.bias"], rewind["fc1.bias"])
+
+    @pytest.mark.parametrize("k", [0, 7])
+    def test_pruned_weights_held_at_their_initial_values(self, bench, trajectory, stores, k):
+        mask, given, after = self.run(bench, trajectory, stores, reinit_pruned="initial", rewind_iteration=k)
+        rewind = bench.outputs[0].kept[k]
+        assert equal(given, rewind)
+        for name, kept in mask.items():
+            assert torch.equal(after[name][~kept], rewind[name][~kept])
+            assert not torch.equal(after[name][kept], rewind[name][kept])
+
+    def test_fresh_where_kept_and_initial_where_pruned(self, bench, trajectory, stores):
+        mask, given, after = self.run(bench, trajectory, stores, reinit_kept="fresh", reinit_pruned="initial")
+        initial = bench.inputs[0]
+        for name, kept in mask.items():
+            assert torch.equal(given[name][~kept], initial[name][~kept])
+            assert torch.equal(after[name][~kept], initial[name][~kept])
+            assert not (given[name][kept] == initial[name][kept]).any()
+
+
+class TestSchedules:
+    def test_one_shot(self, bench, trajectory, stores):
+        levels = bench.run(trajectory({"target_densities": 0.1, "strategy": "global", "max_levels": None}), stores())
+        assert [kept_weights(level.mask) for level in levels] == [1184, 118]
+
+    def test_a_list(self, bench, trajectory, stores):
+        targets = [0.5, 0.1, 0.005]
+        spec = trajectory({"target_densities": targets, "strategy": "global", "max_levels": None})
+        levels = bench.run(spec, stores())
+        assert [density(level.mask) for level in levels] == pytest.approx([1.0, 0.5, 0.1, 0.005], abs=5e-4)
+        assert [level.next_mask is None for level in levels] == [True, False, False, True]
+
+    def test_a_list_may_be_cut_short(self, bench, trajectory, stores):
+        assert len(bench.run(trajectory({"target_densities": [0.5, 0.2, 0.1], "max_levels": 2}), stores())) == 3
+
+    def test_the_rate_plays_no_part(self, bench, trajectory, stores):
+        store, targets = stores(), {"target_densities": [0.5, 0.2]}
+        bench.run(trajectory({**targets, "pruning_rate": 0.2}), store)
+        bench.counts()
+        bench.run(trajectory({**targets, "pruning_rate": 0.7}), store)
+        assert bench.counts() == {"level_reused": 3}
+
+
+class TestCriteria:
+    @pytest.mark.parametrize("criterion", ["magnitude_increase", "movement", "large_init", "small_final"])
+    @pytest.mark.parametrize("k", [0, 7])
+    def test_they_compare_rewind_weights_with_trained_ones(self, bench, trajectory, stores, criterion, k):
+        spec = trajectory({"criterion": criterion, "rewind_iteration": k, "max_levels": 2, "strategy": "global"})
+        levels = bench.run(spec, stores())
+        start = bench.outputs[0].kept[k]
+        for before, after, outputs in zip(levels, levels[1:], bench.outputs, strict=False):
+            names = list(before.mask)
+            i, f = (torch.cat([w[name].flatten() for name in names]) for w in (start, outputs.weights))
+            scores = {
+                "magnitude_increase": f.abs() - i.abs(),
+                "movement": (f - i).abs(),
+                "large_init": i.abs(),
+                "small_final": -f.abs(),
+            }[criterion]
+            was, kept = (torch.cat([level.mask[name].flatten() for name in names]) for level in (before, after))
+            assert scores[was & ~kept].max() <= scores[kept].min()
+
+    @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
+    def test_at_initialization_the_training_plays_no_part(self, bench, trajectory, stores, criterion):
+        changes = {"criterion": criterion, "target_densities": [0.5, 0.05], "strategy": "global", "max_levels": None}
+        short, longer = (bench.run(trajectory({**changes, "training.iterations": n}), stores()) for n in (2, 30))
+        for number, kept in ((1, 592), (2, 59)):
+            assert kept_weights(short[number].mask) == kept
+            assert all(torch.equal(m, longer[number].mask[n]) for n, m in short[number].mask.items())
+        assert short[1].key != longer[1].key
+
+    @pytest.mark.parametrize("criterion", ["snip", "grasp"])
+    def test_the_batch_follows_the_seed(self, bench, trajectory, stores, criterion, digits):
+        asked = []
+        stream = digits.stream
+        bench.data = Spy(digits, lambda seed, size: asked.append((seed, size)) or stream(seed, size))
+        bench.run(trajectory({"criterion": criterion, "max_levels": 1, "target_densities": 0.3}, seed=3), stores())
+        assert set(asked) == {(3, 64)}
+
+
+class Spy:
+    """A data set with another `stream`."""
+
+    def __init__(self, data, stream):
+        self._data, self.stream = data, stream
+
+    def __getattr__(self, name):
+        return getattr(self._data, name)

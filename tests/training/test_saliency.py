@@ -1,0 +1,124 @@
+"""Saliency criteria against computations by hand."""
+
+import pytest
+import torch
+from torch import nn, tensor
+
+from ticket_search.models import build, prunable
+from ticket_search.pruning.masks import full_mask, kept_weights
+from ticket_search.pruning.strategies import STRATEGIES, Amount, in_rounds, prune
+from ticket_search.spec.trajectory import ModelSpec
+from ticket_search.training import saliency
+
+
+class Line(nn.Module):
+    """Logits ``[0, a.b.x]`` of an image x of two pixels: small enough for the hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 2, bias=False)
+        self.second = nn.Linear(2, 1, bias=False)
+
+    def forward(self, images):
+        logit = self.second(self.first(images.flatten(1)))
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+A = tensor([[1.0, -2.0], [0.5, 3.0]])  # first
+B = tensor([[2.0, -1.0]])  # second
+X = tensor([[1.0, 0.5]])
+
+
+def scores(criterion, mask=None, images=None):
+    weights = {"first.weight": A, "second.weight": B}
+    mask = mask or full_mask(weights, weights)
+    images = X.view(1, 1, 1, 2) if images is None else images
+    found = saliency.saliency(criterion, Line(), weights, mask, images, tensor([1]), seed=0)
+    return found["first.weight"], found["second.weight"]
+
+
+def slope(z):
+    """Of ``-log softmax([0, z])[1]``, its first and second derivative."""
+    p = 1 / (1 + torch.exp(-z))
+    return p - 1, p * (1 - p)
+
+
+def test_snip_is_the_weight_times_the_gradient():
+    z = (B @ A @ X.T).item()  # 2 * (1 - 1) - (0.5 + 1.5) = -2
+    assert z == -2.0
+    d, _ = slope(tensor(z))
+    first, second = scores("snip")
+    assert torch.allclose(first, (A * d * (B.T @ X)).abs())
+    assert torch.allclose(second, (B * d * (A @ X.T).T).abs())
+
+
+def test_grasp_is_the_weight_times_the_hessian_times_the_gradient():
+    # z(A, B) = B A x. With g the gradient, H g = z'' term: d2 * grad_z (grad_z . g) + d * (Hessian of z) g.
+    d, d2 = slope(tensor(-2.0))
+    grad_a, grad_b = B.T @ X, (A @ X.T).T
+    inner = d * ((grad_a * grad_a).sum() + (grad_b * grad_b).sum())
+    ga, gb = d * grad_a, d * grad_b
+    # The Hessian of z mixes A and B: d grad_a = dB^T x, d grad_b = (dA x)^T.
+    ha = d2 * grad_a * inner + d * (gb.T @ X)
+    hb = d2 * grad_b * inner + d * (ga @ X.T).T
+    first, second = scores("grasp")
+    assert torch.allclose(first, A * ha)
+    assert torch.allclose(second, B * hb)
+
+
+def test_synflow_is_the_flow_through_positive_weights_for_ones():
+    first, second = scores("synflow", images=torch.full((1, 1, 1, 2), -7.0))
+    ones = torch.ones(1, 2)
+    assert torch.allclose(first.float(), A.abs() * (B.abs().T @ ones))
+    assert torch.allclose(second.float(), B.abs() * (A.abs() @ ones.T).T)
+    # What flows into a layer flows out of it (Tanaka et al. 2020, theorem 1).
+    assert first.sum().item() == pytest.approx(second.sum().item())
+
+
+@pytest.mark.parametrize("criterion", saliency.CRITERIA)
+def test_pruned_weights_count_as_zero(criterion):
+    mask = {"first.weight": tensor([[True, False], [True, True]]), "second.weight": tensor([[True, True]])}
+    first, second = scores(criterion, mask)
+    assert first[0, 1] == 0
+    other = {"first.weight": A * mask["first.weight"], "second.weight": B}
+    full = full_mask(other, other)
+    again = saliency.saliency(criterion, Line(), other, full, X.view(1, 1, 1, 2), tensor([1]), seed=0)
+    assert torch.equal(again["first.weight"], first)
+    assert torch.equal(again["second.weight"], second)
+
+
+@pytest.mark.parametrize("criterion", saliency.CRITERIA)
+def test_with_batch_norm_and_dropout_the_same_again_is_the_same_to_the_bit(criterion):
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 10)
+    )
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    mask = full_mask(weights, prunable(network))
+    images, labels = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
+    one, other = (saliency.saliency(criterion, network, weights, mask, images, labels, seed=3) for _ in range(2))
+    assert [torch.equal(one[name], other[name]) for name in mask] == [True, True]
+    assert all(torch.isfinite(score).all() for score in one.values())
+    assert {score.shape for score in one.values()} == {weights[name].shape for name in mask}
+
+
+def test_synflow_empties_no_layer_where_magnitude_does():
+    """At a thousandth of the weights: what each would keep if no best weight of a tensor were protected."""
+    network = build(ModelSpec(name="lenet_300_100_100"), (1, 28, 28), 10, seed=0)
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    mask = full_mask(weights, prunable(network))
+    total = kept_weights(mask)
+    images, labels = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
+
+    def emptied(found, mask):
+        """Tensors with none of the best-scored thousandth."""
+        every = torch.cat([torch.where(kept, found[name], -1.0).flatten() for name, kept in mask.items()])
+        cut = every.sort(descending=True).values[round(total * 1e-3) - 1]
+        return [name for name, kept in mask.items() if not (kept & (found[name] >= cut)).any()]
+
+    assert emptied({name: weights[name].abs() for name in mask}, mask)
+    groups = STRATEGIES["global"](mask, Amount(rate=0.2, target=1e-3))
+    for step in in_rounds(mask, groups, saliency.ROUNDS["synflow"]):
+        found = saliency.saliency("synflow", network, weights, mask, images, labels, seed=0)
+        before, mask = mask, prune(mask, found, step)
+    assert emptied(found, before) == []
+    assert kept_weights(mask) == round(total * 1e-3)

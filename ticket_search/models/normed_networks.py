@@ -1,0 +1,99 @@
+"""ResNets and VGGs in their forms for CIFAR, with batch normalisation.
+
+Convolutions have no bias; weights are Kaiming normal (He et al. 2015), batch norm starts at weight 1, bias 0.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ticket_search.errors import SpecError
+from ticket_search.models.networks import initialize
+
+_VGG = {
+    "vgg16": ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
+    "vgg19": ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4),
+}
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut.add_module("conv", nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+            self.shortcut.add_module("bn", nn.BatchNorm2d(outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[b, inputs, h, w]`` to ``[b, outputs, h / stride, w / stride]``."""
+        inner = functional.relu(self.bn1(self.conv1(images)))
+        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(images))
+
+
+def resnet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """``resnet20`` and the like: He et al. (2016), section 4.2, with 6n + 2 layers of 16, 32 and 64 channels.
+
+    Where the channels change, the shortcut is a 1x1 convolution (option B), as in the code of Frankle et al. On
+    CIFAR-10, resnet20 has 270,256 convolution weights, 2,560 of them in shortcuts, and 640 in the output layer.
+    """
+    network = nn.Sequential()
+    network.add_module("conv", nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False))
+    network.add_module("bn", nn.BatchNorm2d(16))
+    network.add_module("relu", nn.ReLU())
+    inputs = 16
+    for segment, outputs in enumerate((16, 32, 64), 1):
+        for block in range((int(name.removeprefix("resnet")) - 2) // 6):
+            stride = 2 if segment > 1 and block == 0 else 1
+            network.add_module(f"segment{segment}_block{block + 1}", _Block(inputs, outputs, stride))
+            inputs = outputs
+    network.add_module("pool", _MeanOfPixels())
+    network.add_module("output", nn.Linear(inputs, classes))
+    initialize(network, "kaiming_normal")
+    return network
+
+
+def vgg(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """``vgg16`` or ``vgg19``: 3x3 convolutions with batch norm, a 2x2 pool after each block, one output layer.
+
+    The last pool takes the mean of what is left of the image. On CIFAR-10 they have 14,710,464 and 20,018,880
+    convolution weights, and 5,120 in the output layer.
+
+    Raises:
+        SpecError: the pools would leave nothing of the image.
+    """
+    channels, height, width = image_shape
+    blocks = _VGG[name]
+    smallest = 2 ** (len(blocks) - 1)
+    if min(height, width) < smallest:
+        raise SpecError(
+            f"model {name!r}: images of {height}x{width} pixels are too small for {len(blocks) - 1} pools of 2x2; "
+            f"it needs at least {smallest}x{smallest}"
+        )
+    network = nn.Sequential()
+    for number, block in enumerate(blocks, 1):
+        for position, outputs in enumerate(block, 1):
+            layer = f"{number}_{position}"
+            network.add_module(f"conv{layer}", nn.Conv2d(channels, outputs, 3, padding=1, bias=False))
+            network.add_module(f"bn{layer}", nn.BatchNorm2d(outputs))
+            network.add_module(f"relu{layer}", nn.ReLU())
+            channels = outputs
+        if number < len(blocks):
+            network.add_module(f"pool{number}", nn.MaxPool2d(2))
+    network.add_module("pool", _MeanOfPixels())
+    network.add_module("output", nn.Linear(channels, classes))
+    initialize(network, "kaiming_normal")
+    return network
+
+
+class _MeanOfPixels(nn.Module):
+    """``[b, c, h, w]`` to ``[b, c]``; unlike adaptive pooling, CUDA takes it in a fixed order."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean of each channel."""
+        return torch.mean(images, dim=(2, 3))
