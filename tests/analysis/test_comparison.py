@@ -1,0 +1,114 @@
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ticket_search.analysis.comparison import _percentiles, compare, interval, ratio_of_means
+from ticket_search.results.reading import Results
+from ticket_search.results.schema import schemas
+
+
+def test_an_interval_of_equal_values_is_a_point():
+    assert interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_the_ends_are_means_of_draws_of_the_seeds():
+    """Of 0 and 1 the means of draws are 0, 0.5 and 1, with a quarter, a half and a quarter of the probability."""
+    assert interval([0.0, 1.0]) == (0.5, 0.0, 1.0)
+    assert interval([0.0, 1.0], confidence=0.1) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (5, 2.776), (30, 2.045)])
+def test_the_percentiles_are_where_students_t_puts_them(n, t):
+    low, high = _percentiles(n, 0.95)
+    assert low == pytest.approx(NormalDist().cdf(-t * math.sqrt(n / (n - 1))), rel=5e-3)
+    assert high == 1 - low
+
+
+def test_of_five_seeds_it_holds_the_truth_as_often_as_the_docstring_says():
+    samples = np.random.default_rng(0).normal(size=(500, 5))
+    held = sum(low <= 0 <= high for _, low, high in map(interval, samples))
+    assert held / 500 == pytest.approx(0.92, abs=0.03)
+
+
+def test_it_is_as_wide_as_theory_says():
+    values = np.random.default_rng(1).normal(size=400)
+    mean, low, high = interval(values)
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert (mean - low, high - mean) == (pytest.approx(half, rel=0.1), pytest.approx(half, rel=0.1))
+
+
+def test_of_one_seed_nothing_is_known_but_the_mean():
+    mean, low, high = interval([0.3])
+    assert (mean, math.isnan(low), math.isnan(high)) == (0.3, True, True)
+
+
+def test_a_ratio_of_means_is_paired():
+    """Each seed takes twice as long: so does every draw of seeds."""
+    assert ratio_of_means([200, 400, 900], [100, 200, 450]) == (2.0, 2.0, 2.0)
+    ratio, low, high = ratio_of_means([100, 300], [100, 100])
+    assert (ratio, low, high) == (2.0, 1.0, 3.0)
+
+
+LEVEL = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude", "rewind_iteration": 0}
+
+
+def results(accuracies, controls=()):
+    """Accuracies of level 0 and 1 by seed; of controls, (seed, kind, draw, accuracy)."""
+    levels = [
+        LEVEL
+        | {"trajectory_id": f"t{seed}", "level": level, "seed": seed, "density": 1 - 0.2 * level}
+        | {"test_accuracy": accuracy, "early_stop_test_accuracy": accuracy, "early_stop_iteration": 100 // (level + 1)}
+        for seed, pair in enumerate(accuracies)
+        for level, accuracy in enumerate(pair)
+    ]
+    drawn = [
+        {"trajectory_id": f"t{seed}", "level": 1, "control": kind, "draw": draw, "seed": seed, "density": 0.8}
+        | {"test_accuracy": accuracy, "early_stop_test_accuracy": accuracy, "early_stop_iteration": 200}
+        for seed, kind, draw, accuracy in controls
+    ]
+    empty = {name: schemas({})[name].empty_table().to_pandas() for name in ("trajectories", "curves", "layers")}
+    columns = schemas({})["controls"].names
+    return Results(levels=pd.DataFrame(levels), controls=pd.DataFrame(drawn, columns=columns), **empty)
+
+
+def row(frame, arm):
+    (found,) = frame[frame["arm"] == arm].to_dict("records")
+    return found
+
+
+def test_a_ticket_is_compared_with_the_dense_network_of_its_own_seed():
+    """The seeds differ by far more than ticket and dense network: the gain does not."""
+    found = row(compare(results([(0.90, 0.91), (0.80, 0.81), (0.70, 0.71)])), "ticket")
+    assert found["test_accuracy"] == pytest.approx(0.81)
+    assert found["test_accuracy_high"] - found["test_accuracy_low"] > 0.1
+    assert found["test_accuracy_gain"] == pytest.approx(0.01)
+    assert (found["test_accuracy_gain_low"], found["test_accuracy_gain_high"]) == pytest.approx((0.01, 0.01))
+    assert (found["speed"], found["speed_mean_of_ratios"], found["seeds"]) == (2.0, 2.0, 3)
+
+
+def test_a_control_counts_once_a_seed_and_the_ticket_leads_it():
+    controls = [(0, "random_reinit", 0, 0.80), (0, "random_reinit", 1, 0.90), (1, "random_reinit", 0, 0.75)]
+    found = row(compare(results([(0.90, 0.91), (0.80, 0.81)], controls)), "random_reinit")
+    assert found["test_accuracy"] == pytest.approx((0.85 + 0.75) / 2)
+    assert found["test_accuracy_lead"] == pytest.approx((0.06 + 0.06) / 2)
+    assert found["test_accuracy_gain"] == pytest.approx((-0.05 - 0.05) / 2)
+    assert (found["speed"], found["seeds"]) == (0.5, 2)
+
+
+def test_a_control_that_diverged_counts_as_not_there():
+    controls = [(0, "shuffled_mask", 0, 0.5), (1, "shuffled_mask", 0, math.nan)]
+    assert row(compare(results([(0.9, 0.9), (0.8, 0.8)], controls)), "shuffled_mask")["seeds"] == 1
+
+
+def test_the_rows_are_the_arms_of_each_level():
+    controls = [(0, "random_reinit", 0, 0.8), (0, "shuffled_mask", 0, 0.8)]
+    found = compare(results([(0.9, 0.9), (0.8, 0.8)], controls))
+    assert list(zip(found["level"], found["arm"], strict=True)) == [
+        (0, "dense"),
+        (1, "ticket"),
+        (1, "random_reinit"),
+        (1, "shuffled_mask"),
+    ]
