@@ -52,7 +52,17 @@ def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finish
 def test_the_run_directory_is_what_the_design_says(finished):
     run_dir = finished[0] / "runs" / "digits"
     folders = {path.name for path in run_dir.iterdir() if path.is_dir()}
-    assert folders == {"levels", "trajectories", "curves", "layers", "events", "store", "tensorboard", "lock"}
+    assert folders == {
+        "levels",
+        "trajectories",
+        "curves",
+        "layers",
+        "controls",
+        "events",
+        "store",
+        "tensorboard",
+        "lock",
+    }
     assert list((run_dir / "lock").iterdir()) == []
     levels = pd.read_parquet(run_dir / "levels")
     assert len(levels) == 8

@@ -188,6 +188,28 @@ def tickets(directory: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("directory", type=_DIRECTORY)
+@click.argument("ticket")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--data-dir",
+    type=_Location(local=True),
+    envvar="TICKET_SEARCH_DATA_DIR",
+    help="Where data sets lie.  [default: where the search had them]",
+)
+def export(directory: str, ticket: str, out: Path, data_dir: str | None) -> None:
+    """Write TICKET, as `tickets` names it, into the safetensors file OUT: mask, rewind weights, how it was found.
+
+    ticket_search.load_ticket(OUT) is its network, ready to train.
+    """
+    from ticket_search.search.export import export_ticket
+
+    sys.path.append(str(Path.cwd()))
+    export_ticket(open_folder(directory), ticket, out, data_dir=data_dir)
+    click.echo(f"{ticket}: {out}")
+
+
+@main.command()
+@click.argument("directory", type=_DIRECTORY)
 def stop(directory: str) -> None:
     """Ask the search that runs in DIRECTORY to stop once the levels being trained are done."""
     from ticket_search.search.run_directory import request_stop

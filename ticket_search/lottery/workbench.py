@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ticket_search.data.dataset import Dataset
-from ticket_search.errors import Diverged
+from ticket_search.errors import Diverged, StorageError
 from ticket_search.lottery.level import ControlLevel, Level, from_entry, to_entry
+from ticket_search.lottery.ticket import Ticket
 from ticket_search.models import build, network_digest, prunable
 from ticket_search.pruning.criteria import COMPARE_WITH_INITIAL, CRITERIA
 from ticket_search.pruning.masks import Mask, apply_mask, full_mask, shuffled
@@ -161,6 +162,44 @@ class Workbench:
 
         key = pruned_key(parent.key, self._pruning)
         return self._level(number, key, train)
+
+    def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
+        """The ticket that level `number` trained, from the store.
+
+        Raises:
+            StorageError: a level that it needs is not there any more.
+        """
+        level = self._stored(number)
+        rewinds = self._pruning.retrain == "weights"
+        start = self._start(level if rewinds else self._stored(number - 1), level.mask)
+        return Ticket(
+            name=name,
+            level_key=level.key,
+            spec=self._spec,
+            image_shape=self._data.image_shape,
+            classes=self._data.classes,
+            start=start.start,
+            end=start.end or int(self._spec.training.iterations),
+            mask=level.mask,
+            weights=dict(start.weights),
+            figures=figures,
+        )
+
+    def level_key(self, number: int) -> str:
+        """The key of a level of the trajectory, trained or not."""
+        key = self._dense_key
+        for _ in range(number):
+            key = pruned_key(key, self._pruning)
+        return key
+
+    def _stored(self, number: int) -> Level:
+        key = self.level_key(number)
+        entry = self._store.load(key)
+        if entry is None:
+            raise StorageError(
+                f"level {number} ({key}) is not in the store any more; a new search would train it again"
+            )
+        return from_entry(entry, key, reused=True)
 
     def train_control(self, ticket: Level, kind: Control, draw: int) -> ControlLevel:
         """A control of the ticket of a level, trained as that was; one that diverges is no error."""
