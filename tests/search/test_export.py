@@ -174,5 +174,5 @@ class TestRefused:
         from safetensors.torch import save_file
 
         save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
-        with pytest.raises(SpecError, match="has the format 'none'; this version reads 'ticket_search.ticket.1'"):
+        with pytest.raises(SpecError, match=r"has the format 'none'; this version reads 'ticket_search.ticket.1'"):
             ticket_search.load_ticket(tmp_path / "w.safetensors")

@@ -64,7 +64,7 @@ def _find(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[str, ob
     trajectory_id = str(found["trajectory_id"].iloc[0])
     suggestion = next(s for s in SuggestionRecord(run_dir).read() if s.trajectory_id == trajectory_id)
     row = {str(n): None if pd.isna(v) else getattr(v, "item", lambda v=v: v)() for n, v in found.iloc[0].items()}
-    return spec.point(suggestion.values, suggestion.seed), int(row["level"]), row
+    return spec.point(suggestion.values, suggestion.seed), int(found["level"].iloc[0]), row
 
 
 _SHOWN = 10
