@@ -61,7 +61,7 @@ def control_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
             "val_accuracy": control.level.val_accuracy,
             "test_loss": control.level.test_loss,
             "test_accuracy": control.level.test_accuracy,
-            "early_stop_iteration": control.level.early_stop_iteration,
+            "early_stop_iteration": None if control.level.diverged else control.level.early_stop_iteration,
             "early_stop_test_accuracy": control.level.early_stop_test_accuracy,
             "iterations": control.level.iterations,
             "train_seconds": control.level.train_seconds,

@@ -1,0 +1,79 @@
+"""The tables of a replication: each density's ticket beside the dense network and its controls, as Markdown.
+
+    python benchmarks/paper_tables.py RUN_DIR [--levels 3 7 9 15 18 20]
+
+Intervals are 95% over seeds (`ticket_search.analysis.comparison`). A gain is the mean difference to the dense network
+of the same seed, in points of test accuracy; a speed is the dense network's early-stop iteration over the arm's.
+"""
+
+import argparse
+
+import pandas as pd
+
+from ticket_search import load_results
+from ticket_search.analysis.comparison import compare
+
+
+def accuracy_table(rows: pd.DataFrame, figure: str) -> str:
+    """Test accuracy in percent, and the gain over the dense network in points."""
+    lines = ["| weights | arm | seeds | test accuracy | gain over dense |", "|---:|---|---:|---|---|"]
+    for row in rows.to_dict("records"):
+        accuracy = _ends(row, figure, 100, ".2f")
+        gain = "" if row["arm"] == "dense" else _ends(row, f"{figure}_gain", 100, "+.2f")
+        lines.append(f"| {row['density']:.1%} | {_named(row)} | {row['seeds']} | {accuracy} | {gain} |")
+    return "\n".join(lines)
+
+
+def speed_table(rows: pd.DataFrame) -> str:
+    """The early-stop iteration, and how much earlier than the dense network's it is."""
+    lines = [
+        "| weights | arm | early-stop iteration | speed: ratio of means | mean of ratios |",
+        "|---:|---|---|---|---:|",
+    ]
+    for row in rows.to_dict("records"):
+        iteration = _ends(row, "early_stop_iteration", 1, ",.0f")
+        speed = "" if row["arm"] == "dense" else _ends(row, "speed", 1, ".2f")
+        mean = "" if row["arm"] == "dense" else f"{row['speed_mean_of_ratios']:.2f}"
+        lines.append(f"| {row['density']:.1%} | {_named(row)} | {iteration} | {speed} | {mean} |")
+    return "\n".join(lines)
+
+
+def lead_table(rows: pd.DataFrame, figure: str) -> str:
+    """How far the ticket is above each of its controls, in points of test accuracy."""
+    lines = ["| weights | control | ticket's lead |", "|---:|---|---|"]
+    for row in rows[~rows["arm"].isin(["dense", "ticket"])].to_dict("records"):
+        lines.append(f"| {row['density']:.1%} | {_named(row)} | {_ends(row, f'{figure}_lead', 100, '+.2f')} |")
+    return "\n".join(lines)
+
+
+def _ends(row: dict[str, float], name: str, factor: float, form: str) -> str:
+    mean, low, high = (format(factor * row[key], form) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{mean} ({low} to {high})"
+
+
+def _named(row: dict[str, str]) -> str:
+    return row["arm"].replace("_", " ")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir")
+    parser.add_argument("--levels", type=int, nargs="*", help="besides level 0; all if not given")
+    arguments = parser.parse_args()
+    rows = compare(load_results(arguments.run_dir))
+    if arguments.levels:
+        rows = rows[rows["level"].isin([0, *arguments.levels])]
+    print("After the last iteration:\n")
+    print(accuracy_table(rows, "test_accuracy"))
+    print("\nAt the early-stop iteration, that of the lowest validation loss:\n")
+    print(accuracy_table(rows, "early_stop_test_accuracy"))
+    print("\nHow early that is:\n")
+    print(speed_table(rows))
+    if not set(rows["arm"]) <= {"dense", "ticket"}:
+        print("\nThe ticket's lead over its controls after the last iteration:\n")
+        print(lead_table(rows, "test_accuracy"))
+
+
+if __name__ == "__main__":
+    main()
