@@ -158,6 +158,8 @@ def status(directory: str, as_json: bool) -> None:
     click.echo(f"{spec.name}: {f'being run by {owner}' if owner else 'not running'}")
     click.echo(f"trajectories: {counts}; of {spec.planned_trials}")
     click.echo(f"levels: {found['levels']}, {found['levels_trained']} trained in {found['train_seconds']:.0f} s")
+    if found["controls"]:
+        click.echo(f"controls: {found['controls']}")
     best = found["best"]
     click.echo(
         f"best ticket: {best['ticket']} at density {best['density']:.4f}" if best else "best ticket: none matches yet"
@@ -189,22 +191,24 @@ def tickets(directory: str, as_json: bool) -> None:
 @main.command()
 @click.argument("directory", type=_DIRECTORY)
 @click.argument("ticket")
-@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(dir_okay=False))
 @click.option(
     "--data-dir",
     type=_Location(local=True),
     envvar="TICKET_SEARCH_DATA_DIR",
     help="Where data sets lie.  [default: where the search had them]",
 )
-def export(directory: str, ticket: str, out: Path, data_dir: str | None) -> None:
+def export(directory: str, ticket: str, out: str, data_dir: str | None) -> None:
     """Write TICKET, as `tickets` names it, into the safetensors file OUT: mask, rewind weights, how it was found.
 
     ticket_search.load_ticket(OUT) is its network, ready to train.
     """
     from ticket_search.search.export import export_ticket
 
+    if is_remote(out):
+        raise SpecError(f"{out!r} is not a local file; export into one, and copy it there")
     sys.path.append(str(Path.cwd()))
-    export_ticket(open_folder(directory), ticket, out, data_dir=data_dir)
+    export_ticket(open_folder(directory), ticket, Path(out), data_dir=data_dir)
     click.echo(f"{ticket}: {out}")
 
 
@@ -326,8 +330,8 @@ def _run(spec: "SearchSpec", directory: str, address: str | None) -> None:
 def _console() -> "Console":
     from rich.console import Console
 
-    # Into a file or a pipe, tables are not squeezed into 80 columns.
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    # Into a file or a pipe, tables are not squeezed, however many fields were searched.
+    return Console() if sys.stdout.isatty() else Console(width=1000)
 
 
 def _interrupt(message: str, number: int, frame: object) -> NoReturn:

@@ -103,6 +103,14 @@ def test_a_control_that_diverged_counts_as_not_there():
     assert row(compare(results([(0.9, 0.9), (0.8, 0.8)], controls)), "shuffled_mask")["seeds"] == 1
 
 
+def test_configurations_are_told_apart_by_what_was_searched():
+    found = results([(0.9, 0.9), (0.5, 0.5)])
+    found.levels["training.optimizer.lr"] = [0.1, 0.1, 0.2, 0.2]
+    frame = compare(found)
+    assert list(frame["training.optimizer.lr"]) == [0.1, 0.1, 0.2, 0.2]
+    assert list(frame["seeds"]) == [1] * 4
+
+
 def test_the_rows_are_the_arms_of_each_level():
     controls = [(0, "random_reinit", 0, 0.8), (0, "shuffled_mask", 0, 0.8)]
     found = compare(results([(0.9, 0.9), (0.8, 0.8)], controls))

@@ -53,6 +53,14 @@ def test_each_has_the_tickets_density_in_every_layer_and_starts_as_its_name_says
     assert [c.level.iterations for c in ticket.controls] == [40 - k] * 6
 
 
+def test_pruned_weights_are_held_where_the_tickets_are(bench, trajectory, stores):
+    _, levels = run(bench, trajectory, stores, reinit_pruned="initial")
+    initial = bench.inputs[0]
+    for control, given in zip(levels[2].controls, bench.inputs[3:], strict=True):
+        for name, kept in control.level.mask.items():
+            assert torch.equal(given[name][~kept], initial[name][~kept])
+
+
 def test_the_same_again_comes_from_the_store_and_more_draws_cost_only_themselves(bench, trajectory, stores):
     store = stores()
     spec, first = run(bench, trajectory, stores, store)
@@ -71,6 +79,11 @@ def test_the_same_again_comes_from_the_store_and_more_draws_cost_only_themselves
 def test_they_are_for_tickets(trajectory):
     with pytest.raises(SpecError, match=r"\['random_mask'\] are controls of tickets, whose weights are rewound"):
         trajectory({"controls": {"kinds": ["random_mask"]}, "retrain": "finetune"})
+
+
+def test_a_level_that_no_ticket_has(trajectory):
+    with pytest.raises(SpecError, match=r"controls.levels: 7 is above the last level, 2; give 1 to 2"):
+        trajectory({"controls": {"kinds": ["random_mask"], "levels": [1, 7]}, "max_levels": 2})
 
 
 def test_a_trajectory_has_the_same_name_with_and_without_them(bench, trajectory, stores):

@@ -63,9 +63,17 @@ class TestRetraining:
         for number in (1, 2):
             assert equal(bench.inputs[number], masked(bench.outputs[number - 1].weights, levels[number].mask))
         assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[1e-3] * 30] * 2
-        # The data goes on where the training before ended.
-        assert [(level.start, level.end) for level in bench.levels] == [(0, None), (T, T + 30), (T + 30, T + 60)]
-        assert [[p.iteration for p in level.curve] for level in levels] == [[20, 40], [60, 70], [80, 100]]
+        # The data goes on where the training before ended; iterations are counted as in the other two ways.
+        assert [(level.start, level.start + level.shift) for level in bench.levels] == [(0, 0), (10, T), (10, T + 30)]
+        assert [[p.iteration for p in level.curve] for level in levels] == [[20, 40]] * 3
+
+    def test_the_data_of_fine_tuning_goes_on(self, bench, trajectory, stores, digits):
+        asked = []
+        stream = digits.stream(0, 64)
+        batch, stream.batch = stream.batch, lambda i: asked.append(i) or batch(i)
+        bench.data = Spy(digits, lambda seed, size: stream)
+        self.run(bench, trajectory, stores, "finetune")
+        assert asked == list(range(T + 30 + 30))
 
     def test_all_train_as_long(self, bench, trajectory, stores):
         for retrain in ("weights", "learning_rate", "finetune"):
@@ -142,6 +150,18 @@ class TestSchedules:
     def test_a_list_may_be_cut_short(self, bench, trajectory, stores):
         assert len(bench.run(trajectory({"target_densities": [0.5, 0.2, 0.1], "max_levels": 2}), stores())) == 3
 
+    def test_a_target_that_prunes_nothing_is_a_level_like_any_other(self, bench, trajectory, stores):
+        spec = trajectory({"target_densities": [0.9999, 0.5], "strategy": "global", "max_levels": None})
+        assert [kept_weights(level.mask) for level in bench.run(spec, stores())] == [1184, 1184, 592]
+
+    def test_lists_share_the_levels_that_are_the_same(self, bench, trajectory, stores):
+        store = stores()
+        bench.run(trajectory({"target_densities": [0.5, 0.2, 0.1], "max_levels": None}), store)
+        bench.counts()
+        bench.run(trajectory({"target_densities": [0.5, 0.2, 0.05], "max_levels": None}), store)
+        # Level 2 holds the mask of level 3, which differs.
+        assert bench.counts() == {"level_reused": 2, "level_started": 2, "level_finished": 2}
+
     def test_the_rate_plays_no_part(self, bench, trajectory, stores):
         store, targets = stores(), {"target_densities": [0.5, 0.2]}
         bench.run(trajectory({**targets, "pruning_rate": 0.2}), store)
@@ -152,12 +172,14 @@ class TestSchedules:
 
 class TestCriteria:
     @pytest.mark.parametrize("criterion", ["magnitude_increase", "movement", "large_init", "small_final"])
-    @pytest.mark.parametrize("k", [0, 7])
-    def test_they_compare_rewind_weights_with_trained_ones(self, bench, trajectory, stores, criterion, k):
-        spec = trajectory({"criterion": criterion, "rewind_iteration": k, "max_levels": 2, "strategy": "global"})
-        levels = bench.run(spec, stores())
-        start = bench.outputs[0].kept[k]
-        for before, after, outputs in zip(levels, levels[1:], bench.outputs, strict=False):
+    @pytest.mark.parametrize(("k", "reinit"), [(0, "rewind"), (7, "rewind"), (7, "fresh"), (0, "sign")])
+    def test_they_compare_trained_weights_with_what_they_started_from(
+        self, bench, trajectory, stores, criterion, k, reinit
+    ):
+        changes = {"criterion": criterion, "rewind_iteration": k, "max_levels": 2, "strategy": "global"}
+        levels = bench.run(trajectory({**changes, "reinit_kept": reinit}), stores())
+        starts = [bench.outputs[0].kept[k], bench.inputs[1]]
+        for before, after, outputs, start in zip(levels, levels[1:], bench.outputs, starts, strict=False):
             names = list(before.mask)
             i, f = (torch.cat([w[name].flatten() for name in names]) for w in (start, outputs.weights))
             scores = {

@@ -118,6 +118,16 @@ class TestRewinding:
                 assert torch.equal(value, expected)
         assert [level.iterations for level in levels] == [40, 40 - k, 40 - k, 40 - k]
 
+    def test_batch_norm_statistics_are_rewound(self, bench, trajectory, stores):
+        bench.run(trajectory({"model.name": "resnet8", "rewind_iteration": 3, "max_levels": 1}), stores())
+        dense, ticket = bench.inputs
+        statistics = [name for name in dense if "running_" in name or "num_batches" in name]
+        assert len(statistics) == 3 * 9
+        for name in statistics:
+            assert torch.equal(ticket[name], bench.outputs[0].kept[3][name])
+            assert not torch.equal(ticket[name], dense[name])
+            assert not torch.equal(ticket[name], bench.outputs[0].weights[name])
+
     def test_to_nothing_is_to_the_initialization(self, bench, trajectory, stores):
         bench.run(trajectory({"max_levels": 1}), stores())
         dense, ticket = bench.inputs

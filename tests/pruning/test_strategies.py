@@ -241,10 +241,6 @@ class TestTargets:
         after = pruned("global", mask_of(a=[1] * 8, z=[1] * 4), self.SCORES, target=0.5)
         assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [1, 1, 1, 1]}
 
-    def test_the_output_layer_goes_its_share_of_the_way(self):
-        after = pruned("layerwise", mask_of(a=[1] * 8, z=[1] * 4), self.SCORES, target=0.25, output_layer_rate=1 / 3)
-        assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [0, 1, 1, 1]}
-
     def test_what_is_sparser_already_stays_as_it_is(self):
         mask = mask_of(a=[0] * 7 + [1], z=[1] * 4)
         assert bits(pruned("layerwise", mask, self.SCORES, target=0.5))["a"] == [0] * 7 + [1]

@@ -17,6 +17,7 @@ from ticket_search.lottery.rows import level_row
 from ticket_search.lottery.ticket import read_ticket
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.tables import Tables
+from ticket_search.search import store_use
 from ticket_search.search.export import export_ticket
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.spec.identity import trajectory_id
@@ -64,7 +65,7 @@ ticket = read_ticket(sys.argv[1])
 data = load_dataset(ticket.spec.dataset, Path())
 network = build(ticket.spec.model, ticket.image_shape, ticket.classes, 99)
 level = LevelInputs(
-    weights=ticket.weights, mask=ticket.mask, seed=ticket.spec.seed, start=ticket.start, end=ticket.end
+    weights=ticket.weights, mask=ticket.mask, seed=ticket.spec.seed, start=ticket.start, shift=ticket.shift
 )
 (outputs,) = train_levels([level], network, data, ticket.spec.training)
 print(json.dumps([[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in outputs.curve]))
@@ -100,7 +101,7 @@ def test_with_plain_pytorch_its_network_trains_to_the_same_accuracy(run, tmp_pat
     network = ticket_search.load_ticket(tmp_path / "ticket.safetensors")
     training, stream = network.ticket.spec.training, digits.stream(seed=1, batch_size=64)
     optimizer = torch.optim.Adam(network.parameters(), lr=training.optimizer.lr)
-    for iteration in range(network.ticket.start, network.ticket.end):
+    for iteration in range(network.ticket.start, 40):
         images, labels = stream.batch(iteration)
         optimizer.zero_grad()
         cross_entropy(network(images), labels).backward()
@@ -116,16 +117,49 @@ def test_what_is_in_the_file(run, tmp_path, digits):
     folder, levels, name = run(rewind_iteration=7)
     export_ticket(folder, name, tmp_path / "t.safetensors")
     ticket = read_ticket(tmp_path / "t.safetensors")
-    assert (ticket.name, ticket.level_key, ticket.start, ticket.end) == (name, levels[-1].key, 7, 40)
+    assert (ticket.name, ticket.level_key, ticket.start, ticket.shift) == (name, levels[-1].key, 7, 0)
+    export_ticket(folder, name, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "t.safetensors").read_bytes()
     assert (ticket.image_shape, ticket.classes, ticket.spec.seed) == ((1, 8, 8), 10, 1)
     assert all(torch.equal(ticket.mask[n], kept) for n, kept in levels[-1].mask.items())
     assert list(ticket.mask) == list(levels[-1].mask)
     assert ticket.figures["val_accuracy"] == levels[-1].val_accuracy
     assert ticket.figures["density"] == pytest.approx(0.25, abs=0.01)
     with safe_open(tmp_path / "t.safetensors", framework="np") as file:  # as anybody else would read it
-        assert file.metadata()["format"] == "ticket_search.ticket.1"
+        assert json.loads(file.metadata()["ticket"])["format"] == "ticket_search.ticket.1"
         assert file.get_tensor("mask/fc1.weight").dtype == bool
         assert (file.get_tensor("weights/fc1.weight")[~file.get_tensor("mask/fc1.weight")] == 0).all()
+
+
+@pytest.mark.parametrize("retrain", ["weights", "finetune"])
+def test_of_a_pruned_store_that_kept_the_ticket(run, tmp_path, retrain):
+    folder, levels, name = run(retrain=retrain, **{"training.iterations": 20})
+    store_use.prune(store_use.inspect(folder, lambda results: results.levels[results.levels["level"] == 2]))
+    export_ticket(folder, name, tmp_path / "t.safetensors")
+    assert read_ticket(tmp_path / "t.safetensors").level_key == levels[-1].key
+
+
+def test_a_tied_weight_is_held_under_both_its_names(run, tmp_path, monkeypatch):
+    (tmp_path / "own_tied.py").write_text(
+        "from torch import nn\n\n\n"
+        "def make(image_shape, classes):\n"
+        "    one, other = nn.Linear(64, 64), nn.Linear(64, 64)\n"
+        "    network = nn.Sequential(nn.Flatten(), one, nn.ReLU(), other, nn.Linear(64, 10))\n"
+        "    network[3].weight = network[1].weight\n"
+        "    return network\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    folder, levels, name = run(**{"model.name": "own_tied:make"}, reinit_kept="sign")
+    export_ticket(folder, name, tmp_path / "t.safetensors")
+    network = ticket_search.load_ticket(tmp_path / "t.safetensors")
+    network(torch.zeros(1, 1, 8, 8))
+    kept = levels[-1].mask["1.weight"]
+    assert network[1].weight_orig is network[3].weight_orig
+    for layer in (network[1], network[3]):
+        assert torch.equal(layer.weight != 0, kept)
+    assert len(network[1].weight[kept].abs().unique()) == 1  # the signed constant
+    sys.modules.pop("own_tied", None)
 
 
 class TestRefused:
@@ -142,6 +176,20 @@ class TestRefused:
         with pytest.raises(SpecError, match="is there already; give another name, or remove it"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
         assert (tmp_path / "t.safetensors").read_text() == "mine"
+
+    def test_a_folder_that_is_a_file(self, run, tmp_path):
+        folder, _, name = run()
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(SpecError, match=r"file' is a file, not a folder"):
+            export_ticket(folder, name, tmp_path / "file" / "t.safetensors")
+
+    def test_a_ticket_without_its_parts(self, tmp_path):
+        from safetensors.torch import save_file
+
+        said = {"ticket": json.dumps({"format": "ticket_search.ticket.1"})}
+        save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors", said)
+        with pytest.raises(SpecError, match="is a damaged ticket: KeyError: 'image_shape'"):
+            ticket_search.load_ticket(tmp_path / "w.safetensors")
 
     def test_a_level_that_was_removed(self, run, tmp_path):
         folder, levels, name = run()

@@ -63,7 +63,7 @@ NOT_A_LENGTH = "is not a length of training: give"
         ),
         (
             "foo=3",
-            "foo: unknown key 'foo'; known: data_dir, dataset, model, name, resources, search, seeds, space, store, "
+            "foo: unknown key 'foo'; known: controls, data_dir, dataset, model, name, resources, search, seeds, space, store, "
             "training, trajectory",
         ),
         (
@@ -189,6 +189,24 @@ NOT_A_LENGTH = "is not a length of training: give"
             "'rewind' is not valid: input should be 'weights', 'learning_rate' or 'finetune'",
         ),
         (
+            "trajectory={target_densities: 0.1, output_layer_rate: 0.5}",
+            "output_layer_rate 0.5 is a share of pruning_rate, which target_densities replace; "
+            "give trajectory.output_layer_rate 1.0, or no target_densities",
+        ),
+        ("space.target_densities=[[0.5], 0.5]", "space.target_densities: [0.5] and 0.5 are the same; give one"),
+        ("space.model.name=[resnet8, resnet_8]", "space.model.name: 'resnet8' and 'resnet_8' are the same; give one"),
+        ("controls={kinds: [random_mask], levels: []}", "controls.levels: [] is not valid"),
+        ("controls={kinds: [random]}", "'random_reinit', 'random_mask' or 'shuffled_mask'"),
+        (
+            "controls={kinds: [random_mask, random_mask]}",
+            "['random_mask', 'random_mask'] names one twice; give each once",
+        ),
+        (
+            "trajectory={criterion: snip, retrain: finetune}",
+            "criterion 'snip' scores the weights that a ticket starts from, before they are trained, and retrain "
+            "'finetune' goes on from trained ones; give retrain 'weights'",
+        ),
+        (
             "trajectory={retrain: finetune, reinit_kept: sign}",
             "reinit_kept 'sign' and reinit_pruned 'zero' set weights back, and retrain 'finetune' keeps them trained; "
             "give reinit_kept 'rewind' and reinit_pruned 'zero'",
@@ -272,7 +290,7 @@ def test_a_line_for_each_thing_that_is_wrong(message):
     assert message("model.name=3", "training.batch_size=0", "foo=1").splitlines() == [
         "FILE with --set: model.name: 3 is not valid: input should be a valid string",
         "FILE with --set: training.batch_size: 0 is not valid: input should be greater than or equal to 1",
-        "FILE with --set: foo: unknown key 'foo'; known: data_dir, dataset, model, name, resources, search, seeds, "
+        "FILE with --set: foo: unknown key 'foo'; known: controls, data_dir, dataset, model, name, resources, search, seeds, "
         "space, store, training, trajectory",
     ]
 

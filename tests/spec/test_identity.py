@@ -89,8 +89,8 @@ def test_frozen_trajectory_ids():
 def test_frozen_level_keys():
     assert dense_key(PLAIN, data=DATA, network="") == "9b5f7177d21772c5770df3ce0f6047ca"
     assert dense_key(FULL, data=DATA, network="f00") == "159b8ee7aaf8781b42ff3eddd32966fb"
-    assert pruned_key("parent", PLAIN.trajectory) == "050c59d9d5cb484df566fe65c4a72dd7"
-    assert pruned_key("parent", FULL.trajectory) == "959bfd1b00ab31116ba99f44a6d54e32"
+    assert pruned_key("parent", PLAIN.trajectory, 1) == "050c59d9d5cb484df566fe65c4a72dd7"
+    assert pruned_key("parent", FULL.trajectory, 1) == "959bfd1b00ab31116ba99f44a6d54e32"
     assert rewind_key("dense", 500) == "711bc38af18f654fea2f6ab3256faff6"
 
 
@@ -137,6 +137,7 @@ def test_frozen_defaults():
             "min_density": 0.01,
             "max_levels": None,
         },
+        "controls": {"kinds": [], "draws": 1, "levels": None},
         "seed": 3,
     }
     assert SEARCH.model_dump(mode="json", include={"search", "resources", "data_dir", "store"}) == {
@@ -189,7 +190,7 @@ def key(spec):
 def test_a_field_written_out_at_its_default_changes_no_key(path, value):
     spelled = updated(PLAIN, path, value)
     assert (trajectory_id(spelled), key(spelled)) == (trajectory_id(PLAIN), key(PLAIN))
-    assert pruned_key("p", spelled.trajectory) == pruned_key("p", PLAIN.trajectory)
+    assert pruned_key("p", spelled.trajectory, 1) == pruned_key("p", PLAIN.trajectory, 1)
 
 
 @pytest.mark.parametrize(
@@ -239,22 +240,21 @@ def test_the_data_and_a_users_network_decide_level_0():
         {"strategy": "global", "output_layer_rate": 0.0},
         {"target_densities": (0.8,)},
         {"target_densities": (0.8, 0.5)},
-        {"criterion": "large_final"},
         {"retrain": "finetune"},
         {"reinit_kept": "sign"},
         {"reinit_pruned": "initial"},
     ],
 )
 def test_what_decides_a_pruned_level(change):
-    assert pruned_key("p", PruningSpec(**change)) != pruned_key("p", PruningSpec())
+    assert pruned_key("p", PruningSpec(**change), 1) != pruned_key("p", PruningSpec(), 1)
 
 
 def test_a_pruned_level_depends_on_its_parent():
-    assert pruned_key("p", PruningSpec()) != pruned_key("q", PruningSpec())
+    assert pruned_key("p", PruningSpec(), 1) != pruned_key("q", PruningSpec(), 1)
 
 
 def test_how_far_a_trajectory_goes_does_not_decide_what_is_in_its_levels():
-    assert pruned_key("p", PruningSpec(min_density=0.5, max_levels=3)) == pruned_key("p", PruningSpec())
+    assert pruned_key("p", PruningSpec(min_density=0.5, max_levels=3), 1) == pruned_key("p", PruningSpec(), 1)
 
 
 def test_a_number_is_the_one_shot_schedule():
@@ -263,12 +263,21 @@ def test_a_number_is_the_one_shot_schedule():
         for targets, rate in ((0.1, 0.2), ([0.1], 0.5))
     )
     assert one.target_densities == (0.1,)
-    assert pruned_key("p", one) == pruned_key("p", other)
+    assert pruned_key("p", one, 1) == pruned_key("p", other, 1)
+
+
+def test_large_final_is_magnitude():
+    assert pruned_key("p", PruningSpec(criterion="large_final"), 1) == pruned_key("p", PruningSpec(), 1)
+
+
+def test_of_the_targets_a_levels_own_and_the_next_count():
+    one, other = (PruningSpec(target_densities=targets) for targets in ((0.5, 0.2, 0.1), (0.5, 0.2, 0.05)))
+    assert [pruned_key("p", one, n) == pruned_key("p", other, n) for n in (1, 2, 3)] == [True, False, False]
 
 
 def test_globally_the_output_layer_has_no_rate():
-    assert pruned_key("p", PruningSpec(strategy="global", output_layer_rate=0.5)) == pruned_key(
-        "p", PruningSpec(strategy="global")
+    assert pruned_key("p", PruningSpec(strategy="global", output_layer_rate=0.5), 1) == pruned_key(
+        "p", PruningSpec(strategy="global"), 1
     )
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ticket_search.results.reading import Results
+from ticket_search.results.schema import schemas
 
 #: What makes two trajectories the same configuration, beside the searched fields.
 _CONFIGURATION = ("pruning_rate", "strategy", "criterion", "rewind_iteration")
@@ -26,7 +27,8 @@ def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0
     """The mean and the ends of its bootstrap interval, drawing seeds with replacement.
 
     The ends are expanded percentiles (Hesterberg 2015, section 3.4): of five seeds the usual percentiles of a 95%
-    interval hold the truth 84% of the time, these 92% (2,000 draws from a normal distribution).
+    interval hold the truth 84% of the time, these 92% (2,000 draws from a normal distribution). Of three values there
+    are too few different draws for either, 76%, and of two 51%: there the ends are the least and the greatest value.
 
     Args:
         values: one for each seed. With fewer than two the ends are nan.
@@ -52,12 +54,14 @@ def ratio_of_means(
     return float(pairs[:, 0].mean() / pairs[:, 1].mean()), float(low), float(high)
 
 
-def compare(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
+def compare(results: Results) -> pd.DataFrame:
     """Each arm at each level, over seeds: ``dense`` (level 0), ``ticket``, and each kind of control.
+
+    Seeds whose trajectory did not reach a level are missing there (see ``seeds``). Where early stopping dropped them,
+    those that are left are the better ones: for a claim, run with ``early_stopping: null``.
 
     Args:
         results: of a search. Of controls with several draws the mean over the draws counts, once for each seed.
-        searched: names of other searched fields, which tell configurations apart.
 
     Returns:
         A row for each configuration, level and arm: the configuration, ``level``, ``density``, ``arm``, ``seeds``, and
@@ -67,7 +71,8 @@ def compare(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
         same seed is above the arm. ``speed`` is the dense network's early-stop iteration over the arm's, as the ratio
         of the means with its ends, ``speed_mean_of_ratios`` the mean of the seeds' own ratios.
     """
-    configuration = [*_CONFIGURATION, *(name for name in searched if name in results.levels.columns)]
+    fixed = schemas({})["levels"].names
+    configuration = [*_CONFIGURATION, *(name for name in results.levels.columns if name not in fixed)]
     rows: list[dict[str, Any]] = []
     for values, levels in results.levels.groupby(configuration, sort=True, dropna=False):
         dense = levels[levels["level"] == 0].set_index("seed")

@@ -42,6 +42,7 @@ def status(results: Results) -> dict[str, Any]:
     return {
         "trajectories": {str(name): int(count) for name, count in by_status.items()},
         "levels": len(results.levels),
+        "controls": len(results.controls),
         "levels_trained": int((~results.levels["reused"]).sum()),
         "iterations": int(results.levels.loc[~results.levels["reused"], "iterations"].sum()),
         "train_seconds": float(results.levels.loc[~results.levels["reused"], "train_seconds"].sum()),

@@ -18,6 +18,7 @@ from ticket_search.spec.base import validate
 from ticket_search.spec.trajectory import TrajectorySpec
 
 FORMAT = "ticket_search.ticket.1"
+_METADATA = "ticket"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Ticket:
         image_shape: ``(c, h, w)`` of the images that the network takes.
         classes: the network's outputs.
         start: the iteration of the schedule that its training starts at.
-        end: the one it ends at.
+        shift: see `LevelInputs`; 0 but for fine-tuned ones.
         mask: parameter name -> boolean tensor, True = kept.
         weights: every parameter and buffer, on the CPU; pruned weights are zero.
         figures: the row of `levels` of its training, as plain data.
@@ -43,37 +44,43 @@ class Ticket:
     image_shape: tuple[int, int, int]
     classes: int
     start: int
-    end: int
+    shift: int
     mask: Mask
     weights: dict[str, Tensor]
     figures: Mapping[str, Any]
 
     def to_bytes(self) -> bytes:
-        """The ticket as a safetensors file: tensors ``mask/<name>`` (bool) and ``weights/<name>``, the rest as JSON."""
+        """The ticket as a safetensors file: tensors ``mask/<name>`` (bool) and ``weights/<name>``, the rest as JSON.
+
+        The JSON stands in the file's metadata under ``ticket``. Equal tickets make equal bytes.
+        """
         tensors = {f"mask/{name}": kept.contiguous() for name, kept in self.mask.items()}
         # Parameters that share their memory are written once for each name.
         tensors |= {f"weights/{name}": value.detach().cpu().clone() for name, value in self.weights.items()}
         said = {
+            "format": FORMAT,
             "ticket": self.name,
             "level_key": self.level_key,
             "trajectory": self.spec.model_dump(mode="json"),
             "image_shape": list(self.image_shape),
             "classes": self.classes,
             "start": self.start,
-            "end": self.end,
+            "shift": self.shift,
             "mask": list(self.mask),
             "figures": dict(self.figures),
         }
-        metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in said.items()}
-        return save(tensors, metadata)
+        # Of several keys safetensors would write the order anew each time.
+        return save(tensors, {_METADATA: json.dumps(said)})
 
     def model(self) -> nn.Module:
         """The network with the ticket's weights, its mask held by ``torch.nn.utils.prune``, ready to train."""
         network = build(self.spec.model, self.image_shape, self.classes, self.spec.seed)
         network.load_state_dict(self.weights, strict=True)
         for name, kept in self.mask.items():
-            module, _, parameter = name.rpartition(".")
-            prune.custom_from_mask(network.get_submodule(module), parameter, kept)  # type: ignore[no-untyped-call]
+            weight = network.get_parameter(name)
+            owners = [(m, n) for m in network.modules() for n, p in m.named_parameters(recurse=False) if p is weight]
+            for module, parameter in owners:  # several where it is tied
+                prune.custom_from_mask(module, parameter, kept)  # type: ignore[no-untyped-call]
         return network
 
 
@@ -85,16 +92,22 @@ def read_ticket(path: str | Path) -> Ticket:
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            said = file.metadata() or {}
+            said = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
         raise SpecError(f"no ticket {str(path)!r}: there is no such file") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise SpecError(f"{str(path)!r} is no ticket: {error}") from None
-    found = said.get("format", "none")
+    found = said.get("format", "none") if isinstance(said, dict) else "none"
     if found != FORMAT:
         raise SpecError(f"{str(path)!r} has the format {found!r}; this version reads {FORMAT!r}")
-    plain = {name: json.loads(value) for name, value in said.items() if name != "format"}
+    try:
+        return _ticket(said, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"{str(path)!r} is a damaged ticket: {type(error).__name__}: {error}") from None
+
+
+def _ticket(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ticket:
     channels, height, width = plain["image_shape"]
     return Ticket(
         name=plain["ticket"],
@@ -103,7 +116,7 @@ def read_ticket(path: str | Path) -> Ticket:
         image_shape=(channels, height, width),
         classes=plain["classes"],
         start=plain["start"],
-        end=plain["end"],
+        shift=plain["shift"],
         mask={name: tensors[f"mask/{name}"] for name in plain["mask"]},
         weights={n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")},
         figures=plain["figures"],
@@ -114,8 +127,9 @@ def load_ticket(path: str | Path) -> nn.Module:
     """The network of a ticket's file, on the CPU, ready to train: its weights set and its mask held.
 
     The mask is held by ``torch.nn.utils.prune``: a pruned parameter ``w`` is trained as ``w_orig``, and every forward
-    pass uses ``w_orig * w_mask``. ``prune.remove(module, "weight")`` makes it plain again. What the file says beside
-    the tensors (configuration, figures, level key) is in ``network.ticket``, a `Ticket`.
+    pass uses ``w_orig * w_mask``. ``prune.remove(module, "weight")`` makes it plain again; before that
+    ``copy.deepcopy`` fails, as with any network that torch prunes. What the file says beside the tensors
+    (configuration, figures, level key) is in ``network.ticket``, a `Ticket`.
 
     Raises:
         SpecError: there is no such file, or it is no ticket; or its network is a user's own and cannot be imported.

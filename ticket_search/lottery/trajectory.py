@@ -63,6 +63,6 @@ def run_trajectory(
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:
-    """Whether it is sparser than the one before, and dense enough where no target says how dense it is to be."""
-    dense_enough = pruning.target_densities is not None or density(mask) >= pruning.min_density
-    return dense_enough and kept_weights(mask) < kept_weights(parent)
+    """Whether a target asks for it, or it is dense enough and sparser than the one before."""
+    dense_enough = density(mask) >= pruning.min_density
+    return pruning.target_densities is not None or (dense_enough and kept_weights(mask) < kept_weights(parent))

@@ -11,7 +11,7 @@ from ticket_search.data.dataset import Dataset
 from ticket_search.errors import Diverged, StorageError
 from ticket_search.lottery.level import ControlLevel, Level, from_entry, to_entry
 from ticket_search.lottery.ticket import Ticket
-from ticket_search.models import build, network_digest, prunable
+from ticket_search.models import aliases, build, network_digest, prunable
 from ticket_search.pruning.criteria import COMPARE_WITH_INITIAL, CRITERIA
 from ticket_search.pruning.masks import Mask, apply_mask, full_mask, shuffled
 from ticket_search.pruning.strategies import STRATEGIES, Amount, Group, in_rounds, prune
@@ -21,7 +21,7 @@ from ticket_search.store.level_store import Checkpoint, Entry, LevelStore
 from ticket_search.training import saliency
 from ticket_search.training.train import LevelInputs, LevelOutputs, TrainingState, train_levels
 
-#: For the criteria that look at a batch; as Wang et al. (2020) do.
+#: On average, for the criteria that look at a batch; Wang et al. (2020) take ten of each.
 _IMAGES_PER_CLASS = 10
 
 
@@ -69,6 +69,7 @@ class Workbench:
         self._device = data.train.labels.device
         self._network = build(spec.model, data.image_shape, data.classes, spec.seed).to(self._device)
         self._initial = {name: value.clone() for name, value in self._network.state_dict().items()}
+        self._first_name = aliases(self._network)
         self._dense_key = dense_key(self._spec, data=data.fingerprint, network=network_digest(spec.model))
         self._pruning = self._spec.trajectory
 
@@ -99,17 +100,32 @@ class Workbench:
 
         Or as `reinit_kept` and `reinit_pruned` say.
         """
-        rewind = self._rewind_weights()
+        return self._placed(mask, self._kept_start())
+
+    def _kept_start(self) -> dict[str, Tensor]:
+        """What weights start from where they are kept."""
         match self._pruning.reinit_kept:
             case "rewind":
-                start = dict(rewind)
+                return dict(self._rewind_weights())
             case "fresh":
-                start = self._draw(1)
+                return self._draw(1)
             case "sign":
-                start = {n: _signed(w, self._initial[n].cpu()) if n in mask else w for n, w in rewind.items()}
+                names = prunable(self._network)
+                return {
+                    name: _signed(value, self._initial[name].cpu()) if name in names else value
+                    for name, value in self._rewind_weights().items()
+                }
+
+    def _placed(self, mask: Mask, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values where the mask keeps weights, and what pruned ones are held at where it does not."""
         if self._pruning.reinit_pruned == "zero":
-            return apply_mask(mask, start)
-        return {n: torch.where(mask[n], w, rewind[n]) if n in mask else w for n, w in start.items()}
+            return self._tied(apply_mask(mask, kept))
+        held = self._rewind_weights()
+        return self._tied({n: torch.where(mask[n], w, held[n]) if n in mask else w for n, w in kept.items()})
+
+    def _tied(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A tied weight stands in the state under each of its names, and the last one loaded counts."""
+        return {name: weights[self._first_name.get(name, name)] for name in weights}
 
     def _draw(self, number: int) -> dict[str, Tensor]:
         """Another initialization of the network; 0 is the run's own."""
@@ -138,11 +154,9 @@ class Workbench:
         seed, retrain = self._spec.seed, self._pruning.retrain
         if retrain == "weights":
             return LevelInputs(weights=self.rewind(mask), mask=mask, seed=seed, start=k)
-        weights = apply_mask(mask, parent.final_weights)
-        if retrain == "learning_rate":
-            return LevelInputs(weights=weights, mask=mask, seed=seed, start=k)
-        done = iterations + parent.number * (iterations - k)
-        return LevelInputs(weights=weights, mask=mask, seed=seed, start=done, end=done + iterations - k)
+        weights = self._tied(apply_mask(mask, parent.final_weights))
+        shift = (parent.number + 1) * (iterations - k) if retrain == "finetune" else 0
+        return LevelInputs(weights=weights, mask=mask, seed=seed, start=k, shift=shift)
 
     def train_ticket(self, parent: Level, mask: Mask) -> Level:
         """The level after `parent`: its survivors rewound, or not, and trained again."""
@@ -160,7 +174,7 @@ class Workbench:
                 trainer=self._trainer,
             )
 
-        key = pruned_key(parent.key, self._pruning)
+        key = pruned_key(parent.key, self._pruning, number)
         return self._level(number, key, train)
 
     def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
@@ -179,7 +193,7 @@ class Workbench:
             image_shape=self._data.image_shape,
             classes=self._data.classes,
             start=start.start,
-            end=start.end or int(self._spec.training.iterations),
+            shift=start.shift,
             mask=level.mask,
             weights=dict(start.weights),
             figures=figures,
@@ -188,8 +202,8 @@ class Workbench:
     def level_key(self, number: int) -> str:
         """The key of a level of the trajectory, trained or not."""
         key = self._dense_key
-        for _ in range(number):
-            key = pruned_key(key, self._pruning)
+        for level in range(1, number + 1):
+            key = pruned_key(key, self._pruning, level)
         return key
 
     def _stored(self, number: int) -> Level:
@@ -209,7 +223,7 @@ class Workbench:
 
         def train() -> Entry:
             # Draw 1 is what `reinit_kept: fresh` starts from.
-            weights = apply_mask(mask, self._draw(2 + draw)) if kind == "random_reinit" else self.rewind(mask)
+            weights = self._placed(mask, self._draw(2 + draw)) if kind == "random_reinit" else self.rewind(mask)
             start = self._pruning.rewind_iteration
             outputs = self._train(LevelInputs(weights=weights, mask=mask, seed=self._spec.seed, start=start), key)
             return to_entry(
@@ -269,20 +283,24 @@ class Workbench:
         seed = derive_seed(self._spec.seed, "prune", number)
         if pruning.criterion in saliency.CRITERIA:
             return self._prune_by_saliency(mask, groups, pruning.criterion, seed)
-        initial = self._rewind_weights() if pruning.criterion in COMPARE_WITH_INITIAL else {}
+        initial: Mapping[str, Tensor] = {}
+        if pruning.criterion in COMPARE_WITH_INITIAL:
+            # What was trained started there; level 0, whatever the survivors are to start from, from W_k.
+            initial = self.rewind(mask) if number > 0 and pruning.retrain == "weights" else self._rewind_weights()
         scores = CRITERIA[pruning.criterion](initial, final, torch.Generator().manual_seed(seed))
         return prune(mask, scores, groups)
 
     def _prune_by_saliency(self, mask: Mask, groups: list[Group], criterion: Criterion, seed: int) -> Mask:
-        weights = self._rewind_weights()
+        weights = self._tied(self._kept_start())
         images, labels = self._sample()
         for step in in_rounds(mask, groups, saliency.ROUNDS[criterion]):
-            scores = saliency.saliency(criterion, self._network, weights, mask, images, labels, seed)
+            masked = self._tied(apply_mask(mask, weights))
+            scores = saliency.saliency(criterion, self._network, masked, mask, images, labels, seed)
             mask = prune(mask, scores, step)
         return mask
 
     def _sample(self) -> tuple[Tensor, Tensor]:
-        """The training batches from the rewind iteration on, until there are ten images a class."""
+        """The training batches from the rewind iteration on, until there are ten images a class on average."""
         stream = self._data.stream(self._spec.seed, self._spec.training.batch_size)
         count = math.ceil(_IMAGES_PER_CLASS * self._data.classes / self._spec.training.batch_size)
         batches = [stream.batch(self._pruning.rewind_iteration + i) for i in range(count)]

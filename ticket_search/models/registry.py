@@ -102,6 +102,16 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
     return sum(v.numel() for v in state_dict.values()), sum(state_dict[name].numel() for name in names)
 
 
+def aliases(network: nn.Module) -> dict[str, str]:
+    """The other names of tied parameters and buffers in the state -> the first name of each."""
+    first: dict[int, str] = {}
+    return {
+        name: first[id(value)]
+        for name, value in network.state_dict(keep_vars=True).items()
+        if first.setdefault(id(value), name) != name
+    }
+
+
 def prunable(network: nn.Module) -> tuple[str, ...]:
     """Names, in the order of registration, of the parameters that pruning may touch.
 

@@ -41,9 +41,8 @@ class Amount:
     Attributes:
         rate: the fraction of the survivors to prune; not looked at where there is a target.
         target: the density to reach, over all weights of a group; None prunes at the rate.
-        output_layer_rate: the output layer's share of the rate: it prunes ``rate * output_layer_rate``, and towards a
-            target it keeps ``1 - (1 - target) * output_layer_rate``. 0 leaves it whole, whatever the strategy.
-        conv_layer_rate: the same of the convolutions.
+        conv_layer_rate, output_layer_rate: shares of the rate, of convolutions and of the last tensor; 0 leaves that
+            whole, whatever the strategy. Towards a target there are none.
     """
 
     rate: float
@@ -104,7 +103,7 @@ def _group(mask: Mask, names: tuple[str, ...], amount: Amount, share: float) -> 
     if amount.target is None:
         keep = survivors - prune_count(survivors, amount.rate * share)
     else:
-        keep = round((1 - (1 - amount.target) * share) * sum(mask[name].numel() for name in names))
+        keep = round(amount.target * sum(mask[name].numel() for name in names))
     return Group(names=names, keep=min(survivors, max(keep, len(names))))
 
 

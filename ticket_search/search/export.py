@@ -1,5 +1,6 @@
 """Taking a ticket out of a search."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -27,8 +28,11 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
         SpecError: the search has no such ticket, or its pruned weights are not zero; or the file is there.
         StorageError: its level is not in the store any more, or the file cannot be written.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise SpecError(f"{str(path)!r} is there already; give another name, or remove it")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise SpecError(f"{str(path)!r} cannot be made: {str(nearest)!r} is a file, not a folder")
     trajectory, level, figures = _find(run_dir, name)
     if trajectory.trajectory.reinit_pruned != "zero":
         raise SpecError(

@@ -10,7 +10,7 @@ from ticket_search.errors import SpecError
 from ticket_search.search.disk import NetworkSize
 from ticket_search.search.job import data_path
 from ticket_search.spec.search import SearchSpec
-from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
+from ticket_search.spec.trajectory import FULLY_CONNECTED, DatasetSpec, TrajectorySpec
 
 
 def cluster_address(address: str | None) -> str | None:
@@ -56,7 +56,7 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> NetworkSize:
     # A fully connected network takes any image; for the others torch is worth the 4 s of its import.
-    if trajectory.model.name.startswith(("lenet_", "mlp_")):
+    if FULLY_CONNECTED.fullmatch(trajectory.model.name):
         hidden = [int(width) for width in trajectory.model.name.split("_")[1:]]
         widths = [math.prod(image_shape), *hidden, classes]
         prunable = sum(a * b for a, b in itertools.pairwise(widths))

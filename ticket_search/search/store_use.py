@@ -182,15 +182,17 @@ def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame
     """Every level the search has come to: also those that diverged, or that a killed driver had not written down."""
     columns = ["trajectory_id", "level", "level_key", "rewind_iteration"]
     rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")
-    rewinds = {
-        suggestion.trajectory_id: spec.point(suggestion.values, suggestion.seed).trajectory.rewind_iteration
+    pruning = {
+        suggestion.trajectory_id: spec.point(suggestion.values, suggestion.seed).trajectory
         for suggestion in SuggestionRecord(run_dir).read()
     }
     for event in read_events(run_dir):
-        if event["event"] in _LEVEL_EVENTS and event["trajectory_id"] in rewinds:
+        if event["event"] in _LEVEL_EVENTS and event["trajectory_id"] in pruning:
             row = {name: event[name] for name in columns[:3]}
-            rows.append(row | {"rewind_iteration": rewinds[event["trajectory_id"]]})
-    return pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
+            rows.append(row | {"rewind_iteration": pruning[event["trajectory_id"]].rewind_iteration})
+    levels = pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
+    kept = {name for name, found in pruning.items() if found.retrain != "weights"}
+    return levels.assign(starts_from_parent=levels["trajectory_id"].isin(kept))
 
 
 def _needed(spec: SearchSpec, results: Results, levels: pd.DataFrame, best: Best | None) -> Iterator[str]:
@@ -200,6 +202,8 @@ def _needed(spec: SearchSpec, results: Results, levels: pd.DataFrame, best: Best
         return
     chosen = levels.merge(best(results)[["trajectory_id", "level"]])
     yield from chosen["level_key"]
+    parents = chosen.loc[chosen["starts_from_parent"], ["trajectory_id", "level"]]
+    yield from levels.merge(parents.assign(level=parents["level"] - 1))["level_key"]
     ended = results.trajectories.loc[results.trajectories["status"].isin(_ENDED), "trajectory_id"]
     going_on = levels[~levels["trajectory_id"].isin(ended)]
     yield from going_on["level_key"]

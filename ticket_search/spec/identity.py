@@ -60,18 +60,23 @@ def dense_key(spec: TrajectorySpec, *, data: str, network: str) -> str:
     )
 
 
-def pruned_key(parent: str, pruning: PruningSpec) -> str:
-    """The level key of the level that prunes the level of key `parent`.
+def pruned_key(parent: str, pruning: PruningSpec, level: int) -> str:
+    """The level key of the level of that number, which prunes the level of key `parent`.
 
     How far a trajectory goes decides which levels exist, not what is in them; the ``global`` strategy has no layers'
-    rates, unless the output layer is left whole; where levels have target densities there is no rate.
+    rates, unless the output layer is left whole; where levels have target densities there is no rate. Of the targets
+    only the level's own counts, and the next one, whose mask its entry holds.
     """
-    idle = {"min_density", "max_levels"}
+    idle = {"min_density", "max_levels", "target_densities"}
+    if pruning.criterion == "large_final":
+        pruning = pruning.model_copy(update={"criterion": "magnitude"})
     if pruning.strategy == "global":
         idle |= {"conv_layer_rate"} | ({"output_layer_rate"} if pruning.output_layer_rate else set())
-    if pruning.target_densities is not None:
-        idle.add("pruning_rate")
-    return digest({"parent": parent, "pruning": canonical(pruning, without=idle)})
+    if pruning.target_densities is None:
+        return digest({"parent": parent, "pruning": canonical(pruning, without=idle)})
+    targets = list(pruning.target_densities[level - 1 : level + 1])
+    plain = canonical(pruning, without=idle | {"pruning_rate"})
+    return digest({"parent": parent, "pruning": plain, "target_densities": targets})
 
 
 def control_key(ticket: str, control: Control, draw: int) -> str:

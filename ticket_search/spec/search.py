@@ -225,7 +225,23 @@ class SearchSpec(Spec):
                 self.point(values, self.seeds[0])
             except SpecError as error:
                 raise ValueError(str(error)) from None
+        self._check_spellings()
         return self
+
+    def _check_spellings(self) -> None:
+        """Refuse two spellings of one value: 0.5 and [0.5] of target densities, say."""
+        start = next(iter(self.trial_points()))
+        for name, domain in self.space.items():
+            seen: list[Any] = []
+            for value in domain if isinstance(domain, tuple) else ():
+                found: Any = self.point({**start, name: value}, self.seeds[0])
+                for part in dotted(name).split("."):
+                    found = getattr(found, part)
+                if found in seen:
+                    raise ValueError(
+                        f"space.{name}: {domain[seen.index(found)]!r} and {value!r} are the same; give one"
+                    )
+                seen.append(found)
 
     def trial_points(self) -> Iterable[dict[str, Any]]:
         """Points to check a search at before it starts: all of a grid or of a small space, else the corners."""

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -17,7 +17,7 @@ MODELS = (
 #: Somebody's own network or data set, named by where its function can be imported.
 USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAMED = {"conv2", "conv4", "conv6", "vgg16", "vgg19"}
-_FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
+FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
 _RESNET = re.compile(r"resnet_?([1-9]\d{0,3})")
 _EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 
@@ -145,7 +145,7 @@ class ModelSpec(Spec):
                 near = max(8, 6 * round((depth - 2) / 6) + 2)
                 raise ValueError(f"{name!r}: a ResNet for CIFAR has 6n + 2 layers: 8, 14, 20, ...; give 'resnet{near}'")
             return f"resnet{depth}"
-        known = name in _NAMED or _FULLY_CONNECTED.fullmatch(name) or re.fullmatch(r"torchvision/\w+", name)
+        known = name in _NAMED or FULLY_CONNECTED.fullmatch(name) or re.fullmatch(r"torchvision/\w+", name)
         if not known and not USER_FUNCTION.fullmatch(name):
             raise ValueError(unknown("model", name, [*MODELS, "package.module:function"]))
         return name
@@ -290,6 +290,25 @@ class PruningSpec(Spec):
         return densities
 
     @model_validator(mode="after")
+    def _targets_are_of_every_layer(self) -> "PruningSpec":
+        for name in ("conv_layer_rate", "output_layer_rate"):
+            if self.target_densities is not None and getattr(self, name) != 1.0:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} is a share of pruning_rate, which target_densities replace; "
+                    f"give trajectory.{name} 1.0, or no target_densities"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _saliency_is_that_of_rewind_weights(self) -> "PruningSpec":
+        if self.criterion in get_args(NetworkCriterion) and self.retrain != "weights":
+            raise ValueError(
+                f"criterion {self.criterion!r} scores the weights that a ticket starts from, before they are trained, "
+                f"and retrain {self.retrain!r} goes on from trained ones; give retrain 'weights'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _what_is_kept_is_not_drawn_again(self) -> "PruningSpec":
         if self.retrain != "weights" and (self.reinit_kept, self.reinit_pruned) != ("rewind", "zero"):
             raise ValueError(
@@ -324,7 +343,7 @@ class ControlsSpec(Spec):
 
     kinds: Annotated[tuple[Control, ...], FromList] = ()
     draws: PositiveInt = 1
-    levels: Annotated[tuple[PositiveInt, ...], FromList] | None = None
+    levels: Annotated[tuple[PositiveInt, ...], FromList, Field(min_length=1)] | None = None
 
     @field_validator("kinds", "levels")
     @classmethod
@@ -356,6 +375,19 @@ class TrajectorySpec(Spec):
             raise ValueError(
                 f"controls.kinds: {list(self.controls.kinds)} are controls of tickets, whose weights are rewound; "
                 f"with trajectory.retrain {self.trajectory.retrain!r} give []"
+            )
+        last = self.trajectory.last_level
+        beyond = [level for level in self.controls.levels or () if last is not None and level > last]
+        if self.controls.kinds and beyond:
+            raise ValueError(f"controls.levels: {beyond[0]} is above the last level, {last}; give 1 to {last}")
+        return self
+
+    @model_validator(mode="after")
+    def _fine_tuning_has_a_rate(self) -> "TrajectorySpec":
+        if self.trajectory.retrain == "finetune" and self.training.schedule.name == "cosine":
+            raise ValueError(
+                "trajectory.retrain 'finetune' trains at the schedule's last learning rate, and training.schedule "
+                "'cosine' ends at 0; give 'step' or 'constant', or retrain 'learning_rate'"
             )
         return self
 

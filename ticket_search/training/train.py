@@ -46,7 +46,8 @@ class LevelInputs:
         mask: which weights are trained; the others stay as they are in `weights`. Empty for a dense network.
         seed: the run's seed: data order, augmentation, dropout.
         start: iterations that `weights` have already been trained; the schedule and the data go on from there.
-        end: train up to this iteration; None means the schedule's end. Past that the learning rate stays at its last.
+        shift: how far data order, dropout and learning rate are ahead of the iterations counted; past the schedule's
+            end, the rate stays at its last.
         keep: iterations whose weights to keep: the weights after so many updates.
         stop: end after so many iterations already, and measure nothing on the test split.
     """
@@ -55,7 +56,7 @@ class LevelInputs:
     mask: Mask
     seed: int
     start: int = 0
-    end: int | None = None
+    shift: int = 0
     keep: tuple[int, ...] = ()
     stop: int | None = None
 
@@ -163,7 +164,7 @@ def _train(
     update = Update(level, network, data, training)
     state = checkpoints and checkpoints.load()
     course = _restore(state, network, update) if state else _Course(done=level.start)
-    stop, every = level.stop or level.end or int(training.iterations), int(training.evaluate_every)
+    stop, every = level.stop or int(training.iterations), int(training.evaluate_every)
     if level.start == course.done and level.start in level.keep:
         course.kept[level.start] = _snapshot(network)
     keep_at = started + checkpoints.seconds if checkpoints else math.inf
@@ -286,6 +287,7 @@ class Update:
         parameters = dict(network.named_parameters())
         self._network = network
         self._training = training
+        self._shift = level.shift
         self._device = _device(network)
         self._stream = data.stream(level.seed, training.batch_size)
         self._noise = derive_seed(level.seed, "noise")
@@ -299,6 +301,7 @@ class Update:
 
     def __call__(self, iteration: int) -> Tensor:
         """Make the update that follows `iteration` updates; returns the batch's loss, still on the device."""
+        iteration += self._shift
         # Dropout draws from the device's generator: seeded here, a training taken up midway draws the same.
         seed_generators(self._device, (self._noise + iteration) % 2**63)
         images, labels = self._stream.batch(iteration)
