@@ -232,15 +232,16 @@ class SearchSpec(Spec):
         """Refuse two spellings of one value: 0.5 and [0.5] of target densities, say."""
         start = next(iter(self.trial_points()))
         for name, domain in self.space.items():
+            if isinstance(domain, Range):
+                continue
             seen: list[Any] = []
-            for value in domain if isinstance(domain, tuple) else ():
+            for value in domain:
                 found: Any = self.point({**start, name: value}, self.seeds[0])
                 for part in dotted(name).split("."):
                     found = getattr(found, part)
                 if found in seen:
-                    raise ValueError(
-                        f"space.{name}: {domain[seen.index(found)]!r} and {value!r} are the same; give one"
-                    )
+                    same = domain[seen.index(found)]
+                    raise ValueError(f"space.{name}: {same!r} and {value!r} are the same; give one")
                 seen.append(found)
 
     def trial_points(self) -> Iterable[dict[str, Any]]:
