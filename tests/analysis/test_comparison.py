@@ -95,7 +95,7 @@ def test_a_control_counts_once_a_seed_and_the_ticket_leads_it():
     assert found["test_accuracy"] == pytest.approx((0.85 + 0.75) / 2)
     assert found["test_accuracy_lead"] == pytest.approx((0.06 + 0.06) / 2)
     assert found["test_accuracy_gain"] == pytest.approx((-0.05 - 0.05) / 2)
-    assert (found["speed"], found["seeds"]) == (0.5, 2)
+    assert (found["speed"], found["slowdown"], found["seeds"]) == (0.5, 4.0, 2)
 
 
 def test_a_control_that_diverged_counts_as_not_there():

@@ -69,7 +69,8 @@ def compare(results: Results) -> pd.DataFrame:
         ``early_stop_iteration``: its mean, ``_low`` and ``_high`` (95% over seeds); for the accuracies ``_gain`` with
         its ends, the mean difference to the dense network of the same seed, and ``_lead``, how far the ticket of the
         same seed is above the arm. ``speed`` is the dense network's early-stop iteration over the arm's, as the ratio
-        of the means with its ends, ``speed_mean_of_ratios`` the mean of the seeds' own ratios.
+        of the means with its ends, ``speed_mean_of_ratios`` the mean of the seeds' own ratios; ``slowdown``, of
+        controls, is their early-stop iteration over the ticket's.
     """
     fixed = schemas({})["levels"].names
     configuration = [*_CONFIGURATION, *(name for name in results.levels.columns if name not in fixed)]
@@ -99,6 +100,10 @@ def _figures(arm: str, found: pd.DataFrame, ticket: pd.DataFrame, dense: pd.Data
         row |= _with_ends(f"{name}_gain", interval(found.loc[seeds, name] - dense.loc[seeds, name]))
         if arm not in ("dense", "ticket"):
             row |= _with_ends(f"{name}_lead", interval((ticket[name] - found[name]).dropna()))
+    if arm not in ("dense", "ticket"):
+        seeds_of_both = found.index.intersection(ticket.index)
+        both = (frame.loc[seeds_of_both, "early_stop_iteration"] for frame in (found, ticket))
+        row |= _with_ends("slowdown", ratio_of_means(*both))
     iterations = dense.loc[seeds, "early_stop_iteration"], found.loc[seeds, "early_stop_iteration"]
     row |= _with_ends("speed", ratio_of_means(*iterations))
     row["speed_mean_of_ratios"] = float((iterations[0] / iterations[1]).mean())
