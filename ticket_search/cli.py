@@ -190,6 +190,42 @@ def tickets(directory: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("directory", type=_DIRECTORY)
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many configurations.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many fresh seeds.")
+@click.option("--draws", type=click.IntRange(min=1), default=3, show_default=True, help="Of each kind of control.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1),
+    default=0.005,
+    show_default=True,
+    help="A ticket matches at up to so much below its dense network.",
+)
+@click.option("--address", help="A Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]")
+def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, address: str | None) -> None:
+    """Run the best configurations of the search in DIRECTORY again, on fresh seeds and with controls.
+
+    They are run as a search in DIRECTORY/confirmation; the same command goes on with it. What it comes to is the table
+    DIRECTORY/confirm.
+    """
+    from ticket_search.analysis.confirmation import confirm_table
+    from ticket_search.analysis.tickets import tickets as sparsest
+    from ticket_search.display import print_confirmation
+    from ticket_search.results.reading import load_results
+    from ticket_search.search.confirm import confirmation
+
+    folder = open_folder(directory)
+    found = sparsest(load_results(directory))
+    best = zip(found["trajectory_id"], found["level"].astype(int), strict=True)
+    spec = confirmation(folder, best, top=top, seeds=seeds, draws=draws)
+    where = folder / "confirmation"
+    _run(spec, str(where), address)
+    table = confirm_table(load_results(where), margin)
+    (folder / "confirm").write("part-00000.parquet", table.to_parquet())
+    print_confirmation(_console(), table, spec)
+
+
+@main.command()
+@click.argument("directory", type=_DIRECTORY)
 @click.argument("ticket")
 @click.argument("out", type=click.Path(dir_okay=False))
 @click.option(

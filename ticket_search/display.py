@@ -127,6 +127,32 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
         console.print(f"and {len(tickets) - most} more: {more}", highlight=False)
 
 
+def print_confirmation(console: Console, table: pd.DataFrame, spec: SearchSpec) -> None:
+    """The table of a confirmation, its intervals in brackets.
+
+    Args:
+        console: where to.
+        table: from `analysis.confirmation.confirm_table`.
+        spec: the confirming search.
+    """
+    shown = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    fields = [column(name) for name in spec.space]
+    for name in (*fields, "arm", "density", "seeds", "test accuracy", "over dense", "early stop", "speed", "verdict"):
+        shown.add_column(name.replace("_", "\n"), justify="right", vertical="bottom", no_wrap=True)
+    for row in table.to_dict("records"):
+        cells = [_cell(row[name]) for name in fields]
+        cells += [row["arm"], f"{row['density']:.4f}", str(row["seeds"]), _between(row, "test_accuracy", ".4f")]
+        cells += [_between(row, "test_accuracy_gain", "+.4f") if row["arm"] != "dense" else ""]
+        cells += [_between(row, "early_stop_iteration", ".0f"), _between(row, "speed", ".2f"), row["verdict"] or ""]
+        shown.add_row(*cells)
+    console.print(shown)
+
+
+def _between(row: dict[Any, Any], name: str, form: str) -> str:
+    mean, low, high = (format(row[key], form) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{mean} [{low}, {high}]".replace("[", "\\[")
+
+
 def _say(line: str) -> None:
     """Print a line; a reader that has gone away does not end a search of days."""
     try:

@@ -63,8 +63,8 @@ NOT_A_LENGTH = "is not a length of training: give"
         ),
         (
             "foo=3",
-            "foo: unknown key 'foo'; known: controls, data_dir, dataset, model, name, resources, search, seeds, "
-            "space, store, training, trajectory",
+            "foo: unknown key 'foo'; known: controls, data_dir, dataset, model, name, points, resources, search, "
+            "seeds, space, store, training, trajectory",
         ),
         (
             "space.prunning_rate=[0.2]",
@@ -290,8 +290,8 @@ def test_a_line_for_each_thing_that_is_wrong(message):
     assert message("model.name=3", "training.batch_size=0", "foo=1").splitlines() == [
         "FILE with --set: model.name: 3 is not valid: input should be a valid string",
         "FILE with --set: training.batch_size: 0 is not valid: input should be greater than or equal to 1",
-        "FILE with --set: foo: unknown key 'foo'; known: controls, data_dir, dataset, model, name, resources, search, "
-        "seeds, space, store, training, trajectory",
+        "FILE with --set: foo: unknown key 'foo'; known: controls, data_dir, dataset, model, name, points, resources, "
+        "search, seeds, space, store, training, trajectory",
     ]
 
 

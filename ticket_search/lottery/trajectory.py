@@ -58,8 +58,8 @@ def run_trajectory(
         if not _is_worth_training(mask, level.mask, spec.trajectory):
             return
         level = bench.train_ticket(level, mask)
-        controls = [bench.train_control(level, kind, draw) for kind, draw in spec.controls.of(level.number)]
-        yield replace(level, controls=tuple(controls))
+        arms = spec.controls.of(level.number, spec.trajectory.last_level)
+        yield replace(level, controls=tuple(bench.train_control(level, kind, draw) for kind, draw in arms))
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:

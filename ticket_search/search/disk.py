@@ -88,7 +88,9 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
         masks += (dense_nets + trials * (count - 1)) * (
             2 * size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL_IN_STORE
         )
-        controls = trials * sum(len(trajectory.controls.of(level)) for level in range(1, count))
+        controls = trials * sum(
+            len(trajectory.controls.of(level, trajectory.trajectory.last_level)) for level in range(1, count)
+        )
         masks += controls * (size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL_IN_STORE)
         per_level = points * (_POINT_IN_TABLES + _POINT_IN_TENSORBOARD) + _LEVEL_IN_TABLES
         tables += _EMPTY_TABLES + trials * count * per_level

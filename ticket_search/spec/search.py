@@ -168,6 +168,7 @@ class SearchSpec(Spec):
         controls: what is trained beside the tickets.
         space: field name -> what it may be. A name is a dotted path such as ``training.optimizer.lr``; the fields
             of ``trajectory`` may be written short, as ``pruning_rate``.
+        points: those of a grid, each with a value for every field of the space; null means every combination.
         seeds: spread evenly over the trials; the sampler does not model them.
         data_dir: where data sets lie; a relative one is taken from the working directory.
         store: the level store, a path or ``s3://bucket/path``; null means ``store/`` in the run directory.
@@ -180,6 +181,7 @@ class SearchSpec(Spec):
     trajectory: PruningSpec = PruningSpec()
     controls: ControlsSpec = ControlsSpec()
     space: dict[str, Domain]
+    points: Annotated[tuple[dict[str, Any], ...], FromList, Field(min_length=1)] | None = None
     seeds: Annotated[tuple[Seed, ...], FromList, Field(min_length=1)]
     search: SearchSettings
     resources: ResourcesSpec = ResourcesSpec()
@@ -208,6 +210,15 @@ class SearchSpec(Spec):
         if len(set(seeds)) != len(seeds):
             raise ValueError(f"{list(seeds)} names a seed twice; give each once")
         return seeds
+
+    @model_validator(mode="after")
+    def _points_of_the_space(self) -> "SearchSpec":
+        for point in self.points or ():
+            if self.search.sampler != "grid":
+                raise ValueError(f"points are for the grid sampler, not for {self.search.sampler!r}; give null")
+            if set(point) != set(self.space):
+                raise ValueError(f"points: {point} has not the fields of the space, {list(self.space)}; give those")
+        return self
 
     @model_validator(mode="after")
     def _every_extreme_is_a_trajectory(self) -> "SearchSpec":
@@ -278,7 +289,9 @@ class SearchSpec(Spec):
         return validate(TrajectorySpec, {**raw, "controls": self.controls.model_dump(mode="json"), "seed": seed})
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the space, the last field varying fastest."""
+        """Every combination of the space, the last field varying fastest; or the points there are instead."""
+        if self.points is not None:
+            return list(self.points)
         names = list(self.space)
         return [
             dict(zip(names, values, strict=True))
@@ -288,6 +301,8 @@ class SearchSpec(Spec):
     @property
     def size(self) -> int | None:
         """The number of combinations, without the seeds; None where a range is continuous."""
+        if self.points is not None:
+            return len(self.points)
         total = 1
         for domain in self.space.values():
             if isinstance(domain, Range) and domain.step is None and (domain.log or not domain.is_integer):

@@ -338,23 +338,25 @@ class ControlsSpec(Spec):
             weights under a mask drawn at random) and ``shuffled_mask`` (under the ticket's mask, shuffled within each
             layer). The last two have the same distribution; both names are in use.
         draws: of each kind, at each level.
-        levels: whose tickets have controls; null means every level from 1 on.
+        levels: whose tickets have controls; ``last`` means the last (of ``trajectory.max_levels`` or
+            ``target_densities``), null every level from 1 on.
     """
 
     kinds: Annotated[tuple[Control, ...], FromList] = ()
     draws: PositiveInt = 1
-    levels: Annotated[tuple[PositiveInt, ...], FromList, Field(min_length=1)] | None = None
+    levels: Annotated[tuple[PositiveInt, ...], FromList, Field(min_length=1)] | Literal["last"] | None = None
 
     @field_validator("kinds", "levels")
     @classmethod
-    def _distinct(cls, values: tuple[object, ...] | None) -> tuple[object, ...] | None:
-        if values is not None and len(set(values)) != len(values):
+    def _distinct(cls, values: tuple[object, ...] | str | None) -> tuple[object, ...] | str | None:
+        if isinstance(values, tuple) and len(set(values)) != len(values):
             raise ValueError(f"{list(values)} names one twice; give each once")
         return values
 
-    def of(self, level: int) -> list[tuple[Control, int]]:
-        """The kind and the draw of each control at a level."""
-        if level == 0 or (self.levels is not None and level not in self.levels):
+    def of(self, level: int, last: int | None) -> list[tuple[Control, int]]:
+        """The kind and the draw of each control at a level, where `last` is the last one, if that is known."""
+        levels = (last,) if self.levels == "last" else self.levels
+        if level == 0 or (levels is not None and level not in levels):
             return []
         return [(kind, draw) for kind in self.kinds for draw in range(self.draws)]
 
@@ -377,7 +379,10 @@ class TrajectorySpec(Spec):
                 f"with trajectory.retrain {self.trajectory.retrain!r} give []"
             )
         last = self.trajectory.last_level
-        beyond = [level for level in self.controls.levels or () if last is not None and level > last]
+        levels = self.controls.levels
+        if self.controls.kinds and levels == "last" and last is None:
+            raise ValueError("controls.levels: 'last' needs trajectory.max_levels or trajectory.target_densities")
+        beyond = [level for level in levels or () if last is not None and isinstance(level, int) and level > last]
         if self.controls.kinds and beyond:
             raise ValueError(f"controls.levels: {beyond[0]} is above the last level, {last}; give 1 to {last}")
         return self

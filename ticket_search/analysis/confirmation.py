@@ -1,0 +1,47 @@
+"""What a confirmation comes to: each configuration's ticket beside its dense network and controls, and a verdict."""
+
+from typing import Any
+
+import pandas as pd
+
+from ticket_search.analysis.comparison import compare
+from ticket_search.results.reading import Results
+
+
+def confirm_table(results: Results, margin: float) -> pd.DataFrame:
+    """The arms of the last level of each configuration, with a verdict on its ticket.
+
+    Args:
+        results: of the confirming search.
+        margin: how far below the dense network's test accuracy a ticket may be and still match.
+
+    Returns:
+        The rows of `comparison.compare` for level 0 and the last level of each configuration, with a column
+        ``verdict``, of tickets alone. On the test accuracy after the last iteration: ``better`` (the 95% interval of
+        its difference to the dense networks is above 0), ``matches`` (above -margin), ``worse`` (below -margin) or
+        ``undecided``; then which controls it ``beats`` (the interval of its lead is above 0) and ``does not beat``.
+    """
+    rows = compare(results)
+    fixed = list(rows.columns[: rows.columns.get_loc("level")])
+    last = rows.groupby(fixed, dropna=False)["level"].transform("max")
+    rows = rows[(rows["level"] == 0) | (rows["level"] == last)].reset_index(drop=True)
+    verdicts: list[str | None] = []
+    for row in rows.to_dict("records"):
+        same = (rows["level"] == row["level"]) & (rows[fixed].apply(tuple, axis=1) == tuple(row[n] for n in fixed))
+        controls = rows[same & ~rows["arm"].isin(["dense", "ticket"])]
+        verdicts.append(_verdict(row, controls, margin) if row["arm"] == "ticket" else None)
+    return rows.assign(verdict=pd.Series(verdicts, dtype=object))
+
+
+def _verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> str:
+    low, high = ticket["test_accuracy_gain_low"], ticket["test_accuracy_gain_high"]
+    if low > 0:
+        found = "better"
+    elif low > -margin:
+        found = "matches"
+    else:
+        found = "worse" if high < -margin else "undecided"
+    beaten = controls["test_accuracy_lead_low"] > 0
+    for word, arms in (("beats", controls.loc[beaten, "arm"]), ("does not beat", controls.loc[~beaten, "arm"])):
+        found += f", {word} {' and '.join(arms)}" if len(arms) else ""
+    return found
