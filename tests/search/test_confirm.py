@@ -109,6 +109,10 @@ def test_verdicts(monkeypatch, gain, leads, verdict):
     ("changes", "message"),
     [
         ({"points": [{"pruning_rate": 0.5}], "sampler": "random"}, "points are for the grid sampler, not for 'random'"),
+        (
+            {"points": [{"pruning_rate": 0.4}], "sampler": "grid"},
+            r"points: pruning_rate 0.4 is not in space.pruning_rate",
+        ),
         ({"points": [{"strategy": "global"}], "sampler": "grid"}, r"points: {'strategy': 'global'} has not the fields"),
     ],
 )

@@ -218,6 +218,9 @@ class SearchSpec(Spec):
                 raise ValueError(f"points are for the grid sampler, not for {self.search.sampler!r}; give null")
             if set(point) != set(self.space):
                 raise ValueError(f"points: {point} has not the fields of the space, {list(self.space)}; give those")
+            for name, value in point.items():
+                if not _holds(self.space[name], value):
+                    raise ValueError(f"points: {name} {value!r} is not in space.{name}; add it there")
         return self
 
     @model_validator(mode="after")
@@ -353,6 +356,12 @@ def domain_values(domain: Domain) -> list[Any]:
     if not isinstance(domain, Range):
         return list(domain)
     return [domain.value(i) for i in range(domain.count)]
+
+
+def _holds(domain: Domain, value: Any) -> bool:
+    if isinstance(domain, Range):
+        return isinstance(value, int | float) and domain.low <= value <= domain.high
+    return value in domain
 
 
 def _ends(domain: Domain) -> list[Any]:
