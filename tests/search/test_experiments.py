@@ -67,7 +67,7 @@ def test_a_search_of_an_older_version_has_no_controls(ray_address, search, tmp_p
 def test_schedules_criteria_and_retraining_are_searched_by_name(ray_address, search, tmp_path, sampler):
     space = {
         "target_densities": [0.5, [0.5, 0.1]],
-        "criterion": ["movement", "snip"],
+        "criterion": ["movement", "small_final"],
         "retrain": ["learning_rate", "finetune"],
     }
     spec = search(space, seeds=(0,), sampler=sampler, trials=8, base={"max_levels": None}, early_stopping=None)
@@ -82,6 +82,15 @@ def test_schedules_criteria_and_retraining_are_searched_by_name(ray_address, sea
     assert len(results.levels.drop_duplicates(["target_densities", "criterion", "retrain", "level"])) == 4 * 2 + 4 * 3
     again = run_search(spec, tmp_path / "run")
     assert again.levels == 0
+
+
+def test_pruning_at_initialization_is_a_search_like_any_other(ray_address, search, tmp_path):
+    space = {"criterion": ["snip", "grasp", "synflow"], "target_densities": [0.3, 0.1]}
+    base = {"max_levels": None, "strategy": "global"}
+    spec = search(space, seeds=(0,), sampler="grid", trials=None, base=base, early_stopping=None)
+    assert run_search(spec, tmp_path / "run").counts["completed"] == 6
+    levels = load_results(tmp_path / "run").levels
+    assert sorted(levels.loc[levels["level"] == 1, "kept_weights"].unique()) == [118, 355]
 
 
 def test_the_estimate_counts_controls_and_weights_that_are_gone_on_from(search):
