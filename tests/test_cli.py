@@ -178,7 +178,7 @@ BAD = {
     "rewind past the end": (["--set", "space.rewind_iteration=[0, 400]"], "400 is past the training of 400"),
     "rewind past the end, in epochs": (["--set", "training.iterations=1ep"], "100 is past the training of 33"),
     "unknown dataset": (["--set", "dataset.name=imagenet"], "unknown dataset 'imagenet'; known: digits, mnist"),
-    "unknown model": (["--set", "model.name=resnet"], "unknown model 'resnet'; known: lenet_A_B"),
+    "unknown model": (["--set", "model.name=resnet"], "unknown model 'resnet' (did you mean 'resnet20'?)"),
     "unknown torchvision model": (
         ["--set", "model.name=torchvision/resnet19"],
         "'torchvision/resnet19' (did you mean 'torchvision/resnet18'?)",
