@@ -203,13 +203,18 @@ NOT_A_LENGTH = "is not a length of training: give"
         ),
         (
             "trajectory={criterion: snip, retrain: finetune}",
-            "criterion 'snip' scores the weights that a ticket starts from, before they are trained, and retrain "
-            "'finetune' goes on from trained ones; give retrain 'weights'",
+            "criterion 'snip' is about weights that are not trained yet, and retrain 'finetune' goes on from trained "
+            "ones; give criterion 'magnitude', or retrain 'weights'",
         ),
         (
             "trajectory={retrain: finetune, reinit_kept: sign}",
-            "reinit_kept 'sign' and reinit_pruned 'zero' set weights back, and retrain 'finetune' keeps them trained; "
-            "give reinit_kept 'rewind' and reinit_pruned 'zero'",
+            "reinit_kept 'sign' is about weights that are not trained yet, and retrain 'finetune' goes on from trained "
+            "ones; give reinit_kept 'rewind', or retrain 'weights'",
+        ),
+        (
+            "trajectory={retrain: learning_rate, reinit_pruned: initial}",
+            "reinit_pruned 'initial' is about weights that are not trained yet, and retrain 'learning_rate' goes on "
+            "from trained ones; give reinit_pruned 'zero', or retrain 'weights'",
         ),
         (
             "trajectory.strategy=globl",

@@ -16,12 +16,13 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
-def _tuple(value: object) -> object:
+def as_tuple(value: object) -> object:
+    """A YAML list as a tuple; anything else as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
 #: A tuple field that a YAML list may fill (strict validation alone would refuse the list).
-FromList = BeforeValidator(_tuple)
+FromList = BeforeValidator(as_tuple)
 Floats = Annotated[tuple[float, ...], FromList]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ticket_search.errors import SpecError
-from ticket_search.spec.base import Floats, FromList, Spec, unknown
+from ticket_search.spec.base import Floats, FromList, Spec, as_tuple, unknown
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "parquet")
 MODELS = (
@@ -234,11 +234,7 @@ class TrainingSpec(Spec):
 
 def _densities(value: object) -> object:
     """A number is the one-shot schedule to it."""
-    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else _as_tuple(value)
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else as_tuple(value)
 
 
 class PruningSpec(Spec):
@@ -300,21 +296,15 @@ class PruningSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _saliency_is_that_of_rewind_weights(self) -> "PruningSpec":
-        if self.criterion in get_args(NetworkCriterion) and self.retrain != "weights":
-            raise ValueError(
-                f"criterion {self.criterion!r} scores the weights that a ticket starts from, before they are trained, "
-                f"and retrain {self.retrain!r} goes on from trained ones; give retrain 'weights'"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _what_is_kept_is_not_drawn_again(self) -> "PruningSpec":
-        if self.retrain != "weights" and (self.reinit_kept, self.reinit_pruned) != ("rewind", "zero"):
-            raise ValueError(
-                f"reinit_kept {self.reinit_kept!r} and reinit_pruned {self.reinit_pruned!r} set weights back, and "
-                f"retrain {self.retrain!r} keeps them trained; give reinit_kept 'rewind' and reinit_pruned 'zero'"
-            )
+    def _trained_weights_are_gone_on_from(self) -> "PruningSpec":
+        fitting = {"reinit_kept": ("rewind",), "reinit_pruned": ("zero",), "criterion": get_args(ValueCriterion)}
+        for name, values in fitting.items():
+            value = getattr(self, name)
+            if self.retrain != "weights" and value not in values:
+                raise ValueError(
+                    f"{name} {value!r} is about weights that are not trained yet, and retrain {self.retrain!r} goes on "
+                    f"from trained ones; give {name} {values[0]!r}, or retrain 'weights'"
+                )
         return self
 
     @property
