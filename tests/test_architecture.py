@@ -34,6 +34,7 @@ ONLY_IN = {
     "optuna": {"search"},
     "torch": {"pruning", "models", "data", "training", "lottery", "store", "search"},
     "torchvision": {"models", "data"},
+    "matplotlib": {"analysis"},
     "click": {"cli"},
     "rich": {"cli", "display"},
 }
@@ -108,7 +109,7 @@ def test_what_is_forbidden_is_found(part, source, found):
     assert forbidden(part, source) == found
 
 
-HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "tensorboard", "torchvision")
+HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "tensorboard", "torchvision", "matplotlib")
 
 
 def loaded(statement, *arguments):

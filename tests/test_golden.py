@@ -59,7 +59,7 @@ def nothing_is_trained(monkeypatch):
     def train_levels(*_):
         raise AssertionError("a level of the golden store was not found")
 
-    monkeypatch.setattr("ticket_search.lottery.workbench.train_levels", train_levels)
+    monkeypatch.setattr("ticket_search.lottery.trainer.train_levels", train_levels)
 
 
 def test_the_files_name_no_machine():

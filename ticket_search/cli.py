@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -43,6 +44,18 @@ class _Location(click.Path):
 
 
 _DIRECTORY = _Location()
+_ADDRESS = click.option(
+    "--address", help="A Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]"
+)
+_STORE = click.option(
+    "--store", type=_DIRECTORY, help="A level store shared with other searches.  [default: in the run directory]"
+)
+_DATA_DIR = click.option(
+    "--data-dir",
+    type=_Location(local=True),
+    envvar="TICKET_SEARCH_DATA_DIR",
+    help="Where data sets lie.  [default: data]",
+)
 
 
 class _Commands(click.Group):
@@ -75,16 +88,9 @@ def main() -> None:
     "--output", type=_DIRECTORY, help="Run directory, local or s3://bucket/path.  [default: runs/<name of the search>]"
 )
 @click.option("--trials", type=click.IntRange(min=1), help="Trajectories to run, instead of search.trials.")
-@click.option(
-    "--data-dir",
-    type=_Location(local=True),
-    envvar="TICKET_SEARCH_DATA_DIR",
-    help="Where data sets lie.  [default: data]",
-)
-@click.option(
-    "--store", type=_DIRECTORY, help="A level store shared with other searches.  [default: in the run directory]"
-)
-@click.option("--address", help="A Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]")
+@_DATA_DIR
+@_STORE
+@_ADDRESS
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any key of SPACE; may be repeated.")
 def run(
     space: str,
@@ -103,17 +109,14 @@ def run(
 
     if trials is not None:
         settings = (*settings, f"search.trials={trials}")
-    spec = load_search(_space_path(space), settings)
-    places = {"data_dir": data_dir, "store": store}
-    spec = spec.model_copy(update={name: str(open_folder(place)) for name, place in places.items() if place})
-    spec = _with_absolute_store(spec)
+    spec = _in_places(load_search(_space_path(space), settings), data_dir, store)
     _run(spec, output or f"runs/{spec.name}", address)
 
 
 @main.command()
 @click.argument("directory", type=_DIRECTORY)
 @click.option("--trials", type=click.IntRange(min=1), help="Raise the number of trajectories.")
-@click.option("--address", help="A Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]")
+@_ADDRESS
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a rule, as early stopping's.")
 def resume(directory: str, trials: int | None, address: str | None, settings: tuple[str, ...]) -> None:
     """Go on with the search in DIRECTORY, however it was ended; only what is missing is trained."""
@@ -200,7 +203,7 @@ def tickets(directory: str, as_json: bool) -> None:
     show_default=True,
     help="A ticket matches at up to so much below its dense network.",
 )
-@click.option("--address", help="A Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]")
+@_ADDRESS
 def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, address: str | None) -> None:
     """Run the best configurations of the search in DIRECTORY again, on fresh seeds and with controls.
 
@@ -209,8 +212,9 @@ def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, add
     """
     from ticket_search.analysis.confirmation import confirm_table
     from ticket_search.analysis.tickets import tickets as sparsest
-    from ticket_search.display import print_confirmation
+    from ticket_search.display import print_arms
     from ticket_search.results.reading import load_results
+    from ticket_search.results.schema import column
     from ticket_search.search.confirm import confirmation
 
     folder = open_folder(directory)
@@ -221,7 +225,7 @@ def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, add
     _run(spec, str(where), address)
     table = confirm_table(load_results(where), margin)
     (folder / "confirm").write("part-00000.parquet", table.to_parquet())
-    print_confirmation(_console(), table, spec)
+    print_arms(_console(), table, [column(name) for name in spec.space])
 
 
 @main.command()
@@ -246,6 +250,117 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None) -> None:
     sys.path.append(str(Path.cwd()))
     export_ticket(open_folder(directory), ticket, Path(out), data_dir=data_dir)
     click.echo(f"{ticket}: {out}")
+
+
+@main.command()
+@click.argument("directory", type=_DIRECTORY)
+@click.argument("ticket")
+@click.option("--copies", type=click.IntRange(min=2), default=3, show_default=True, help="Trainings of each start.")
+@click.option(
+    "--points", type=click.IntRange(min=3), default=30, show_default=True, help="On each line, ends included."
+)
+@click.option(
+    "--rewind",
+    "rewinds",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="K",
+    help="A dense network from its iteration K on; may be repeated.  [default: those that the search lists]",
+)
+@_DATA_DIR
+@_ADDRESS
+def stability(
+    directory: str,
+    ticket: str,
+    copies: int,
+    points: int,
+    rewinds: tuple[int, ...],
+    data_dir: str | None,
+    address: str | None,
+) -> None:
+    """Train TICKET several times under different data orders, and measure the error between the copies.
+
+    The same for the dense network from each rewind iteration on: from where it is stable, tickets are worth rewinding
+    to. The tables are DIRECTORY/stability and stability_lines, the plot is in DIRECTORY/plots; the same command goes
+    on after an interruption.
+    """
+    from ticket_search.analysis.stability import plot, stability_table
+    from ticket_search.display import print_stability
+    from ticket_search.search.stability import lines_between_copies
+
+    sys.path.append(str(Path.cwd()))
+    folder, name = open_folder(directory), ticket.replace("/", "-")
+    lines = lines_between_copies(
+        folder,
+        ticket,
+        copies=copies,
+        points=points,
+        rewinds=rewinds,
+        data_dir=data_dir,
+        address=address,
+        say=lambda line: click.echo(line, err=True),
+    )
+    table = stability_table(lines)
+    (folder / "stability_lines").write(f"{name}.parquet", lines.to_parquet())
+    (folder / "stability").write(f"{name}.parquet", table.to_parquet())
+    (folder / "plots").write(f"stability-{name}.svg", plot(lines))
+    print_stability(_console(), table)
+    click.echo(f"plot: {(folder / 'plots').place(f'stability-{name}.svg')}")
+
+
+@main.command()
+@click.argument("files", metavar="TICKET...", nargs=-1, required=True, type=click.Path(dir_okay=False))
+@click.option("--dataset", required=True, help="The data set to train them on, by its name in a search space.")
+@click.option("--output", type=_DIRECTORY, help="Run directory.  [default: runs/<tickets>_on_<dataset>]")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, for each ticket.")
+@click.option("--draws", type=click.IntRange(min=1), default=1, show_default=True, help="Of each kind of control.")
+@click.option("--mask-alone", is_flag=True, help="Take the mask, and weights of the new data set's dense networks.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1),
+    default=0.005,
+    show_default=True,
+    help="A ticket matches at up to so much below its dense network.",
+)
+@_DATA_DIR
+@_STORE
+@_ADDRESS
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any key of the search.")
+def transfer(
+    files: tuple[str, ...],
+    dataset: str,
+    output: str | None,
+    seeds: int,
+    draws: int,
+    mask_alone: bool,
+    margin: float,
+    data_dir: str | None,
+    store: str | None,
+    address: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Train tickets on another data set, beside dense networks and controls. TICKET is a file that `export` wrote.
+
+    They are trained as where they were found, with each seed; where the classes are others, the output layer is new
+    and whole. It is a search in the run directory; the same command goes on with it. What it comes to is its table
+    transfer.
+    """
+    from ticket_search.analysis.transfer import transfer_table
+    from ticket_search.display import print_arms
+    from ticket_search.results.reading import load_results
+    from ticket_search.search.transfer import read_tickets
+    from ticket_search.search.transfer import transfer as transfer_search
+
+    tickets = read_tickets([Path(file) for file in files])
+    spec = transfer_search(tickets, dataset, seeds=seeds, draws=draws, mask_alone=mask_alone, settings=settings)
+    spec = _in_places(spec, data_dir, store)
+    directory = output or f"runs/{spec.name}"
+    for file, (key, ticket) in zip(files, tickets.items(), strict=True):
+        click.echo(f"ticket {key}: {file} ({ticket.name}, density {ticket.figures['density']:.4f})")
+    _run(spec, directory, address, {key: ticket.to_entry() for key, ticket in tickets.items()})
+    table = transfer_table(load_results(directory), margin)
+    (open_folder(directory) / "transfer").write("part-00000.parquet", table.to_parquet())
+    print_arms(_console(), table, ["tickets"])
 
 
 @main.command()
@@ -315,7 +430,7 @@ def _space_path(space: str) -> Path:
     return shipped[space]
 
 
-def _run(spec: "SearchSpec", directory: str, address: str | None) -> None:
+def _run(spec: "SearchSpec", directory: str, address: str | None, entries: Mapping[str, Any] | None = None) -> None:
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.display import Display, print_tickets
     from ticket_search.results.reading import load_results
@@ -331,7 +446,13 @@ def _run(spec: "SearchSpec", directory: str, address: str | None) -> None:
     try:
         with display.shown():
             progress = run_search(
-                spec, directory, address=address, listener=display, on_start=display.begin, say=display.say
+                spec,
+                directory,
+                address=address,
+                listener=display,
+                on_start=display.begin,
+                entries=entries or {},
+                say=display.say,
             )
     except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler of SIGTERM, while it starts
         if display.has_begun:
@@ -392,6 +513,13 @@ def _end_late(message: str) -> NoReturn:
 def _end_at_once(*_: object) -> NoReturn:
     os.write(2, b"interrupted again: ended at once; `ticket-search resume` goes on from what was finished\n")
     os._exit(INTERRUPTED)
+
+
+def _in_places(spec: "SearchSpec", data_dir: str | None, store: str | None) -> "SearchSpec":
+    """The search with its data and its store where the command line says."""
+    places = {"data_dir": data_dir, "store": store}
+    spec = spec.model_copy(update={name: str(open_folder(place)) for name, place in places.items() if place})
+    return _with_absolute_store(spec)
 
 
 def _with_absolute_store(spec: "SearchSpec") -> "SearchSpec":

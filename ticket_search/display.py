@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -127,16 +127,15 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
         console.print(f"and {len(tickets) - most} more: {more}", highlight=False)
 
 
-def print_confirmation(console: Console, table: pd.DataFrame, spec: SearchSpec) -> None:
-    """The table of a confirmation, its intervals in brackets.
+def print_arms(console: Console, table: pd.DataFrame, fields: Sequence[str]) -> None:
+    """A table of tickets beside their dense networks and controls, its intervals in brackets.
 
     Args:
         console: where to.
-        table: from `analysis.confirmation.confirm_table`.
-        spec: the confirming search.
+        table: from `analysis.confirmation.confirm_table`, or `analysis.transfer.transfer_table`.
+        fields: the columns that tell configurations apart.
     """
     shown = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    fields = [column(name) for name in spec.space]
     for name in (*fields, "arm", "density", "seeds", "test accuracy", "over dense", "early stop", "speed", "verdict"):
         shown.add_column(name.replace("_", "\n"), justify="right", vertical="bottom", no_wrap=True)
     for row in table.to_dict("records"):
@@ -145,6 +144,22 @@ def print_confirmation(console: Console, table: pd.DataFrame, spec: SearchSpec) 
         cells += [_between(row, "test_accuracy_gain", "+.4f") if row["arm"] != "dense" else ""]
         cells += [_between(row, "early_stop_iteration", ".0f"), _between(row, "speed", ".2f"), row["verdict"] or ""]
         shown.add_row(*cells)
+    console.print(shown)
+
+
+def print_stability(console: Console, table: pd.DataFrame) -> None:
+    """How far the error rises between copies of a ticket, and of the dense network.
+
+    Args:
+        console: where to.
+        table: from `analysis.stability.stability_table`.
+    """
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "rewind", "density", "val error", "barrier", "test error", "barrier", "verdict"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in table.to_dict("records"):
+        figures = (f"{row[name]:.4f}" for name in ("val_error", "val_barrier", "test_error", "test_barrier"))
+        shown.add_row(row["arm"], str(row["rewind_iteration"]), f"{row['density']:.4f}", *figures, row["verdict"])
     console.print(shown)
 
 

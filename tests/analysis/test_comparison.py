@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ticket_search.analysis.comparison import _percentiles, compare, interval, ratio_of_means
+from ticket_search.analysis.comparison import _percentiles, compare, crossed, crossed_ratio, interval, ratio_of_means
 from ticket_search.results.reading import Results
 from ticket_search.results.schema import schemas
 
@@ -52,6 +52,39 @@ def test_a_ratio_of_means_is_paired():
     assert (ratio, low, high) == (2.0, 1.0, 3.0)
 
 
+def test_crossed_of_one_ticket_or_one_seed_is_the_interval_of_the_others():
+    values = [0.1, 0.4, 0.5, 0.9]
+    mean, low, high = interval(values)
+    for matrix in (np.array([values]), np.array([values]).T):
+        found = crossed(matrix)
+        assert found[0] == pytest.approx(mean)
+        assert found[1:] == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
+
+
+def test_crossed_draws_tickets_and_seeds_apart():
+    """Of two tickets with 0 and 1, where seeds do not matter, the draws are those of the tickets; and so of seeds."""
+    for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
+        assert crossed(matrix) == (0.5, 0.0, 1.0)
+        assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)
+    # One cell of four stands out: it makes up all of a draw of its ticket and its seed alone, an eighth of the draws.
+    assert crossed(np.array([[0.0, 0.0], [0.0, 1.0]])) == (0.25, 0.0, 1.0)
+
+
+def test_crossed_holds_the_truth_where_tickets_and_seeds_both_vary():
+    draw = np.random.default_rng(0)
+    held = 0
+    for _ in range(300):
+        low, high = crossed(draw.normal(size=(5, 1)) + draw.normal(size=(1, 5)) + draw.normal(size=(5, 5)))[1:]
+        held += low <= 0 <= high
+    assert held / 300 >= 0.92
+
+
+def test_crossed_leaves_out_what_is_missing():
+    assert crossed(np.array([[0.2, np.nan], [0.2, 0.2]])) == pytest.approx((0.2, 0.2, 0.2))
+    assert crossed_ratio(np.array([[2.0, np.nan]]), np.array([[1.0, 7.0]]))[0] == 2.0
+    assert all(math.isnan(value) for value in crossed(np.array([[np.nan]])))
+
+
 LEVEL = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude", "rewind_iteration": 0}
 
 
@@ -69,7 +102,9 @@ def results(accuracies, controls=()):
         | {"test_accuracy": accuracy, "early_stop_test_accuracy": accuracy, "early_stop_iteration": 200}
         for seed, kind, draw, accuracy in controls
     ]
-    empty = {name: schemas({})[name].empty_table().to_pandas() for name in ("trajectories", "curves", "layers")}
+    empty = {
+        name: schemas({})[name].empty_table().to_pandas() for name in ("trajectories", "curves", "layers", "early_bird")
+    }
     columns = schemas({})["controls"].names
     return Results(levels=pd.DataFrame(levels), controls=pd.DataFrame(drawn, columns=columns), **empty)
 

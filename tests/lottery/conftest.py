@@ -3,11 +3,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ticket_search.lottery import workbench
+from ticket_search.lottery import trainer
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.store.level_store import LevelStore
 
-TRAIN = workbench.train_levels
+TRAIN = trainer.train_levels
 
 
 @dataclass
@@ -41,7 +41,7 @@ def bench(digits, monkeypatch):
         made.outputs += outputs
         return outputs
 
-    monkeypatch.setattr(workbench, "train_levels", train_levels)
+    monkeypatch.setattr(trainer, "train_levels", train_levels)
     return made
 
 

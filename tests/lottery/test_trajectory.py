@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ticket_search.errors import Diverged, SpecError
-from ticket_search.lottery import workbench
+from ticket_search.lottery import trainer
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.pruning.masks import density, kept_weights
 from ticket_search.results.events import read_events
@@ -259,8 +259,8 @@ class TestDivergence:
                 levels[0].weights["fc1.bias"][:] = 1e38
             return train_levels(levels, *rest)
 
-        train_levels = workbench.train_levels
-        monkeypatch.setattr(workbench, "train_levels", poisoned)
+        train_levels = trainer.train_levels
+        monkeypatch.setattr(trainer, "train_levels", poisoned)
         store, spec, yielded = stores(), trajectory({"pruning_rate": 0.5, "strategy": "global"}), []
         for _ in range(2):
             with pytest.raises(Diverged, match="level 2"):

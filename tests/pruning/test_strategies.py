@@ -8,7 +8,7 @@ from torch import tensor
 from ticket_search.pruning.criteria import CRITERIA
 from ticket_search.pruning.masks import density, full_mask, kept_weights
 from ticket_search.pruning.strategies import STRATEGIES, Amount, in_rounds, prune, prune_count
-from ticket_search.spec.trajectory import Strategy, ValueCriterion
+from ticket_search.spec.pruning import Strategy, ValueCriterion
 
 INF = float("inf")
 

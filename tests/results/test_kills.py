@@ -142,7 +142,7 @@ def test_between_two_tables_no_row_speaks_of_another_that_is_not_there(kill, tmp
         seen.append((len(curves), len(layers), len(levels), len(trajectories)))
     assert seen == [(2, 1, 1, 1), (3, 2, 1, 1), (4, 3, 2, 1), (5, 4, 3, 2)]
     flush(tmp_path, range(5))
-    assert [len(frame) for frame in vars(load_results(tmp_path)).values()] == [5, 5, 10, 10, 0]
+    assert [len(frame) for frame in vars(load_results(tmp_path)).values()] == [5, 5, 10, 10, 0, 0]
 
 
 def _flush_and_die_at(run_dir, number, nth):

@@ -14,7 +14,7 @@ def columns(schema):
 
 def test_the_columns_are_those_of_the_contract():
     found = schemas({"pruning_rate": Range(low=0.1, high=0.6), "seed_is_no_field.lr": (1e-3,)})
-    assert list(found) == list(KEYS) == ["levels", "trajectories", "curves", "layers", "controls"]
+    assert list(found) == list(KEYS) == ["levels", "trajectories", "curves", "layers", "controls", "early_bird"]
     assert list(columns(found["levels"]).items()) == [
         ("trajectory_id", STRING),
         ("level_key", STRING),

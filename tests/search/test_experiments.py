@@ -102,3 +102,20 @@ def test_the_estimate_counts_controls_and_weights_that_are_gone_on_from(search):
     assert controls.masks > plain.masks
     assert controls.dense == plain.dense
     assert finetune.dense == pytest.approx(plain.dense + 2 * 4 * (64 * 16 + 16 + 16 * 10 + 10))
+
+
+def test_early_bird_is_a_table_and_a_field_like_any_other(ray_address, search, tmp_path):
+    base = {"training.iterations": 119, "early_bird": {"window": 3, "threshold": 0.12}, "max_levels": 1}
+    space = {"pruning_rate": [0.5], "trajectory.early_bird.threshold": [0.12, 0.0001]}
+    spec = search(space, seeds=(0,), base=base, sampler="grid", trials=None)
+    run_search(spec, tmp_path / "run")
+    results = load_results(tmp_path / "run")
+    dense = results.levels[results.levels["level"] == 0].set_index("trajectory.early_bird.threshold")
+    assert dense.loc[0.12, "iterations"] < dense.loc[0.0001, "iterations"] == 119
+    found = results.early_bird.groupby("trajectory_id")
+    assert found["iteration"].max().to_dict() == {
+        dense.loc[0.12, "trajectory_id"]: dense.loc[0.12, "iterations"],
+        dense.loc[0.0001, "trajectory_id"]: 119,
+    }
+    last = results.early_bird[results.early_bird["iteration"] == dense.loc[0.12, "iterations"]]
+    assert (last.loc[last["trajectory_id"] == dense.loc[0.12, "trajectory_id"], "distance"] < 0.12).all()

@@ -46,7 +46,7 @@ def test_the_good_one_is_good(tmp_path):
 
 PRUNING_FIELDS = (
     "pruning_rate, target_densities, strategy, criterion, rewind_iteration, retrain, reinit_kept, reinit_pruned, "
-    "conv_layer_rate, output_layer_rate, min_density, max_levels, "
+    "conv_layer_rate, output_layer_rate, min_density, max_levels, early_bird, ticket, ticket_weights, "
     "dataset.*, model.*, training.*, trajectory.*"
 )
 NOT_A_LENGTH = "is not a length of training: give"

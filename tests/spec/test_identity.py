@@ -6,13 +6,16 @@ from ticket_search.spec.base import validate
 from ticket_search.spec.identity import (
     ENGINE_VERSION,
     EXECUTOR,
+    copy_key,
     dense_key,
     derive_seed,
     digest,
+    early_bird_key,
     pruned_key,
     rewind_key,
     trajectory_id,
 )
+from ticket_search.spec.pruning import EarlyBirdSpec, PruningSpec
 from ticket_search.spec.search import Range, SearchSettings, SearchSpec
 from ticket_search.spec.trajectory import (
     AugmentSpec,
@@ -20,7 +23,6 @@ from ticket_search.spec.trajectory import (
     ModelSpec,
     NormalizeSpec,
     OptimizerSpec,
-    PruningSpec,
     ScheduleSpec,
     TrainingSpec,
     TrajectorySpec,
@@ -92,6 +94,12 @@ def test_frozen_level_keys():
     assert pruned_key("parent", PLAIN.trajectory, 1) == "050c59d9d5cb484df566fe65c4a72dd7"
     assert pruned_key("parent", FULL.trajectory, 1) == "959bfd1b00ab31116ba99f44a6d54e32"
     assert rewind_key("dense", 500) == "711bc38af18f654fea2f6ab3256faff6"
+    assert copy_key("start", 2) == "68bc5d8952de8b681e79332380136b9d"
+    assert pruned_key("parent", PruningSpec(ticket=DATA, rewind_iteration=5), 1) == "2c01f0850b560d7b6ed92f1569d8f34c"
+    early = PruningSpec(early_bird=EarlyBirdSpec(window=3))
+    assert early_bird_key("dense", EarlyBirdSpec(window=3), early) == "f0999648e56a3fc70def4ce6881a6953"
+    # What early-bird does is in the parent's key alone.
+    assert pruned_key("parent", early, 1) == pruned_key("parent", PLAIN.trajectory, 1)
 
 
 def test_frozen_search():
@@ -136,6 +144,9 @@ def test_frozen_defaults():
             "output_layer_rate": 1.0,
             "min_density": 0.01,
             "max_levels": None,
+            "early_bird": None,
+            "ticket": None,
+            "ticket_weights": "ticket",
         },
         "controls": {"kinds": [], "draws": 1, "levels": None},
         "seed": 3,

@@ -1,5 +1,6 @@
 """A training that was interrupted, at any iteration and any number of times, comes to the same bits."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from test_train import ADAM, MOMENTUM, SGD, curve, half, inputs, make, same, spec, train
 from torch import nn
 
+from ticket_search.lottery.early_bird import EarlyBird
+from ticket_search.spec.pruning import EarlyBirdSpec
 from ticket_search.store.level_store import Entry, LevelStore, decode, encode
 from ticket_search.training.train import LevelInputs, TrainingState, train_levels
 
@@ -177,3 +180,35 @@ def test_inputs_are_not_changed_by_going_on(digits):
     saved.left = None
     train_levels([level], network, digits, spec(iterations=9), [saved])
     assert same(level.weights, before)
+
+
+def test_killed_while_it_is_watched_it_ends_where_it_would_have(digits):
+    """The masks that are compared lie on both sides of the kills."""
+    training = spec(ADAM, iterations=40, evaluate_every=7)
+    network = make(nn.ReLU())
+    start, seen = inputs(network), {}
+
+    def draw(weights):
+        """A mask at random for each weights that come, but the fourth and all later ones are the same."""
+        place = seen.setdefault(weights["1.weight"].sum().item(), len(seen))
+        generator = torch.Generator().manual_seed(min(place, 3))
+        return {"1.weight": torch.rand(weights["1.weight"].shape, generator=generator) > 0.5}
+
+    def watched():
+        watch = EarlyBird(EarlyBirdSpec(threshold=0.1, window=3, every=3), draw)
+        return dataclasses.replace(start, watch=watch)
+
+    level = watched()
+    expected = train(network, digits, training, level)
+    assert expected.iterations == 3 * 6
+    saved, kills, other = Saved(kill_after=0), 0, None
+    while other is None:
+        saved.left = 0
+        again = watched()
+        try:
+            (other,) = train_levels([again], network, digits, training, [saved])
+        except Killed:
+            kills += 1
+    assert kills == 17
+    assert_same(other, expected)
+    assert again.watch.distances == level.watch.distances

@@ -54,6 +54,48 @@ def ratio_of_means(
     return float(pairs[:, 0].mean() / pairs[:, 1].mean()), float(low), float(high)
 
 
+def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
+    """The mean over tickets and seeds, and the ends of its interval where each ticket was trained with each seed.
+
+    Tickets and seeds are drawn with replacement, independently of each other (Owen 2007, the pigeonhole bootstrap,
+    arXiv 0712.1111): it holds the noise of both, and errs on the wide side.
+
+    Args:
+        values: ``[tickets, seeds]``; nan where there is none. With one ticket it is `interval` over the seeds, with
+            one seed over the tickets.
+        confidence: in (0, 1).
+        seed: of the draws.
+    """
+    return crossed_ratio(values, np.ones_like(values), confidence=confidence, seed=seed)
+
+
+def crossed_ratio(
+    numerators: NDArray[np.float64], denominators: NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """`crossed` of ``mean(numerators) / mean(denominators)``, both ``[tickets, seeds]``, over cells that both have."""
+    there = ~(np.isnan(numerators) | np.isnan(denominators))
+    top, bottom = np.where(there, numerators, 0.0), np.where(there, denominators, 0.0)
+    if not there.any():
+        return np.nan, np.nan, np.nan
+    found = float(top.sum() / bottom.sum())
+    sizes = [size for size in (int(there.any(axis=1).sum()), int(there.any(axis=0).sum())) if size > 1]
+    if not sizes:
+        return found, np.nan, np.nan
+    generator = np.random.default_rng(seed)
+    rows, columns = (generator.integers(size, size=(_DRAWS, size)) for size in top.shape)
+    counts_of = [_counts(drawn, size) for drawn, size in zip((rows, columns), top.shape, strict=True)]
+    above, below = (np.einsum("dr,rc,dc->d", counts_of[0], part, counts_of[1]) for part in (top, bottom))
+    drawn = above[below > 0] / below[below > 0]
+    low, high = np.quantile(drawn, _percentiles(min(sizes), confidence))
+    return found, float(low), float(high)
+
+
+def _counts(drawn: NDArray[np.int64], size: int) -> NDArray[np.float64]:
+    """``[draws, size]``: how often each was drawn."""
+    counts: NDArray[np.float64] = (drawn[:, :, None] == np.arange(size)).sum(axis=1).astype(np.float64)
+    return counts
+
+
 def compare(results: Results) -> pd.DataFrame:
     """Each arm at each level, over seeds: ``dense`` (level 0), ``ticket``, and each kind of control.
 

@@ -29,11 +29,12 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
     for row in rows.to_dict("records"):
         same = (rows["level"] == row["level"]) & (rows[fixed].apply(tuple, axis=1) == tuple(row[n] for n in fixed))
         controls = rows[same & ~rows["arm"].isin(["dense", "ticket"])]
-        verdicts.append(_verdict(row, controls, margin) if row["arm"] == "ticket" else None)
+        verdicts.append(verdict(row, controls, margin) if row["arm"] == "ticket" else None)
     return rows.assign(verdict=pd.Series(verdicts, dtype=object))
 
 
-def _verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> str:
+def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> str:
+    """A ticket's verdict, see `confirm_table`, from its row of figures and those of its controls, if any."""
     low, high = ticket["test_accuracy_gain_low"], ticket["test_accuracy_gain_high"]
     if low > 0:
         found = "better"
@@ -41,6 +42,8 @@ def _verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> s
         found = "matches"
     else:
         found = "worse" if high < -margin else "undecided"
+    if controls.empty:
+        return found
     beaten = controls["test_accuracy_lead_low"] > 0
     for word, arms in (("beats", controls.loc[beaten, "arm"]), ("does not beat", controls.loc[~beaten, "arm"])):
         found += f", {word} {' and '.join(arms)}" if len(arms) else ""

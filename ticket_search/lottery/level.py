@@ -1,13 +1,14 @@
 """A finished level, and how it is written down and read back."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ticket_search.lottery.early_bird import MaskDistance, distances_of
 from ticket_search.pruning.masks import Mask, pack, unpack
-from ticket_search.spec.trajectory import Control
+from ticket_search.spec.pruning import Control
 from ticket_search.store.level_store import Entry
 from ticket_search.training.train import LevelOutputs, Point
 
@@ -42,6 +43,7 @@ class Level:
         reused: whether somebody else had trained it: another trajectory or another search.
         diverged: whether its loss stopped being finite; then all but the curve is unknown.
         controls: what was trained beside its ticket.
+        mask_distances: of level 0, what early-bird compared.
     """
 
     number: int
@@ -59,6 +61,7 @@ class Level:
     reused: bool
     diverged: bool
     controls: tuple["ControlLevel", ...] = ()
+    mask_distances: tuple[MaskDistance, ...] = ()
 
     @property
     def val_loss(self) -> float:
@@ -94,10 +97,13 @@ def to_entry(
     next_mask: Mask | None,
     final_weights: Mapping[str, Tensor],
     trainer: str | None = None,
+    mask_distances: Iterable[MaskDistance] = (),
 ) -> Entry:
     """What the store keeps of a level: its figures as JSON, its masks at one bit a weight, and who trained it."""
     record: dict[str, Any] = {"level": number, "trainer": trainer} | {name: getattr(outputs, name) for name in _FIGURES}
     record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in outputs.curve]
+    if distances := [list(astuple(each)) for each in mask_distances]:
+        record["mask_distances"] = distances
     record["shapes"] = {name: list(kept.shape) for name, kept in mask.items()}
     tensors = {f"mask/{name}": pack(kept) for name, kept in mask.items()}
     tensors |= {f"next_mask/{name}": pack(kept) for name, kept in (next_mask or {}).items()}
@@ -117,6 +123,7 @@ def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
         final_weights={n.removeprefix("final/"): t for n, t in entry.tensors.items() if n.startswith("final/")},
         curve=[Point(iteration=i, train_loss=t, val_loss=v, val_accuracy=a) for i, t, v, a in record["curve"]],
         reused=reused,
+        mask_distances=tuple(distances_of(record.get("mask_distances", []))),
         **{name: record[name] for name in _FIGURES},
     )
 

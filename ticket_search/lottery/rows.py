@@ -88,6 +88,11 @@ def curve_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
     return [{"trajectory_id": trajectory_id(spec), "level": level.number, **asdict(point)} for point in level.curve]
 
 
+def early_bird_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
+    """The rows of `early_bird`: one for each two masks that were compared."""
+    return [{"trajectory_id": trajectory_id(spec), **asdict(each)} for each in level.mask_distances]
+
+
 def layer_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
     """The rows of `layers`: one for each prunable tensor."""
     rows = []

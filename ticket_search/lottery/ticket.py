@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from ticket_search.errors import SpecError
 from ticket_search.models import build
 from ticket_search.pruning.masks import Mask
 from ticket_search.spec.base import validate
-from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.spec.trajectory import ModelSpec, TrajectorySpec
+from ticket_search.store.level_store import Entry
 
 FORMAT = "ticket_search.ticket.1"
 _METADATA = "ticket"
@@ -54,10 +56,33 @@ class Ticket:
 
         The JSON stands in the file's metadata under ``ticket``. Equal tickets make equal bytes.
         """
+        # Of several keys safetensors would write the order anew each time.
+        return save(self._tensors(), {_METADATA: json.dumps(self._plain())})
+
+    def to_entry(self) -> Entry:
+        """The ticket as an entry of a level store."""
+        return Entry(record=self._plain(), tensors=self._tensors())
+
+    @classmethod
+    def from_entry(cls, entry: Entry) -> "Ticket":
+        """The ticket that `to_entry` wrote."""
+        return _ticket(entry.record, entry.tensors)
+
+    def cut_to(self, shapes: Mapping[str, torch.Size]) -> "Ticket":
+        """The ticket without the tensors that have another shape: those of a head for other classes."""
+
+        def fitting(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value for name, value in tensors.items() if value.shape == shapes.get(name)}
+
+        return replace(self, mask=fitting(self.mask), weights=fitting(self.weights))
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"mask/{name}": kept.contiguous() for name, kept in self.mask.items()}
         # Parameters that share their memory are written once for each name.
-        tensors |= {f"weights/{name}": value.detach().cpu().clone() for name, value in self.weights.items()}
-        said = {
+        return tensors | {f"weights/{name}": value.detach().cpu().clone() for name, value in self.weights.items()}
+
+    def _plain(self) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "ticket": self.name,
             "level_key": self.level_key,
@@ -69,8 +94,6 @@ class Ticket:
             "mask": list(self.mask),
             "figures": dict(self.figures),
         }
-        # Of several keys safetensors would write the order anew each time.
-        return save(tensors, {_METADATA: json.dumps(said)})
 
     def model(self) -> nn.Module:
         """The network with the ticket's weights, its mask held by ``torch.nn.utils.prune``, ready to train."""
@@ -82,6 +105,25 @@ class Ticket:
             for module, parameter in owners:  # several where it is tied
                 prune.custom_from_mask(module, parameter, kept)  # type: ignore[no-untyped-call]
         return network
+
+
+def check_fits(ticket: Ticket, model: ModelSpec, image_shape: tuple[int, int, int]) -> None:
+    """Whether a network and images are those that a ticket is for; the classes may be others.
+
+    Raises:
+        SpecError: they are not.
+    """
+    if ticket.spec.model.name != model.name:
+        raise SpecError(
+            f"ticket {ticket.name!r} is of the network {ticket.spec.model.name!r}, which {model.name!r} is not; "
+            f"give model.name {ticket.spec.model.name!r}"
+        )
+    if ticket.image_shape != image_shape:
+        takes, found = (" x ".join(map(str, shape)) for shape in (ticket.image_shape, image_shape))
+        raise SpecError(
+            f"ticket {ticket.name!r} takes images of {takes}, and the data set's are {found}; "
+            "give a data set of images that it takes"
+        )
 
 
 def read_ticket(path: str | Path) -> Ticket:

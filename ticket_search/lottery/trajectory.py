@@ -14,9 +14,11 @@ from dataclasses import replace
 
 from ticket_search.data.dataset import Dataset
 from ticket_search.lottery.level import Level
-from ticket_search.lottery.workbench import Log, Workbench
+from ticket_search.lottery.trainer import Log
+from ticket_search.lottery.workbench import Workbench
 from ticket_search.pruning.masks import Mask, density, kept_weights
-from ticket_search.spec.trajectory import PruningSpec, TrajectorySpec
+from ticket_search.spec.pruning import PruningSpec
+from ticket_search.spec.trajectory import TrajectorySpec
 from ticket_search.store.level_store import LevelStore
 
 
@@ -63,6 +65,8 @@ def run_trajectory(
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:
-    """Whether a target asks for it, or it is dense enough and sparser than the one before."""
+    """Whether it was asked for, or is dense enough and sparser than the one before."""
+    if pruning.target_densities is not None or pruning.ticket is not None:
+        return True
     dense_enough = density(mask) >= pruning.min_density
-    return pruning.target_densities is not None or (dense_enough and kept_weights(mask) < kept_weights(parent))
+    return dense_enough and kept_weights(mask) < kept_weights(parent)

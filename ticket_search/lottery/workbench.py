@@ -2,34 +2,41 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ticket_search.data.dataset import Dataset
-from ticket_search.errors import Diverged, StorageError
+from ticket_search.errors import Diverged, SpecError, StorageError
+from ticket_search.lottery.early_bird import EarlyBird
 from ticket_search.lottery.level import ControlLevel, Level, from_entry, to_entry
-from ticket_search.lottery.ticket import Ticket
+from ticket_search.lottery.stability import ErrorBetween, errors_between
+from ticket_search.lottery.ticket import Ticket, check_fits
+from ticket_search.lottery.trainer import Log, Trainer
 from ticket_search.models import aliases, build, network_digest, prunable
 from ticket_search.pruning.criteria import COMPARE_WITH_INITIAL, CRITERIA
 from ticket_search.pruning.masks import Mask, apply_mask, full_mask, shuffled
 from ticket_search.pruning.strategies import STRATEGIES, Amount, Group, in_rounds, prune
-from ticket_search.spec.identity import control_key, dense_key, derive_seed, pruned_key, rewind_key
-from ticket_search.spec.trajectory import Control, Criterion, TrajectorySpec
-from ticket_search.store.level_store import Checkpoint, Entry, LevelStore
+from ticket_search.spec.identity import (
+    control_key,
+    copy_key,
+    dense_key,
+    derive_seed,
+    early_bird_key,
+    pruned_key,
+    rewind_key,
+)
+from ticket_search.spec.pruning import Control, Criterion
+from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.store.level_store import Entry, LevelStore
 from ticket_search.training import saliency
-from ticket_search.training.train import LevelInputs, LevelOutputs, TrainingState, train_levels
+from ticket_search.training.train import LevelInputs
 
 #: On average, for the criteria that look at a batch; Wang et al. (2020) take ten of each.
 _IMAGES_PER_CLASS = 10
-
-
-class Log(Protocol):
-    """Where a trajectory says what it does, e.g. ``EventLog.log``."""
-
-    def __call__(self, event: str, **fields: object) -> None:
-        """Note one event."""
 
 
 class Workbench:
@@ -62,16 +69,23 @@ class Workbench:
         self._spec = _resolve(spec, data)
         self._data = data
         self._store = store
-        self._log = log
-        self._was_finished = was_finished
-        self._trainer = trainer
-        self._checkpoint_seconds = checkpoint_seconds
-        self._device = data.train.labels.device
-        self._network = build(spec.model, data.image_shape, data.classes, spec.seed).to(self._device)
+        self._network = build(spec.model, data.image_shape, data.classes, spec.seed).to(data.train.labels.device)
+        self._trainer = Trainer(
+            self._network,
+            data,
+            self._spec.training,
+            store,
+            log,
+            was_finished=was_finished,
+            name=trainer,
+            checkpoint_seconds=checkpoint_seconds,
+        )
         self._initial = {name: value.clone() for name, value in self._network.state_dict().items()}
         self._first_name = aliases(self._network)
-        self._dense_key = dense_key(self._spec, data=data.fingerprint, network=network_digest(spec.model))
         self._pruning = self._spec.trajectory
+        self._dense_key = dense_key(self._spec, data=data.fingerprint, network=network_digest(spec.model))
+        if self._pruning.early_bird is not None:
+            self._dense_key = early_bird_key(self._dense_key, self._pruning.early_bird, self._pruning)
 
     def train_dense(self, keep: Collection[int]) -> Level:
         """Level 0. The weights after each of the iterations in `keep` go into the store beside it."""
@@ -79,18 +93,28 @@ class Workbench:
         kept = tuple(sorted(k for k in keep if k < int(self._spec.training.iterations)))
 
         def train() -> Entry:
-            inputs = LevelInputs(weights=self._initial, mask={}, seed=self._spec.seed, keep=kept)
-            outputs = self._train(inputs, self._dense_key)
+            early = self._pruning.early_bird
+            watch = None if early is None else EarlyBird(early, lambda weights: self._next_mask(0, mask, weights))
+            inputs = LevelInputs(weights=self._initial, mask={}, seed=self._spec.seed, keep=kept, watch=watch)
+            outputs = self._trainer.train(inputs, self._dense_key)
             for iteration, weights in outputs.kept.items():
                 self._store.save(rewind_key(self._dense_key, iteration), _weights_entry(weights, iteration))
             return to_entry(
-                outputs, number=0, mask=mask, next_mask=None, final_weights=outputs.weights, trainer=self._trainer
+                outputs,
+                number=0,
+                mask=mask,
+                next_mask=None,
+                final_weights=outputs.weights,
+                trainer=self._trainer.name,
+                mask_distances=watch.distances if watch else (),
             )
 
         return self._level(0, self._dense_key, train)
 
     def prune(self, level: Level) -> Mask:
-        """The mask that a level's training leaves, by the trajectory's criterion and strategy."""
+        """The mask that a level's training leaves, by the trajectory's criterion and strategy; or the one given."""
+        if self._given is not None:
+            return {name: self._given.mask.get(name, kept) for name, kept in level.mask.items()}
         if level.next_mask is not None:
             return level.next_mask
         return self._next_mask(level.number, level.mask, level.final_weights)
@@ -104,6 +128,8 @@ class Workbench:
 
     def _kept_start(self) -> dict[str, Tensor]:
         """What weights start from where they are kept."""
+        if self._given is not None and self._pruning.ticket_weights == "ticket":
+            return {name: self._given.weights.get(name, own) for name, own in self._rewind_weights().items()}
         match self._pruning.reinit_kept:
             case "rewind":
                 return dict(self._rewind_weights())
@@ -127,6 +153,25 @@ class Workbench:
         """A tied weight stands in the state under each of its names, and the last one loaded counts."""
         return {name: weights[self._first_name.get(name, name)] for name in weights}
 
+    @cached_property
+    def _given(self) -> Ticket | None:
+        """The ticket that was found elsewhere, as far as it fits: a head for other classes is left out.
+
+        Raises:
+            SpecError: the store does not hold it, or it is of another network or takes other images.
+        """
+        if self._pruning.ticket is None:
+            return None
+        entry = self._store.load(self._pruning.ticket)
+        if entry is None:
+            raise SpecError(
+                f"trajectory.ticket: {self._pruning.ticket!r} is not in the level store; `ticket-search transfer` "
+                "puts a ticket's file there"
+            )
+        ticket = Ticket.from_entry(entry)
+        check_fits(ticket, self._spec.model, self._data.image_shape)
+        return ticket.cut_to({name: value.shape for name, value in self._initial.items()})
+
     def _draw(self, number: int) -> dict[str, Tensor]:
         """Another initialization of the network; 0 is the run's own."""
         network = build(self._spec.model, self._data.image_shape, self._data.classes, self._spec.seed, draw=number)
@@ -141,7 +186,7 @@ class Workbench:
             if iteration == 0:
                 return _weights_entry(self._initial, 0)
             start = LevelInputs(weights=self._initial, mask={}, seed=self._spec.seed, stop=iteration)
-            return _weights_entry(self._train(start, key).weights, iteration)
+            return _weights_entry(self._trainer.train(start, key).weights, iteration)
 
         key = rewind_key(self._dense_key, iteration)
         done = self._store.checkpoint(key).remove
@@ -153,25 +198,29 @@ class Workbench:
         iterations, k = int(self._spec.training.iterations), self._pruning.rewind_iteration
         seed, retrain = self._spec.seed, self._pruning.retrain
         if retrain == "weights":
-            return LevelInputs(weights=self.rewind(mask), mask=mask, seed=seed, start=k)
+            return self._rewound(mask)
         weights = self._tied(apply_mask(mask, parent.final_weights))
         shift = (parent.number + 1) * (iterations - k) if retrain == "finetune" else 0
         return LevelInputs(weights=weights, mask=mask, seed=seed, start=k, shift=shift)
+
+    def _rewound(self, mask: Mask) -> LevelInputs:
+        k = self._pruning.rewind_iteration
+        return LevelInputs(weights=self.rewind(mask), mask=mask, seed=self._spec.seed, start=k)
 
     def train_ticket(self, parent: Level, mask: Mask) -> Level:
         """The level after `parent`: its survivors rewound, or not, and trained again."""
         number = parent.number + 1
 
         def train() -> Entry:
-            outputs = self._train(self._start(parent, mask), key)
-            goes_on = not outputs.diverged and number != self._pruning.last_target
+            outputs = self._trainer.train(self._start(parent, mask), key)
+            goes_on = not outputs.diverged and number != self._pruning.last_target and self._given is None
             return to_entry(
                 outputs,
                 number=number,
                 mask=mask,
                 next_mask=self._next_mask(number, mask, outputs.weights) if goes_on else None,
                 final_weights={} if self._pruning.retrain == "weights" else outputs.weights,
-                trainer=self._trainer,
+                trainer=self._trainer.name,
             )
 
         key = pruned_key(parent.key, self._pruning, number)
@@ -184,8 +233,7 @@ class Workbench:
             StorageError: a level that it needs is not there any more.
         """
         level = self._stored(number)
-        rewinds = self._pruning.retrain == "weights"
-        start = self._start(level if rewinds else self._stored(number - 1), level.mask)
+        start = self._start_of(number, level.mask)
         return Ticket(
             name=name,
             level_key=level.key,
@@ -198,6 +246,12 @@ class Workbench:
             weights=dict(start.weights),
             figures=figures,
         )
+
+    def _start_of(self, number: int, mask: Mask) -> LevelInputs:
+        """Where the level of that number, which the store has, started."""
+        if self._pruning.retrain == "weights":
+            return self._rewound(mask)
+        return self._start(self._stored(number - 1), mask)
 
     def level_key(self, number: int) -> str:
         """The key of a level of the trajectory, trained or not."""
@@ -225,48 +279,68 @@ class Workbench:
             # Draw 1 is what `reinit_kept: fresh` starts from.
             weights = self._placed(mask, self._draw(2 + draw)) if kind == "random_reinit" else self.rewind(mask)
             start = self._pruning.rewind_iteration
-            outputs = self._train(LevelInputs(weights=weights, mask=mask, seed=self._spec.seed, start=start), key)
+            inputs = LevelInputs(weights=weights, mask=mask, seed=self._spec.seed, start=start)
             return to_entry(
-                outputs, number=ticket.number, mask=mask, next_mask=None, final_weights={}, trainer=self._trainer
+                self._trainer.train(inputs, key),
+                number=ticket.number,
+                mask=mask,
+                next_mask=None,
+                final_weights={},
+                trainer=self._trainer.name,
             )
 
-        level = self._found_or_trained(ticket.number, key, train, control=kind, draw=draw)
+        level = self._trainer.found_or_trained(ticket.number, key, train, control=kind, draw=draw)
         return ControlLevel(kind=kind, draw=draw, level=level)
 
-    def _level(self, number: int, key: str, train: Callable[[], Entry]) -> Level:
-        level = self._found_or_trained(number, key, train)
+    def train_copy(self, number: int, copy: int) -> Level:
+        """The ticket of level `number` trained once more, from the same start under another data order.
+
+        Of level 0 it is the dense network that is trained again, from `rewind_iteration` on.
+
+        Args:
+            number: of the level.
+            copy: counted from 0; none is the training of the level itself.
+
+        Returns:
+            What it came to, with its final weights.
+
+        Raises:
+            StorageError: the ticket's level is not in the store any more.
+            Diverged: its loss stopped being finite.
+        """
+        k, mask = self._pruning.rewind_iteration, full_mask(self._initial, prunable(self._network))
+        start_key = rewind_key(self._dense_key, k)
+        if number > 0:
+            mask, start_key = self._stored(number).mask, self.level_key(number)
+        key = copy_key(start_key, copy)
+
+        def train() -> Entry:
+            if number > 0:
+                start = self._start_of(number, mask)
+            else:
+                start = LevelInputs(weights=self._rewind_weights(), mask={}, seed=0, start=k)
+            outputs = self._trainer.train(replace(start, seed=derive_seed(self._spec.seed, "copy", copy)), key)
+            return to_entry(
+                outputs,
+                number=number,
+                mask=mask,
+                next_mask=None,
+                final_weights=outputs.weights,
+                trainer=self._trainer.name,
+            )
+
+        return self._level(number, key, train, copy=copy)
+
+    def errors_between(self, one: Level, other: Level, points: int) -> list[ErrorBetween]:
+        """The errors on the straight line between the final weights of two trainings, both ends included."""
+        network, data, precision = self._network, self._data, self._spec.training.precision
+        return errors_between(one.final_weights, other.final_weights, points, network, data, precision)
+
+    def _level(self, number: int, key: str, train: Callable[[], Entry], **said: object) -> Level:
+        level = self._trainer.found_or_trained(number, key, train, **said)
         if level.diverged:
             raise Diverged(number, level.curve[-1].iteration)
         return level
-
-    def _found_or_trained(self, number: int, key: str, train: Callable[[], Entry], **said: object) -> Level:
-        """The level of a key. `said` is what else the log is told of it."""
-
-        def train_and_log() -> Entry:
-            self._log("level_started", level_key=key, level=number, **said)
-            return train()
-
-        def finished() -> None:
-            self._log("level_finished", level_key=key, level=number, **said)
-            self._store.checkpoint(key).remove()
-
-        entry, found = self._store.get_or_compute(key, train_and_log, saved=finished)
-        reused = found and (self._trainer is None or entry.record.get("trainer") != self._trainer)
-        if found and not reused:
-            # Trained for this trajectory by a process that may have died before it said so.
-            if self._was_finished(key) is False:
-                self._log("level_finished", level_key=key, level=number, **said)
-            self._store.tidy(key)
-        if found:
-            self._log("level_reused", level_key=key, level=number, **said)
-        return from_entry(entry, key, reused=reused)
-
-    def _train(self, inputs: LevelInputs, key: str) -> LevelOutputs:
-        checkpoints = None
-        if self._checkpoint_seconds is not None:
-            checkpoints = _Checkpoints(self._store.checkpoint(key), self._checkpoint_seconds, key, self._log)
-        (outputs,) = train_levels([inputs], self._network, self._data, self._spec.training, [checkpoints])
-        return outputs
 
     def _next_mask(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
         # On the CPU, whatever the training ran on: equal weights then give equal masks everywhere.
@@ -305,27 +379,6 @@ class Workbench:
         count = math.ceil(_IMAGES_PER_CLASS * self._data.classes / self._spec.training.batch_size)
         batches = [stream.batch(self._pruning.rewind_iteration + i) for i in range(count)]
         return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
-
-
-class _Checkpoints:
-    """A level's checkpoints, in the store."""
-
-    def __init__(self, checkpoint: Checkpoint, seconds: float, key: str, log: Log) -> None:
-        self.seconds = seconds
-        self._checkpoint = checkpoint
-        self._key = key
-        self._log = log
-
-    def load(self) -> TrainingState | None:
-        entry = self._checkpoint.load()
-        if entry is None:
-            return None
-        state = TrainingState(record=entry.record, tensors=entry.tensors)
-        self._log("level_continued", level_key=self._key, iteration=state.iteration)
-        return state
-
-    def save(self, state: TrainingState) -> None:
-        self._checkpoint.save(Entry(record=state.record, tensors=state.tensors))
 
 
 def _resolve(spec: TrajectorySpec, data: Dataset) -> TrajectorySpec:

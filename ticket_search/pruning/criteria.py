@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from ticket_search.pruning.masks import Tensors
-from ticket_search.spec.trajectory import Criterion
+from ticket_search.spec.pruning import Criterion
 
 Scores = dict[str, torch.Tensor]
 

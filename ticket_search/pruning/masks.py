@@ -33,6 +33,12 @@ def density(mask: Mask) -> float:
     return kept_weights(mask) / prunable_weights(mask)
 
 
+def distance(one: Mask, other: Mask) -> float:
+    """The fraction of the prunable weights that one mask keeps and the other does not (Hamming, normalised)."""
+    differing = sum(int((kept != other[name]).sum()) for name, kept in one.items())
+    return differing / prunable_weights(one)
+
+
 def apply_mask(mask: Mask, weights: Tensors) -> dict[str, Tensor]:
     """New tensors: the weights where kept, +0.0 where not; tensors without a mask are copied."""
     return {

@@ -16,7 +16,7 @@ import torch
 
 from ticket_search.pruning.criteria import Scores
 from ticket_search.pruning.masks import Mask
-from ticket_search.spec.trajectory import Strategy
+from ticket_search.spec.pruning import Strategy
 
 _DIMENSIONS_OF_A_MATRIX = 2
 

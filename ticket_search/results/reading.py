@@ -24,6 +24,7 @@ class Results:
         curves: one row per (trajectory, level, iteration) evaluated.
         layers: one row per (trajectory, level, prunable tensor).
         controls: one row per (trajectory, level, control, draw).
+        early_bird: one row per (trajectory, iteration, earlier iteration) whose masks early-bird compared.
     """
 
     levels: pd.DataFrame
@@ -31,6 +32,7 @@ class Results:
     curves: pd.DataFrame
     layers: pd.DataFrame
     controls: pd.DataFrame
+    early_bird: pd.DataFrame
 
 
 def load_results(run_dir: Location) -> Results:
@@ -49,7 +51,7 @@ def load_results(run_dir: Location) -> Results:
     if missing:
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no table {', '.join(missing)}")
     # Trajectories first: the writer writes them last, so the levels they speak of are there by now.
-    order = ("trajectories", "levels", "layers", "curves", "controls")
+    order = ("trajectories", "levels", "layers", "curves", "controls", "early_bird")
     return Results(**{name: _empty(name) if name in absent else _read(there[name], KEYS[name]) for name in order})
 
 

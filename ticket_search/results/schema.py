@@ -17,9 +17,10 @@ KEYS: dict[str, tuple[str, ...]] = {
     "curves": ("trajectory_id", "level", "iteration"),
     "layers": ("trajectory_id", "level", "name"),
     "controls": ("trajectory_id", "level", "control", "draw"),
+    "early_bird": ("trajectory_id", "iteration", "earlier_iteration"),
 }
 #: Tables that older versions did not write: where one is absent, it has no rows.
-LATER_TABLES = ("controls",)
+LATER_TABLES = ("controls", "early_bird")
 _VERSION = b"ticket_search.schema_version"
 _ENCODING = b"ticket_search.encoding"
 _CONFIGURATION = {
@@ -69,6 +70,9 @@ def schemas(space: Mapping[str, Domain]) -> dict[str, pa.Schema]:
             *_fields(early_stop_iteration=pa.int64(), early_stop_test_accuracy=pa.float64()),
             *_fields(iterations=pa.int64(), train_seconds=pa.float64(), reused=pa.bool_()),
         ],
+        "early_bird": _fields(
+            trajectory_id=pa.string(), iteration=pa.int64(), earlier_iteration=pa.int64(), distance=pa.float64()
+        ),
     }
     return {name: pa.schema(fields, {_VERSION: str(SCHEMA_VERSION)}) for name, fields in columns.items()}
 

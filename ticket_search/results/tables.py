@@ -23,7 +23,8 @@ from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL = ("trajectory_id", "level")
 #: Rows after which a chunk is full. The last chunk is written anew at every flush: where rows are wide, it is short.
-_CAPACITY = {"levels": 10_000, "trajectories": 10_000, "curves": 50_000, "layers": 50_000, "controls": 50_000}
+_CAPACITY = {"levels": 10_000, "trajectories": 10_000}
+_CAPACITY_OF_OTHERS = 50_000
 
 
 class Table:
@@ -187,8 +188,7 @@ def _interned(key: tuple[Any, ...]) -> tuple[Any, ...]:
 class Tables:
     """The tables of a run directory.
 
-    `levels` and `trajectories` take rows (`Table.put`); `curves`, `layers` and `controls` take all rows of a level at
-    once (`Table.put_group`).
+    `levels` and `trajectories` take rows (`Table.put`), the others all rows of a level at once (`Table.put_group`).
 
     Args:
         run_dir: the run directory, local or in object storage.
@@ -202,15 +202,16 @@ class Tables:
         folder, schema = open_folder(run_dir), schemas(space)
 
         def table(name: str, key: tuple[str, ...]) -> Table:
-            return Table(folder / name, schema[name], key, capacity=_CAPACITY[name])
+            return Table(folder / name, schema[name], key, capacity=_CAPACITY.get(name, _CAPACITY_OF_OTHERS))
 
         self.levels = table("levels", KEYS["levels"])
         self.trajectories = table("trajectories", KEYS["trajectories"])
         self.curves = table("curves", _LEVEL)
         self.layers = table("layers", _LEVEL)
         self.controls = table("controls", _LEVEL)
+        self.early_bird = table("early_bird", ("trajectory_id",))
 
     def flush(self) -> None:
         """Write everything. A row is there before any row of another table that speaks of it."""
-        for table in (self.curves, self.layers, self.controls, self.levels, self.trajectories):
+        for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()

@@ -156,7 +156,7 @@ def _rewinds(spec: SearchSpec, sharing: float) -> float:
 
 def _pruned_levels(trajectory: TrajectorySpec) -> int:
     pruning = trajectory.trajectory
-    if pruning.last_target is not None:
+    if pruning.last_target is not None or pruning.ticket is not None:
         return pruning.last_level or 0
     reach = math.floor(math.log(pruning.min_density) / math.log(1 - pruning.pruning_rate) + 1e-9)
     return reach if pruning.max_levels is None else min(reach, pruning.max_levels)

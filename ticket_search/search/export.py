@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,6 +14,9 @@ from ticket_search.search.suggestions import SuggestionRecord
 from ticket_search.spec.base import unknown
 from ticket_search.spec.trajectory import TrajectorySpec
 from ticket_search.storage.folder import Folder, LocalFolder
+
+if TYPE_CHECKING:
+    from ticket_search.lottery.workbench import Workbench
 
 
 def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | None = None) -> None:
@@ -33,31 +37,46 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir():
         raise SpecError(f"{str(path)!r} cannot be made: {str(nearest)!r} is a file, not a folder")
-    trajectory, level, figures = _find(run_dir, name)
+    trajectory, level, figures = find_ticket(run_dir, name)
     if trajectory.trajectory.reinit_pruned != "zero":
         raise SpecError(
             f"{name!r} holds its pruned weights at their initial values (trajectory.reinit_pruned "
             f"{trajectory.trajectory.reinit_pruned!r}); a ticket's are zero"
         )
+    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), data_dir)
+    ticket = bench.ticket(level, name, figures)
+    LocalFolder(path.parent.absolute()).write(path.name, ticket.to_bytes())
+
+
+def open_bench(
+    run_dir: Folder, trajectory: TrajectorySpec, level: int, level_key: str, data_dir: str | None = None
+) -> "Workbench":
+    """The workbench of a trajectory of a search, in this process.
+
+    Raises:
+        SpecError: with the data that is read now, or the code of a user's own network, the level has another key.
+    """
     from ticket_search.data.dataset import load_dataset
     from ticket_search.lottery.workbench import Workbench
     from ticket_search.store.level_store import LevelStore
 
     spec = read_spec(run_dir)
     data = load_dataset(trajectory.dataset, Path(data_dir) if data_dir else data_path(spec))
-    store = store_folder(spec, run_dir)
-    bench = Workbench(trajectory, data, LevelStore(store), lambda event, **fields: None)
-    if bench.level_key(level) != figures["level_key"]:
+    bench = Workbench(trajectory, data, LevelStore(store_folder(spec, run_dir)), lambda event, **fields: None)
+    if bench.level_key(level) != level_key:
         raise SpecError(
             f"dataset {trajectory.dataset.name!r}: what is read now is not what the search was run on, or the source "
             "of its own network has changed; give the --data-dir of the same data"
         )
-    ticket = bench.ticket(level, name, figures)
-    LocalFolder(path.parent.absolute()).write(path.name, ticket.to_bytes())
+    return bench
 
 
-def _find(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[str, object]]:
-    """The trajectory of a ticket, its level, and the row of `levels`."""
+def find_ticket(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[str, object]]:
+    """The trajectory of a ticket, its level, and the row of `levels`.
+
+    Raises:
+        SpecError: the search has no such ticket.
+    """
     spec, levels = read_spec(run_dir), load_results(run_dir).levels
     names = levels["trajectory_id"] + "/" + levels["level"].astype(str)
     found = levels[(names == name) & (levels["level"] > 0)]

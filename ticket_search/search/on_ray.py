@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ from ticket_search.search.job import JOB, REPORT, make_job  # noqa: E402
 from ticket_search.search.preflight import cluster_address  # noqa: E402
 from ticket_search.search.search import EndReport, HaltReport, LevelReport, NotStarted, Search  # noqa: E402
 from ticket_search.search.trainable import TrajectoryTrainable  # noqa: E402
-from ticket_search.spec.search import ResourcesSpec  # noqa: E402
+from ticket_search.spec.search import ResourcesSpec, SearchSpec  # noqa: E402
 from ticket_search.storage.folder import Folder  # noqa: E402
 
 #: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
@@ -269,6 +269,48 @@ def run_on_ray(
         )
     if search.halted:
         raise search.halted
+
+
+def on_each_worker(
+    function: Callable[..., T],
+    calls: Sequence[tuple[Any, ...]],
+    spec: SearchSpec,
+    done: str,
+    say: Callable[[str], None],
+) -> list[T]:
+    """Call a function with each arguments in Ray's workers, each with the resources of a trajectory.
+
+    Args:
+        function: of this package.
+        calls: the arguments of each.
+        spec: a search; a call whose worker died is made again as often as its ``max_failures``.
+        done: what a call has done, for the lines that are said.
+        say: told of each call that has ended.
+
+    Raises:
+        TicketSearchError: a call raised, or its workers died; no other is waited for.
+    """
+    resources = {"num_cpus": spec.resources.cpus, "num_gpus": spec.resources.gpus}
+    remote = ray.remote(function).options(**resources, max_retries=spec.search.max_failures)
+    with _ends_with_ray():
+        results = [remote.remote(*arguments) for arguments in calls]
+        waiting = list(results)
+        try:
+            while waiting:
+                ended, waiting = ray.wait(waiting)
+                ray.get(ended)
+                say(f"{done} {len(results) - len(waiting)} of {len(results)}")
+            found: list[T] = ray.get(results)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            said = str(cause) if isinstance(cause, TicketSearchError) else f"{type(cause).__name__}: {cause}"
+            raise TicketSearchError(said) from error
+        except ray.exceptions.RayError as error:
+            raise TicketSearchError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        finally:
+            for result in waiting:
+                ray.cancel(result, force=True)
+        return found
 
 
 @contextmanager

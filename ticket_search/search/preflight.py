@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ticket_search.data import read_arrays
 from ticket_search.errors import SpecError
@@ -11,6 +11,7 @@ from ticket_search.search.disk import NetworkSize
 from ticket_search.search.job import data_path
 from ticket_search.spec.search import SearchSpec
 from ticket_search.spec.trajectory import FULLY_CONNECTED, DatasetSpec, TrajectorySpec
+from ticket_search.store.level_store import Entry
 
 
 def cluster_address(address: str | None) -> str | None:
@@ -19,12 +20,15 @@ def cluster_address(address: str | None) -> str | None:
     return None if found in (None, "", "local") else found
 
 
-def check(spec: SearchSpec, *, local: bool) -> dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]]:
+def check(
+    spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None] = lambda key: None
+) -> dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]]:
     """Read each data set and try each network that the space can ask for.
 
     Args:
         spec: the search.
         local: the trajectories will run on this machine, so its processors and GPUs are what there is.
+        entry: the level store's entry of a key.
 
     Returns:
         (network's name, data set) -> its size, and the images of a training epoch; see `disk.estimate`.
@@ -45,6 +49,7 @@ def check(spec: SearchSpec, *, local: bool) -> dict[tuple[str, DatasetSpec], tup
             shapes[dataset] = train_images, (channels, height, width), arrays.classes
         train_images, image_shape, classes = shapes[dataset]
         trajectory.resolve(train_images)
+        _check_ticket(trajectory, image_shape, entry)
         if (trajectory.model.name, dataset) not in sizes:
             sizes[trajectory.model.name, dataset] = _check_model(trajectory, image_shape, classes), train_images
     return sizes
@@ -52,6 +57,22 @@ def check(spec: SearchSpec, *, local: bool) -> dict[tuple[str, DatasetSpec], tup
 
 def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
     return (spec.point(values, spec.seeds[0]) for values in spec.trial_points())
+
+
+def _check_ticket(
+    trajectory: TrajectorySpec, image_shape: tuple[int, int, int], entry: Callable[[str], Entry | None]
+) -> None:
+    key = trajectory.trajectory.ticket
+    if key is None:
+        return
+    from ticket_search.lottery.ticket import Ticket, check_fits
+
+    found = entry(key)
+    if found is None:
+        raise SpecError(
+            f"trajectory.ticket: {key!r} is not in the level store; `ticket-search transfer` puts a ticket's file there"
+        )
+    check_fits(Ticket.from_entry(found), trajectory.model, image_shape)
 
 
 def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> NetworkSize:

@@ -1,6 +1,6 @@
 """Run a search in a directory, from its beginning or from wherever it stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 
 from ticket_search.errors import SpecError, TicketSearchError
@@ -20,6 +20,7 @@ from ticket_search.search.search import Listener, Progress, Search
 from ticket_search.search.store_use import register
 from ticket_search.spec.search import SearchSpec
 from ticket_search.storage.folder import Folder, Location, impatient, open_folder
+from ticket_search.store.level_store import Entry, LevelStore
 
 Say = Callable[[str], None]
 
@@ -31,6 +32,7 @@ def run_search(
     address: str | None = None,
     listener: Listener = lambda progress, row: None,
     on_start: Callable[[Progress], None] = lambda progress: None,
+    entries: Mapping[str, Entry] = {},
     say: Say = lambda notice: None,
 ) -> Progress:
     """Run a search to its end, or until it is asked to stop.
@@ -42,6 +44,7 @@ def run_search(
         address: of a Ray cluster; see `on_ray.connect`.
         listener: told of every trajectory that ends, with its row of `trajectories`.
         on_start: given, once, the object that says where the search stands from then on.
+        entries: what its trajectories find in the level store, by key: tickets found elsewhere.
         say: told, in a line, of what the user should know: the disk it will take, a lock that was broken, ...
 
     Returns:
@@ -57,7 +60,12 @@ def run_search(
     check_same_search(folder, spec)
     check_writable(folder)
     check_writable(store)
-    sizes = preflight.check(spec, local=preflight.cluster_address(address) is None)
+    levels = LevelStore(store)
+    sizes = preflight.check(
+        spec,
+        local=preflight.cluster_address(address) is None,
+        entry=lambda key: entries.get(key) or levels.load(key),
+    )
     from ticket_search.search.on_ray import check_resources, connect, run_on_ray
 
     missing = missing_folders(folder)
@@ -77,6 +85,8 @@ def run_search(
             stack.enter_context(connect(address))
             check_resources(spec.resources)
             register(store, folder, held.run, spec)
+            for key, entry in entries.items():
+                levels.save(key, entry)
             if held.is_new:
                 say(disk.describe(spec, disk.estimate(spec, sizes), store))
         except SpecError:

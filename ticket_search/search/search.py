@@ -37,7 +37,7 @@ _LEVEL_COLUMNS = [
 
 @dataclass(frozen=True, kw_only=True)
 class LevelReport:
-    """A finished level as rows: one of `levels`, those of `curves`, `layers` and `controls`.
+    """A finished level as rows: one of `levels`, those of `curves`, `layers`, `controls` and `early_bird`.
 
     `notices` are lines for the user: an entry of the store that was damaged, say.
     """
@@ -46,6 +46,7 @@ class LevelReport:
     curve: list[Row]
     layers: list[Row]
     controls: list[Row] = field(default_factory=list)
+    early_bird: list[Row] = field(default_factory=list)
     notices: tuple[str, ...] = ()
 
 
@@ -200,6 +201,7 @@ class Search:
             self._tables.curves.put_group(report.curve)
             self._tables.layers.put_group(report.layers)
             self._tables.controls.put_group(report.controls)
+            self._tables.early_bird.put_group(report.early_bird)
             self._tables.levels.put(row)
             self._tensorboard.level(row, report.curve)
         self.progress.levels += 1

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from ticket_search.search.job import rewind_iterations, store_folder
 from ticket_search.search.run_directory import Run, held_by, read_run, read_spec
 from ticket_search.search.suggestions import SuggestionRecord
 from ticket_search.spec.identity import digest, rewind_key
+from ticket_search.spec.pruning import PruningSpec
 from ticket_search.spec.search import SearchSpec
 from ticket_search.storage.folder import File, Folder, LocalFolder, open_folder
 from ticket_search.storage.lease import Leases
@@ -24,7 +25,7 @@ _CHECKPOINTS, _DAMAGED, _LEASES, _SEARCHES = "checkpoints", "damaged", "leases",
 #: What is being written is younger.
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
-_KINDS = ("levels", "rewind weights", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
+_KINDS = ("levels", "rewind weights", "tickets", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
 _ENDED = ("completed", "stopped", "diverged")
 #: What a store names its files; any other is not the store's, and left alone.
 _FILE = re.compile(
@@ -43,7 +44,8 @@ class StoreUse:
 
     Attributes:
         folder: of the store.
-        kinds: ``levels``, ``rewind weights``, ``checkpoints``, ``damaged`` and ``of no search`` -> the files.
+        kinds: ``levels``, ``rewind weights``, ``tickets`` (found elsewhere), ``checkpoints``, ``damaged`` and
+            ``of no search`` -> the files.
         searches: the run directories that use it, and are there.
         gone: those that used it and are not found where they were. What they need is not known: entries that none of
             the others needs count as needed, unless they are forgotten.
@@ -80,6 +82,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
     levels: set[str] = set()
     rewinds: set[str] = set()
     needed: set[str] = set()
+    tickets: set[str] = set()
     unfinished = False
     for run_dir in searches:
         if (owner := held_by(run_dir)) is not None:
@@ -89,14 +92,15 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
         levels |= set(reached["level_key"])
         rewinds |= set(_rewind_keys(spec, reached))
         unfinished = unfinished or not _is_finished(spec, results)
-        needed |= set(_needed(spec, results, reached, best))
+        tickets |= {point.ticket for point in _points(run_dir, spec).values() if point.ticket}
+        needed |= tickets | set(_needed(spec, results, reached, best))
     kinds: dict[str, list[File]] = {kind: [] for kind in _KINDS}
     spared = bool(gone) and not forget_gone
     unneeded = []
     files = [file for file in store.files(recursive=True) if _FILE.fullmatch(file.name)]
     entries = {_key(file) for file in files if len(file.name.partition("/")[0]) == 2}
     for file in files:
-        kind = _kind(file, levels, rewinds)
+        kind = _kind(file, {"levels": levels, "rewind weights": rewinds, "tickets": tickets})
         kinds[kind].append(file)
         if kind == _CHECKPOINTS:
             # One that is left of a finished level, or of searches that have ended, is gone on from by nobody.
@@ -178,14 +182,19 @@ def _notes(store: Folder) -> dict[str, str]:
     return notes
 
 
+def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:
+    """How each trajectory that was suggested prunes."""
+    return {
+        suggestion.trajectory_id: spec.point(suggestion.values, suggestion.seed).trajectory
+        for suggestion in SuggestionRecord(run_dir).read()
+    }
+
+
 def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame:
     """Every level the search has come to: also those that diverged, or that a killed driver had not written down."""
     columns = ["trajectory_id", "level", "level_key", "rewind_iteration"]
     rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")
-    pruning = {
-        suggestion.trajectory_id: spec.point(suggestion.values, suggestion.seed).trajectory
-        for suggestion in SuggestionRecord(run_dir).read()
-    }
+    pruning = _points(run_dir, spec)
     for event in read_events(run_dir):
         if event["event"] in _LEVEL_EVENTS and event["trajectory_id"] in pruning:
             row = {name: event[name] for name in columns[:3]}
@@ -228,13 +237,11 @@ def _is_finished(spec: SearchSpec, results: Results) -> bool:
     return spec.planned_trials is not None and ended >= spec.planned_trials
 
 
-def _kind(file: File, levels: Iterable[str], rewinds: Iterable[str]) -> str:
+def _kind(file: File, keys: Mapping[str, set[str]]) -> str:
     folder = file.name.partition("/")[0]
     if folder in (_CHECKPOINTS, _DAMAGED):
         return folder
-    if _key(file) in levels:
-        return "levels"
-    return "rewind weights" if _key(file) in rewinds else _UNKNOWN
+    return next((kind for kind, known in keys.items() if _key(file) in known), _UNKNOWN)
 
 
 def _key(file: File) -> str:

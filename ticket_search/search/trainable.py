@@ -69,18 +69,23 @@ def run_job(job: Job) -> Iterator[Report]:
         yield EndReport(status="failed", reason=reason, error=traceback.format_exc())
 
 
-def _levels(job: Job) -> Iterator[LevelReport]:
+def prepare(job: Job) -> "tuple[TrajectorySpec, Dataset]":
+    """Make this process fit for a job: its threads, its modules; the trajectory, and the data on its device."""
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
     import torch
 
-    from ticket_search.lottery.rows import control_rows, curve_rows, layer_rows, level_row
+    torch.set_num_threads(job.threads)
+    spec = validate(TrajectorySpec, job.trajectory)
+    return spec, _dataset(spec.dataset, job.data_dir, "cuda" if job.gpu else "cpu")
+
+
+def _levels(job: Job) -> Iterator[LevelReport]:
+    spec, data = prepare(job)
+    from ticket_search.lottery.rows import control_rows, curve_rows, early_bird_rows, layer_rows, level_row
     from ticket_search.lottery.trajectory import run_trajectory
     from ticket_search.store.level_store import LevelStore
 
-    torch.set_num_threads(job.threads)
-    spec = validate(TrajectorySpec, job.trajectory)
     log = _Log(job, trajectory_id(spec))
-    data = _dataset(spec.dataset, job.data_dir, "cuda" if job.gpu else "cpu")
     levels = run_trajectory(
         spec,
         data,
@@ -99,6 +104,7 @@ def _levels(job: Job) -> Iterator[LevelReport]:
             curve=curve_rows(spec, level),
             layers=layer_rows(spec, level),
             controls=control_rows(spec, level),
+            early_bird=early_bird_rows(spec, level),
             notices=log.take_notices(),
         )
 

@@ -5,7 +5,8 @@ import json
 from typing import Any
 
 from ticket_search.spec.base import Spec
-from ticket_search.spec.trajectory import Control, PruningSpec, TrajectorySpec
+from ticket_search.spec.pruning import Control, EarlyBirdSpec, PruningSpec
+from ticket_search.spec.trajectory import TrajectorySpec
 
 #: Raise it when the engine would compute different numbers from the same inputs,
 #: a changed default of a specification included: defaults are left out of the canonical form,
@@ -65,23 +66,55 @@ def pruned_key(parent: str, pruning: PruningSpec, level: int) -> str:
 
     How far a trajectory goes decides which levels exist, not what is in them; the ``global`` strategy has no layers'
     rates, unless the output layer is left whole; where levels have target densities there is no rate. Of the targets
-    only the level's own counts, and the next one, whose mask its entry holds.
+    only the level's own counts, and the next one, whose mask its entry holds. Of a ticket that was found elsewhere that
+    ticket counts. What early-bird does is in the parent's key.
     """
-    idle = {"min_density", "max_levels", "target_densities"}
+    if pruning.ticket is not None:
+        start = {"weights": pruning.ticket_weights, "rewind_iteration": pruning.rewind_iteration}
+        return digest({"parent": parent, "ticket": pruning.ticket, **start})
+    plain = _mask_fields(pruning, idle=set())
+    if pruning.target_densities is None:
+        return digest({"parent": parent, "pruning": plain})
+    targets = list(pruning.target_densities[level - 1 : level + 1])
+    return digest({"parent": parent, "pruning": plain, "target_densities": targets})
+
+
+def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) -> str:
+    """The level key of level 0 where `early_bird` may end the dense training of key `dense`.
+
+    That depends on how the first mask is drawn, but not on what is done with it.
+    """
+    plain = _mask_fields(pruning, idle={"rewind_iteration", "retrain", "reinit_kept", "reinit_pruned"})
+    first = list((pruning.target_densities or ())[:1])
+    watch = canonical(early_bird)
+    return digest({"dense": dense, "early_bird": watch, "pruning": plain, "target_densities": first})
+
+
+def _mask_fields(pruning: PruningSpec, idle: set[str]) -> dict[str, Any]:
+    """What decides how a level is pruned and trained, besides its parent and the target densities."""
+    idle = idle | {"min_density", "max_levels", "target_densities", "early_bird"}
     if pruning.criterion == "large_final":
         pruning = pruning.model_copy(update={"criterion": "magnitude"})
     if pruning.strategy == "global":
         idle |= {"conv_layer_rate"} | ({"output_layer_rate"} if pruning.output_layer_rate else set())
-    if pruning.target_densities is None:
-        return digest({"parent": parent, "pruning": canonical(pruning, without=idle)})
-    targets = list(pruning.target_densities[level - 1 : level + 1])
-    plain = canonical(pruning, without=idle | {"pruning_rate"})
-    return digest({"parent": parent, "pruning": plain, "target_densities": targets})
+    if pruning.target_densities is not None:
+        idle |= {"pruning_rate"}
+    return canonical(pruning, without=idle)
 
 
 def control_key(ticket: str, control: Control, draw: int) -> str:
     """The level key of a control of the ticket that is trained in the level of key `ticket`."""
     return digest({"ticket": ticket, "control": control, "draw": draw})
+
+
+def copy_key(start: str, copy: int) -> str:
+    """The store's key of another training from the same start under another data order.
+
+    Args:
+        start: the level key of a ticket, or the key of the rewind weights that a dense network goes on from.
+        copy: counted from 0.
+    """
+    return digest({"start": start, "copy": copy})
 
 
 def rewind_key(dense: str, iteration: int) -> str:

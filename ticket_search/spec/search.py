@@ -10,18 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from ticket_search.errors import SpecError
 from ticket_search.spec.base import FromList, Spec, unknown, validate
+from ticket_search.spec.fields import NonNegativeInt, PositiveInt, Seed
 from ticket_search.spec.identity import canonical, digest
-from ticket_search.spec.trajectory import (
-    ControlsSpec,
-    DatasetSpec,
-    ModelSpec,
-    NonNegativeInt,
-    PositiveInt,
-    PruningSpec,
-    Seed,
-    TrainingSpec,
-    TrajectorySpec,
-)
+from ticket_search.spec.pruning import ControlsSpec, PruningSpec
+from ticket_search.spec.trajectory import DatasetSpec, ModelSpec, TrainingSpec, TrajectorySpec
 
 SECTIONS: dict[str, type[Spec]] = {
     "dataset": DatasetSpec,

@@ -1,13 +1,21 @@
 """One point of a search: everything that decides what a trajectory computes."""
 
-import itertools
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ticket_search.errors import SpecError
-from ticket_search.spec.base import Floats, FromList, Spec, as_tuple, unknown
+from ticket_search.spec.base import Floats, FromList, Spec, unknown
+from ticket_search.spec.fields import (
+    Duration,
+    PositiveInt,
+    Seed,
+    check_duration,
+    check_positive,
+    resolve_duration,
+)
+from ticket_search.spec.pruning import ControlsSpec, PruningSpec, check_early_bird, check_rewind
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "parquet")
 MODELS = (
@@ -19,40 +27,9 @@ USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAMED = {"conv2", "conv4", "conv6", "vgg16", "vgg19"}
 FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
 _RESNET = re.compile(r"resnet_?([1-9]\d{0,3})")
-_EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 
-Strategy = Literal["layerwise", "global"]
-#: Scores of a weight's values, see `ticket_search.pruning.criteria`.
-ValueCriterion = Literal[
-    "magnitude", "random", "large_final", "magnitude_increase", "movement", "large_init", "small_final"
-]
-#: Scores that need the network at its rewind weights, see `ticket_search.training.saliency`.
-NetworkCriterion = Literal["snip", "grasp", "synflow"]
-Criterion = Literal[ValueCriterion, NetworkCriterion]
-Control = Literal["random_reinit", "random_mask", "shuffled_mask"]
 Precision = Literal["fp32", "bf16"]
-Retrain = Literal["weights", "learning_rate", "finetune"]
 Initialization = Literal["kaiming_normal", "kaiming_uniform", "glorot_normal", "glorot_uniform", "orthogonal"]
-Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
-PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=2**53)]
-#: A column of the tables holds it as int64.
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-
-
-def _duration(value: int | str) -> int | str:
-    if isinstance(value, str) and not _EPOCHS.fullmatch(value):
-        raise ValueError(f"{value!r} is not a length of training: give iterations (20000) or epochs ('20ep')")
-    if isinstance(value, int) and value < 0:
-        raise ValueError(f"{value} is not a length of training: give 0 or more iterations")
-    return value
-
-
-def resolve_duration(value: int | str, iterations_per_epoch: int) -> int:
-    """Iterations in a duration such as ``20000`` or ``"20ep"``."""
-    if isinstance(value, int):
-        return value
-    return int(value.removesuffix("ep")) * iterations_per_epoch
 
 
 class NormalizeSpec(Spec):
@@ -166,9 +143,6 @@ class OptimizerSpec(Spec):
         return self
 
 
-Duration = int | str
-
-
 class ScheduleSpec(Spec):
     """The learning rate by iteration.
 
@@ -187,12 +161,12 @@ class ScheduleSpec(Spec):
     @field_validator("warmup")
     @classmethod
     def _warmup(cls, value: Duration) -> Duration:
-        return _duration(value)
+        return check_duration(value)
 
     @field_validator("milestones")
     @classmethod
     def _milestones(cls, value: tuple[Duration, ...]) -> tuple[Duration, ...]:
-        return tuple(_duration(v) for v in value)
+        return tuple(check_duration(v) for v in value)
 
     @model_validator(mode="after")
     def _milestones_for_step(self) -> "ScheduleSpec":
@@ -225,130 +199,7 @@ class TrainingSpec(Spec):
     @field_validator("iterations", "evaluate_every")
     @classmethod
     def _positive(cls, value: Duration) -> Duration:
-        if isinstance(value, int) and value < 1:
-            raise ValueError(
-                f"{value} is not a length of training: give at least one iteration (20000) or epoch ('1ep')"
-            )
-        return _duration(value)
-
-
-def _densities(value: object) -> object:
-    """A number is the one-shot schedule to it."""
-    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else as_tuple(value)
-
-
-class PruningSpec(Spec):
-    """The ``trajectory`` section: how a network is pruned and rewound, and when to stop.
-
-    Attributes:
-        pruning_rate: fraction of the surviving weights removed per level, in (0, 1).
-        target_densities: the density of each level from 1 on, decreasing, instead of `pruning_rate` and `min_density`;
-            a number prunes to it in one shot. null prunes iteratively at the rate.
-        strategy: ``layerwise`` (each tensor prunes its own share) or ``global`` (all tensors compete).
-        criterion: the score; the lowest go.
-        rewind_iteration: k: survivors return to their values after k iterations of the dense training.
-        retrain: how a level goes on after pruning (Renda et al. 2020): ``weights`` rewinds weights and schedule to k;
-            ``learning_rate`` keeps the trained weights and rewinds the schedule; ``finetune`` keeps both, and trains as
-            many iterations at the last learning rate.
-        reinit_kept: what kept weights start from: ``rewind``, their rewind weights; ``fresh``, another draw of the
-            initialization, biases and statistics included; ``sign``, the sign of the rewind weight times the standard
-            deviation of the layer's initialization (Zhou et al. 2019).
-        reinit_pruned: what pruned weights are held at: ``zero``, or ``initial``, their rewind weights (Zhou et al.).
-        conv_layer_rate: the convolutions' pruning rate as a fraction of the others', in (0, 1]; layerwise only.
-        output_layer_rate: the output layer's pruning rate as a fraction of the others', in [0, 1]; layerwise, but for
-            0, which leaves the output layer whole under any strategy.
-        min_density: no level below this density is trained.
-        max_levels: no level above this number is trained; null means no such bound.
-    """
-
-    pruning_rate: Fraction = 0.2
-    target_densities: Annotated[tuple[Fraction, ...], BeforeValidator(_densities), Field(min_length=1)] | None = None
-    strategy: Strategy = "layerwise"
-    criterion: Criterion = "magnitude"
-    rewind_iteration: NonNegativeInt = 0
-    retrain: Retrain = "weights"
-    reinit_kept: Literal["rewind", "fresh", "sign"] = "rewind"
-    reinit_pruned: Literal["zero", "initial"] = "zero"
-    conv_layer_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    output_layer_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    min_density: Fraction = 0.01
-    max_levels: PositiveInt | None = None
-
-    @field_validator("target_densities")
-    @classmethod
-    def _decreasing(cls, densities: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        for before, after in itertools.pairwise(densities or ()):
-            if after >= before:
-                raise ValueError(
-                    f"{list(densities or ())} does not decrease: {after} follows {before}; "
-                    "give the density of each level, each less than the one before"
-                )
-        return densities
-
-    @model_validator(mode="after")
-    def _targets_are_of_every_layer(self) -> "PruningSpec":
-        for name in ("conv_layer_rate", "output_layer_rate"):
-            if self.target_densities is not None and getattr(self, name) != 1.0:
-                raise ValueError(
-                    f"{name} {getattr(self, name)} is a share of pruning_rate, which target_densities replace; "
-                    f"give trajectory.{name} 1.0, or no target_densities"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _trained_weights_are_gone_on_from(self) -> "PruningSpec":
-        fitting = {"reinit_kept": ("rewind",), "reinit_pruned": ("zero",), "criterion": get_args(ValueCriterion)}
-        for name, values in fitting.items():
-            value = getattr(self, name)
-            if self.retrain != "weights" and value not in values:
-                raise ValueError(
-                    f"{name} {value!r} is about weights that are not trained yet, and retrain {self.retrain!r} goes on "
-                    f"from trained ones; give {name} {values[0]!r}, or retrain 'weights'"
-                )
-        return self
-
-    @property
-    def last_level(self) -> int | None:
-        """The number of the last level; None where the density alone decides."""
-        return min((last for last in (self.last_target, self.max_levels) if last is not None), default=None)
-
-    @property
-    def last_target(self) -> int | None:
-        """The number of the last level that has a target density; None without targets."""
-        return None if self.target_densities is None else len(self.target_densities)
-
-
-class ControlsSpec(Spec):
-    """What is trained beside the tickets, to tell what is due to them from what any sparse network does.
-
-    Each has the ticket's density in every layer, and is trained exactly as the ticket.
-
-    Attributes:
-        kinds: ``random_reinit`` (the ticket's mask, the network initialized anew), ``random_mask`` (the ticket's
-            weights under a mask drawn at random) and ``shuffled_mask`` (under the ticket's mask, shuffled within each
-            layer). The last two have the same distribution; both names are in use.
-        draws: of each kind, at each level.
-        levels: whose tickets have controls; ``last`` means the last (of ``trajectory.max_levels`` or
-            ``target_densities``), null every level from 1 on.
-    """
-
-    kinds: Annotated[tuple[Control, ...], FromList] = ()
-    draws: PositiveInt = 1
-    levels: Annotated[tuple[PositiveInt, ...], FromList, Field(min_length=1)] | Literal["last"] | None = None
-
-    @field_validator("kinds", "levels")
-    @classmethod
-    def _distinct(cls, values: tuple[object, ...] | str | None) -> tuple[object, ...] | str | None:
-        if isinstance(values, tuple) and len(set(values)) != len(values):
-            raise ValueError(f"{list(values)} names one twice; give each once")
-        return values
-
-    def of(self, level: int, last: int | None) -> list[tuple[Control, int]]:
-        """The kind and the draw of each control at a level, where `last` is the last one, if that is known."""
-        levels = (last,) if self.levels == "last" else self.levels
-        if level == 0 or (levels is not None and level not in levels):
-            return []
-        return [(kind, draw) for kind in self.kinds for draw in range(self.draws)]
+        return check_positive(value)
 
 
 class TrajectorySpec(Spec):
@@ -391,6 +242,7 @@ class TrajectorySpec(Spec):
         iterations = self.training.iterations
         if isinstance(iterations, int):
             check_rewind(self.trajectory.rewind_iteration, iterations)
+            check_early_bird(self.trajectory.early_bird, iterations)
         return self
 
     def resolve(self, training_images: int) -> "TrajectorySpec":
@@ -400,7 +252,8 @@ class TrajectorySpec(Spec):
             training_images: size of the training split, validation images taken out.
 
         Raises:
-            SpecError: the batch is larger than the split, or the rewind iteration is past the training.
+            SpecError: the batch is larger than the split; the rewind iteration is past the training, or early-bird
+                longer than it.
         """
         training = self.training
         if training.batch_size > training_images:
@@ -421,17 +274,14 @@ class TrajectorySpec(Spec):
                 ),
             }
         )
+        pruning = self.trajectory
+        if pruning.early_bird is not None:
+            every = resolve_duration(pruning.early_bird.every, epoch)
+            early_bird = pruning.early_bird.model_copy(update={"every": every})
+            pruning = pruning.model_copy(update={"early_bird": early_bird})
         try:
-            check_rewind(self.trajectory.rewind_iteration, int(resolved.iterations))
+            check_rewind(pruning.rewind_iteration, int(resolved.iterations))
+            check_early_bird(pruning.early_bird, int(resolved.iterations))
         except ValueError as error:
             raise SpecError(str(error)) from None
-        return self.model_copy(update={"training": resolved})
-
-
-def check_rewind(rewind_iteration: int, iterations: int) -> None:
-    """A rewind must leave at least one iteration to train."""
-    if rewind_iteration >= iterations:
-        raise ValueError(
-            f"trajectory.rewind_iteration: {rewind_iteration} is past the training of {iterations} iterations; "
-            f"give 0 to {iterations - 1}"
-        )
+        return self.model_copy(update={"training": resolved, "trajectory": pruning})

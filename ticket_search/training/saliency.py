@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ticket_search.pruning.criteria import Scores
 from ticket_search.pruning.masks import Mask
-from ticket_search.spec.trajectory import Criterion
+from ticket_search.spec.pruning import Criterion
 from ticket_search.training.train import reproducible, seed_generators
 
 #: SynFlow prunes in so many steps, taking the scores again after each (Tanaka et al. 2020).

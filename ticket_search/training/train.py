@@ -37,6 +37,22 @@ class Data(Protocol):
         """A split, once, in order."""
 
 
+class Watch(Protocol):
+    """Looks at a training as it goes on, and may end it."""
+
+    every: int
+    """Iterations between two looks."""
+
+    def __call__(self, iteration: int, weights: Weights) -> bool:
+        """Whether the training is to end after this iteration; the weights are the network's own, not to be changed."""
+
+    def state(self) -> tuple[Any, Weights]:
+        """What it remembers, for a checkpoint: plain JSON data, and tensors."""
+
+    def restore(self, record: Any, tensors: Weights) -> None:
+        """Remember what `state` gave."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LevelInputs:
     """What one training starts from.
@@ -50,6 +66,7 @@ class LevelInputs:
             end, the rate stays at its last.
         keep: iterations whose weights to keep: the weights after so many updates.
         stop: end after so many iterations already, and measure nothing on the test split.
+        watch: may end the training earlier, which then counts as finished.
     """
 
     weights: Mapping[str, Tensor]
@@ -59,6 +76,7 @@ class LevelInputs:
     shift: int = 0
     keep: tuple[int, ...] = ()
     stop: int | None = None
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,17 +181,18 @@ def _train(
     _load(network, level.weights)
     update = Update(level, network, data, training)
     state = checkpoints and checkpoints.load()
-    course = _restore(state, network, update) if state else _Course(done=level.start)
+    course = _restore(state, network, update, level.watch) if state else _Course(done=level.start)
     stop, every = level.stop or int(training.iterations), int(training.evaluate_every)
     if level.start == course.done and level.start in level.keep:
         course.kept[level.start] = _snapshot(network)
     keep_at = started + checkpoints.seconds if checkpoints else math.inf
-    while course.done < stop:
+    while course.done < stop and not course.ended:
         course.losses.append(update(course.done))
         course.done += 1
         if course.done in level.keep:
             course.kept[course.done] = _snapshot(network)
-        if course.done % every == 0 or course.done == stop:
+        course.ended = _ends(level.watch, course.done, network)
+        if course.done % every == 0 or course.done == stop or course.ended:
             point = _evaluate(network, data, course.done, course.losses, training)
             course.curve.append(point)
             course.losses.clear()
@@ -181,8 +200,9 @@ def _train(
                 break
             if point.val_loss < course.best:
                 course.best, course.best_weights = point.val_loss, _snapshot(network)
-        if checkpoints and course.done < stop and time.perf_counter() >= keep_at:
-            checkpoints.save(_capture(course, network, update, course.seconds + time.perf_counter() - started))
+        if checkpoints and course.done < stop and not course.ended and time.perf_counter() >= keep_at:
+            seconds = course.seconds + time.perf_counter() - started
+            checkpoints.save(_capture(course, network, update, level.watch, seconds))
             keep_at = time.perf_counter() + checkpoints.seconds
 
     outputs = LevelOutputs(
@@ -210,6 +230,7 @@ class _Course:
         best: the lowest validation loss.
         best_weights: at that evaluation; empty before the first.
         seconds: spent before this process took it up.
+        ended: whether `LevelInputs.watch` has ended it.
     """
 
     done: int
@@ -219,9 +240,18 @@ class _Course:
     best: float = math.inf
     best_weights: Weights = field(default_factory=dict)
     seconds: float = 0.0
+    ended: bool = False
 
 
-def _capture(course: _Course, network: nn.Module, update: "Update", seconds: float) -> TrainingState:
+def _ends(watch: Watch | None, done: int, network: nn.Module) -> bool:
+    if watch is None or done % watch.every:
+        return False
+    return watch(done, {name: value.detach() for name, value in network.state_dict().items()})
+
+
+def _capture(
+    course: _Course, network: nn.Module, update: "Update", watch: Watch | None, seconds: float
+) -> TrainingState:
     """The state between two iterations, on the CPU."""
     tensors = {f"weights/{name}": value for name, value in _snapshot(network).items()}
     tensors |= {f"optimizer/{name}": value for name, value in update.optimizer_state().items()}
@@ -232,11 +262,14 @@ def _capture(course: _Course, network: nn.Module, update: "Update", seconds: flo
         tensors["losses"] = torch.stack(course.losses)
     curve = [list(astuple(point)) for point in course.curve]
     record = {"iteration": course.done, "curve": curve, "seconds": seconds, "kept": sorted(course.kept)}
+    if watch:
+        record["watch"], remembered = watch.state()
+        tensors |= {f"watch/{name}": value for name, value in remembered.items()}
     return TrainingState(record=record, tensors={name: value.cpu() for name, value in tensors.items()})
 
 
-def _restore(state: TrainingState, network: nn.Module, update: "Update") -> _Course:
-    """Put network and optimizer into a state; the inverse of `_capture`."""
+def _restore(state: TrainingState, network: nn.Module, update: "Update", watch: Watch | None) -> _Course:
+    """Put network, optimizer and watch into a state; the inverse of `_capture`."""
     device = _device(network)
 
     def part(prefix: str) -> Weights:
@@ -245,10 +278,13 @@ def _restore(state: TrainingState, network: nn.Module, update: "Update") -> _Cou
         return {name: state.tensors[prefix + name].to(device) for name in names}
 
     _load(network, part("weights/"))
-    prefix = "optimizer/"
-    update.load_optimizer_state(
-        {n.removeprefix(prefix): value.to(device) for n, value in state.tensors.items() if n.startswith(prefix)}
-    )
+
+    def below(prefix: str) -> Weights:
+        return {n.removeprefix(prefix): value for n, value in state.tensors.items() if n.startswith(prefix)}
+
+    update.load_optimizer_state({name: value.to(device) for name, value in below("optimizer/").items()})
+    if watch:
+        watch.restore(state.record["watch"], below("watch/"))
     curve = [Point(iteration=i, train_loss=t, val_loss=v, val_accuracy=a) for i, t, v, a in state.record["curve"]]
     return _Course(
         done=state.iteration,

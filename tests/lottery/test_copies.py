@@ -1,0 +1,119 @@
+"""Copies of a training under other data orders, and the errors between them."""
+
+import pytest
+import torch
+from torch import nn
+
+from ticket_search.lottery.stability import errors_between
+from ticket_search.lottery.workbench import Workbench
+
+
+class Numbers:
+    """Validation images 1 and 2, test images -1 to -4, all of class 1, for networks that take one number."""
+
+    def batches(self, split):
+        images = [1.0, 2.0] if split == "validation" else [-1.0, -2.0, -3.0, -4.0]
+        yield torch.tensor(images)[:, None], torch.ones(len(images), dtype=torch.int64)
+
+
+def scores(weight, bias):
+    """A network that says class 1 of x where ``weight * x + bias > 0``."""
+    network = nn.Linear(1, 2)
+    values = {"weight": torch.tensor([[0.0], [weight]]), "bias": torch.tensor([0.0, bias])}
+    return network, values
+
+
+def test_the_errors_between_two_networks_by_hand():
+    """Between 2x - 1 and -2x + 1: ``(2 - 4p) x - (1 - 2p)`` at the position p, nothing in the middle."""
+    network, one = scores(2.0, -1.0)
+    _, other = scores(-2.0, 1.0)
+    found = errors_between(one, other, 5, network, Numbers(), "fp32")
+    assert [p.position for p in found] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    # In the middle both scores are 0, and the first class is said.
+    assert [p.val_error for p in found] == [0.0, 0.0, 1.0, 1.0, 1.0]
+    assert [p.test_error for p in found] == [1.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_the_bias_moves_as_the_weights_do():
+    """Between x + 0 and x + 10 the bias is 10 p: of the images -1 to -4 those above -10 p are right."""
+    network, one = scores(1.0, 0.0)
+    _, other = scores(1.0, 10.0)
+    found = errors_between(one, other, 6, network, Numbers(), "fp32")
+    assert [p.test_error for p in found] == [1.0, 0.75, 0.25, 0.0, 0.0, 0.0]
+
+
+def test_statistics_lie_on_the_line_and_counters_do_not():
+    network = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2))
+    one = {name: value.clone() for name, value in network.state_dict().items()}
+    other = {name: value + 2 for name, value in one.items()}
+    seen = []
+    network.register_forward_hook(lambda *_: seen.append({n: v.clone() for n, v in network.state_dict().items()}))
+    errors_between(one, other, 3, network, Numbers(), "fp32")
+    middle = seen[2]
+    assert torch.equal(middle["1.running_mean"], one["1.running_mean"] + 1)
+    assert middle["1.num_batches_tracked"] == one["1.num_batches_tracked"]
+    assert not network.training
+
+
+@pytest.fixture
+def trained(bench, trajectory, stores):
+    """A trajectory, its levels, and a workbench over its store; what training was given is forgotten."""
+
+    def make(**changes):
+        spec, store = trajectory({"pruning_rate": 0.5, **changes}, seed=3), stores()
+        levels = bench.run(spec, store)
+        inputs = list(bench.inputs)
+        for seen in (bench.levels, bench.inputs, bench.outputs):
+            seen.clear()
+        made = Workbench(spec, bench.data, store, lambda event, **fields: bench.events.append((event, fields["level"])))
+        bench.events.clear()
+        return made, levels, inputs
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"rewind_iteration": 7, "model.name": "resnet8"}, {"retrain": "learning_rate"}], ids=str
+)
+def test_copies_start_as_the_ticket_did_and_see_other_orders(bench, trained, changes):
+    made, levels, inputs = trained(**changes)
+    copies = [made.train_copy(2, copy) for copy in (0, 1)]
+    assert all(torch.equal(given[n], inputs[2][n]) for given in bench.inputs for n in given)
+    assert len({3, *(level.seed for level in bench.levels)}) == 3
+    assert {level.start for level in bench.levels} == {changes.get("rewind_iteration", 0)}
+    assert copies[0].key != copies[1].key
+    for copy, out in zip(copies, bench.outputs, strict=True):
+        assert all(torch.equal(copy.final_weights[n], w) for n, w in out.weights.items())
+        assert all(not copy.final_weights[n][~kept].any() for n, kept in levels[2].mask.items())
+        assert copy.iterations == levels[2].iterations
+    one, other = (copy.final_weights for copy in copies)
+    assert not all(torch.equal(one[n], other[n]) for n in levels[2].mask)
+
+
+@pytest.mark.parametrize("k", [0, 7])
+def test_of_level_0_they_are_the_dense_network_from_the_rewind_iteration_on(bench, trained, k):
+    made, levels, _ = trained(rewind_iteration=k)
+    made.train_copy(0, 0)
+    (level,), (given,) = bench.levels, bench.inputs
+    rewind = made.rewind(levels[0].mask)
+    assert (level.start, level.mask) == (k, {})
+    assert all(torch.equal(given[n], rewind[n]) for n in given)
+    assert bench.outputs[0].iterations == 40 - k
+
+
+def test_a_copy_is_trained_once(bench, trained):
+    made, _, _ = trained()
+    first, again = made.train_copy(1, 0), made.train_copy(1, 0)
+    assert len(bench.levels) == 1
+    assert again.reused
+    assert all(torch.equal(again.final_weights[n], w) for n, w in first.final_weights.items())
+
+
+def test_between_a_copy_and_itself_nothing_changes(bench, trained):
+    made, _, _ = trained()
+    copy = made.train_copy(1, 0)
+    found = made.errors_between(copy, copy, 3)
+    assert {p.val_error for p in found} == {1 - copy.val_accuracy}
+    assert {p.test_error for p in found} == {1 - copy.test_accuracy}
+    one = made.errors_between(copy, made.train_copy(1, 1), 4)
+    assert (one[0].test_error, one[-1].test_error) == (1 - copy.test_accuracy, 1 - made.train_copy(1, 1).test_accuracy)

@@ -1,0 +1,164 @@
+"""Early-Bird: the mask that pruning would draw, as the dense network is trained."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from ticket_search.errors import SpecError
+from ticket_search.lottery.early_bird import EarlyBird
+from ticket_search.lottery.rows import early_bird_rows
+from ticket_search.pruning.masks import distance
+from ticket_search.spec.identity import trajectory_id
+from ticket_search.spec.pruning import EarlyBirdSpec
+
+#: Seven epochs of 17 iterations; the masks of lenet_16 settle within them.
+LONG = {"training.iterations": 119, "training.evaluate_every": 50, "pruning_rate": 0.5, "max_levels": 1}
+EARLY = {"threshold": 0.12, "window": 3}
+
+
+def bits(text):
+    return {"a": torch.tensor([character == "1" for character in text])}
+
+
+def test_the_distance_is_the_fraction_of_weights_that_differ():
+    one = {"a": torch.tensor([[True, False], [True, True]]), "b": torch.tensor([True, True, False, False])}
+    other = {"a": torch.tensor([[True, True], [True, False]]), "b": torch.tensor([True, True, False, True])}
+    assert distance(one, other) == 3 / 8
+    assert distance(one, one) == 0.0
+
+
+def test_it_ends_when_the_last_mask_is_near_each_of_those_before_it():
+    masks = ["11110000", "11101000", "11100100", "11100100", "11100010", "11100010", "11100010"]
+    watch = EarlyBird(EarlyBirdSpec(threshold=0.2, window=3, every=10), lambda weights: bits(masks[weights["i"]]))
+    said = [watch(10 * i, {"i": torch.tensor(i)}) for i in range(len(masks))]
+    assert said == [False, False, False, False, False, False, True]
+    assert [(d.iteration, d.earlier_iteration, d.distance) for d in watch.distances] == [
+        (10, 0, 0.25),
+        *((20, 0, 0.25), (20, 10, 0.25)),
+        *((30, 10, 0.25), (30, 20, 0.0)),
+        *((40, 20, 0.25), (40, 30, 0.25)),
+        *((50, 30, 0.25), (50, 40, 0.0)),
+        *((60, 40, 0.0), (60, 50, 0.0)),
+    ]
+
+
+def test_a_distance_of_the_threshold_itself_is_not_less():
+    masks = ["11110000", "11101000"]
+    for threshold, ends in ((0.25, False), (0.26, True)):
+        watch = EarlyBird(
+            EarlyBirdSpec(threshold=threshold, window=2, every=1), lambda weights: bits(masks[weights["i"]])
+        )
+        assert [watch(i, {"i": torch.tensor(i)}) for i in (0, 1)] == [False, ends]
+
+
+def test_what_it_remembers_passes_through_a_checkpoint():
+    masks = [bits(text) for text in ("1100", "1010", "1010", "1010")]
+    spec = EarlyBirdSpec(threshold=0.1, window=3, every=1)
+    whole, before, after = (EarlyBird(spec, lambda weights: masks[weights["i"]]) for _ in range(3))
+    said = [whole(i, {"i": torch.tensor(i)}) for i in range(4)]
+    found = [before(i, {"i": torch.tensor(i)}) for i in range(2)]
+    record, tensors = before.state()
+    after.restore(json.loads(json.dumps(record)), tensors)
+    found += [after(i, {"i": torch.tensor(i)}) for i in (2, 3)]
+    assert found == said == [False, False, False, True]
+    assert after.distances == whole.distances
+    assert {i: m["a"].tolist() for i, m in after._masks.items()} == {
+        i: m["a"].tolist() for i, m in whole._masks.items()
+    }
+
+
+def test_the_dense_training_ends_there_and_its_mask_is_the_tickets(bench, trajectory, stores):
+    plain, spec = trajectory(LONG), trajectory({**LONG, "early_bird": EARLY})
+    full = bench.run(plain, stores())
+    levels = bench.run(spec, stores())
+    ended = levels[0].iterations
+    assert ended < full[0].iterations == 119
+    assert ended % 17 == 0
+    assert levels[0].curve[-1].iteration == ended
+    assert levels[0].curve[:-1] == full[0].curve[: len(levels[0].curve) - 1]
+    # It ended at the first moment at which the two distances of the last mask are below the threshold.
+    by_mask = {}
+    for each in levels[0].mask_distances:
+        by_mask.setdefault(each.iteration, []).append(each.distance)
+    near = [i for i, found in by_mask.items() if len(found) == 2 and max(found) < EARLY["threshold"]]
+    assert near == [ended]
+    # What is pruned is the dense network as it is then, and the rest goes on as ever.
+    assert all(torch.equal(levels[1].mask[n], kept) for n, kept in watched(bench, spec, ended).items())
+    assert all(torch.equal(bench.inputs[-1][n], bench.inputs[0][n] * kept) for n, kept in levels[1].mask.items())
+    assert levels[1].iterations == 119
+    assert full[0].mask_distances == levels[1].mask_distances == ()
+
+
+def watched(bench, spec, iteration):
+    """The mask that half of the weights of each layer leave after so many iterations of the dense training."""
+    final = next(out.weights for out in bench.outputs if out.iterations == iteration)
+    mask = {}
+    for name in ("fc1.weight", "output.weight"):
+        size = final[name].abs().flatten()
+        mask[name] = (final[name].abs() > size.kthvalue(round(0.5 * size.numel())).values).view_as(final[name])
+    return mask
+
+
+def test_where_masks_do_not_settle_it_trains_to_its_end(bench, trajectory, stores):
+    levels = bench.run(trajectory({**LONG, "early_bird": EARLY | {"threshold": 1e-4}}), stores())
+    full = bench.run(trajectory(LONG), stores())
+    assert levels[0].curve == full[0].curve
+    assert len(levels[0].mask_distances) == 1 + 5 * 2
+    assert levels[0].key != full[0].key
+
+
+def test_it_is_found_again_in_the_store_with_its_distances(bench, trajectory, stores):
+    store, spec = stores(), trajectory({**LONG, "early_bird": EARLY})
+    first, again = bench.run(spec, store)[0], bench.run(spec, store)[0]
+    assert again.reused
+    assert again.mask_distances == first.mask_distances != ()
+    rows = early_bird_rows(spec, again)
+    assert rows[0] == {
+        "trajectory_id": trajectory_id(spec),
+        "iteration": 34,
+        "earlier_iteration": 17,
+        "distance": first.mask_distances[0].distance,
+    }
+
+
+def test_trajectories_that_draw_the_same_first_mask_share_it(bench, trajectory, stores):
+    store = stores()
+    one = bench.run(trajectory({**LONG, "early_bird": EARLY, "rewind_iteration": 20}), store)
+    other = bench.run(trajectory({**LONG, "early_bird": EARLY, "retrain": "learning_rate"}), store)
+    third = bench.run(trajectory({**LONG, "early_bird": EARLY, "pruning_rate": 0.4}), store)
+    assert one[0].key == other[0].key != third[0].key
+    assert [levels[0].reused for levels in (one, other, third)] == [False, True, False]
+
+
+def test_a_rewind_past_its_end_is_to_the_dense_training_gone_on_with(bench, trajectory, stores):
+    """The weights after 110 iterations are those that the dense network would have had."""
+    bench.run(trajectory({**LONG, "rewind_iteration": 110}), stores())
+    bench.run(trajectory({**LONG, "early_bird": EARLY, "rewind_iteration": 110}), stores())
+    kept = bench.outputs[0].kept[110]
+    assert all(torch.equal(bench.inputs[-1][n], kept[n]) for n in kept if "weight" not in n)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"training.iterations": 80, "early_bird": {}},
+            "trajectory.early_bird: 5 masks, one every 17 iterations, take 85 of the training's 80; "
+            "give a smaller window or every, or train longer",
+        ),
+        (
+            {"early_bird": {}, "criterion": "synflow"},
+            "early_bird compares the masks of weights as they are trained, and criterion 'synflow' does not look at "
+            "those alone; give one of magnitude, large_final, small_final, or early_bird null",
+        ),
+        ({"early_bird": {"window": 1}}, "early_bird.window: 1 is not valid"),
+        ({"early_bird": {"threshold": 1.0}}, "early_bird.threshold: 1.0 is not valid"),
+        ({"early_bird": {"every": "0ep"}}, "'0ep' is not a length of training"),
+        ({"early_bird": {"every": 30, "window": 2}}, "2 masks, one every 30 iterations, take 60 of the training's 40"),
+    ],
+)
+def test_what_cannot_be(trajectory, changes, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        trajectory(changes).resolve(1137)

@@ -1,0 +1,86 @@
+"""Whether copies of a ticket, trained under different data orders, lie in one linearly connected minimum.
+
+Frankle et al. (2020, arXiv 1912.05671): the error barrier is the greatest error on the line between two copies, less
+the mean of the errors at its ends; below 2% they call a network stable.
+"""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+#: Of a stable network, the mean barrier between copies.
+STABLE = 0.02
+_ARM = ["ticket", "arm", "rewind_iteration", "density"]
+_PAIR = [*_ARM, "first", "second"]
+
+
+def barriers(lines: pd.DataFrame) -> pd.DataFrame:
+    """The barrier on each line.
+
+    Args:
+        lines: from `search.stability.lines_between_copies`.
+
+    Returns:
+        A row for each pair of copies: which, ``val_error`` and ``test_error`` (the mean of its ends), ``val_barrier``
+        and ``test_barrier``, fractions of the images.
+    """
+    rows: list[dict[str, Any]] = []
+    for pair, line in lines.groupby(_PAIR, sort=False):
+        row: dict[str, Any] = dict(zip(_PAIR, pair, strict=True))
+        ends = line[line["position"].isin([0.0, 1.0])]
+        for split in ("val", "test"):
+            row[f"{split}_error"] = float(ends[f"{split}_error"].mean())
+            row[f"{split}_barrier"] = float(line[f"{split}_error"].max()) - row[f"{split}_error"]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def stability_table(lines: pd.DataFrame) -> pd.DataFrame:
+    """What the lines come to, over the pairs of copies.
+
+    Returns:
+        A row for the ticket and for each dense network: ``copies``; ``val_error``, ``val_barrier``, ``test_error``,
+        ``test_barrier`` (means over pairs), ``val_barrier_max``, ``test_barrier_max``; and ``verdict``: ``stable``
+        where the mean barrier on the validation images is less than 2%. It is on those since one chooses where to
+        rewind by it.
+    """
+    found = barriers(lines).groupby(_ARM, sort=False)
+    table = found[["val_error", "val_barrier", "test_error", "test_barrier"]].mean()
+    for split in ("val", "test"):
+        table[f"{split}_barrier_max"] = found[f"{split}_barrier"].max()
+    table.insert(0, "copies", found["second"].max() + 1)
+    table["verdict"] = np.where(table["val_barrier"] < STABLE, "stable", "unstable")
+    return table.reset_index()
+
+
+def plot(lines: pd.DataFrame) -> bytes:
+    """An SVG: the error on the lines (mean over pairs; the band from least to greatest), and the barriers."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    on_lines, by_iteration = figure.subplots(1, 2)
+    found, ticket = barriers(lines), str(lines["ticket"].iloc[0])
+    for place, ((_, arm, k, density), points) in enumerate(lines.groupby(_ARM, sort=False)):
+        error = points.groupby("position")["val_error"]
+        name = f"ticket, density {density:.3g}, rewound to {k}" if arm == "ticket" else f"dense from {k} on"
+        on_lines.plot(error.mean(), color=f"C{place}", label=name)
+        on_lines.fill_between(error.mean().index, error.min(), error.max(), color=f"C{place}", alpha=0.2, linewidth=0)
+    on_lines.set(xlabel="position between two copies", ylabel="validation error", xlim=(0, 1))
+    on_lines.legend(fontsize="small")
+    for place, arm in enumerate(("ticket", "dense")):
+        pairs = found[found["arm"] == arm]
+        mean = pairs.groupby("rewind_iteration")["val_barrier"].mean()
+        by_iteration.plot(pairs["rewind_iteration"], pairs["val_barrier"], ".", color=f"C{place}", alpha=0.5)
+        by_iteration.plot(mean, "o-", color=f"C{place}", label="ticket" if arm == "ticket" else "dense network")
+    by_iteration.axhline(STABLE, color="grey", linestyle="--", label="stable below")
+    by_iteration.set(xlabel="trained alike for so many iterations", ylabel="error barrier")
+    by_iteration.legend(fontsize="small")
+    figure.suptitle(f"Linear mode connectivity of {ticket}", fontsize="medium")
+    file = BytesIO()
+    # Equal lines make equal bytes.
+    with mpl.rc_context({"svg.hashsalt": ticket, "svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()

@@ -1,0 +1,75 @@
+"""Early-Bird tickets: You et al. (2020, arXiv 1909.11957), for single weights instead of channels.
+
+While the dense network is trained, the mask that pruning would draw now is drawn every epoch. Once the last one differs
+little from each of those before it, the dense training has shown what it will keep, and ends.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ticket_search.pruning.masks import Mask, distance, pack, unpack
+from ticket_search.spec.pruning import EarlyBirdSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskDistance:
+    """How far apart the masks of two iterations are: the fraction of prunable weights in which they differ."""
+
+    iteration: int
+    earlier_iteration: int
+    distance: float
+
+
+class EarlyBird:
+    """A `training.train.Watch` that ends the dense training once the mask stays as it is.
+
+    Args:
+        spec: resolved: `every` in iterations.
+        draw: the mask that pruning would draw from some weights.
+
+    Attributes:
+        distances: of each mask to the ``window - 1`` before it, by iteration.
+    """
+
+    def __init__(self, spec: EarlyBirdSpec, draw: Callable[[Mapping[str, Tensor]], Mask]) -> None:
+        self.every = int(spec.every)
+        self.distances: list[MaskDistance] = []
+        self._spec = spec
+        self._draw = draw
+        self._masks: dict[int, Mask] = {}
+
+    def __call__(self, iteration: int, weights: Mapping[str, Tensor]) -> bool:
+        """Whether the mask of these weights is nearer than the threshold to each of the others in the window."""
+        mask, others = self._draw(weights), self._spec.window - 1
+        found = [
+            MaskDistance(iteration=iteration, earlier_iteration=earlier, distance=distance(before, mask))
+            for earlier, before in self._masks.items()
+        ]
+        self.distances += found
+        self._masks[iteration] = mask
+        if len(self._masks) > others:
+            del self._masks[min(self._masks)]
+        return len(found) == others and all(each.distance < self._spec.threshold for each in found)
+
+    def state(self) -> tuple[Any, dict[str, Tensor]]:
+        """The distances and the masks in the window, one bit a weight."""
+        shapes = {name: list(kept.shape) for mask in self._masks.values() for name, kept in mask.items()}
+        record = {"distances": [list(astuple(d)) for d in self.distances], "shapes": shapes, "masks": [*self._masks]}
+        tensors = {f"{i}/{name}": pack(kept) for i, mask in self._masks.items() for name, kept in mask.items()}
+        return record, tensors
+
+    def restore(self, record: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what `state` gave."""
+        self.distances = distances_of(record["distances"])
+        self._masks = {
+            i: {name: unpack(tensors[f"{i}/{name}"], tuple(shape)) for name, shape in record["shapes"].items()}
+            for i in record["masks"]
+        }
+
+
+def distances_of(plain: list[list[Any]]) -> list[MaskDistance]:
+    """The distances that were written as lists."""
+    return [MaskDistance(iteration=i, earlier_iteration=e, distance=d) for i, e, d in plain]

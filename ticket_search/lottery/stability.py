@@ -1,0 +1,62 @@
+"""Whether trainings that differ in their data order come to the same linearly connected minimum.
+
+Frankle et al. (2020, arXiv 1912.05671), section 2: the error on the straight line between two of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ticket_search.spec.trajectory import Precision
+from ticket_search.training.train import Data, evaluate, reproducible
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorBetween:
+    """A point on the line between the weights of two trainings.
+
+    Attributes:
+        position: 0 at the one, 1 at the other.
+        val_error, test_error: 1 - accuracy there, in [0, 1].
+    """
+
+    position: float
+    val_error: float
+    test_error: float
+
+
+def errors_between(
+    one: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    points: int,
+    network: nn.Module,
+    data: Data,
+    precision: Precision,
+) -> list[ErrorBetween]:
+    """The errors at evenly spaced points of the line, both ends included.
+
+    Floating-point buffers, such as the statistics of batch norm, lie on the line too, as in OpenLTH; counters are those
+    of the one.
+
+    Args:
+        one, other: every parameter and buffer of the network, by name.
+        points: how many, at least 2.
+        network: on the device of the data. Its own values are overwritten.
+        data: whose validation and test splits are measured.
+        precision: of the forward passes.
+    """
+    found = []
+    with reproducible(next(network.parameters()).device):
+        for position in torch.linspace(0.0, 1.0, points, dtype=torch.float64).tolist():
+            network.load_state_dict({name: _between(value, other[name], position) for name, value in one.items()})
+            _, val_accuracy = evaluate(network, data, "validation", precision)
+            _, test_accuracy = evaluate(network, data, "test", precision)
+            error = ErrorBetween(position=position, val_error=1 - val_accuracy, test_error=1 - test_accuracy)
+            found.append(error)
+    return found
+
+
+def _between(one: Tensor, other: Tensor, position: float) -> Tensor:
+    return torch.lerp(one, other, position) if one.is_floating_point() else one

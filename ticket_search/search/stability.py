@@ -1,0 +1,118 @@
+"""Copies of a ticket, and of its dense network, trained in parallel on Ray, and the errors between them."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ticket_search.search.export import find_ticket, open_bench
+from ticket_search.search.job import Job, make_job, rewind_iterations
+from ticket_search.search.on_ray import check_resources, connect, on_each_worker
+from ticket_search.search.run_directory import read_spec
+from ticket_search.spec.base import validate
+from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.storage.folder import Folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """What copies are made of: a ticket, or the dense network (level 0) from its rewind iteration on."""
+
+    trajectory: TrajectorySpec
+    level: int
+    density: float
+
+
+def lines_between_copies(
+    run_dir: Folder,
+    ticket: str,
+    *,
+    copies: int,
+    points: int,
+    rewinds: Sequence[int] = (),
+    data_dir: str | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:
+    """The errors on the lines between copies of a ticket, and between copies of its dense network.
+
+    Copies start from the same weights and differ in the order of the data, its augmentation and dropout. They are
+    entries of the level store, so what was trained by an earlier call is found there.
+
+    Args:
+        run_dir: of the search.
+        ticket: ``<trajectory_id>/<level>``.
+        copies: of each, at least 2.
+        points: on each line, both ends included.
+        rewinds: iterations from which on copies of the dense network are trained; none means those that the search
+            lists, and the ticket's own.
+        data_dir: where data sets lie, if not where the search had them.
+        address: of a Ray cluster; see `on_ray.connect`.
+        say: told, in a line, what is done.
+
+    Returns:
+        A row for each point: ``ticket``, ``arm`` (``ticket`` or ``dense``), ``rewind_iteration``, ``density``,
+        ``first`` and ``second`` (numbers of the copies), ``position`` (0 at the first, 1 at the second), ``val_error``
+        and ``test_error`` (1 - accuracy).
+
+    Raises:
+        SpecError: the search has no such ticket, the data are others, or a rewind is past the training.
+        TicketSearchError: a training failed, or diverged.
+    """
+    spec = read_spec(run_dir)
+    trajectory, level, figures = find_ticket(run_dir, ticket)
+    open_bench(run_dir, trajectory, level, str(figures["level_key"]), data_dir)
+    own = trajectory.trajectory.rewind_iteration
+    arms = {"ticket": [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"])))]}
+    arms["dense"] = [
+        _Arm(trajectory=_rewinding_to(trajectory, k), level=0, density=1.0)
+        for k in sorted(set(rewinds) or {*rewind_iterations(spec), own})
+    ]
+    tasks: list[tuple[dict[str, Any], Job, int]] = []
+    for name, arm in ((name, arm) for name, each in arms.items() for arm in each):
+        job = make_job(spec, 0, arm.trajectory, run_dir, "")
+        k = arm.trajectory.trajectory.rewind_iteration
+        head = {"ticket": ticket, "arm": name, "rewind_iteration": k, "density": arm.density}
+        tasks.append((head, dataclasses.replace(job, data_dir=data_dir or job.data_dir), arm.level))
+    with connect(address):
+        check_resources(spec.resources)
+        trainings = [(job, level, copy) for _, job, level in tasks for copy in range(copies)]
+        say(f"{len(trainings)} trainings: {copies} of each of a ticket and {len(arms['dense'])} dense networks")
+        on_each_worker(train_copy, trainings, spec, "trained", say)
+        pairs = list(itertools.combinations(range(copies), 2))
+        lines = [(job, level, one, other, points) for _, job, level in tasks for one, other in pairs]
+        found = on_each_worker(errors_between, lines, spec, "measured", say)
+    heads = [head | {"first": one, "second": other} for head, _, _ in tasks for one, other in pairs]
+    return pd.DataFrame([head | point for head, line in zip(heads, found, strict=True) for point in line])
+
+
+def train_copy(job: Job, level: int, copy: int) -> None:
+    """In a worker: see that a copy is in the store."""
+    _bench(job).train_copy(level, copy)
+
+
+def errors_between(job: Job, level: int, one: int, other: int, points: int) -> list[dict[str, float]]:
+    """In a worker: the errors between two copies, which are in the store."""
+    bench = _bench(job)
+    ends = bench.train_copy(level, one), bench.train_copy(level, other)
+    return [dataclasses.asdict(error) for error in bench.errors_between(*ends, points)]
+
+
+def _bench(job: Job) -> Any:
+    from ticket_search.lottery.workbench import Workbench
+    from ticket_search.search.trainable import prepare
+    from ticket_search.store.level_store import LevelStore
+
+    spec, data = prepare(job)
+    store, seconds = LevelStore(job.store), job.checkpoint_seconds
+    return Workbench(spec, data, store, lambda event, **fields: None, checkpoint_seconds=seconds)
+
+
+def _rewinding_to(trajectory: TrajectorySpec, iteration: int) -> TrajectorySpec:
+    """The trajectory with another rewind iteration, and nothing that would end its dense training early."""
+    plain = trajectory.model_dump(mode="json")
+    plain["trajectory"] |= {"rewind_iteration": iteration}
+    plain["controls"] = {}
+    return validate(TrajectorySpec, plain)
