@@ -1,4 +1,4 @@
-"""The tables of a replication: each density's ticket beside the dense network and its controls, as Markdown.
+"""The tables of a replication, or of a transfer: tickets beside the dense network and their controls, as Markdown.
 
     python benchmarks/paper_tables.py RUN_DIR [--levels 3 7 9 15 18 20]
 
@@ -11,7 +11,8 @@ import argparse
 import pandas as pd
 
 from ticket_search import load_results
-from ticket_search.analysis.comparison import compare
+from ticket_search.analysis.comparison import TRAJECTORY_ARMS, compare
+from ticket_search.analysis.transfer import transfer_table
 
 
 def accuracy_table(rows: pd.DataFrame, figure: str) -> str:
@@ -41,7 +42,7 @@ def speed_table(rows: pd.DataFrame) -> str:
 def lead_table(rows: pd.DataFrame, figure: str) -> str:
     """How far the ticket is above each of its controls, in points of test accuracy, and how much earlier it stops."""
     lines = ["| weights | control | ticket's lead | early-stop iteration over the ticket's |", "|---:|---|---|---|"]
-    for row in rows[~rows["arm"].isin(["dense", "ticket"])].to_dict("records"):
+    for row in rows[~rows["arm"].isin(TRAJECTORY_ARMS)].to_dict("records"):
         lead, slowdown = _ends(row, f"{figure}_lead", 100, "+.2f"), _ends(row, "slowdown", 1, ".2f")
         lines.append(f"| {row['density']:.1%} | {_named(row)} | {lead} | {slowdown} |")
     return "\n".join(lines)
@@ -62,8 +63,9 @@ def main() -> None:
     parser.add_argument("run_dir")
     parser.add_argument("--levels", type=int, nargs="*", help="besides level 0; all if not given")
     arguments = parser.parse_args()
-    rows = compare(load_results(arguments.run_dir))
-    if arguments.levels:
+    results = load_results(arguments.run_dir)
+    rows = transfer_table(results, margin=0.005) if "ticket" in results.levels else compare(results)
+    if arguments.levels and "level" in rows:
         rows = rows[rows["level"].isin([0, *arguments.levels])]
     print("After the last iteration:\n")
     print(accuracy_table(rows, "test_accuracy"))
@@ -71,7 +73,7 @@ def main() -> None:
     print(accuracy_table(rows, "early_stop_test_accuracy"))
     print("\nHow early that is:\n")
     print(speed_table(rows))
-    if not set(rows["arm"]) <= {"dense", "ticket"}:
+    if not set(rows["arm"]) <= set(TRAJECTORY_ARMS):
         print("\nThe ticket's lead over its controls, in accuracy after the last iteration and in time:\n")
         print(lead_table(rows, "test_accuracy"))
 

@@ -58,6 +58,7 @@ def test_the_run_directory_is_what_the_design_says(finished):
         "curves",
         "layers",
         "controls",
+        "early_bird",
         "events",
         "store",
         "tensorboard",

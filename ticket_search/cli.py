@@ -110,7 +110,7 @@ def run(
     if trials is not None:
         settings = (*settings, f"search.trials={trials}")
     spec = _in_places(load_search(_space_path(space), settings), data_dir, store)
-    _run(spec, output or f"runs/{spec.name}", address)
+    sys.exit(_run(spec, output or f"runs/{spec.name}", address))
 
 
 @main.command()
@@ -139,7 +139,7 @@ def resume(directory: str, trials: int | None, address: str | None, settings: tu
     after = spec.search.trials
     if before is not None and after is not None and after < before:
         raise SpecError(f"--trials {after} is less than the search's {before}; give that or more")
-    _run(_with_absolute_store(spec), directory, address)
+    sys.exit(_run(_with_absolute_store(spec), directory, address))
 
 
 @main.command()
@@ -222,10 +222,11 @@ def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, add
     best = zip(found["trajectory_id"], found["level"].astype(int), strict=True)
     spec = confirmation(folder, best, top=top, seeds=seeds, draws=draws)
     where = folder / "confirmation"
-    _run(spec, str(where), address)
+    code = _run(spec, str(where), address, again=_this_command())
     table = confirm_table(load_results(where), margin)
     (folder / "confirm").write("part-00000.parquet", table.to_parquet())
     print_arms(_console(), table, [column(name) for name in spec.space])
+    sys.exit(code)
 
 
 @main.command()
@@ -255,9 +256,9 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None) -> None:
 @main.command()
 @click.argument("directory", type=_DIRECTORY)
 @click.argument("ticket")
-@click.option("--copies", type=click.IntRange(min=2), default=3, show_default=True, help="Trainings of each start.")
+@click.option("--copies", type=click.IntRange(2, 1000), default=3, show_default=True, help="Trainings of each start.")
 @click.option(
-    "--points", type=click.IntRange(min=3), default=30, show_default=True, help="On each line, ends included."
+    "--points", type=click.IntRange(3, 10_000), default=30, show_default=True, help="On each line, ends included."
 )
 @click.option(
     "--rewind",
@@ -290,16 +291,20 @@ def stability(
 
     sys.path.append(str(Path.cwd()))
     folder, name = open_folder(directory), ticket.replace("/", "-")
-    lines = lines_between_copies(
-        folder,
-        ticket,
-        copies=copies,
-        points=points,
-        rewinds=rewinds,
-        data_dir=data_dir,
-        address=address,
-        say=lambda line: click.echo(line, err=True),
-    )
+    try:
+        lines = lines_between_copies(
+            folder,
+            ticket,
+            copies=copies,
+            points=points,
+            rewinds=rewinds,
+            data_dir=data_dir,
+            address=address,
+            say=lambda line: click.echo(line, err=True),
+        )
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; what was trained is kept. Go on with: {_this_command()}", err=True)
+        sys.exit(INTERRUPTED)
     table = stability_table(lines)
     (folder / "stability_lines").write(f"{name}.parquet", lines.to_parquet())
     (folder / "stability").write(f"{name}.parquet", table.to_parquet())
@@ -312,8 +317,10 @@ def stability(
 @click.argument("files", metavar="TICKET...", nargs=-1, required=True, type=click.Path(dir_okay=False))
 @click.option("--dataset", required=True, help="The data set to train them on, by its name in a search space.")
 @click.option("--output", type=_DIRECTORY, help="Run directory.  [default: runs/<tickets>_on_<dataset>]")
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, for each ticket.")
-@click.option("--draws", type=click.IntRange(min=1), default=1, show_default=True, help="Of each kind of control.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 10_000), default=5, show_default=True, help="How many, for each ticket."
+)
+@click.option("--draws", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Of each kind of control.")
 @click.option("--mask-alone", is_flag=True, help="Take the mask, and weights of the new data set's dense networks.")
 @click.option(
     "--margin",
@@ -356,11 +363,16 @@ def transfer(
     spec = _in_places(spec, data_dir, store)
     directory = output or f"runs/{spec.name}"
     for file, (key, ticket) in zip(files, tickets.items(), strict=True):
-        click.echo(f"ticket {key}: {file} ({ticket.name}, density {ticket.figures['density']:.4f})")
-    _run(spec, directory, address, {key: ticket.to_entry() for key, ticket in tickets.items()})
+        click.echo(f"ticket {key}: {file} ({ticket.name}, density {ticket.density:.4f})")
+    entries = {key: ticket.to_entry() for key, ticket in tickets.items()}
+    code = _run(spec, directory, address, entries=entries, again=_this_command())
     table = transfer_table(load_results(directory), margin)
+    if table.empty:
+        click.echo(f"no ticket was trained to its end: nothing to compare; see {directory}/trajectories", err=True)
+        sys.exit(code)
     (open_folder(directory) / "transfer").write("part-00000.parquet", table.to_parquet())
     print_arms(_console(), table, ["tickets"])
+    sys.exit(code)
 
 
 @main.command()
@@ -430,7 +442,26 @@ def _space_path(space: str) -> Path:
     return shipped[space]
 
 
-def _run(spec: "SearchSpec", directory: str, address: str | None, entries: Mapping[str, Any] | None = None) -> None:
+def _run(
+    spec: "SearchSpec",
+    directory: str,
+    address: str | None,
+    *,
+    entries: Mapping[str, Any] | None = None,
+    again: str | None = None,
+) -> int:
+    """Run a search and say what came of it.
+
+    Args:
+        spec: the search.
+        directory: where its results go.
+        address: of a Ray cluster.
+        entries: what its trajectories find in the level store.
+        again: the command that goes on with it, if not `resume`.
+
+    Returns:
+        The exit code.
+    """
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.display import Display, print_tickets
     from ticket_search.results.reading import load_results
@@ -438,9 +469,10 @@ def _run(spec: "SearchSpec", directory: str, address: str | None, entries: Mappi
 
     # A user's own modules are found from the working directory, as with `python -m`.
     sys.path.append(str(Path.cwd()))
+    again = again or _resume_command(directory)
     console = _console()
     display = Display(spec, console)
-    interrupted = f"interrupted; what was finished is kept. Go on with: {_resume_command(directory)}"
+    interrupted = f"interrupted; what was finished is kept. Go on with: {again}"
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, partial(_interrupt, interrupted))
     try:
@@ -464,10 +496,10 @@ def _run(spec: "SearchSpec", directory: str, address: str | None, entries: Mappi
         if isinstance(error, SpecError):
             raise
         click.echo(f"error: the search had to stop, and what was finished is kept: {error}", err=True)
-        click.echo(f"Once that is mended, go on with: {_resume_command(directory)}", err=True)
+        click.echo(f"Once that is mended, go on with: {again}", err=True)
         sys.exit(error.exit_code)
     if progress.stopped:
-        click.echo(f"stopped as asked; what was finished is kept. Go on with: {_resume_command(directory)}", err=True)
+        click.echo(f"stopped as asked; what was finished is kept. Go on with: {again}", err=True)
         sys.exit(INTERRUPTED)
     if progress.exhausted:
         click.echo(f"the space is exhausted: its {progress.done} trajectories have all been run")
@@ -481,7 +513,8 @@ def _run(spec: "SearchSpec", directory: str, address: str | None, entries: Mappi
             f"{directory}/trajectories",
             err=True,
         )
-        sys.exit(FAILED)
+        return FAILED
+    return 0
 
 
 def _console() -> "Console":
@@ -525,6 +558,10 @@ def _in_places(spec: "SearchSpec", data_dir: str | None, store: str | None) -> "
 def _with_absolute_store(spec: "SearchSpec") -> "SearchSpec":
     """The search with a store that every working directory, and every machine, finds."""
     return spec.model_copy(update={"store": str(open_folder(spec.store))}) if spec.store else spec
+
+
+def _this_command() -> str:
+    return shlex.join(["ticket-search", *sys.argv[1:]])
 
 
 def _resume_command(directory: str) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 from ticket_search.analysis.tickets import FIGURES
 from ticket_search.results.schema import column
 from ticket_search.search.search import Progress
-from ticket_search.spec.search import SearchSpec
+from ticket_search.spec.search import SearchSpec, dotted
 
 #: Columns of a terminal from which on the table of tickets has all of its columns.
 _WIDE = 120
@@ -114,6 +114,7 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
     console.print("[bold]Sparsest matching tickets[/bold]")
     table = Table(box=None, pad_edge=False, collapse_padding=console.width < _WIDE, header_style="bold")
     shown = {"ticket", "seed", *map(column, spec.space), *FIGURES}
+    shown |= {"trajectory.ticket"} & {dotted(name) for name in spec.space}
     if console.width < _WIDE:
         shown -= {"compression", "test_accuracy", "dense_test_accuracy"}
     columns = [name for name in tickets.columns if name in shown]

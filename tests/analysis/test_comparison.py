@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from statistics import NormalDist
 
@@ -144,6 +145,21 @@ def test_configurations_are_told_apart_by_what_was_searched():
     frame = compare(found)
     assert list(frame["training.optimizer.lr"]) == [0.1, 0.1, 0.2, 0.2]
     assert list(frame["seeds"]) == [1] * 4
+
+
+def test_where_early_bird_ended_level_0_the_dense_arm_is_the_network_trained_to_its_end():
+    tables = results([(0.5, 0.9), (0.6, 0.8)])
+    whole = [
+        {"trajectory_id": f"t{seed}", "level": 0, "control": "dense", "draw": 0, "seed": seed, "density": 1.0}
+        | {"test_accuracy": 0.85, "early_stop_test_accuracy": 0.85, "early_stop_iteration": 400}
+        for seed in (0, 1)
+    ]
+    found = compare(dataclasses.replace(tables, controls=pd.DataFrame(whole))).set_index("arm")
+    assert list(found.index) == ["early_bird", "dense", "ticket"]
+    assert found["test_accuracy"].tolist() == pytest.approx([0.55, 0.85, 0.85])
+    assert found["test_accuracy_gain"].tolist() == pytest.approx([-0.3, 0.0, 0.0])
+    assert found["speed"].tolist() == pytest.approx([4.0, 1.0, 8.0])
+    assert "test_accuracy_lead" not in found
 
 
 def test_the_rows_are_the_arms_of_each_level():

@@ -50,6 +50,14 @@ def test_stable_is_less_than_2_percent_on_the_validation_images(top, verdict):
     assert stability_table(line)["verdict"].tolist() == [verdict]
 
 
+def test_where_a_copy_diverged_nothing_is_claimed():
+    nan = float("nan")
+    some = [("dense", 0, 0, 1, [0.1, 0.1, 0.1]), ("dense", 0, 0, 2, [nan] * 3), ("ticket", 0, 0, 1, [0.1] * 3)]
+    table = stability_table(lines(*some))
+    assert table["verdict"].tolist() == ["diverged", "stable"]
+    assert plot(lines(*some)).startswith(b"<?xml")
+
+
 def test_the_plot_names_every_arm_and_is_the_same_every_time():
     image = plot(THREE)
     text = " ".join(ElementTree.fromstring(image).itertext())

@@ -1,5 +1,8 @@
 """Copies of a training under other data orders, and the errors between them."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -117,3 +120,24 @@ def test_between_a_copy_and_itself_nothing_changes(bench, trained):
     assert {p.test_error for p in found} == {1 - copy.test_accuracy}
     one = made.errors_between(copy, made.train_copy(1, 1), 4)
     assert (one[0].test_error, one[-1].test_error) == (1 - copy.test_accuracy, 1 - made.train_copy(1, 1).test_accuracy)
+
+
+def test_of_a_copy_that_diverged_nothing_is_known(bench, trained):
+    made, _, _ = trained()
+    copy = made.train_copy(1, 0)
+    found = made.errors_between(copy, dataclasses.replace(copy, diverged=True), 3)
+    assert [p.position for p in found] == [0.0, 0.5, 1.0]
+    assert all(math.isnan(error) for p in found for error in (p.val_error, p.test_error))
+
+
+def test_dense_copies_are_shared_by_all_ways_to_prune(bench, trajectory, stores):
+    """Nor does it matter that early-bird would have ended the dense training."""
+    store = stores()
+    keys = set()
+    for changes in ({}, {"strategy": "global"}, {"early_bird": {"window": 2, "every": 10}}):
+        spec = trajectory({"pruning_rate": 0.5, **changes}, seed=3)
+        made = Workbench(spec, bench.data, store, lambda event, **fields: None)
+        keys.add(made.train_copy(0, 0).key)
+    assert len(keys) == 1
+    assert len(bench.levels) == 1
+    assert bench.outputs[0].iterations == 40

@@ -8,7 +8,7 @@ import torch
 
 from ticket_search.errors import SpecError
 from ticket_search.lottery.early_bird import EarlyBird
-from ticket_search.lottery.rows import early_bird_rows
+from ticket_search.lottery.rows import control_rows, early_bird_rows, level_row
 from ticket_search.pruning.masks import distance
 from ticket_search.spec.identity import trajectory_id
 from ticket_search.spec.pruning import EarlyBirdSpec
@@ -101,6 +101,24 @@ def watched(bench, spec, iteration):
     return mask
 
 
+def test_tickets_are_compared_with_the_dense_network_trained_to_its_end(bench, trajectory, stores):
+    """What was ended early is a poor network to match: the earlier, the poorer."""
+    store, spec = stores(), trajectory({**LONG, "early_bird": EARLY})
+    plain = bench.run(trajectory(LONG), store)
+    levels = bench.run(spec, store)
+    (control,) = levels[0].controls
+    assert (control.kind, control.level.reused, control.level.iterations) == ("dense", True, 119)
+    assert control.level.key == plain[0].key != levels[0].key
+    assert levels[0].dense is control.level
+    assert plain[0].dense is plain[0]
+    rows = [level_row(spec, level, levels[0].dense, 0.0) for level in levels]
+    assert [row["dense_val_accuracy"] for row in rows] == [plain[0].val_accuracy] * 2
+    assert rows[0]["matching"] == (levels[0].val_accuracy >= plain[0].val_accuracy)
+    assert [row["control"] for row in control_rows(spec, levels[0])] == ["dense"]
+    # What a ticket is rewound to is the dense network's, whoever ends it.
+    assert bench.counts()["level_started"] == 2 + 2
+
+
 def test_where_masks_do_not_settle_it_trains_to_its_end(bench, trajectory, stores):
     levels = bench.run(trajectory({**LONG, "early_bird": EARLY | {"threshold": 1e-4}}), stores())
     full = bench.run(trajectory(LONG), stores())
@@ -132,12 +150,12 @@ def test_trajectories_that_draw_the_same_first_mask_share_it(bench, trajectory, 
     assert [levels[0].reused for levels in (one, other, third)] == [False, True, False]
 
 
-def test_a_rewind_past_its_end_is_to_the_dense_training_gone_on_with(bench, trajectory, stores):
-    """The weights after 110 iterations are those that the dense network would have had."""
-    bench.run(trajectory({**LONG, "rewind_iteration": 110}), stores())
+def test_a_rewind_past_its_end_is_to_the_dense_network_trained_on(bench, trajectory, stores):
     bench.run(trajectory({**LONG, "early_bird": EARLY, "rewind_iteration": 110}), stores())
-    kept = bench.outputs[0].kept[110]
-    assert all(torch.equal(bench.inputs[-1][n], kept[n]) for n in kept if "weight" not in n)
+    whole, early, ticket = bench.outputs
+    assert early.iterations < 110 < whole.iterations
+    assert all(torch.equal(bench.inputs[2][n], w) for n, w in whole.kept[110].items() if "weight" not in n)
+    assert ticket.iterations == 9
 
 
 @pytest.mark.parametrize(
@@ -153,6 +171,13 @@ def test_a_rewind_past_its_end_is_to_the_dense_training_gone_on_with(bench, traj
             "early_bird compares the masks of weights as they are trained, and criterion 'synflow' does not look at "
             "those alone; give one of magnitude, large_final, small_final, or early_bird null",
         ),
+        (
+            {"early_bird": {}, "pruning_rate": 0.05},
+            "early_bird.threshold 0.1 is never reached: with pruning_rate 0.05 two masks differ in 0.1 of the weights "
+            "at most; give a threshold below that",
+        ),
+        ({"early_bird": {}, "target_densities": 0.04}, "with target_densities 0.04 two masks differ in 0.08 of the"),
+        ({"early_bird": {"every": 5}, "retrain": "finetune"}, "give retrain 'learning_rate' to go on from the weights"),
         ({"early_bird": {"window": 1}}, "early_bird.window: 1 is not valid"),
         ({"early_bird": {"threshold": 1.0}}, "early_bird.threshold: 1.0 is not valid"),
         ({"early_bird": {"every": "0ep"}}, "'0ep' is not a length of training"),

@@ -6,12 +6,14 @@ import sys
 
 import pandas as pd
 import pytest
+import ray
 
 from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.results.reading import load_results
 from ticket_search.search.on_ray import on_each_worker
 from ticket_search.search.run import run_search
 from ticket_search.search.stability import lines_between_copies
+from ticket_search.search.store_use import inspect
 from ticket_search.storage.folder import LocalFolder
 
 
@@ -62,6 +64,11 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched,
     again = command(*options)
     assert (again.returncode, again.stdout) == (0, said.stdout)
     assert entries(folder) == trained
+    # A search that shares its store with copies keeps them when it is pruned, unless it keeps its best tickets alone.
+    use = inspect(LocalFolder(folder))
+    assert (len(use.kinds["copies"]), use.unneeded) == (9, [])
+    best = inspect(LocalFolder(folder), lambda results: results.levels.head(0))
+    assert {file.name for file in use.kinds["copies"]} <= {file.name for file in best.unneeded}
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "stability_lines"), lines)
 
 
@@ -75,13 +82,27 @@ def test_the_rewinds_that_are_asked_for(searched, ray_address):
     assert said[-1] == "measured 3 of 3"
 
 
+def test_a_rewind_past_a_training_in_epochs_is_refused_before_anything_is_trained(ray_address, search, tmp_path):
+    spec = search({"pruning_rate": [0.5]}, seeds=(1,), base={"training.iterations": "1ep"}, sampler="grid", trials=None)
+    run_search(spec, tmp_path / "run")
+    ticket = f"{load_results(tmp_path / 'run').levels['trajectory_id'][0]}/1"
+    before = entries(tmp_path / "run")
+    said = command(tmp_path / "run", ticket, "--rewind", 17, "--address", ray_address)
+    assert said.returncode == 2
+    assert said.stderr == (
+        "error: trajectory.rewind_iteration: 17 is past the training of 17 iterations; give 0 to 16\n"
+    )
+    assert entries(tmp_path / "run") == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["TICKET", "--rewind", 40], "trajectory.rewind_iteration: 40 is past the training of 40 iterations"),
         (["aa/1"], "unknown ticket 'aa/1'"),
-        (["TICKET", "--copies", 1], "1 is not in the range x>=2"),
-        (["TICKET", "--points", 2], "2 is not in the range x>=3"),
+        (["TICKET", "--copies", 1], "1 is not in the range 2<=x<=1000"),
+        (["TICKET", "--points", 2], "2 is not in the range 3<=x<=10000"),
+        (["TICKET", "--copies", 10**11], "is not in the range 2<=x<=1000"),
     ],
 )
 def test_bad_input_is_one_message(searched, arguments, message):
@@ -90,6 +111,10 @@ def test_bad_input_is_one_message(searched, arguments, message):
     assert said.returncode == 2
     assert message in said.stderr
     assert "Traceback" not in said.stderr
+
+
+# A worker that is started anew does not find the tests' modules.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def fails(message):

@@ -1,6 +1,9 @@
 """A ticket on another data set: what is trained, what the table says, and what is refused."""
 
+import dataclasses
+import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,7 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load, save
+from test_store_use import run_by_hand
 
+from ticket_search.analysis.tickets import tickets as sparsest
 from ticket_search.analysis.transfer import transfer_table
 from ticket_search.data.dataset import load_dataset
 from ticket_search.errors import SpecError
@@ -20,7 +27,7 @@ from ticket_search.lottery.workbench import Workbench
 from ticket_search.results.reading import Results, load_results
 from ticket_search.results.schema import schemas
 from ticket_search.search.run import run_search
-from ticket_search.search.store_use import inspect
+from ticket_search.search.store_use import inspect, prune
 from ticket_search.search.transfer import read_tickets, transfer
 from ticket_search.spec.trajectory import DatasetSpec
 from ticket_search.storage.folder import LocalFolder
@@ -182,7 +189,7 @@ def files(found, tmp_path):
 def test_its_search(files):
     tickets = read_tickets(files)
     spec = transfer(tickets, "mnist", seeds=3, draws=2, mask_alone=False, settings=("training.iterations=7",))
-    assert spec.name == "2_tickets_on_mnist"
+    assert re.fullmatch("2_tickets_[0-9a-f]{8}_on_mnist", spec.name)
     assert (spec.seeds, spec.dataset.name, spec.dataset.validation) == ((3, 4, 5), "mnist", 300)
     assert spec.dataset.normalize is None
     assert spec.space["ticket"] == tuple(tickets)
@@ -192,17 +199,67 @@ def test_its_search(files):
     alone = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=True)
     assert alone.trajectory.ticket_weights == "own"
     assert alone.controls.kinds == ("shuffled_mask",)
-    assert alone.name == "2_tickets_on_digits_mask_alone"
+    assert alone.name == spec.name.replace("mnist", "digits_mask_alone")
 
 
-def test_tickets_that_do_not_go_together(files, found, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.iterations": 30},
+        {"rewind_iteration": 3},
+        {"criterion": "random"},
+        {"dataset.augment": {"crop": 1}},
+        {"model.name": "lenet_8"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, changes):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(found(changes, seed=2)[0].to_bytes())
+    with pytest.raises(SpecError, match=f"differ in .*{next(iter(changes))}.*; transfer them one by one"):
+        transfer(read_tickets([files[0], other]), "digits", seeds=1, draws=1, mask_alone=False)
+
+
+def test_a_ticket_counts_once_whatever_is_said_of_it(files, found, tmp_path):
+    """How long it took to find is no part of what is trained."""
+    again = tmp_path / "again.safetensors"
+    ticket = read_ticket(files[0])
+    again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
     with pytest.raises(SpecError, match="is the same ticket as another file given"):
-        read_tickets([files[0], files[0]])
-    for changes, what in (({"training.iterations": 30}, "training"), ({"rewind_iteration": 3}, "rewind_iteration")):
-        other = tmp_path / "other.safetensors"
-        other.write_bytes(found(changes)[0].to_bytes())
-        with pytest.raises(SpecError, match=f"'aa1/1' and 'aa1/1' differ in their {what}; transfer them one by one"):
-            transfer(read_tickets([files[0], other]), "digits", seeds=1, draws=1, mask_alone=False)
+        read_tickets([files[0], again])
+    for name in ("fc1.weight", "fc1.bias"):
+        weights = ticket.weights | {name: ticket.weights[name] + 1}
+        assert dataclasses.replace(ticket, weights=weights).key != ticket.key
+    mask = ticket.mask | {"fc1.weight": ~ticket.mask["fc1.weight"]}
+    assert dataclasses.replace(ticket, mask=mask).key != ticket.key
+    assert dataclasses.replace(ticket, classes=9).key != ticket.key
+
+
+@pytest.mark.parametrize("retrain", ["finetune", "learning_rate"])
+def test_trained_weights_are_not_transferred(found, retrain):
+    ticket, _ = found({"retrain": retrain, "max_levels": 1})
+    options = {"seeds": 1, "draws": 1}
+    with pytest.raises(SpecError, match=r"starts from trained weights .* transfer its mask with --mask-alone"):
+        transfer({ticket.key: ticket}, "digits", mask_alone=False, **options)
+    assert transfer({ticket.key: ticket}, "digits", mask_alone=True, **options).trajectory.ticket_weights == "own"
+
+
+def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path, monkeypatch):
+    """The name is the same, and so are the classes: what does not fit is no new head."""
+    ticket, _ = found()
+    shapes = {name: value.shape for name, value in ticket.weights.items()}
+    wider = shapes | {"fc1.weight": torch.Size([24, 64])}
+    for changed in (
+        wider,
+        shapes | {"new.weight": torch.Size([3, 3])},
+        {n: s for n, s in shapes.items() if n != "fc1.bias"},
+    ):
+        with pytest.raises(SpecError, match="whose code has changed; export the ticket anew"):
+            ticket.cut_to(changed, 10)
+    assert set(ticket.cut_to(shapes, 10).weights) == set(shapes)
+    other_head = shapes | {"output.weight": torch.Size([4, 16]), "output.bias": torch.Size([4])}
+    assert set(ticket.cut_to(other_head, 4).weights) == {"fc1.weight", "fc1.bias"}
+    assert list(ticket.cut_to(other_head, 4).mask) == ["fc1.weight"]
 
 
 def command(*arguments, cwd):
@@ -230,7 +287,8 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_addres
     use = inspect(LocalFolder(tmp_path / "run"))
     assert len(use.kinds["tickets"]) == 2
     assert use.unneeded == []
-    assert Ticket.from_entry(LevelStore(tmp_path / "run" / "store").load(results.levels["ticket"][0])).name == "aa1/1"
+    store = LevelStore(tmp_path / "run" / "store")
+    assert {Ticket.from_entry(store.load(key)).name for key in results.levels["ticket"]} == {"aa1/1", "aa2/1"}
 
 
 @pytest.mark.parametrize(
@@ -247,6 +305,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_addres
             "the network 'lenet_16', which 'lenet_8' is not",
         ),
         (["--dataset", "digits", "--set", "retrain=finetune"], "unknown key 'retrain'"),
+        (["--dataset", "digits", "--set", "space.strategy=[global]"], "the space of a transfer is its tickets"),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data, arguments, message):
@@ -255,6 +314,52 @@ def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data
     assert message in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"figures": [1, 2]}, "TypeError"),
+        ({"classes": "ten"}, "ValueError"),
+        ({"mask": []}, "it has no mask"),
+        ({"trajectory": {}}, "is missing"),
+    ],
+)
+def test_a_damaged_ticket_is_one_message(files, tmp_path, changes, message):
+    tensors = load(files[0].read_bytes())
+    with safe_open(files[0], framework="pt") as file:
+        plain = json.loads(file.metadata()["ticket"])
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(save(tensors, {"ticket": json.dumps(plain | changes)}))
+    said = command(bad, "--dataset", "digits", cwd=tmp_path)
+    assert said.returncode == 2
+    assert f"error: '{bad}' is a damaged ticket: " in said.stderr
+    assert message in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_masks_that_are_none(files, tmp_path):
+    tensors = load(files[0].read_bytes())
+    with safe_open(files[0], framework="pt") as file:
+        said = file.metadata()
+    kept = tensors["mask/fc1.weight"]
+    for other in (kept.float(), kept[:5]):
+        (tmp_path / "bad.safetensors").write_bytes(save(tensors | {"mask/fc1.weight": other.contiguous()}, said))
+        with pytest.raises(SpecError, match=r"is a damaged ticket: ValueError: the mask of 'fc1.weight' is torch"):
+            read_tickets([tmp_path / "bad.safetensors"])
+
+
+def test_the_tickets_of_a_transfer_say_which_ticket_was_transferred(files, tmp_path):
+    tickets = read_tickets(files)
+    spec = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=False, settings=("search.tolerance=0.99",))
+    for key, ticket in tickets.items():
+        LevelStore(tmp_path / "run" / "store").save(key, ticket.to_entry())
+    run_by_hand(spec, tmp_path / "run")
+    found = sparsest(load_results(tmp_path / "run"), spec.space)
+    assert found.columns.is_unique
+    assert set(found["trajectory.ticket"]) == set(tickets)
+    assert found["ticket"].str.endswith("/1").all()
+    assert set(found["pruning_rate"]) == {0.5}  # how it was found
 
 
 def test_a_file_that_is_no_ticket(tmp_path):
@@ -267,6 +372,31 @@ def test_a_ticket_that_the_store_does_not_hold(search, tmp_path):
     with pytest.raises(SpecError, match=f"trajectory.ticket: '{KEY}' is not in the level store"):
         run_search(spec, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_entry_that_is_no_ticket(search, tmp_path, stores):
+    from ticket_search.store.level_store import Entry
+
+    LevelStore(tmp_path / "shared").save(KEY, Entry(record={"level": 1}, tensors={}))
+    spec = search({"ticket": [KEY]}, sampler="grid", trials=None).model_copy(update={"store": str(tmp_path / "shared")})
+    with pytest.raises(SpecError, match=f"'{KEY}' in the level store is no ticket: it has the format None"):
+        run_search(spec, tmp_path / "run")
+
+
+def test_pruned_after_an_interruption_it_goes_on(files, tmp_path):
+    """Of the tickets whose turn has not come nothing is trained yet, and they are needed all the same."""
+    tickets = read_tickets(files)
+    spec = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=False)
+    folder = LocalFolder(tmp_path / "run")
+    store = LevelStore(folder / "store")
+    for key, ticket in tickets.items():
+        store.save(key, ticket.to_entry())
+    run_by_hand(spec, folder.path, levels=1, flush=True)
+    use = inspect(folder)
+    assert len(use.kinds["tickets"]) == 2
+    prune(use)
+    run_by_hand(spec, folder.path)
+    assert len(load_results(folder).levels) == 4
 
 
 @pytest.mark.parametrize(
@@ -336,6 +466,34 @@ def test_tickets_of_different_sizes_are_not_pooled_and_controls_may_be_absent():
     table = transfer_table(tables, margin=0.005)
     assert table["kept_weights"].tolist() == [100, 50, 100, 49]
     assert table["verdict"].tolist() == [None, "better", None, "better"]
+
+
+def test_the_table_does_not_depend_on_what_ended_first():
+    rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
+    controls = [(t, s, 0, accuracy - 0.01 * (s + 1)) for t, s, accuracy in CELLS]
+    tables = results(rows, controls)
+    table = transfer_table(tables, margin=0.005)
+    for seed in range(3):
+        shuffled = {
+            name: getattr(tables, name).sample(frac=1, random_state=seed).reset_index(drop=True)
+            for name in ("levels", "controls")
+        }
+        pd.testing.assert_frame_equal(transfer_table(dataclasses.replace(tables, **shuffled), margin=0.005), table)
+
+
+def test_each_arm_says_how_many_trainings_it_rests_on():
+    rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
+    controls = [(t, s, 0, accuracy if t == "a" else np.nan) for t, s, accuracy in CELLS]
+    # A third seed, whose tickets have all diverged, has a dense network.
+    table = transfer_table(results([*rows, ("a", 2, 0, 0.9)], controls), margin=0.005).set_index("arm")
+    assert table["seeds"].to_dict() == {"dense": 3, "ticket": 2, "shuffled_mask": 2}
+    assert table["tickets"].to_dict() == {"dense": 2, "ticket": 2, "shuffled_mask": 1}
+    assert table["trainings"].to_dict() == {"dense": 3, "ticket": 4, "shuffled_mask": 2}
+
+
+def test_of_one_pair_nothing_is_claimed():
+    table = transfer_table(results([("a", 0, 0, 0.9), ("a", 0, 1, 0.95)], [("a", 0, 0, 0.8)]), margin=0.005)
+    assert table["verdict"].tolist() == [None, "undecided", None]
 
 
 def test_a_training_that_is_missing_leaves_the_others():

@@ -21,6 +21,8 @@ from ticket_search.results.schema import schemas
 _CONFIGURATION = ("pruning_rate", "strategy", "criterion", "rewind_iteration")
 _FIGURES = ("test_accuracy", "early_stop_test_accuracy", "early_stop_iteration")
 _DRAWS = 10_000
+#: The arms that are no controls of a ticket.
+TRAJECTORY_ARMS = ("dense", "early_bird", "ticket")
 
 
 def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
@@ -99,6 +101,8 @@ def _counts(drawn: NDArray[np.int64], size: int) -> NDArray[np.float64]:
 def compare(results: Results) -> pd.DataFrame:
     """Each arm at each level, over seeds: ``dense`` (level 0), ``ticket``, and each kind of control.
 
+    Where early-bird ends level 0, that is the arm ``early_bird``, and ``dense`` the network trained to its end.
+
     Seeds whose trajectory did not reach a level are missing there (see ``seeds``). Where early stopping dropped them,
     those that are left are the better ones: for a claim, run with ``early_stopping: null``.
 
@@ -118,12 +122,14 @@ def compare(results: Results) -> pd.DataFrame:
     configuration = [*_CONFIGURATION, *(name for name in results.levels.columns if name not in fixed)]
     rows: list[dict[str, Any]] = []
     for values, levels in results.levels.groupby(configuration, sort=True, dropna=False):
-        dense = levels[levels["level"] == 0].set_index("seed")
         controls = results.controls[results.controls["trajectory_id"].isin(levels["trajectory_id"])]
+        whole = controls[controls["control"] == "dense"]
+        dense = (levels[levels["level"] == 0] if whole.empty else whole).set_index("seed")
         for level, tickets in levels.groupby("level", sort=True):
             ticket = tickets.set_index("seed")
             head = dict(zip(configuration, values, strict=True)) | {"level": int(tickets["level"].iloc[0])}
-            arms = {"dense" if head["level"] == 0 else "ticket": ticket}
+            first = "dense" if whole.empty else "early_bird"
+            arms = {first if head["level"] == 0 else "ticket": ticket}
             for kind, drawn in controls[controls["level"] == level].groupby("control", sort=True):
                 arms[str(kind)] = drawn.groupby("seed")[list(_FIGURES)].mean()
             head["density"] = float(ticket["density"].mean())
@@ -140,9 +146,9 @@ def _figures(arm: str, found: pd.DataFrame, ticket: pd.DataFrame, dense: pd.Data
         row |= _with_ends(name, interval(found[name]))
     for name in _FIGURES[:2]:
         row |= _with_ends(f"{name}_gain", interval(found.loc[seeds, name] - dense.loc[seeds, name]))
-        if arm not in ("dense", "ticket"):
+        if arm not in TRAJECTORY_ARMS:
             row |= _with_ends(f"{name}_lead", interval((ticket[name] - found[name]).dropna()))
-    if arm not in ("dense", "ticket"):
+    if arm not in TRAJECTORY_ARMS:
         seeds_of_both = found.index.intersection(ticket.index)
         both = (frame.loc[seeds_of_both, "early_stop_iteration"] for frame in (found, ticket))
         row |= _with_ends("slowdown", ratio_of_means(*both))

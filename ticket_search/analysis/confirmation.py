@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from ticket_search.analysis.comparison import compare
+from ticket_search.analysis.comparison import TRAJECTORY_ARMS, compare
 from ticket_search.results.reading import Results
 
 
@@ -28,7 +28,7 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
     verdicts: list[str | None] = []
     for row in rows.to_dict("records"):
         same = (rows["level"] == row["level"]) & (rows[fixed].apply(tuple, axis=1) == tuple(row[n] for n in fixed))
-        controls = rows[same & ~rows["arm"].isin(["dense", "ticket"])]
+        controls = rows[same & ~rows["arm"].isin(TRAJECTORY_ARMS)]
         verdicts.append(verdict(row, controls, margin) if row["arm"] == "ticket" else None)
     return rows.assign(verdict=pd.Series(verdicts, dtype=object))
 
@@ -44,6 +44,7 @@ def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> st
         found = "worse" if high < -margin else "undecided"
     if controls.empty:
         return found
+    controls = controls[controls["test_accuracy_lead_low"].notna()]  # of a single pair nothing is known
     beaten = controls["test_accuracy_lead_low"] > 0
     for word, arms in (("beats", controls.loc[beaten, "arm"]), ("does not beat", controls.loc[~beaten, "arm"])):
         found += f", {word} {' and '.join(arms)}" if len(arms) else ""

@@ -31,7 +31,7 @@ def barriers(lines: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = dict(zip(_PAIR, pair, strict=True))
         ends = line[line["position"].isin([0.0, 1.0])]
         for split in ("val", "test"):
-            row[f"{split}_error"] = float(ends[f"{split}_error"].mean())
+            row[f"{split}_error"] = _mean(ends[f"{split}_error"])
             row[f"{split}_barrier"] = float(line[f"{split}_error"].max()) - row[f"{split}_error"]
         rows.append(row)
     return pd.DataFrame(rows)
@@ -43,16 +43,22 @@ def stability_table(lines: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for the ticket and for each dense network: ``copies``; ``val_error``, ``val_barrier``, ``test_error``,
         ``test_barrier`` (means over pairs), ``val_barrier_max``, ``test_barrier_max``; and ``verdict``: ``stable``
-        where the mean barrier on the validation images is less than 2%. It is on those since one chooses where to
-        rewind by it.
+        where the mean barrier on the validation images is less than 2%, ``diverged`` where a copy did. It is on those
+        images since one chooses where to rewind by it.
     """
     found = barriers(lines).groupby(_ARM, sort=False)
-    table = found[["val_error", "val_barrier", "test_error", "test_barrier"]].mean()
+    table = found[["val_error", "val_barrier", "test_error", "test_barrier"]].agg(_mean)
     for split in ("val", "test"):
         table[f"{split}_barrier_max"] = found[f"{split}_barrier"].max()
     table.insert(0, "copies", found["second"].max() + 1)
-    table["verdict"] = np.where(table["val_barrier"] < STABLE, "stable", "unstable")
+    known = np.where(table["val_barrier"] < STABLE, "stable", "unstable")
+    table["verdict"] = np.where(table["val_barrier"].isna(), "diverged", known)
     return table.reset_index()
+
+
+def _mean(values: "pd.Series[float]") -> float:
+    """Of values all of which are known."""
+    return float(values.mean(skipna=False))
 
 
 def plot(lines: pd.DataFrame) -> bytes:

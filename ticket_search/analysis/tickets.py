@@ -25,12 +25,14 @@ def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
     """
     matching = results.levels[results.levels["matching"] & (results.levels["level"] > 0)]
     sparsest = matching.sort_values(["trajectory_id", "level"]).groupby("trajectory_id", as_index=False).tail(1)
-    sparsest = sparsest.assign(
+    # What was searched may have the name's name: which tickets were transferred.
+    sparsest = sparsest.rename(columns={"ticket": "trajectory.ticket"}).assign(
         ticket=sparsest["trajectory_id"] + "/" + sparsest["level"].astype(str),
         gap=sparsest["val_accuracy"] - sparsest["dense_val_accuracy"],
     )
     ordered = sparsest.sort_values(["density", "gap", "trajectory_id"], ascending=[True, False, True])
     configuration = ["pruning_rate", "strategy", "criterion", "rewind_iteration", "seed"]
+    searched = ["trajectory.ticket" if name == "ticket" else name for name in searched]
     others = [name for name in searched if name in ordered.columns and name not in configuration]
     columns = ["ticket", "trajectory_id", "level", *configuration, *others, *FIGURES]
     return ordered[columns].reset_index(drop=True)

@@ -21,28 +21,30 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
         margin: how far below the dense network's test accuracy a ticket may be and still match.
 
     Returns:
-        A row for each number of weights kept and arm: ``kept_weights``, ``density``, ``tickets`` and ``seeds`` (how
-        many of each there are), ``arm``, and the figures of `comparison.compare` with intervals by
-        `comparison.crossed`: gains are over the dense network of the same seed, leads those of the same ticket and
-        seed. ``verdict``, of tickets: see `confirmation.confirm_table`.
+        A row for each number of weights kept and arm: ``kept_weights``, ``density``, ``arm``, ``tickets`` and ``seeds``
+        (how many of each have figures), ``trainings`` (of how many pairs), and the figures of `comparison.compare` with
+        intervals by `comparison.crossed`: gains are over the dense network of the same seed, leads those of the same
+        ticket and seed. ``verdict``, of tickets: see `confirmation.confirm_table`.
     """
     levels = results.levels
-    dense = levels[levels["level"] == 0].drop_duplicates("seed").set_index("seed")[list(_FIGURES)]
+    first = levels[levels["level"] == 0].sort_values(["seed", "trajectory_id"]).drop_duplicates("seed")
+    dense, seeds = first.set_index("seed")[list(_FIGURES)], sorted(first["seed"])
     rows: list[dict[str, Any]] = []
-    for kept, found in levels[levels["level"] > 0].groupby("kept_weights", sort=False):
+    tickets_of = dict(list(levels[levels["level"] > 0].groupby("kept_weights", sort=True)))
+    for found in reversed(tickets_of.values()):
         controls = results.controls.merge(found[["trajectory_id", "ticket"]], on="trajectory_id")
         arms = {"ticket": found} | {str(kind): drawn for kind, drawn in controls.groupby("control", sort=True)}
-        tickets, seeds = found["ticket"].unique(), found["seed"].unique()
+        # In an order that does not depend on which trajectory ended first: the bootstrap's draws would.
+        tickets = sorted(found["ticket"].unique())
         cells = {arm: {name: _cells(drawn, name, tickets, seeds) for name in _FIGURES} for arm, drawn in arms.items()}
         # The same dense networks beside every ticket.
         beside = {name: np.tile(dense[name].reindex(seeds).to_numpy(float), (len(tickets), 1)) for name in _FIGURES}
-        cells = {"dense": beside} | cells
-        group = []
-        for arm, figures in cells.items():
-            head = {"kept_weights": kept if arm != "dense" else found["prunable_weights"].iloc[0]}
-            head |= {"density": found["density"].iloc[0] if arm != "dense" else 1.0}
-            head |= {"tickets": len(tickets), "seeds": len(seeds), "arm": arm}
-            group.append(head | _compared(arm, figures, cells["ticket"], beside))
+        sizes: dict[str, Any] = {name: found[name].iloc[0] for name in ("kept_weights", "density")}
+        whole = {"kept_weights": found["prunable_weights"].iloc[0], "density": 1.0}
+        group = [
+            (whole if arm == "dense" else sizes) | {"arm": arm} | _compared(arm, figures, cells["ticket"], beside)
+            for arm, figures in ({"dense": beside} | cells).items()
+        ]
         beaten = pd.DataFrame(group[2:])
         rows += [row | {"verdict": verdict(row, beaten, margin) if row["arm"] == "ticket" else None} for row in group]
     return pd.DataFrame(rows).assign(verdict=pd.Series([row["verdict"] for row in rows], dtype=object))
@@ -55,7 +57,12 @@ def _cells(rows: pd.DataFrame, name: str, tickets: Any, seeds: Any) -> Any:
 
 
 def _compared(arm: str, found: dict[str, Any], ticket: dict[str, Any], dense: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
+    there = ~np.isnan(found["test_accuracy"][:1] if arm == "dense" else found["test_accuracy"])
+    row: dict[str, Any] = {
+        "tickets": len(found["test_accuracy"]) if arm == "dense" else int(there.any(axis=1).sum()),
+        "seeds": int(there.any(axis=0).sum()),
+        "trainings": int(there.sum()),
+    }
 
     def put(name: str, value: tuple[float, float, float]) -> None:
         row.update(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
@@ -68,6 +75,7 @@ def _compared(arm: str, found: dict[str, Any], ticket: dict[str, Any], dense: di
         if arm not in ("dense", "ticket"):
             put(f"{name}_lead", crossed(ticket[name] - found[name]))
     put("speed", crossed_ratio(dense["early_stop_iteration"], found["early_stop_iteration"]))
+    row["speed_mean_of_ratios"] = float(np.nanmean(dense["early_stop_iteration"] / found["early_stop_iteration"]))
     if arm not in ("dense", "ticket"):
         put("slowdown", crossed_ratio(found["early_stop_iteration"], ticket["early_stop_iteration"]))
     return row

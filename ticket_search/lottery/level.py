@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ticket_search.lottery.early_bird import MaskDistance, distances_of
 from ticket_search.pruning.masks import Mask, pack, unpack
-from ticket_search.spec.pruning import Control
 from ticket_search.store.level_store import Entry
 from ticket_search.training.train import LevelOutputs, Point
 
@@ -64,6 +63,11 @@ class Level:
     mask_distances: tuple[MaskDistance, ...] = ()
 
     @property
+    def dense(self) -> "Level":
+        """Of level 0: the dense network that tickets are compared with, trained to its end."""
+        return next((control.level for control in self.controls if control.kind == "dense"), self)
+
+    @property
     def val_loss(self) -> float:
         """Mean cross-entropy, in nats, on the validation split after the last iteration."""
         return self.curve[-1].val_loss
@@ -79,12 +83,12 @@ class ControlLevel:
     """A control of a ticket, trained as the ticket was.
 
     Attributes:
-        kind: of control.
+        kind: of control; ``dense``, of a level 0 that early-bird has ended, is the dense network trained to its end.
         draw: counted from 0.
         level: what its training came to; its `mask` is the control's.
     """
 
-    kind: Control
+    kind: str
     draw: int
     level: Level
 

@@ -18,7 +18,7 @@ def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float
     Args:
         spec: of the trajectory.
         level: the level.
-        dense: level 0 of the same trajectory.
+        dense: the dense network of the same trajectory, `Level.dense` of level 0.
         tolerance: how far below the dense network's validation accuracy a ticket still matches.
     """
     kept, prunable = kept_weights(level.mask), prunable_weights(level.mask)

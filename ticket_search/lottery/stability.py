@@ -3,6 +3,7 @@
 Frankle et al. (2020, arXiv 1912.05671), section 2: the error on the straight line between two of them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -56,6 +57,12 @@ def errors_between(
             error = ErrorBetween(position=position, val_error=1 - val_accuracy, test_error=1 - test_accuracy)
             found.append(error)
     return found
+
+
+def unknown_errors(points: int) -> list[ErrorBetween]:
+    """What `errors_between` gives where there are no weights to lie between."""
+    positions = torch.linspace(0.0, 1.0, points, dtype=torch.float64).tolist()
+    return [ErrorBetween(position=position, val_error=math.nan, test_error=math.nan) for position in positions]
 
 
 def _between(one: Tensor, other: Tensor, position: float) -> Tensor:

@@ -1,7 +1,8 @@
 """A ticket as a thing: a file with a mask, the weights it starts from, and how it was found."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch.nn.utils import prune
 
 from ticket_search.errors import SpecError
 from ticket_search.models import build
-from ticket_search.pruning.masks import Mask
+from ticket_search.pruning.masks import Mask, density
 from ticket_search.spec.base import validate
+from ticket_search.spec.identity import canonical
 from ticket_search.spec.trajectory import ModelSpec, TrajectorySpec
 from ticket_search.store.level_store import Entry
 
@@ -65,14 +67,50 @@ class Ticket:
 
     @classmethod
     def from_entry(cls, entry: Entry) -> "Ticket":
-        """The ticket that `to_entry` wrote."""
+        """The ticket that `to_entry` wrote.
+
+        Raises:
+            SpecError: the entry is no ticket's.
+        """
+        if entry.record.get("format") != FORMAT:
+            raise SpecError(f"it has the format {entry.record.get('format')!r}; this version reads {FORMAT!r}")
         return _ticket(entry.record, entry.tensors)
 
-    def cut_to(self, shapes: Mapping[str, torch.Size]) -> "Ticket":
-        """The ticket without the tensors that have another shape: those of a head for other classes."""
+    @property
+    def density(self) -> float:
+        """Kept over prunable weights, in (0, 1]."""
+        return density(self.mask)
+
+    @property
+    def key(self) -> str:
+        """Under which a level store keeps it: a digest of all that its training on other data depends on."""
+        sha = hashlib.sha256(json.dumps([canonical(self.spec.model), self.image_shape, self.classes]).encode())
+        for name, value in sorted(self._tensors().items()):
+            sha.update(f"|{name} {value.dtype} {list(value.shape)}|".encode())
+            sha.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        return sha.hexdigest()[:32]
+
+    def cut_to(self, shapes: Mapping[str, torch.Size], classes: int) -> "Ticket":
+        """The ticket as far as it fits a network of these shapes: a head for other classes is left out.
+
+        Raises:
+            SpecError: another tensor than one of the head does not fit, so it is not the network of the ticket.
+        """
+        head = set()
+        for name in (*shapes, *self.weights):
+            its, new = self.weights.get(name), shapes.get(name)
+            old = None if its is None else its.shape
+            if new is not None and old == new:
+                continue
+            if not new or not old or (old[0], new[0]) != (self.classes, classes) or old[1:] != new[1:]:
+                raise SpecError(
+                    f"ticket {self.name!r}: {name!r} has the shape {old and list(old)} in the ticket and "
+                    f"{new and list(new)} in {self.spec.model.name!r}, whose code has changed; export the ticket anew"
+                )
+            head.add(name)
 
         def fitting(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value for name, value in tensors.items() if value.shape == shapes.get(name)}
+            return {name: value for name, value in tensors.items() if name not in head}
 
         return replace(self, mask=fitting(self.mask), weights=fitting(self.weights))
 
@@ -107,12 +145,23 @@ class Ticket:
         return network
 
 
-def check_fits(ticket: Ticket, model: ModelSpec, image_shape: tuple[int, int, int]) -> None:
-    """Whether a network and images are those that a ticket is for; the classes may be others.
+def ticket_in_store(
+    key: str, load: Callable[[str], Entry | None], model: ModelSpec, image_shape: tuple[int, int, int]
+) -> Ticket:
+    """The ticket that a level store keeps under a key, for a network and images; their classes may be others.
 
     Raises:
-        SpecError: they are not.
+        SpecError: it is not there, is no ticket, or is for another network or images.
     """
+    entry = load(key)
+    if entry is None:
+        raise SpecError(
+            f"trajectory.ticket: {key!r} is not in the level store; `ticket-search transfer` puts a ticket's file there"
+        )
+    try:
+        ticket = Ticket.from_entry(entry)
+    except SpecError as error:
+        raise SpecError(f"trajectory.ticket: {key!r} in the level store is no ticket: {error}") from None
     if ticket.spec.model.name != model.name:
         raise SpecError(
             f"ticket {ticket.name!r} is of the network {ticket.spec.model.name!r}, which {model.name!r} is not; "
@@ -124,6 +173,7 @@ def check_fits(ticket: Ticket, model: ModelSpec, image_shape: tuple[int, int, in
             f"ticket {ticket.name!r} takes images of {takes}, and the data set's are {found}; "
             "give a data set of images that it takes"
         )
+    return ticket
 
 
 def read_ticket(path: str | Path) -> Ticket:
@@ -145,24 +195,33 @@ def read_ticket(path: str | Path) -> Ticket:
         raise SpecError(f"{str(path)!r} has the format {found!r}; this version reads {FORMAT!r}")
     try:
         return _ticket(said, tensors)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, SpecError) as error:
         raise SpecError(f"{str(path)!r} is a damaged ticket: {type(error).__name__}: {error}") from None
 
 
 def _ticket(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ticket:
-    channels, height, width = plain["image_shape"]
-    return Ticket(
-        name=plain["ticket"],
+    channels, height, width = map(int, plain["image_shape"])
+    ticket = Ticket(
+        name=str(plain["ticket"]),
         level_key=plain["level_key"],
         spec=validate(TrajectorySpec, plain["trajectory"]),
         image_shape=(channels, height, width),
-        classes=plain["classes"],
-        start=plain["start"],
-        shift=plain["shift"],
+        classes=int(plain["classes"]),
+        start=int(plain["start"]),
+        shift=int(plain["shift"]),
         mask={name: tensors[f"mask/{name}"] for name in plain["mask"]},
         weights={n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")},
-        figures=plain["figures"],
+        figures=dict(plain["figures"]),
     )
+    if not ticket.mask:
+        raise ValueError("it has no mask")
+    for name, kept in ticket.mask.items():
+        if kept.dtype != torch.bool or kept.shape != ticket.weights[name].shape:
+            raise ValueError(
+                f"the mask of {name!r} is {kept.dtype} {list(kept.shape)}, its weights are of the shape "
+                f"{list(ticket.weights[name].shape)}"
+            )
+    return ticket
 
 
 def load_ticket(path: str | Path) -> nn.Module:

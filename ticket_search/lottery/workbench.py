@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ticket_search.data.dataset import Dataset
-from ticket_search.errors import Diverged, SpecError, StorageError
+from ticket_search.errors import Diverged, StorageError
 from ticket_search.lottery.early_bird import EarlyBird
 from ticket_search.lottery.level import ControlLevel, Level, from_entry, to_entry
-from ticket_search.lottery.stability import ErrorBetween, errors_between
-from ticket_search.lottery.ticket import Ticket, check_fits
+from ticket_search.lottery.stability import ErrorBetween, errors_between, unknown_errors
+from ticket_search.lottery.ticket import Ticket, ticket_in_store
 from ticket_search.lottery.trainer import Log, Trainer
 from ticket_search.models import aliases, build, network_digest, prunable
 from ticket_search.pruning.criteria import COMPARE_WITH_INITIAL, CRITERIA
@@ -67,7 +67,7 @@ class Workbench:
         checkpoint_seconds: float | None = None,
     ) -> None:
         self._spec = _resolve(spec, data)
-        self._data = data
+        self.data = data
         self._store = store
         self._network = build(spec.model, data.image_shape, data.classes, spec.seed).to(data.train.labels.device)
         self._trainer = Trainer(
@@ -84,19 +84,30 @@ class Workbench:
         self._first_name = aliases(self._network)
         self._pruning = self._spec.trajectory
         self._dense_key = dense_key(self._spec, data=data.fingerprint, network=network_digest(spec.model))
-        if self._pruning.early_bird is not None:
-            self._dense_key = early_bird_key(self._dense_key, self._pruning.early_bird, self._pruning)
+        early = self._pruning.early_bird
+        self._first_key = early_bird_key(self._dense_key, early, self._pruning) if early else self._dense_key
 
     def train_dense(self, keep: Collection[int]) -> Level:
-        """Level 0. The weights after each of the iterations in `keep` go into the store beside it."""
-        mask = full_mask({name: value.cpu() for name, value in self._initial.items()}, prunable(self._network))
+        """Level 0. The weights after each of the iterations in `keep` go into the store beside it.
+
+        With early-bird it ends early, and the dense network that is trained to its end is a control of it.
+        """
+        early = self._pruning.early_bird
+        if early is None:
+            return self._checked(self._train_dense(keep, self._dense_key, None))
+        whole = self._train_dense(keep, self._dense_key, None, control="dense")
+        mask = self._whole_mask()
+        watch = EarlyBird(early, lambda weights: self._next_mask(0, mask, weights))
+        level = self._checked(self._train_dense((), self._first_key, watch))
+        return replace(level, controls=(ControlLevel(kind="dense", draw=0, level=whole),))
+
+    def _train_dense(self, keep: Collection[int], key: str, watch: EarlyBird | None, **said: object) -> Level:
+        mask = self._whole_mask()
         kept = tuple(sorted(k for k in keep if k < int(self._spec.training.iterations)))
 
         def train() -> Entry:
-            early = self._pruning.early_bird
-            watch = None if early is None else EarlyBird(early, lambda weights: self._next_mask(0, mask, weights))
             inputs = LevelInputs(weights=self._initial, mask={}, seed=self._spec.seed, keep=kept, watch=watch)
-            outputs = self._trainer.train(inputs, self._dense_key)
+            outputs = self._trainer.train(inputs, key)
             for iteration, weights in outputs.kept.items():
                 self._store.save(rewind_key(self._dense_key, iteration), _weights_entry(weights, iteration))
             return to_entry(
@@ -109,7 +120,10 @@ class Workbench:
                 mask_distances=watch.distances if watch else (),
             )
 
-        return self._level(0, self._dense_key, train)
+        return self._trainer.found_or_trained(0, key, train, **said)
+
+    def _whole_mask(self) -> Mask:
+        return full_mask({name: value.cpu() for name, value in self._initial.items()}, prunable(self._network))
 
     def prune(self, level: Level) -> Mask:
         """The mask that a level's training leaves, by the trajectory's criterion and strategy; or the one given."""
@@ -162,19 +176,13 @@ class Workbench:
         """
         if self._pruning.ticket is None:
             return None
-        entry = self._store.load(self._pruning.ticket)
-        if entry is None:
-            raise SpecError(
-                f"trajectory.ticket: {self._pruning.ticket!r} is not in the level store; `ticket-search transfer` "
-                "puts a ticket's file there"
-            )
-        ticket = Ticket.from_entry(entry)
-        check_fits(ticket, self._spec.model, self._data.image_shape)
-        return ticket.cut_to({name: value.shape for name, value in self._initial.items()})
+        data = self.data
+        ticket = ticket_in_store(self._pruning.ticket, self._store.load, self._spec.model, data.image_shape)
+        return ticket.cut_to({name: value.shape for name, value in self._initial.items()}, data.classes)
 
     def _draw(self, number: int) -> dict[str, Tensor]:
         """Another initialization of the network; 0 is the run's own."""
-        network = build(self._spec.model, self._data.image_shape, self._data.classes, self._spec.seed, draw=number)
+        network = build(self._spec.model, self.data.image_shape, self.data.classes, self._spec.seed, draw=number)
         return dict(network.state_dict())
 
     def _rewind_weights(self) -> Mapping[str, Tensor]:
@@ -224,7 +232,7 @@ class Workbench:
             )
 
         key = pruned_key(parent.key, self._pruning, number)
-        return self._level(number, key, train)
+        return self._checked(self._trainer.found_or_trained(number, key, train))
 
     def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
         """The ticket that level `number` trained, from the store.
@@ -238,8 +246,8 @@ class Workbench:
             name=name,
             level_key=level.key,
             spec=self._spec,
-            image_shape=self._data.image_shape,
-            classes=self._data.classes,
+            image_shape=self.data.image_shape,
+            classes=self.data.classes,
             start=start.start,
             shift=start.shift,
             mask=level.mask,
@@ -255,7 +263,7 @@ class Workbench:
 
     def level_key(self, number: int) -> str:
         """The key of a level of the trajectory, trained or not."""
-        key = self._dense_key
+        key = self._first_key
         for level in range(1, number + 1):
             key = pruned_key(key, self._pruning, level)
         return key
@@ -306,13 +314,9 @@ class Workbench:
 
         Raises:
             StorageError: the ticket's level is not in the store any more.
-            Diverged: its loss stopped being finite.
         """
-        k, mask = self._pruning.rewind_iteration, full_mask(self._initial, prunable(self._network))
-        start_key = rewind_key(self._dense_key, k)
-        if number > 0:
-            mask, start_key = self._stored(number).mask, self.level_key(number)
-        key = copy_key(start_key, copy)
+        k, key = self._pruning.rewind_iteration, self.copy_key(number, copy)
+        mask = self._stored(number).mask if number > 0 else self._whole_mask()
 
         def train() -> Entry:
             if number > 0:
@@ -329,17 +333,30 @@ class Workbench:
                 trainer=self._trainer.name,
             )
 
-        return self._level(number, key, train, copy=copy)
+        return self._trainer.found_or_trained(number, key, train, copy=copy)
+
+    def of(self, spec: TrajectorySpec) -> "Workbench":
+        """A workbench for another trajectory over the same data and store, to ask and not to train."""
+        return Workbench(spec, self.data, self._store, lambda event, **fields: None)
+
+    def copy_key(self, number: int, copy: int) -> str:
+        """The store's key of what `train_copy` trains."""
+        start = self.level_key(number) if number > 0 else rewind_key(self._dense_key, self._pruning.rewind_iteration)
+        return copy_key(start, copy)
 
     def errors_between(self, one: Level, other: Level, points: int) -> list[ErrorBetween]:
-        """The errors on the straight line between the final weights of two trainings, both ends included."""
-        network, data, precision = self._network, self._data, self._spec.training.precision
+        """The errors on the straight line between the final weights of two trainings, both ends included.
+
+        Of a training that diverged nothing is known: the errors are nan.
+        """
+        if one.diverged or other.diverged:
+            return unknown_errors(points)
+        network, data, precision = self._network, self.data, self._spec.training.precision
         return errors_between(one.final_weights, other.final_weights, points, network, data, precision)
 
-    def _level(self, number: int, key: str, train: Callable[[], Entry], **said: object) -> Level:
-        level = self._trainer.found_or_trained(number, key, train, **said)
+    def _checked(self, level: Level) -> Level:
         if level.diverged:
-            raise Diverged(number, level.curve[-1].iteration)
+            raise Diverged(level.number, level.curve[-1].iteration)
         return level
 
     def _next_mask(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
@@ -375,8 +392,8 @@ class Workbench:
 
     def _sample(self) -> tuple[Tensor, Tensor]:
         """The training batches from the rewind iteration on, until there are ten images a class on average."""
-        stream = self._data.stream(self._spec.seed, self._spec.training.batch_size)
-        count = math.ceil(_IMAGES_PER_CLASS * self._data.classes / self._spec.training.batch_size)
+        stream = self.data.stream(self._spec.seed, self._spec.training.batch_size)
+        count = math.ceil(_IMAGES_PER_CLASS * self.data.classes / self._spec.training.batch_size)
         batches = [stream.batch(self._pruning.rewind_iteration + i) for i in range(count)]
         return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 

@@ -82,7 +82,8 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
         points = math.ceil(int(training.iterations) / int(training.evaluate_every))
         count = 1 + _pruned_levels(trajectory)
         levels += count
-        dense += dense_nets * size.values * _FLOAT * (1 + _rewinds(spec, trials / max(1, dense_nets)))
+        ends = 1 if trajectory.trajectory.early_bird is None else 2
+        dense += dense_nets * size.values * _FLOAT * (ends + _rewinds(spec, trials / max(1, dense_nets)))
         if trajectory.trajectory.retrain != "weights":  # the next level starts from this one's weights
             dense += trials * (count - 1) * size.values * _FLOAT
         masks += (dense_nets + trials * (count - 1)) * (

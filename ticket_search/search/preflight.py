@@ -49,7 +49,7 @@ def check(
             shapes[dataset] = train_images, (channels, height, width), arrays.classes
         train_images, image_shape, classes = shapes[dataset]
         trajectory.resolve(train_images)
-        _check_ticket(trajectory, image_shape, entry)
+        _check_ticket(trajectory, image_shape, classes, entry)
         if (trajectory.model.name, dataset) not in sizes:
             sizes[trajectory.model.name, dataset] = _check_model(trajectory, image_shape, classes), train_images
     return sizes
@@ -60,19 +60,20 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 
 def _check_ticket(
-    trajectory: TrajectorySpec, image_shape: tuple[int, int, int], entry: Callable[[str], Entry | None]
+    trajectory: TrajectorySpec,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    entry: Callable[[str], Entry | None],
 ) -> None:
     key = trajectory.trajectory.ticket
     if key is None:
         return
-    from ticket_search.lottery.ticket import Ticket, check_fits
+    from ticket_search.lottery.ticket import ticket_in_store
+    from ticket_search.models import build
 
-    found = entry(key)
-    if found is None:
-        raise SpecError(
-            f"trajectory.ticket: {key!r} is not in the level store; `ticket-search transfer` puts a ticket's file there"
-        )
-    check_fits(Ticket.from_entry(found), trajectory.model, image_shape)
+    ticket = ticket_in_store(key, entry, trajectory.model, image_shape)
+    network = build(trajectory.model, image_shape, classes, seed=0)
+    ticket.cut_to({name: value.shape for name, value in network.state_dict().items()}, classes)
 
 
 def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> NetworkSize:

@@ -12,6 +12,7 @@ from uuid import uuid4
 import ticket_search
 from ticket_search.errors import RunDirectoryError, StorageError
 from ticket_search.search.job import store_folder
+from ticket_search.spec.base import Spec
 from ticket_search.spec.loading import parse_search
 from ticket_search.spec.search import CHANGEABLE_SETTINGS, PLACES, SearchSpec
 from ticket_search.storage.folder import Folder, LocalFolder
@@ -19,6 +20,8 @@ from ticket_search.storage.lease import EXPIRY_SECONDS, Lease, Leases, Owner
 
 SPEC_FILE = "search.yaml"
 RUN_FILE = "run.json"
+#: A folder of notes: which copies `stability` trains.
+COPIES = "copies"
 LOCKS = "lock"
 _LOCK = "run"
 _STOP_FILE = "stop.json"
@@ -195,8 +198,8 @@ def is_stop_requested(run_dir: Folder) -> bool:
     return run_dir.read(_STOP_FILE) is not None
 
 
-def differences(there: SearchSpec, here: SearchSpec) -> list[str]:
-    """The fields, with dots, in which two searches differ."""
+def differences(there: Spec, here: Spec) -> list[str]:
+    """The fields, with dots, in which two specifications differ."""
     one, other = (_flat(spec.model_dump(mode="json")) for spec in (there, here))
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 

@@ -2,18 +2,23 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ticket_search.search.export import find_ticket, open_bench
 from ticket_search.search.job import Job, make_job, rewind_iterations
 from ticket_search.search.on_ray import check_resources, connect, on_each_worker
-from ticket_search.search.run_directory import read_spec
+from ticket_search.search.run_directory import COPIES, read_spec
 from ticket_search.spec.base import validate
 from ticket_search.spec.trajectory import TrajectorySpec
 from ticket_search.storage.folder import Folder
+
+if TYPE_CHECKING:
+    from ticket_search.data.dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,8 @@ def lines_between_copies(
     """The errors on the lines between copies of a ticket, and between copies of its dense network.
 
     Copies start from the same weights and differ in the order of the data, its augmentation and dropout. They are
-    entries of the level store, so what was trained by an earlier call is found there.
+    entries of the level store, so what was trained by an earlier call is found there; which, is noted in the run
+    directory for `store_use`.
 
     Args:
         run_dir: of the search.
@@ -55,31 +61,35 @@ def lines_between_copies(
     Returns:
         A row for each point: ``ticket``, ``arm`` (``ticket`` or ``dense``), ``rewind_iteration``, ``density``,
         ``first`` and ``second`` (numbers of the copies), ``position`` (0 at the first, 1 at the second), ``val_error``
-        and ``test_error`` (1 - accuracy).
+        and ``test_error`` (1 - accuracy; nan where a copy diverged).
 
     Raises:
         SpecError: the search has no such ticket, the data are others, or a rewind is past the training.
-        TicketSearchError: a training failed, or diverged.
+        TicketSearchError: a training failed.
     """
     spec = read_spec(run_dir)
     trajectory, level, figures = find_ticket(run_dir, ticket)
-    open_bench(run_dir, trajectory, level, str(figures["level_key"]), data_dir)
+    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), data_dir)
     own = trajectory.trajectory.rewind_iteration
-    arms = {"ticket": [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"])))]}
-    arms["dense"] = [
-        _Arm(trajectory=_rewinding_to(trajectory, k), level=0, density=1.0)
+    dense = [
+        _Arm(trajectory=_dense_from(k, trajectory, bench.data), level=0, density=1.0)
         for k in sorted(set(rewinds) or {*rewind_iterations(spec), own})
     ]
+    all_arms = [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"]))), *dense]
+    keys = [bench.of(arm.trajectory).copy_key(arm.level, copy) for arm in all_arms for copy in range(copies)]
+    (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
     tasks: list[tuple[dict[str, Any], Job, int]] = []
-    for name, arm in ((name, arm) for name, each in arms.items() for arm in each):
+    for arm in all_arms:
         job = make_job(spec, 0, arm.trajectory, run_dir, "")
         k = arm.trajectory.trajectory.rewind_iteration
+        name = "ticket" if arm.level else "dense"
         head = {"ticket": ticket, "arm": name, "rewind_iteration": k, "density": arm.density}
-        tasks.append((head, dataclasses.replace(job, data_dir=data_dir or job.data_dir), arm.level))
+        where = str(Path(data_dir).absolute()) if data_dir else job.data_dir
+        tasks.append((head, dataclasses.replace(job, data_dir=where), arm.level))
     with connect(address):
         check_resources(spec.resources)
         trainings = [(job, level, copy) for _, job, level in tasks for copy in range(copies)]
-        say(f"{len(trainings)} trainings: {copies} of each of a ticket and {len(arms['dense'])} dense networks")
+        say(f"{len(trainings)} trainings: {copies} of each of a ticket and {len(dense)} dense networks")
         on_each_worker(train_copy, trainings, spec, "trained", say)
         pairs = list(itertools.combinations(range(copies), 2))
         lines = [(job, level, one, other, points) for _, job, level in tasks for one, other in pairs]
@@ -110,9 +120,14 @@ def _bench(job: Job) -> Any:
     return Workbench(spec, data, store, lambda event, **fields: None, checkpoint_seconds=seconds)
 
 
-def _rewinding_to(trajectory: TrajectorySpec, iteration: int) -> TrajectorySpec:
-    """The trajectory with another rewind iteration, and nothing that would end its dense training early."""
+def _dense_from(iteration: int, trajectory: TrajectorySpec, data: "Dataset") -> TrajectorySpec:
+    """The trajectory's dense network and the iteration to rewind to, and nothing about tickets.
+
+    Raises:
+        SpecError: the iteration is past the training.
+    """
     plain = trajectory.model_dump(mode="json")
-    plain["trajectory"] |= {"rewind_iteration": iteration}
-    plain["controls"] = {}
-    return validate(TrajectorySpec, plain)
+    plain |= {"trajectory": {"rewind_iteration": iteration}, "controls": {}}
+    dense = validate(TrajectorySpec, plain)
+    dense.resolve(len(data.train.labels))
+    return dense

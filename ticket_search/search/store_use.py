@@ -12,11 +12,11 @@ from ticket_search.errors import RunDirectoryError
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import Results, load_results
 from ticket_search.search.job import rewind_iterations, store_folder
-from ticket_search.search.run_directory import Run, held_by, read_run, read_spec
+from ticket_search.search.run_directory import COPIES, Run, held_by, read_run, read_spec
 from ticket_search.search.suggestions import SuggestionRecord
 from ticket_search.spec.identity import digest, rewind_key
 from ticket_search.spec.pruning import PruningSpec
-from ticket_search.spec.search import SearchSpec
+from ticket_search.spec.search import Range, SearchSpec, dotted
 from ticket_search.storage.folder import File, Folder, LocalFolder, open_folder
 from ticket_search.storage.lease import Leases
 
@@ -25,7 +25,7 @@ _CHECKPOINTS, _DAMAGED, _LEASES, _SEARCHES = "checkpoints", "damaged", "leases",
 #: What is being written is younger.
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
-_KINDS = ("levels", "rewind weights", "tickets", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
+_KINDS = ("levels", "rewind weights", "tickets", "copies", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
 _ENDED = ("completed", "stopped", "diverged")
 #: What a store names its files; any other is not the store's, and left alone.
 _FILE = re.compile(
@@ -44,8 +44,8 @@ class StoreUse:
 
     Attributes:
         folder: of the store.
-        kinds: ``levels``, ``rewind weights``, ``tickets`` (found elsewhere), ``checkpoints``, ``damaged`` and
-            ``of no search`` -> the files.
+        kinds: ``levels``, ``rewind weights``, ``tickets`` (found elsewhere), ``copies`` (of `stability`),
+            ``checkpoints``, ``damaged`` and ``of no search`` -> the files.
         searches: the run directories that use it, and are there.
         gone: those that used it and are not found where they were. What they need is not known: entries that none of
             the others needs count as needed, unless they are forgotten.
@@ -83,6 +83,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
     rewinds: set[str] = set()
     needed: set[str] = set()
     tickets: set[str] = set()
+    copies: set[str] = set()
     unfinished = False
     for run_dir in searches:
         if (owner := held_by(run_dir)) is not None:
@@ -92,15 +93,16 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
         levels |= set(reached["level_key"])
         rewinds |= set(_rewind_keys(spec, reached))
         unfinished = unfinished or not _is_finished(spec, results)
-        tickets |= {point.ticket for point in _points(run_dir, spec).values() if point.ticket}
-        needed |= tickets | set(_needed(spec, results, reached, best))
+        tickets |= _tickets(spec)
+        copies |= set(_copies(run_dir))
+        needed |= tickets | (copies if best is None else set()) | set(_needed(spec, results, reached, best))
     kinds: dict[str, list[File]] = {kind: [] for kind in _KINDS}
     spared = bool(gone) and not forget_gone
     unneeded = []
     files = [file for file in store.files(recursive=True) if _FILE.fullmatch(file.name)]
     entries = {_key(file) for file in files if len(file.name.partition("/")[0]) == 2}
     for file in files:
-        kind = _kind(file, {"levels": levels, "rewind weights": rewinds, "tickets": tickets})
+        kind = _kind(file, {"levels": levels, "rewind weights": rewinds, "tickets": tickets, "copies": copies})
         kinds[kind].append(file)
         if kind == _CHECKPOINTS:
             # One that is left of a finished level, or of searches that have ended, is gone on from by nobody.
@@ -180,6 +182,24 @@ def _notes(store: Folder) -> dict[str, str]:
                 "remove it, or resume that search, which writes it anew"
             ) from None
     return notes
+
+
+def _tickets(spec: SearchSpec) -> set[str]:
+    """The keys of the tickets that a search trains, or will train."""
+    searched = [domain for name, domain in spec.space.items() if dotted(name) == "trajectory.ticket"]
+    listed = [ticket for domain in searched if not isinstance(domain, Range) for ticket in domain]
+    return {ticket for ticket in (*listed, spec.trajectory.ticket) if ticket}
+
+
+def _copies(run_dir: Folder) -> Iterator[str]:
+    """The keys of the copies that `stability` has trained, or is training."""
+    for file in (run_dir / COPIES).files():
+        try:
+            yield from map(str, json.loads((run_dir / COPIES).read(file.name) or b"[]"))
+        except (ValueError, TypeError):
+            raise RunDirectoryError(
+                f"{(run_dir / COPIES).place(file.name)!r} is damaged, so nobody knows which copies it names; remove it"
+            ) from None
 
 
 def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:

@@ -98,7 +98,7 @@ def _levels(job: Job) -> Iterator[LevelReport]:
     )
     dense = None
     for level in levels:
-        dense = dense or level
+        dense = dense or level.dense
         yield LevelReport(
             level=level_row(spec, level, dense, job.tolerance),
             curve=curve_rows(spec, level),

@@ -142,6 +142,27 @@ class PruningSpec(Spec):
                 f"early_bird compares the masks of weights as they are trained, and criterion {self.criterion!r} does "
                 f"not look at those alone; give one of {', '.join(_OF_FINAL_VALUES)}, or early_bird null"
             )
+        if self.early_bird is not None and self.retrain == "finetune":
+            raise ValueError(
+                "early_bird ends the dense training in the middle of its schedule, and retrain 'finetune' goes on at "
+                "the schedule's end; give retrain 'learning_rate' to go on from the weights found"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _early_bird_can_wait(self) -> "PruningSpec":
+        """Two masks that prune a share p differ in 2 min(p, 1 - p) of the weights at most."""
+        if self.early_bird is None:
+            return self
+        name, share = "pruning_rate", self.pruning_rate
+        if self.target_densities is not None:
+            name, share = "target_densities", self.target_densities[0]
+        most = 2 * min(share, 1 - share)
+        if self.early_bird.threshold >= most:
+            raise ValueError(
+                f"early_bird.threshold {self.early_bird.threshold} is never reached: with {name} {share} two masks "
+                f"differ in {most:.3g} of the weights at most; give a threshold below that"
+            )
         return self
 
     @model_validator(mode="after")
