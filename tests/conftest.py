@@ -2,6 +2,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -59,6 +60,25 @@ def digits():
 
     torch.set_num_threads(1)
     return load_dataset(DatasetSpec(name="digits", validation=300), Path())
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """What training is given (`levels`, and copies of their weights, `inputs`) and what it gives (`outputs`)."""
+    from ticket_search.lottery import trainer
+
+    seen = SimpleNamespace(levels=[], inputs=[], outputs=[])
+    train_levels = trainer.train_levels
+
+    def recorded(levels, *rest):
+        seen.levels += levels
+        seen.inputs += [{name: value.clone() for name, value in level.weights.items()} for level in levels]
+        outputs = train_levels(levels, *rest)
+        seen.outputs += outputs
+        return outputs
+
+    monkeypatch.setattr(trainer, "train_levels", recorded)
+    return seen
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ ALLOWED = {
     "search": {"", "errors", "spec", "storage", "lottery", "store", "results", "data", "models"},
     "analysis": {"errors", "spec", "results"},
     "display": {"spec", "results", "search", "analysis"},
-    "cli": {"", "errors", "spec", "storage", "results", "search", "analysis", "display"},
+    "running": {"errors", "spec", "storage", "results", "search", "analysis", "display"},
+    "cli": {"", "running", "errors", "spec", "storage", "results", "search", "analysis", "display"},
 }
 #: Library -> the only parts that may import it.
 ONLY_IN = {
@@ -35,8 +36,8 @@ ONLY_IN = {
     "torch": {"pruning", "models", "data", "training", "lottery", "store", "search"},
     "torchvision": {"models", "data"},
     "matplotlib": {"analysis"},
-    "click": {"cli"},
-    "rich": {"cli", "display"},
+    "click": {"cli", "running"},
+    "rich": {"running", "display"},
 }
 
 

@@ -284,9 +284,9 @@ def test_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weights(ray_address,
 def test_an_interrupt_that_is_held_up_ends_all_the_same():
     """By a server that is silent, say."""
     code = (
-        "import signal, time; from functools import partial; from ticket_search import cli\n"
-        "cli._SECONDS_TO_END = 0.5\n"
-        "signal.signal(signal.SIGTERM, partial(cli._interrupt, 'go on with: x'))\n"
+        "import signal, time; from functools import partial; from ticket_search import running\n"
+        "running._SECONDS_TO_END = 0.5\n"
+        "signal.signal(signal.SIGTERM, partial(running._interrupt, 'go on with: x'))\n"
         "try:\n    signal.raise_signal(signal.SIGTERM)\n"
         "except KeyboardInterrupt:\n    time.sleep(60)\n"
     )

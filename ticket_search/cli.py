@@ -1,28 +1,20 @@
 """The command line: parse, call, exit code. Whatever is heavy is imported by the command that needs it."""
 
-import os
-import shlex
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ticket_search.errors import SpecError, TicketSearchError
+from ticket_search.running import INTERRUPTED, console, resume_command, run_for_user, this_command
 from ticket_search.storage.folder import is_remote, open_folder
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ticket_search.spec.search import SearchSpec
 
-FAILED = 3
-INTERRUPTED = 130
-_SECONDS_TO_END = 9.0
 _SHIPPED = Path(__file__).parent / "search_spaces"
 
 
@@ -49,6 +41,13 @@ _ADDRESS = click.option(
 )
 _STORE = click.option(
     "--store", type=_DIRECTORY, help="A level store shared with other searches.  [default: in the run directory]"
+)
+_MARGIN = click.option(
+    "--margin",
+    type=click.FloatRange(0, 1),
+    default=0.005,
+    show_default=True,
+    help="A ticket matches at up to so much below its dense network.",
 )
 _DATA_DIR = click.option(
     "--data-dir",
@@ -110,7 +109,7 @@ def run(
     if trials is not None:
         settings = (*settings, f"search.trials={trials}")
     spec = _in_places(load_search(_space_path(space), settings), data_dir, store)
-    sys.exit(_run(spec, output or f"runs/{spec.name}", address))
+    sys.exit(run_for_user(spec, output or f"runs/{spec.name}", address))
 
 
 @main.command()
@@ -139,7 +138,7 @@ def resume(directory: str, trials: int | None, address: str | None, settings: tu
     after = spec.search.trials
     if before is not None and after is not None and after < before:
         raise SpecError(f"--trials {after} is less than the search's {before}; give that or more")
-    sys.exit(_run(_with_absolute_store(spec), directory, address))
+    sys.exit(run_for_user(_with_absolute_store(spec), directory, address))
 
 
 @main.command()
@@ -168,7 +167,7 @@ def status(directory: str, as_json: bool) -> None:
         f"best ticket: {best['ticket']} at density {best['density']:.4f}" if best else "best ticket: none matches yet"
     )
     if not found["running"] and found["trajectories"].get("running"):
-        click.echo(f"interrupted; go on with: {_resume_command(directory)}")
+        click.echo(f"interrupted; go on with: {resume_command(directory)}")
 
 
 @main.command()
@@ -188,7 +187,7 @@ def tickets(directory: str, as_json: bool) -> None:
     else:
         from ticket_search.display import print_tickets
 
-        print_tickets(_console(), found, spec, most=len(found))
+        print_tickets(console(), found, spec, most=len(found))
 
 
 @main.command()
@@ -196,13 +195,7 @@ def tickets(directory: str, as_json: bool) -> None:
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many configurations.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many fresh seeds.")
 @click.option("--draws", type=click.IntRange(min=1), default=3, show_default=True, help="Of each kind of control.")
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 1),
-    default=0.005,
-    show_default=True,
-    help="A ticket matches at up to so much below its dense network.",
-)
+@_MARGIN
 @_ADDRESS
 def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, address: str | None) -> None:
     """Run the best configurations of the search in DIRECTORY again, on fresh seeds and with controls.
@@ -222,10 +215,10 @@ def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, add
     best = zip(found["trajectory_id"], found["level"].astype(int), strict=True)
     spec = confirmation(folder, best, top=top, seeds=seeds, draws=draws)
     where = folder / "confirmation"
-    code = _run(spec, str(where), address, again=_this_command())
+    code = run_for_user(spec, str(where), address, again=this_command())
     table = confirm_table(load_results(where), margin)
     (folder / "confirm").write("part-00000.parquet", table.to_parquet())
-    print_arms(_console(), table, [column(name) for name in spec.space])
+    print_arms(console(), table, [column(name) for name in spec.space])
     sys.exit(code)
 
 
@@ -303,13 +296,13 @@ def stability(
             say=lambda line: click.echo(line, err=True),
         )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; what was trained is kept. Go on with: {_this_command()}", err=True)
+        click.echo(f"interrupted; what was trained is kept. Go on with: {this_command()}", err=True)
         sys.exit(INTERRUPTED)
     table = stability_table(lines)
     (folder / "stability_lines").write(f"{name}.parquet", lines.to_parquet())
     (folder / "stability").write(f"{name}.parquet", table.to_parquet())
     (folder / "plots").write(f"stability-{name}.svg", plot(lines))
-    print_stability(_console(), table)
+    print_stability(console(), table)
     click.echo(f"plot: {(folder / 'plots').place(f'stability-{name}.svg')}")
 
 
@@ -322,13 +315,7 @@ def stability(
 )
 @click.option("--draws", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Of each kind of control.")
 @click.option("--mask-alone", is_flag=True, help="Take the mask, and weights of the new data set's dense networks.")
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 1),
-    default=0.005,
-    show_default=True,
-    help="A ticket matches at up to so much below its dense network.",
-)
+@_MARGIN
 @_DATA_DIR
 @_STORE
 @_ADDRESS
@@ -365,13 +352,13 @@ def transfer(
     for file, (key, ticket) in zip(files, tickets.items(), strict=True):
         click.echo(f"ticket {key}: {file} ({ticket.name}, density {ticket.density:.4f})")
     entries = {key: ticket.to_entry() for key, ticket in tickets.items()}
-    code = _run(spec, directory, address, entries=entries, again=_this_command())
+    code = run_for_user(spec, directory, address, entries=entries, again=this_command())
     table = transfer_table(load_results(directory), margin)
     if table.empty:
         click.echo(f"no ticket was trained to its end: nothing to compare; see {directory}/trajectories", err=True)
         sys.exit(code)
     (open_folder(directory) / "transfer").write("part-00000.parquet", table.to_parquet())
-    print_arms(_console(), table, ["tickets"])
+    print_arms(console(), table, ["tickets"])
     sys.exit(code)
 
 
@@ -383,7 +370,7 @@ def stop(directory: str) -> None:
 
     owner = request_stop(open_folder(directory))
     click.echo(f"{owner} stops when the levels that it is training are done")
-    click.echo(f"go on with: {_resume_command(directory)}")
+    click.echo(f"go on with: {resume_command(directory)}")
 
 
 @main.command()
@@ -442,112 +429,6 @@ def _space_path(space: str) -> Path:
     return shipped[space]
 
 
-def _run(
-    spec: "SearchSpec",
-    directory: str,
-    address: str | None,
-    *,
-    entries: Mapping[str, Any] | None = None,
-    again: str | None = None,
-) -> int:
-    """Run a search and say what came of it.
-
-    Args:
-        spec: the search.
-        directory: where its results go.
-        address: of a Ray cluster.
-        entries: what its trajectories find in the level store.
-        again: the command that goes on with it, if not `resume`.
-
-    Returns:
-        The exit code.
-    """
-    from ticket_search.analysis.tickets import tickets as sparsest
-    from ticket_search.display import Display, print_tickets
-    from ticket_search.results.reading import load_results
-    from ticket_search.search.run import run_search
-
-    # A user's own modules are found from the working directory, as with `python -m`.
-    sys.path.append(str(Path.cwd()))
-    again = again or _resume_command(directory)
-    console = _console()
-    display = Display(spec, console)
-    interrupted = f"interrupted; what was finished is kept. Go on with: {again}"
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, partial(_interrupt, interrupted))
-    try:
-        with display.shown():
-            progress = run_search(
-                spec,
-                directory,
-                address=address,
-                listener=display,
-                on_start=display.begin,
-                entries=entries or {},
-                say=display.say,
-            )
-    except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler of SIGTERM, while it starts
-        if display.has_begun:
-            click.echo(interrupted, err=True)
-        else:
-            click.echo("interrupted before anything was started", err=True)
-        sys.exit(INTERRUPTED)
-    except TicketSearchError as error:
-        if isinstance(error, SpecError):
-            raise
-        click.echo(f"error: the search had to stop, and what was finished is kept: {error}", err=True)
-        click.echo(f"Once that is mended, go on with: {again}", err=True)
-        sys.exit(error.exit_code)
-    if progress.stopped:
-        click.echo(f"stopped as asked; what was finished is kept. Go on with: {again}", err=True)
-        sys.exit(INTERRUPTED)
-    if progress.exhausted:
-        click.echo(f"the space is exhausted: its {progress.done} trajectories have all been run")
-    more = f"ticket-search tickets {shlex.quote(directory)}"
-    tables = str(open_folder(directory) / "levels") if is_remote(directory) else f"{directory}/levels"
-    print_tickets(console, sparsest(load_results(directory), spec.space), spec, more=more)
-    click.echo(f"results: {directory} (pd.read_parquet('{tables}'))")
-    if progress.counts["failed"]:
-        click.echo(
-            f"{progress.counts['failed']} of {progress.done} trajectories failed; why is in the column error of "
-            f"{directory}/trajectories",
-            err=True,
-        )
-        return FAILED
-    return 0
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    # Into a file or a pipe, tables are not squeezed, however many fields were searched.
-    return Console() if sys.stdout.isatty() else Console(width=1000)
-
-
-def _interrupt(message: str, number: int, frame: object) -> NoReturn:
-    """Of the first signal make an exception; leave the second to end the process at once.
-
-    A server that is silent may hold up what is left to be done: after nine seconds it is left undone.
-    """
-    del frame
-    late = threading.Timer(_SECONDS_TO_END, _end_late, [message])
-    late.daemon = True
-    late.start()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _end_at_once)
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def _end_late(message: str) -> NoReturn:
-    os.write(2, f"{message}\n".encode())
-    os._exit(INTERRUPTED)
-
-
-def _end_at_once(*_: object) -> NoReturn:
-    os.write(2, b"interrupted again: ended at once; `ticket-search resume` goes on from what was finished\n")
-    os._exit(INTERRUPTED)
-
-
 def _in_places(spec: "SearchSpec", data_dir: str | None, store: str | None) -> "SearchSpec":
     """The search with its data and its store where the command line says."""
     places = {"data_dir": data_dir, "store": store}
@@ -558,14 +439,6 @@ def _in_places(spec: "SearchSpec", data_dir: str | None, store: str | None) -> "
 def _with_absolute_store(spec: "SearchSpec") -> "SearchSpec":
     """The search with a store that every working directory, and every machine, finds."""
     return spec.model_copy(update={"store": str(open_folder(spec.store))}) if spec.store else spec
-
-
-def _this_command() -> str:
-    return shlex.join(["ticket-search", *sys.argv[1:]])
-
-
-def _resume_command(directory: str) -> str:
-    return f"ticket-search resume {shlex.quote(directory)}"
 
 
 def _print_json(value: object) -> None:

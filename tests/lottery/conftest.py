@@ -3,11 +3,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ticket_search.lottery import trainer
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.store.level_store import LevelStore
-
-TRAIN = trainer.train_levels
 
 
 @dataclass
@@ -31,18 +28,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(digits, monkeypatch):
-    made = Bench(digits)
-
-    def train_levels(levels, *rest):
-        made.levels += levels
-        made.inputs += [{n: w.clone() for n, w in level.weights.items()} for level in levels]
-        outputs = TRAIN(levels, *rest)
-        made.outputs += outputs
-        return outputs
-
-    monkeypatch.setattr(trainer, "train_levels", train_levels)
-    return made
+def bench(digits, trainings):
+    return Bench(digits, levels=trainings.levels, inputs=trainings.inputs, outputs=trainings.outputs)
 
 
 @pytest.fixture

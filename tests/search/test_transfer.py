@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,6 @@ from ticket_search.analysis.tickets import tickets as sparsest
 from ticket_search.analysis.transfer import transfer_table
 from ticket_search.data.dataset import load_dataset
 from ticket_search.errors import SpecError
-from ticket_search.lottery import trainer
 from ticket_search.lottery.ticket import Ticket, read_ticket
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.lottery.workbench import Workbench
@@ -73,23 +71,6 @@ def found(trajectory, digits, stores):
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """What training is given, and what it gives."""
-    seen = SimpleNamespace(levels=[], inputs=[], outputs=[])
-    train_levels = trainer.train_levels
-
-    def watched(levels, *rest):
-        seen.levels += levels
-        seen.inputs += [{n: w.clone() for n, w in level.weights.items()} for level in levels]
-        outputs = train_levels(levels, *rest)
-        seen.outputs += outputs
-        return outputs
-
-    monkeypatch.setattr(trainer, "train_levels", watched)
-    return seen
-
-
-@pytest.fixture
 def stores(tmp_path):
     numbers = iter(range(99))
     return lambda: LevelStore(tmp_path / f"store{next(numbers)}")
@@ -128,31 +109,31 @@ def test_on_its_own_data_and_seed_it_trains_to_the_same_bits(found, digits, stor
 
 
 @pytest.mark.parametrize("k", [0, 7])
-def test_the_mask_alone_starts_from_the_dense_network_trained_there(found, digits, bench, stores, k):
+def test_the_mask_alone_starts_from_the_dense_network_trained_there(found, digits, trainings, stores, k):
     ticket, _ = found({"rewind_iteration": k})
-    for seen in (bench.inputs, bench.levels, bench.outputs):
+    for seen in (trainings.inputs, trainings.levels, trainings.outputs):
         seen.clear()
     moved(ticket, digits, stores, weights="own", seed=9)
-    rewind = bench.outputs[0].kept[k]
-    assert [level.seed for level in bench.levels] == [9, 9]
-    assert bench.levels[1].start == k
-    for name, given in bench.inputs[1].items():
+    rewind = trainings.outputs[0].kept[k]
+    assert [level.seed for level in trainings.levels] == [9, 9]
+    assert trainings.levels[1].start == k
+    for name, given in trainings.inputs[1].items():
         kept = ticket.mask.get(name)
         assert torch.equal(given, rewind[name] if kept is None else rewind[name] * kept)
-    assert not torch.equal(bench.inputs[1]["fc1.weight"], ticket.weights["fc1.weight"])
+    assert not torch.equal(trainings.inputs[1]["fc1.weight"], ticket.weights["fc1.weight"])
 
 
-def test_for_other_classes_the_head_is_new_and_whole(found, bench, other_data, stores):
+def test_for_other_classes_the_head_is_new_and_whole(found, trainings, other_data, stores):
     ticket, _ = found()
-    bench.inputs.clear()
+    trainings.inputs.clear()
     data = other_data("four")
     dense, level = moved(ticket, data, stores, seed=4, name="other_data:four", controls=["shuffled_mask"])
-    given = bench.inputs[1]
+    given = trainings.inputs[1]
     assert level.mask["output.weight"].shape == (4, 16)
     assert level.mask["output.weight"].all()
     assert torch.equal(level.mask["fc1.weight"], ticket.mask["fc1.weight"])
     assert torch.equal(given["fc1.weight"], ticket.weights["fc1.weight"])
-    assert torch.equal(given["output.weight"], bench.inputs[0]["output.weight"])
+    assert torch.equal(given["output.weight"], trainings.inputs[0]["output.weight"])
     (control,) = level.controls
     assert control.level.mask["output.weight"].all()
     assert int(control.level.mask["fc1.weight"].sum()) == int(ticket.mask["fc1.weight"].sum())
