@@ -25,8 +25,15 @@ def missing():
     absent = [tool for tool in TOOLS if not shutil.which(tool, path=_PATH)]
     if absent:
         return f"separate hosts need {', '.join(absent)}"
-    probe = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
-    return f"separate hosts need namespaces: {probe.stderr.strip()}" if probe.returncode else ""
+    for probe in (
+        "unshare --net --mount --pid --uts --ipc --fork true",
+        "ip link add tsprobe type bridge",
+        "ip link del tsprobe",
+    ):
+        tried = subprocess.run(shlex.split(probe), capture_output=True, text=True, env=_ENV)
+        if tried.returncode:
+            return f"separate hosts need `{probe}`: {tried.stderr.strip()}"
+    return ""
 
 
 def _run(command):

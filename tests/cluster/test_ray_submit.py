@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +19,7 @@ from ticket_search.results.reading import load_results
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "cluster" / "on_prem.yaml"
+COUNT_NODES = "import ray; ray.init('auto', log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
@@ -40,6 +43,15 @@ class Cluster:
 
     def submit(self, *arguments, start=False):
         return self.ray("submit", *(["--start"] if start else []), self.file, "cluster/search.py", "--", *arguments)
+
+    def wait_for_nodes(self, count):
+        """`ray up` returns when the head is there; the others join within the minute."""
+        for _ in range(30):
+            found = self.hosts.ssh(1, f"source ~/.bashrc; RAY_AUTH_MODE=token python -c {shlex.quote(COUNT_NODES)}")
+            if found.stdout.split()[-1:] == [str(count)]:
+                return
+            time.sleep(2)
+        raise AssertionError(found.stdout + found.stderr)
 
 
 def filled_in(hosts, workers):
@@ -69,6 +81,7 @@ def cluster():
             assert made.ray("get-auth-token", "--generate").returncode == 0
             up = made.ray("up", "--yes", made.file)
             assert up.returncode == 0, up.stdout + up.stderr
+            made.wait_for_nodes(2)
             yield made
             down = made.ray("down", "--yes", made.file)
             assert down.returncode == 0, down.stdout + down.stderr
