@@ -84,18 +84,12 @@ def crossed_ratio(
     if not sizes:
         return found, np.nan, np.nan
     generator = np.random.default_rng(seed)
-    rows, columns = (generator.integers(size, size=(_DRAWS, size)) for size in top.shape)
-    counts_of = [_counts(drawn, size) for drawn, size in zip((rows, columns), top.shape, strict=True)]
-    above, below = (np.einsum("dr,rc,dc->d", counts_of[0], part, counts_of[1]) for part in (top, bottom))
+    # How often each ticket and each seed is drawn: ``[draws, tickets]`` and ``[draws, seeds]``.
+    rows, columns = (generator.multinomial(size, np.full(size, 1 / size), size=_DRAWS) for size in top.shape)
+    above, below = (((rows @ part) * columns).sum(axis=1) for part in (top, bottom))
     drawn = above[below > 0] / below[below > 0]
     low, high = np.quantile(drawn, _percentiles(min(sizes), confidence))
     return found, float(low), float(high)
-
-
-def _counts(drawn: NDArray[np.int64], size: int) -> NDArray[np.float64]:
-    """``[draws, size]``: how often each was drawn."""
-    counts: NDArray[np.float64] = (drawn[:, :, None] == np.arange(size)).sum(axis=1).astype(np.float64)
-    return counts
 
 
 def compare(results: Results) -> pd.DataFrame:
