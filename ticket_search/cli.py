@@ -55,6 +55,12 @@ _DATA_DIR = click.option(
     envvar="TICKET_SEARCH_DATA_DIR",
     help="Where data sets lie.  [default: data]",
 )
+_DATA_DIR_OF_SEARCH = click.option(
+    "--data-dir",
+    type=_Location(local=True),
+    envvar="TICKET_SEARCH_DATA_DIR",
+    help="Where data sets lie.  [default: where the search had them]",
+)
 
 
 class _Commands(click.Group):
@@ -226,12 +232,7 @@ def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, add
 @click.argument("directory", type=_DIRECTORY)
 @click.argument("ticket")
 @click.argument("out", type=click.Path(dir_okay=False))
-@click.option(
-    "--data-dir",
-    type=_Location(local=True),
-    envvar="TICKET_SEARCH_DATA_DIR",
-    help="Where data sets lie.  [default: where the search had them]",
-)
+@_DATA_DIR_OF_SEARCH
 def export(directory: str, ticket: str, out: str, data_dir: str | None) -> None:
     """Write TICKET, as `tickets` names it, into the safetensors file OUT: mask, rewind weights, how it was found.
 
@@ -261,7 +262,7 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None) -> None:
     metavar="K",
     help="A dense network from its iteration K on; may be repeated.  [default: those that the search lists]",
 )
-@_DATA_DIR
+@_DATA_DIR_OF_SEARCH
 @_ADDRESS
 def stability(
     directory: str,
