@@ -364,6 +364,21 @@ def transfer(
 
 
 @main.command()
+@click.argument("source")
+@click.argument("directory", type=_Location(local=True))
+def pull(source: str, directory: str) -> None:
+    """Copy the results of the search in SOURCE into DIRECTORY: tables, tickets and TensorBoard files, not its store.
+
+    SOURCE is user@host:path (over rsync), s3://bucket/path, or a path. Again, it copies what has changed since.
+    """
+    from ticket_search.search.disk import in_words
+    from ticket_search.search.pull import pull as copy_results
+
+    done = copy_results(source, Path(directory))
+    click.echo(f"{directory}: {done.files} files copied ({in_words(done.size)}), {done.unchanged} were there")
+
+
+@main.command()
 @click.argument("directory", type=_DIRECTORY)
 def stop(directory: str) -> None:
     """Ask the search that runs in DIRECTORY to stop once the levels being trained are done."""

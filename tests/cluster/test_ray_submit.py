@@ -1,93 +1,26 @@
 """`ray up` and `ray submit` onto hosts that are really separate, from the cluster file that ships."""
 
 import json
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from hosts import Hosts, missing
+from clusters import ROOT, SHIPPED, cluster_of
+from hosts import missing
 
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 
-ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "cluster" / "on_prem.yaml"
-COUNT_NODES = "import ray; ray.init('auto', log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
-
-
-class Cluster:
-    """Two hosts, and the commands that a user types on a third machine, this one."""
-
-    def __init__(self, hosts, folder):
-        self.hosts = hosts
-        self.shared = folder / "shared"
-        self.shared.mkdir()
-        self.file = folder / "on_prem.yaml"
-        self._env = os.environ | {"HOME": str(folder / "home"), "RAY_TMPDIR": str(folder / "ray")}
-        self._env |= {"RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"}
-        for name in ("home", "ray"):
-            (folder / name).mkdir()
-
-    def ray(self, *arguments, timeout=240):
-        return subprocess.run(
-            ["ray", *map(str, arguments)], cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=timeout
-        )
-
-    def submit(self, *arguments, start=False):
-        return self.ray("submit", *(["--start"] if start else []), self.file, "cluster/search.py", "--", *arguments)
-
-    def wait_for_nodes(self, count):
-        """`ray up` returns when the head is there; the others join within the minute."""
-        for _ in range(30):
-            found = self.hosts.ssh(1, f"source ~/.bashrc; RAY_AUTH_MODE=token python -c {shlex.quote(COUNT_NODES)}")
-            if found.stdout.split()[-1:] == [str(count)]:
-                return
-            time.sleep(2)
-        raise AssertionError(found.stdout + found.stderr)
-
-
-def filled_in(hosts, workers):
-    """The shipped file with the user's machines, name and key, and nothing else changed."""
-    text = SHIPPED.read_text()
-    for place, value in (
-        ("head_ip: HEAD ", f"head_ip: {hosts.address(1)} "),
-        ("[WORKER_1, WORKER_2]", str([hosts.address(n) for n in workers])),
-        ("ssh_user: YOU ", "ssh_user: root "),
-        ("# ssh_private_key: ~/.ssh/id_ed25519", f"ssh_private_key: {hosts.key}"),
-    ):
-        assert text.count(place) == 1
-        text = text.replace(place, value)
-    return text
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    folder = Path("/var/tmp") / f"ticket_search_{os.getpid()}"
-    folder.mkdir()
-    try:
-        with Hosts(folder / "hosts") as hosts:
-            for number in (1, 2):
-                hosts.start(number)
-            made = Cluster(hosts, folder)
-            made.file.write_text(filled_in(hosts, [2]))
-            assert made.ray("get-auth-token", "--generate").returncode == 0
-            up = made.ray("up", "--yes", made.file)
-            assert up.returncode == 0, up.stdout + up.stderr
-            made.wait_for_nodes(2)
-            yield made
-            down = made.ray("down", "--yes", made.file)
-            assert down.returncode == 0, down.stdout + down.stderr
-            assert "gcs_server" not in hosts.ssh(1, "ps ax").stdout
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with cluster_of(2) as made:
+        yield made
+        made.succeed("down", "--yes", made.file)
+        assert "gcs_server" not in made.hosts.ssh(1, "ps ax").stdout
 
 
 SMALL = ("--set", "training.iterations=100", "--set", "trajectory.max_levels=2", "--set", "space.rewind_iteration=[0]")
@@ -137,7 +70,7 @@ def test_without_the_token_the_door_is_shut(cluster):
 
 
 def test_the_token_is_for_its_user_alone_and_said_nowhere(cluster):
-    token = (Path(cluster._env["HOME"]) / ".ray" / "auth_token").read_text().strip()
+    token = (cluster.home / ".ray" / "auth_token").read_text().strip()
     assert len(token) >= 32
     for number in (1, 2):
         assert cluster.hosts.ssh(number, "stat -c %a ~/.ray/auth_token").stdout.strip() == "600"

@@ -39,6 +39,7 @@ class TestContract:
         folder.write("a", b"")
         assert names(folder) == ["a"]
         assert names(folder / "b") == ["x"]
+        assert (folder.folders(), (folder / "b").folders(), (folder / "absent").folders()) == (["b"], ["y"], [])
         assert [(file.name, file.size) for file in folder.files(recursive=True)] == [("a", 0), ("b/x", 1), ("b/y/z", 2)]
         assert (folder / "b" / "y").read("z") == b"22"
 

@@ -82,6 +82,10 @@ class Folder(ABC):
         """The files in it, by name, those half written left out; where `recursive`, those in its folders too."""
 
     @abstractmethod
+    def folders(self) -> list[str]:
+        """The names of the folders directly in it, but hidden ones."""
+
+    @abstractmethod
     def parquet(self) -> dict[str, Any]:
         """The keyword arguments with which pandas and pyarrow read this folder: ``path`` and ``filesystem``."""
 
@@ -210,6 +214,11 @@ class LocalFolder(Folder):
         with _named("list", self.path):
             return sorted(self._files(self.path, "", recursive), key=lambda file: file.name)
 
+    def folders(self) -> list[str]:
+        with _named("list", self.path):
+            entries = os.scandir(self.path) if self.path.is_dir() else ()
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
     def parquet(self) -> dict[str, Any]:
         from pyarrow.fs import LocalFileSystem
 
@@ -303,17 +312,27 @@ class RemoteFolder(Folder):
         self._patiently("remove", name, attempt)
 
     def files(self, *, recursive: bool = False) -> list[File]:
-        from pyarrow.fs import FileSelector, FileType
+        from pyarrow.fs import FileType
 
-        selector = FileSelector(self._path, allow_not_found=True, recursive=recursive)
-        found = self._patiently("list", "", lambda: self._filesystem.get_file_info(selector))
         skip = len(self._path) + 1
         files = [
             File(name=info.path[skip:], size=info.size, modified=int(info.mtime_ns or 0))
-            for info in found
+            for info in self._list(recursive)
             if info.type == FileType.File
         ]
         return sorted(files, key=lambda file: file.name)
+
+    def folders(self) -> list[str]:
+        from pyarrow.fs import FileType
+
+        names = (info.base_name for info in self._list(recursive=False) if info.type == FileType.Directory)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _list(self, recursive: bool) -> list[Any]:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self._path, allow_not_found=True, recursive=recursive)
+        return self._patiently("list", "", lambda: list(self._filesystem.get_file_info(selector)))
 
     def parquet(self) -> dict[str, Any]:
         return {"path": self._path, "filesystem": self._filesystem}
