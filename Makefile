@@ -1,6 +1,7 @@
 # `make demo` and `make test` set up everything they need in .venv and do the rest.
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= dev
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 
@@ -8,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(VENV)/.installed  ## the main job on the digits: a search, its tickets

@@ -18,8 +18,9 @@ import psutil
 from machine import describe
 
 from ticket_search import load_results
+from ticket_search.search.connection import connect
 from ticket_search.search.job import Job
-from ticket_search.search.on_ray import connect, run_on_ray
+from ticket_search.search.on_ray import run_on_ray
 from ticket_search.search.search import EndReport, LevelReport, Search
 from ticket_search.search.trainable import Report, TrajectoryTrainable
 from ticket_search.spec.base import validate
@@ -28,14 +29,14 @@ from ticket_search.spec.search import SearchSpec
 from ticket_search.spec.trajectory import TrajectorySpec
 from ticket_search.storage.folder import open_folder
 
-LEVELS, POINTS, LAYERS = 4, 10, 3
+POINTS, LAYERS = 10, 3
 
 
-def scripted(job: Job, seconds: float) -> Iterator[Report]:
+def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
     """A trajectory whose accuracy falls with compression, faster for some than for others."""
     name = trajectory_id(validate(TrajectorySpec, job.trajectory))
     fall = int(name[:4], 16) / 2**16 * 0.02
-    for level in range(LEVELS):
+    for level in range(levels):
         time.sleep(seconds)
         yield _report(job, name, level, 0.97 - fall * level)
     yield EndReport(status="completed")
@@ -103,18 +104,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=5000)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--levels", type=int, default=4, help="of a trajectory")
     parser.add_argument("--seconds", type=float, default=0.25, help="that each level sleeps")
     parser.add_argument("--sampler", default="random")
     arguments = parser.parse_args()
-    seconds = arguments.seconds
+    levels, seconds = arguments.levels, arguments.seconds
 
     class Scripted(TrajectoryTrainable):
         def reports(self, job: Job) -> Iterator[Report]:
-            return scripted(job, seconds)
+            return scripted(job, levels, seconds)
 
     print(describe("ray", "optuna", "pyarrow"))
     print(
-        f"{arguments.trials} trajectories of {LEVELS} levels of {seconds} s, {POINTS} evaluations each, on "
+        f"{arguments.trials} trajectories of {levels} levels of {seconds} s, {POINTS} evaluations each, on "
         f"{arguments.workers} workers, sampler {arguments.sampler}"
     )
     process = psutil.Process()
@@ -137,7 +139,7 @@ def main() -> None:
         run_on_ray(search, run_dir, trainable=Scripted)
         search.flush()
         wall, after = time.perf_counter() - started, process.cpu_times()
-        ideal = arguments.trials * LEVELS * seconds / arguments.workers
+        ideal = arguments.trials * levels * seconds / arguments.workers
         print(f"{wall:.1f} s; ideal {ideal:.1f} s; overhead {wall / ideal - 1:.1%}")
         print(f"the driver was busy for {(after.user + after.system - busy.user - busy.system) / wall:.0%} of the time")
         half = np.array([sample for sample in samples if sample[0] >= arguments.trials / 2])
@@ -154,7 +156,7 @@ def main() -> None:
                 print(f"  {len(found.levels)} levels, {len(found.curves)} points of curves, {len(found.layers)} layers")
                 files = list(Path(scratch).rglob("part-*.parquet"))
                 print(f"  {len(files)} Parquet files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
-                assert len(found.levels) == arguments.trials * LEVELS
+                assert len(found.levels) == arguments.trials * levels
                 assert set(found.trajectories["status"]) == {"completed"}
 
 

@@ -20,7 +20,7 @@ from machine import describe
 
 from ticket_search import load_results
 from ticket_search.results.events import read_events
-from ticket_search.search.on_ray import connect
+from ticket_search.search.connection import connect
 from ticket_search.search.run import run_search
 from ticket_search.spec.loading import load_search
 

@@ -84,10 +84,20 @@ def trainings(monkeypatch):
 @pytest.fixture(scope="session")
 def ray_address():
     """One Ray with two processors for the whole session; its address, for searches in other processes."""
-    from ticket_search.search import on_ray
+    import logging
 
-    with on_ray.connect(None):
-        yield on_ray.ray.get_runtime_context().gcs_address
+    from ticket_search.search.connection import ray
+
+    # As `connect(None)` does, but reachable under this machine's address, as a cluster is.
+    ray.init(
+        "local",
+        include_dashboard=False,
+        object_store_memory=256 * 1024**2,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session", autouse=True)

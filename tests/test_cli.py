@@ -40,13 +40,27 @@ def finished(ray_address, tmp_path_factory):
 
 def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finished):
     _, said = finished
-    assert (said.returncode, said.stderr.count("\n")) == (0, 1)
-    assert said.stderr.startswith("disk: up to about ")
+    plan, nodes, disk = said.stderr.splitlines()
+    assert said.returncode == 0
+    assert plan.endswith("each with 1 CPU and 1 thread")
+    assert nodes.startswith("  1 node of ")
+    assert disk.startswith("disk: up to about ")
     lines = said.stdout.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
     assert all("completed" in line and "2 levels" in line for line in lines[:4])
     assert lines[-1] == "results: runs/digits (pd.read_parquet('runs/digits/levels'))"
     assert len(lines) <= 4 + 1 + 3 + 4 + 1  # trajectories, title, header, tickets, results
+
+
+def test_a_dry_run_says_what_would_run_and_leaves_nothing(finished, ray_address, tmp_path):
+    plan = finished[1].stderr
+    said = cli("run", "digits", "--trials", 4, "--address", ray_address, "--dry-run", *SMALL, cwd=tmp_path)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout == plan
+    assert list(tmp_path.iterdir()) == []
+    over = cli("run", "digits", "--dry-run", "--set", "resources.cpus=1000", cwd=tmp_path)
+    assert over.returncode == 2
+    assert over.stderr.startswith("error: resources.cpus: 1000 is more than this machine's ")
 
 
 def test_the_run_directory_is_what_the_design_says(finished):
@@ -136,7 +150,7 @@ def test_interrupted_it_says_how_to_go_on_and_can(ray_address, tmp_path):
     _, err = driver.communicate(timeout=30)
     assert time.monotonic() - asked < 10
     assert driver.returncode == 130
-    assert err.splitlines()[1:] == [
+    assert err.splitlines()[3:] == [
         "interrupted; what was finished is kept. Go on with: ticket-search resume runs/digits"
     ]
     trained = set(pd.read_parquet(tmp_path / "runs/digits/levels")["level_key"])

@@ -97,6 +97,7 @@ def main() -> None:
 @_STORE
 @_ADDRESS
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any key of SPACE; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Only say what would run where, and the disk it would take.")
 def run(
     space: str,
     output: str | None,
@@ -105,6 +106,7 @@ def run(
     store: str | None,
     address: str | None,
     settings: tuple[str, ...],
+    dry_run: bool,
 ) -> None:
     """Run the search SPACE: a YAML file, or the name of a search that ships, such as digits.
 
@@ -115,7 +117,13 @@ def run(
     if trials is not None:
         settings = (*settings, f"search.trials={trials}")
     spec = _in_places(load_search(_space_path(space), settings), data_dir, store)
-    sys.exit(run_for_user(spec, output or f"runs/{spec.name}", address))
+    directory = output or f"runs/{spec.name}"
+    if not dry_run:
+        sys.exit(run_for_user(spec, directory, address))
+    from ticket_search.search.run import dry_run as say_what_would_run
+
+    sys.path.append(str(Path.cwd()))
+    say_what_would_run(spec, directory, address=address, say=click.echo)
 
 
 @main.command()

@@ -33,11 +33,12 @@ class Cluster:
         for made in (self.home, self.shared, folder / "ray"):
             made.mkdir()
 
-    def fill_in(self, workers):
+    def fill_in(self, workers, head=1):
         """The shipped file with the user's machines, name and key, and nothing else changed."""
+        self.head = head
         text = SHIPPED.read_text()
         for place, value in (
-            ("head_ip: HEAD ", f"head_ip: {self.hosts.address(1)} "),
+            ("head_ip: HEAD ", f"head_ip: {self.hosts.address(head)} "),
             ("[WORKER_1, WORKER_2]", str([self.hosts.address(n) for n in workers])),
             ("ssh_user: YOU ", "ssh_user: root "),
             ("# ssh_private_key: ~/.ssh/id_ed25519", f"ssh_private_key: {self.hosts.key}"),
@@ -46,9 +47,15 @@ class Cluster:
             text = text.replace(place, value)
         self.file.write_text(text)
 
-    def ray(self, *arguments, timeout=240):
+    def ray(self, *arguments, timeout=240, **environment):
+        """What a command of Ray's comes to on the user's machine."""
         return subprocess.run(
-            ["ray", *map(str, arguments)], cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=timeout
+            ["ray", *map(str, arguments)],
+            cwd=ROOT,
+            env=self._env | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
 
     def succeed(self, *arguments):
@@ -77,7 +84,7 @@ class Cluster:
     def wait_for_nodes(self, count):
         """`ray up` returns when the head is there; the others join within the minute."""
         for _ in range(30):
-            found = self.on(1, f"python -c {shlex.quote(_COUNT_NODES)}")
+            found = self.on(self.head, f"python -c {shlex.quote(_COUNT_NODES)}")
             if found.stdout.split()[-1:] == [str(count)]:
                 return
             time.sleep(2)

@@ -56,7 +56,7 @@ class Hosts:
         self.folder.mkdir(parents=True)
         for name in ("key", "hostkey"):
             _run(f"ssh-keygen -q -t ed25519 -N '' -f {self.folder / name}")
-        subprocess.run(["ip", "link", "del", _BRIDGE], capture_output=True, env=_ENV)
+        self._clear()
         _run(f"ip link add {_BRIDGE} type bridge")
         _run(f"ip addr add {_NETWORK}.254/24 dev {_BRIDGE}")
         _run(f"ip link set {_BRIDGE} up")
@@ -67,6 +67,18 @@ class Hosts:
             self.kill(number)
         _run(f"ip link del {_BRIDGE}")
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @staticmethod
+    def _clear():
+        """Remove what a test run that was killed has left."""
+        for line in _run("ip netns list").stdout.splitlines():
+            name = line.split()[0]
+            if name.startswith("tshost"):
+                for pid in _run(f"ip netns pids {name}").stdout.split():
+                    os.kill(int(pid), signal.SIGKILL)
+                _run(f"ip netns del {name}")
+                subprocess.run(["ip", "link", "del", name], capture_output=True, env=_ENV)
+        subprocess.run(["ip", "link", "del", _BRIDGE], capture_output=True, env=_ENV)
 
     @staticmethod
     def address(number):
@@ -123,10 +135,21 @@ class Hosts:
 
     def ssh(self, number, command):
         """What a command comes to on a host."""
-        options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-        options += ["-o", "ConnectTimeout=5", "-i", str(self.key)]
-        return subprocess.run(
-            ["ssh", *options, f"root@{self.address(number)}", command], capture_output=True, text=True, timeout=60
+        return subprocess.run(["ssh", *self._ssh(number), command], capture_output=True, text=True, timeout=120)
+
+    def _ssh(self, number):
+        return [*self.options, f"root@{self.address(number)}"]
+
+    @property
+    def options(self):
+        """Of ssh."""
+        named = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5")
+        return [*(word for option in named for word in ("-o", option)), "-i", str(self.key)]
+
+    def tunnel(self, number, port):
+        """A process that leads a port of this machine's loopback to that of a host's."""
+        return subprocess.Popen(
+            ["ssh", *self._ssh(number), "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{port}:127.0.0.1:{port}"]
         )
 
     def cut_off(self, number):

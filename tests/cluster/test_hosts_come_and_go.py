@@ -11,22 +11,16 @@ from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
-SEARCH = ("run", "search_spaces/digits.yaml", "--trials", "30", "--set", "search.sampler=random")
-SEARCH += (
-    "--set",
-    "training.iterations=1500",
-    "--set",
-    "training.evaluate_every=100",
-    "--set",
-    "search.early_stopping=null",
-)
-SEARCH += ("--set", "trajectory.max_levels=3", "--set", "search.checkpoint_seconds=1")
-
-
-@pytest.fixture
-def cluster():
-    with cluster_of(3, listed=4) as made:
-        yield made
+SETTINGS = {
+    "search.sampler": "random",
+    "search.early_stopping": "null",
+    "search.checkpoint_seconds": 1,
+    "training.iterations": 1500,
+    "training.evaluate_every": 100,
+    "trajectory.max_levels": 3,
+}
+SEARCH = ["run", "search_spaces/digits.yaml", "--trials", "30"]
+SEARCH += [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
 
 
 def finished_on(output):
@@ -45,16 +39,8 @@ def wait_until(is_so, running, seconds=180):
         time.sleep(0.5)
 
 
-def test_hosts_are_cut_off_killed_and_added(cluster):
-    output = cluster.shared / "run"
-    running = cluster.start_to_submit(*SEARCH, "--output", str(output))
-    wait_until(lambda: all(finished_on(output)[f"tshost{n}"] for n in (1, 2, 3)), running)
-    cluster.hosts.cut_off(2)
-    cluster.hosts.kill(3)
-    cluster.hosts.start(4)
-    wait_until(lambda: finished_on(output)["tshost4"], running)
-    said = running.communicate(timeout=400)[0]
-    assert running.returncode == 0, said
+def assert_whole(output):
+    """Every trajectory has come to its end, no row is there twice, and no level was trained again."""
     results = load_results(output)
     assert results.trajectories["status"].tolist() == ["completed"] * 30
     assert (results.levels["level"].value_counts() == 30).all()
@@ -62,3 +48,38 @@ def test_hosts_are_cut_off_killed_and_added(cluster):
     finished = Counter(event["level_key"] for event in read_events(output) if event["event"] == "level_finished")
     assert set(finished.values()) == {1}
     assert len(finished) == results.levels["level_key"].nunique()
+
+
+def test_hosts_are_cut_off_killed_and_added():
+    with cluster_of(3, listed=4) as cluster:
+        output = cluster.shared / "run"
+        running = cluster.start_to_submit(*SEARCH, "--output", str(output))
+        wait_until(lambda: all(finished_on(output)[f"tshost{n}"] for n in (1, 2, 3)), running)
+        cluster.hosts.cut_off(2)
+        cluster.hosts.kill(3)
+        cluster.hosts.start(4)
+        wait_until(lambda: finished_on(output)["tshost4"], running)
+        said = running.communicate(timeout=400)[0]
+        assert running.returncode == 0, said
+        assert_whole(output)
+
+
+def test_the_head_is_lost_and_another_cluster_goes_on():
+    with cluster_of(2) as cluster:
+        output = cluster.shared / "run"
+        running = cluster.start_to_submit(*SEARCH, "--output", str(output))
+        wait_until(lambda: all(finished_on(output)[f"tshost{n}"] for n in (1, 2)), running)
+        cluster.hosts.kill(1)
+        running.communicate(timeout=120)
+        assert running.returncode != 0
+        before = sum(finished_on(output).values())
+        # The worker that is left is a worker of the new head.
+        cluster.hosts.start(3)
+        cluster.fill_in([2], head=3)
+        cluster.succeed("up", "--yes", cluster.file)
+        cluster.wait_for_nodes(2)
+        resumed = cluster.submit("resume", str(output))
+        assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+        assert before < sum(finished_on(output).values())
+        assert finished_on(output)["tshost3"]
+        assert_whole(output)

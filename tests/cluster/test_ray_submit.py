@@ -1,16 +1,23 @@
-"""`ray up` and `ray submit` onto hosts that are really separate, from the cluster file that ships."""
+"""`ray up`, `ray submit` and `ray job submit` onto hosts that are really separate, from the cluster file that ships."""
 
 import json
-from pathlib import Path
+import os
+import re
+import shlex
+import socket
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
 
 import pandas as pd
 import pytest
-import yaml
-from clusters import ROOT, SHIPPED, cluster_of
+from clusters import ROOT, cluster_of
 from hosts import missing
 
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
+from ticket_search.search.pull import pull
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -44,7 +51,112 @@ def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):
     # Again, on the running cluster or one that is started if it is not: nothing is trained anew.
     again = cluster.submit(*arguments, start=True)
     assert again.returncode == 0, again.stdout + again.stderr
+    cluster.wait_for_nodes(2)  # --start has started Ray anew
     pd.testing.assert_frame_equal(load_results(output).levels, results.levels)
+
+
+def test_results_are_fetched_without_the_store(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("RSYNC_RSH", shlex.join(["ssh", *cluster.hosts.options]))
+    done = pull(f"root@{cluster.hosts.address(1)}:{cluster.shared / 'a run'}", tmp_path / "copy")
+    assert done.files > 10
+    assert not (tmp_path / "copy" / "store").exists()
+    pd.testing.assert_frame_equal(load_results(tmp_path / "copy").levels, load_results(cluster.shared / "a run").levels)
+
+
+def test_the_plan_is_printed_and_nothing_is_made(cluster):
+    said = cluster.submit("run", "digits", "--dry-run", "--output", str(cluster.shared / "planned"))
+    assert said.returncode == 0, said.stdout + said.stderr
+    cpus = os.cpu_count()
+    assert f"plan: {2 * cpus} trajectories side by side, each with 1 CPU and 1 thread" in said.stdout
+    assert f"  2 nodes of {cpus} CPUs and 0 GPUs: {cpus} each" in said.stdout
+    assert "disk: up to about" in said.stdout
+    assert not (cluster.shared / "planned").exists()
+
+
+def test_what_no_node_can_give_is_said_at_once(cluster):
+    said = cluster.submit("run", "digits", "--set", "resources.gpus=1", "--output", str(cluster.shared / "gpus"))
+    assert said.returncode != 0
+    assert "resources: no node has 1 CPU and 1 GPU for a trajectory; there are 2 nodes of" in said.stdout
+    assert not (cluster.shared / "gpus").exists()
+
+
+def test_storage_that_a_node_does_not_share_is_refused_before_anything_is_trained(cluster):
+    said = cluster.submit("run", "digits", "--output", "/root/my_run")
+    assert said.returncode != 0
+    assert f"node {cluster.hosts.address(2)}: on tshost2 '/root/my_run' is not what the search writes to" in said.stdout
+    assert "Traceback" not in said.stdout
+    assert cluster.hosts.ssh(1, "ls /root/my_run").returncode != 0
+
+
+def test_data_that_the_head_lacks_are_missed_by_name(cluster):
+    said = cluster.submit("run", "mnist_lenet", "--data-dir", "/root/data", "--output", str(cluster.shared / "mnist"))
+    assert said.returncode != 0
+    assert (
+        "on tshost1, from which every node gets its data: dataset 'mnist' is not there: no '/root/data" in said.stdout
+    )
+
+
+def test_a_job_is_submitted_through_a_tunnel_and_only_with_the_token(cluster):
+    tunnel = cluster.hosts.tunnel(1, 8265)
+    output = cluster.shared / "job"
+    job = ("job", "submit", "--address", "http://127.0.0.1:8265", "--", "ticket-search", "run", "digits")
+    job += ("--trials", "2", *SMALL, "--output", str(output))
+    try:
+        wait_for_port(8265)
+        assert [asked_for_a_job(f"touch {output}", token) for token in (None, "0" * 64)] == [401, 403]
+        for refusal in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}):
+            refused = cluster.ray(*job, **{"RAY_AUTH_MODE": "token", **refusal})
+            assert refused.returncode != 0
+            assert "authentication" in refused.stderr
+        assert not output.exists()
+        accepted = cluster.ray(*job, RAY_AUTH_MODE="token")
+        assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+        assert load_results(output).trajectories["status"].tolist() == ["completed"] * 2
+    finally:
+        tunnel.terminate()
+        tunnel.wait()
+
+
+def asked_for_a_job(entrypoint, token):
+    """The status with which the job server answers somebody who asks for a job by hand."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    body = json.dumps({"entrypoint": entrypoint}).encode()
+    request = urllib.request.Request("http://127.0.0.1:8265/api/jobs/", body, headers)
+    try:
+        return urllib.request.urlopen(request, timeout=30).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def wait_for_port(port):
+    for _ in range(100):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+def test_nothing_listens_beyond_loopback_but_what_is_documented(cluster):
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    documented = {}
+    for first, last, where in re.findall(r"^\| (\d+)(?: to (\d+))? \| (head|all) \|", page, re.MULTILINE):
+        for port in range(int(first), int(last or first) + 1):
+            documented[port] = where
+    assert documented[6379] == "head"
+    assert (
+        cluster.submit("run", "digits", *SMALL, "--trials", "4", "--output", str(cluster.shared / "ports")).returncode
+        == 0
+    )
+    for number in (1, 2):
+        listening = cluster.hosts.ssh(number, "ss -Hltnp").stdout.splitlines()
+        assert any("raylet" in line for line in listening)
+        for line in listening:
+            address, _, port = line.split()[3].rpartition(":")
+            if address.strip("[]").removeprefix("::ffff:") in ("127.0.0.1", "::1") or "sshd" in line:
+                continue
+            assert documented.get(int(port)) in ("all", "head" if number == 1 else "all"), line
+        # The dashboard and the jobs' server, where there is one, on loopback.
+        assert not [line for line in listening if ":8265 " in line and "127.0.0.1:8265" not in line]
 
 
 def test_bad_input_is_one_message_and_no_success(cluster):
@@ -75,19 +187,3 @@ def test_the_token_is_for_its_user_alone_and_said_nowhere(cluster):
     for number in (1, 2):
         assert cluster.hosts.ssh(number, "stat -c %a ~/.ray/auth_token").stdout.strip() == "600"
         assert cluster.hosts.ssh(number, f"grep -rl {token} /tmp/ray/session_latest/logs || true").stdout == ""
-
-
-def test_the_shipped_file_is_what_rays_schema_asks_for():
-    import jsonschema
-    import ray.autoscaler
-
-    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    plain = yaml.safe_load(SHIPPED.read_text())
-    jsonschema.validate(plain, schema)
-    starts = plain["head_start_ray_commands"] + plain["worker_start_ray_commands"]
-    assert all("RAY_AUTH_MODE=token" in command for command in starts if "ray start" in command)
-    assert "--dashboard-host=127.0.0.1" in " ".join(plain["head_start_ray_commands"])
-    # What is sent is there, and nobody's data or results are in it.
-    sent = [source for source in plain["file_mounts"].values() if not source.startswith("~")]
-    assert all((ROOT / source).exists() for source in sent)
-    assert not {"data", "runs", ".", ".git"} & set(sent)

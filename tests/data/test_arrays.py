@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ticket_search.data.arrays import READERS, fingerprint, read_arrays
+from ticket_search.data.arrays import READERS, read_arrays
 from ticket_search.data.idx import read_idx
 from ticket_search.errors import DataError
 from ticket_search.spec.trajectory import DATASETS, DatasetSpec
@@ -57,7 +57,7 @@ def test_digits(tmp_path):
     assert (digits.train_images.dtype, digits.train_labels.dtype, digits.classes) == (np.uint8, np.int64, 10)
     assert (digits.train_images.min(), digits.train_images.max()) == (0, 240)
     assert np.bincount(digits.test_labels).tolist() == [31, 35, 39, 33, 44, 29, 40, 40, 28, 41]
-    assert fingerprint(digits) == "d225a7611b19e593462a48f9d74cb964"
+    assert digits.fingerprint == "d225a7611b19e593462a48f9d74cb964"
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -156,8 +156,8 @@ def test_fingerprint_sees_values_shapes_and_types(tmp_path):
         dataclasses.replace(arrays, test_labels=arrays.test_labels[::-1]),
         dataclasses.replace(arrays, source="x"),
     ]
-    assert len({fingerprint(a) for a in [arrays, *others]}) == 6
-    assert fingerprint(read_arrays(spec("mnist"), tmp_path)) == fingerprint(arrays)
+    assert len({a.fingerprint for a in [arrays, *others]}) == 6
+    assert read_arrays(spec("mnist"), tmp_path).fingerprint == arrays.fingerprint
 
 
 @pytest.mark.skipif(not (SHARED / "MNIST").is_dir(), reason="needs the shared MNIST")

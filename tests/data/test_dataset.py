@@ -25,8 +25,10 @@ def test_the_splits_are_disjoint_complete_and_in_order(digits):
     arrays = read_arrays(DIGITS, None)
     order = np.random.RandomState(0).permutation(1437)
     assert digits.validation.images.tolist() == arrays.train_images[sorted(order[:437])].tolist()
-    assert digits.train.images.tolist() == arrays.train_images[sorted(order[437:])].tolist()
-    assert digits.train.labels.tolist() == arrays.train_labels[sorted(order[437:])].tolist()
+    assert digits.train.rows.tolist() == sorted(order[437:])
+    assert digits.train.images.tolist() == arrays.train_images.tolist()
+    assert digits.train.labels.tolist() == arrays.train_labels.tolist()
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1000, 437, 360)
     assert digits.validation.labels.tolist() == arrays.train_labels[sorted(order[:437])].tolist()
     assert digits.test.labels.tolist() == arrays.test_labels.tolist()
     assert (digits.image_shape, digits.classes) == ((1, 8, 8), 10)
@@ -40,13 +42,11 @@ def test_the_split_is_frozen_and_follows_split_seed(digits):
 
 
 def test_every_epoch_is_another_order_of_the_training_split(digits):
-    labelled = dataclasses.replace(
-        digits, train=dataclasses.replace(digits.train, labels=torch.arange(len(digits.train.labels)))
-    )
+    labelled = dataclasses.replace(digits, train=dataclasses.replace(digits.train, labels=torch.arange(1437)))
     stream = labelled.stream(seed=3, batch_size=100)
     epochs = [[stream.batch(10 * epoch + i)[1] for i in range(10)] for epoch in range(2)]
     orders = [torch.cat(batches).tolist() for batches in epochs]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(1000))
+    assert sorted(orders[0]) == sorted(orders[1]) == digits.train.rows.tolist()
     assert orders[0] != orders[1]
 
 
@@ -101,7 +101,7 @@ def test_augmentation_reaches_every_offset_and_pads_with_black():
     )
     dataset = load_dataset(spec, None)
     dataset = dataclasses.replace(
-        dataset, train=dataclasses.replace(dataset.train, images=IMAGE.mul(51).repeat(1000, 1, 1, 1))
+        dataset, train=dataclasses.replace(dataset.train, images=IMAGE.mul(51).repeat(1437, 1, 1, 1))
     )
     images = dataset.stream(seed=0, batch_size=1000).batch(0)[0]
     assert len({str(image.tolist()) for image in images}) == 2 * 9

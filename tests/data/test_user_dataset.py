@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from ticket_search.data.arrays import fingerprint, read_arrays
+from ticket_search.data.arrays import read_arrays
 from ticket_search.errors import DataError
 from ticket_search.spec.trajectory import DatasetSpec
 
@@ -47,7 +47,7 @@ def test_the_fingerprint_holds_the_source(own):
     own(splits(pair(3), pair(2)) + "  # edited")
     after = read_arrays(SPEC, None)
     assert before.train_images.tolist() == after.train_images.tolist()
-    assert fingerprint(before) != fingerprint(after)
+    assert before.fingerprint != after.fingerprint
 
 
 @pytest.mark.parametrize(

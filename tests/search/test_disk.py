@@ -4,14 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from test_store_use import run_by_hand
 
 from ticket_search.models import check as check_model
 from ticket_search.search import preflight
 from ticket_search.search.disk import Estimate, NetworkSize, describe, estimate, in_words
-from ticket_search.search.job import make_job
-from ticket_search.search.run_directory import hold
-from ticket_search.search.search import LevelReport, Search
-from ticket_search.search.trainable import run_job
 from ticket_search.storage.folder import open_folder
 
 NOTHING = Estimate(levels=1.0, dense=0.0, masks=0.0, tables=0.0)
@@ -28,19 +25,6 @@ SPACES = {
 }
 
 
-def run_by_hand(spec, run_dir):
-    with hold(run_dir, spec) as held:
-        driven = Search(spec, run_dir)
-        while (suggestion := driven.next()) is not None:
-            trajectory = spec.point(suggestion.values, suggestion.seed)
-            for report in run_job(make_job(spec, suggestion.number, trajectory, run_dir, held.run.run_id)):
-                if isinstance(report, LevelReport):
-                    driven.level_finished(suggestion.number, report)
-                else:
-                    driven.ended(suggestion.number, report)
-        driven.flush()
-
-
 def taken(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -49,7 +33,7 @@ def taken(folder):
 def test_is_near_what_a_search_takes(search, tmp_path, space, base, trials):
     sampler = "random" if trials else "grid"
     spec = search(space, seeds=(0, 1), base=base, early_stopping=None, sampler=sampler, trials=trials)
-    found = estimate(spec, preflight.check(spec, local=False))
+    found = estimate(spec, preflight.check(spec, local=False).sizes)
     run_by_hand(spec, open_folder(tmp_path))
     store, whole = taken(tmp_path / "store"), taken(tmp_path)
     assert whole / 1.5 < found.total < whole * 1.5
@@ -68,7 +52,7 @@ def test_knows_the_size_of_a_fully_connected_network_without_building_it(traject
 
 def test_the_sizes_are_those_of_every_network_and_data_set_of_the_space(search):
     spec = search({"model.name": ["lenet_16", "conv2"], "dataset.validation": [100, 300]})
-    sizes = preflight.check(spec, local=False)
+    sizes = preflight.check(spec, local=False).sizes
     images = {(name, dataset.validation): images for (name, dataset), (_, images) in sizes.items()}
     assert images == {(name, v): 1437 - v for name in ("lenet_16", "conv2") for v in (100, 300)}
     assert {s.values for (name, _), (s, _) in sizes.items() if name == "lenet_16"} == {64 * 16 + 16 + 16 * 10 + 10}
@@ -78,8 +62,8 @@ def test_the_sizes_are_those_of_every_network_and_data_set_of_the_space(search):
 def test_a_space_of_data_sets_that_were_not_all_tried_has_an_estimate(search):
     space = {"dataset.validation": {"low": 100, "high": 400}, "pruning_rate": {"low": 0.2, "high": 0.5}}
     spec, fixed = search(space), search({"pruning_rate": {"low": 0.2, "high": 0.5}})
-    found = estimate(spec, preflight.check(spec, local=False))
-    expected = estimate(fixed, preflight.check(fixed, local=False))
+    found = estimate(spec, preflight.check(spec, local=False).sizes)
+    expected = estimate(fixed, preflight.check(fixed, local=False).sizes)
     assert found.levels == expected.levels
     assert found.dense > expected.dense  # each validation split has a dense network of its own
 
@@ -93,7 +77,7 @@ def test_a_space_some_of_whose_points_do_not_fit_has_an_estimate(search):
         "pruning_rate": {"low": 0.2, "high": 0.5},
     }
     spec = search(space, base={"training.evaluate_every": 1})
-    found = estimate(spec, preflight.check(spec, local=False))
+    found = estimate(spec, preflight.check(spec, local=False).sizes)
     assert found.levels == 3
     assert math.isfinite(found.total)
 
@@ -101,7 +85,7 @@ def test_a_space_some_of_whose_points_do_not_fit_has_an_estimate(search):
 def test_grows_with_the_trials_and_with_the_seeds(search):
     def total(seeds, trials):
         spec = search({"pruning_rate": {"low": 0.2, "high": 0.5}}, seeds=seeds, trials=trials)
-        return estimate(spec, preflight.check(spec, local=False))
+        return estimate(spec, preflight.check(spec, local=False).sizes)
 
     one, more, wider = total((0,), 10), total((0,), 20), total((0, 1), 20)
     assert one.dense == more.dense == wider.dense / 2
@@ -111,7 +95,7 @@ def test_grows_with_the_trials_and_with_the_seeds(search):
 
 def test_counts_the_levels_down_to_the_least_density(search):
     spec = search({"pruning_rate": [0.5]}, base={"trajectory.max_levels": None, "trajectory.min_density": 0.125})
-    assert estimate(spec, preflight.check(spec, local=False)).levels == 4  # densities 1, 1/2, 1/4, 1/8
+    assert estimate(spec, preflight.check(spec, local=False).sizes).levels == 4  # densities 1, 1/2, 1/4, 1/8
 
 
 @pytest.mark.parametrize("where", [".", "not/there/yet"])
@@ -132,7 +116,8 @@ def test_enough_room_is_not(search, tmp_path, s3):
 
 def test_a_small_disk_is_said_to_be_too_small(search, small_disk):
     spec = search({"pruning_rate": {"low": 0.2, "high": 0.5}}, base={"model.name": "lenet_300_100"})
-    said = describe(spec, estimate(spec, preflight.check(spec, local=False)), open_folder(small_disk / "run/store"))
+    found = estimate(spec, preflight.check(spec, local=False).sizes)
+    said = describe(spec, found, open_folder(small_disk / "run/store"))
     assert said.endswith(f"; only 410 kB are free at {small_disk}")
 
 

@@ -96,7 +96,7 @@ def test_pruning_at_initialization_is_a_search_like_any_other(ray_address, searc
 def test_the_estimate_counts_controls_and_weights_that_are_gone_on_from(search):
     def total(base):
         spec = search({"pruning_rate": [0.2]}, seeds=(0,), sampler="grid", trials=None, base=base)
-        return estimate(spec, preflight.check(spec, local=False))
+        return estimate(spec, preflight.check(spec, local=False).sizes)
 
     plain, controls, finetune = total({}), total({"controls": CONTROLS}), total({"retrain": "finetune"})
     assert controls.masks > plain.masks

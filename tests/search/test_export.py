@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
 import ticket_search
-from ticket_search.data.dataset import load_dataset
+from ticket_search.data import read_arrays
 from ticket_search.errors import SpecError, StorageError
 from ticket_search.lottery.rows import level_row
 from ticket_search.lottery.ticket import read_ticket
@@ -199,9 +199,9 @@ class TestRefused:
 
     def test_other_data(self, run, tmp_path, monkeypatch):
         folder, _, name = run()
-        other = load_dataset(DatasetSpec(name="digits", validation=300, split_seed=1), Path())
+        other = read_arrays(DatasetSpec(name="digits", validation=300), Path())
         object.__setattr__(other, "fingerprint", "0" * 32)
-        monkeypatch.setattr("ticket_search.data.dataset.load_dataset", lambda *_: other)
+        monkeypatch.setattr("ticket_search.search.export.read_arrays", lambda *_: other)
         with pytest.raises(SpecError, match="what is read now is not what the search was run on"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 

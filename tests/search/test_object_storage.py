@@ -76,7 +76,7 @@ def on_a_disk(grid, tmp_path_factory):
     driven = Search(grid, folder)
     while (suggestion := driven.next()) is not None:
         trajectory = grid.point(suggestion.values, suggestion.seed)
-        for report in run_job(make_job(grid, suggestion.number, trajectory, folder, "here")):
+        for report in run_job(make_job(grid, suggestion.number, trajectory, folder, "")):
             tell = driven.level_finished if isinstance(report, LevelReport) else driven.ended
             tell(suggestion.number, report)
     driven.flush()

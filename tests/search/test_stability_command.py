@@ -10,7 +10,7 @@ import ray
 
 from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.results.reading import load_results
-from ticket_search.search.on_ray import on_each_worker
+from ticket_search.search.connection import on_each_worker
 from ticket_search.search.run import run_search
 from ticket_search.search.stability import lines_between_copies
 from ticket_search.search.store_use import inspect

@@ -5,6 +5,7 @@ import importlib.resources
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,20 @@ class Arrays:
     classes: int
     source: str = ""
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that change with any bit, shape or type of the arrays, and with a user's source."""
+        sha = hashlib.sha256(self.source.encode())
+        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            sha.update(f"|{array.dtype.name}{list(array.shape)}".encode())
+            sha.update(np.ascontiguousarray(array).data.cast("B"))
+        return sha.hexdigest()[:32]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(a.nbytes for a in (self.train_images, self.train_labels, self.test_images, self.test_labels))
+
 
 def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
     """Read a data set.
@@ -68,15 +83,6 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
             f"{channels} channels of {spec.name!r}; give one of each per channel"
         )
     return arrays
-
-
-def fingerprint(arrays: Arrays) -> str:
-    """32 hexadecimal digits that change with any bit, shape or type of the arrays, and with a user's source."""
-    sha = hashlib.sha256(arrays.source.encode())
-    for array in (arrays.train_images, arrays.train_labels, arrays.test_images, arrays.test_labels):
-        sha.update(f"|{array.dtype.name}{list(array.shape)}".encode())
-        sha.update(np.ascontiguousarray(array).data.cast("B"))
-    return sha.hexdigest()[:32]
 
 
 def _digits(_spec: DatasetSpec, _data_dir: Path) -> Arrays:
@@ -179,6 +185,8 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
         raise DataError(
             f"dataset {name!r}: training images are {kinds['train']}, test images {kinds['test']}; make them alike"
         )
+    # In one piece each, so that processes can share them as they are.
+    images = {split: np.ascontiguousarray(array) for split, array in images.items()}
     return Arrays(
         train_images=images["train"],
         train_labels=labels["train"],

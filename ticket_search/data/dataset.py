@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ticket_search.data.arrays import fingerprint, read_arrays
+from ticket_search.data.arrays import Arrays, read_arrays
 from ticket_search.errors import DataError
 from ticket_search.spec.identity import derive_seed
 from ticket_search.spec.trajectory import AugmentSpec, DatasetSpec, NormalizeSpec
@@ -31,12 +32,22 @@ class Split:
     """Some of the images.
 
     Attributes:
-        images: ``[n, c, h, w]`` as stored, uint8 or float32.
+        images: ``[n, c, h, w]`` as stored, uint8 or float32; perhaps memory that others read, so never written to.
         labels: ``[n]`` int64.
+        rows: ``[m]`` int64, ascending: which of those belong to the split; None means all.
     """
 
     images: Tensor
     labels: Tensor
+    rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        """How many images belong to the split."""
+        return len(self.labels if self.rows is None else self.rows)
+
+    def at(self, indices: Tensor) -> Tensor:
+        """Where the split's images number `indices` stand in `images`."""
+        return indices if self.rows is None else self.rows.index_select(0, indices)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +80,7 @@ class Dataset:
 
     def iterations_per_epoch(self, batch_size: int) -> int:
         """Whole batches in the training split; the last, smaller one is left out."""
-        return len(self.train.labels) // batch_size
+        return len(self.train) // batch_size
 
     def stream(self, seed: int, batch_size: int) -> "TrainStream":
         """The training batches of a run's seed."""
@@ -97,7 +108,7 @@ class TrainStream:
         self._batch_size = batch_size
         self._iterations_per_epoch = dataset.iterations_per_epoch(batch_size)
         if not self._iterations_per_epoch:
-            raise DataError(f"a batch of {batch_size} is more than the {len(dataset.train.labels)} training images")
+            raise DataError(f"a batch of {batch_size} is more than the {len(dataset.train)} training images")
         self._epoch = -1
         self._order = self._offsets = self._flips = torch.empty(0)
 
@@ -122,9 +133,9 @@ class TrainStream:
         return images.float().mul_(dataset.scale).add_(dataset.shift), dataset.train.labels.index_select(0, indices)
 
     def _draw(self, epoch: int) -> None:
-        images, augment = self._dataset.train.images, self._dataset.augment
-        count, device = len(images), images.device
-        self._order = torch.randperm(count, generator=_generator(self._seed, "order", epoch)).to(device)
+        train, augment = self._dataset.train, self._dataset.augment
+        count, device = len(train), train.labels.device
+        self._order = train.at(torch.randperm(count, generator=_generator(self._seed, "order", epoch)).to(device))
         if augment.crop or augment.flip:
             generator = _generator(self._seed, "augment", epoch)
             self._offsets = torch.randint(0, 2 * augment.crop + 1, (count, 2), generator=generator).to(device)
@@ -154,28 +165,34 @@ def crop_and_flip(images: Tensor, crop: int, offsets: Tensor, flips: Tensor) -> 
 
 
 def load_dataset(spec: DatasetSpec, data_dir: Path, device: torch.device | str = "cpu") -> Dataset:
-    """Read, split and move a data set.
-
-    The validation images are the first `spec.validation` of ``RandomState(spec.split_seed).permutation(n)``, whose
-    stream numpy has frozen; each part keeps the order of the data set. A run's seed plays no part.
+    """Read, split and move a data set; see `make_dataset`.
 
     Raises:
         DataError: as `read_arrays`.
     """
-    arrays = read_arrays(spec, data_dir)
+    return make_dataset(spec, read_arrays(spec, data_dir), device)
+
+
+def make_dataset(spec: DatasetSpec, arrays: Arrays, device: torch.device | str = "cpu") -> Dataset:
+    """Split and move a data set.
+
+    On the CPU the training and test images stay where `arrays` has them, read-only memory of other processes perhaps.
+
+    The validation images are the first `spec.validation` of ``RandomState(spec.split_seed).permutation(n)``, whose
+    stream numpy has frozen; each part keeps the order of the data set. A run's seed plays no part.
+    """
     order = np.random.RandomState(spec.split_seed).permutation(len(arrays.train_images))
     held_out, kept = np.sort(order[: spec.validation]), np.sort(order[spec.validation :])
-    train_images = arrays.train_images[kept]
-    channels, height, width = train_images.shape[1:]
-    constants = spec.normalize or NORMALIZE.get(spec.name) or statistics(train_images)
-    scale, shift = affine(constants, train_images.dtype == np.uint8)
+    channels, height, width = arrays.train_images.shape[1:]
+    constants = spec.normalize or NORMALIZE.get(spec.name) or statistics(arrays.train_images[kept])
+    scale, shift = affine(constants, arrays.train_images.dtype == np.uint8)
     dataset = Dataset(
-        train=Split(_tensor(train_images), _tensor(arrays.train_labels[kept])),
+        train=Split(_tensor(arrays.train_images), _tensor(arrays.train_labels), torch.from_numpy(kept)),
         validation=Split(_tensor(arrays.train_images[held_out]), _tensor(arrays.train_labels[held_out])),
         test=Split(_tensor(arrays.test_images), _tensor(arrays.test_labels)),
         classes=arrays.classes,
         image_shape=(channels, height, width),
-        fingerprint=fingerprint(arrays),
+        fingerprint=arrays.fingerprint,
         normalize=constants,
         scale=scale,
         shift=shift,
@@ -227,13 +244,15 @@ def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    # Torch warns of memory that it may not write to, such as a file's.
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written to
+        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _to(dataset: Dataset, device: torch.device) -> Dataset:
     def move(split: Split) -> Split:
-        return Split(split.images.to(device), split.labels.to(device))
+        rows = None if split.rows is None else split.rows.to(device)
+        return Split(split.images.to(device), split.labels.to(device), rows)
 
     return dataclasses.replace(
         dataset,

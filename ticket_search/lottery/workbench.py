@@ -400,7 +400,7 @@ class Workbench:
 
 def _resolve(spec: TrajectorySpec, data: Dataset) -> TrajectorySpec:
     """With epochs as iterations, and the constants of normalisation that `null` stood for."""
-    resolved = spec.resolve(len(data.train.labels))
+    resolved = spec.resolve(len(data.train))
     return resolved.model_copy(update={"dataset": spec.dataset.model_copy(update={"normalize": data.normalize})})
 
 

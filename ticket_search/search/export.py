@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ticket_search.data import Arrays, read_arrays
 from ticket_search.errors import SpecError
 from ticket_search.results.reading import load_results
 from ticket_search.search.job import data_path, store_folder
@@ -43,25 +44,28 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
             f"{name!r} holds its pruned weights at their initial values (trajectory.reinit_pruned "
             f"{trajectory.trajectory.reinit_pruned!r}); a ticket's are zero"
         )
-    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), data_dir)
+    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), read_data(run_dir, trajectory, data_dir))
     ticket = bench.ticket(level, name, figures)
     LocalFolder(path.parent.absolute()).write(path.name, ticket.to_bytes())
 
 
-def open_bench(
-    run_dir: Folder, trajectory: TrajectorySpec, level: int, level_key: str, data_dir: str | None = None
-) -> "Workbench":
-    """The workbench of a trajectory of a search, in this process.
+def read_data(run_dir: Folder, trajectory: TrajectorySpec, data_dir: str | None) -> Arrays:
+    """The data set of a trajectory of a search, from where the search had it or from `data_dir`."""
+    return read_arrays(trajectory.dataset, Path(data_dir) if data_dir else data_path(read_spec(run_dir)))
+
+
+def open_bench(run_dir: Folder, trajectory: TrajectorySpec, level: int, level_key: str, arrays: Arrays) -> "Workbench":
+    """The workbench of a trajectory of a search, in this process, with the data set as it is read now.
 
     Raises:
         SpecError: with the data that is read now, or the code of a user's own network, the level has another key.
     """
-    from ticket_search.data.dataset import load_dataset
+    from ticket_search.data.dataset import make_dataset
     from ticket_search.lottery.workbench import Workbench
     from ticket_search.store.level_store import LevelStore
 
     spec = read_spec(run_dir)
-    data = load_dataset(trajectory.dataset, Path(data_dir) if data_dir else data_path(spec))
+    data = make_dataset(trajectory.dataset, arrays)
     bench = Workbench(trajectory, data, LevelStore(store_folder(spec, run_dir)), lambda event, **fields: None)
     if bench.level_key(level) != level_key:
         raise SpecError(

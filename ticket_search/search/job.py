@@ -25,9 +25,11 @@ class Job:
     Attributes:
         number: of the suggestion.
         trajectory: a `TrajectorySpec` as plain data.
-        run_id: of the search's run.
+        run_id: of the search's run; "" where no search is being run.
         run_dir, store: absolute locations.
         data_dir: an absolute path.
+        data: Ray's reference to data sets that the workers of a node share, by their `DatasetSpec.source`; what is not
+            among them, or all where it is None, each worker reads from `data_dir`.
         rewind_iterations: that trajectories of this search may ask of a shared level 0.
         tolerance: of the verdict on matching.
         checkpoint_seconds: between two checkpoints of a level's training; None makes none.
@@ -48,6 +50,7 @@ class Job:
     threads: int
     gpu: bool
     import_paths: list[str]
+    data: Any = None
 
     def __repr__(self) -> str:
         return f"Job({self.number})"
@@ -56,7 +59,9 @@ class Job:
         return self
 
 
-def make_job(spec: SearchSpec, number: int, trajectory: TrajectorySpec, run_dir: Folder, run_id: str) -> Job:
+def make_job(
+    spec: SearchSpec, number: int, trajectory: TrajectorySpec, run_dir: Folder, run_id: str, data: Any = None
+) -> Job:
     """The job of one suggestion."""
     return Job(
         number=number,
@@ -65,10 +70,11 @@ def make_job(spec: SearchSpec, number: int, trajectory: TrajectorySpec, run_dir:
         run_dir=str(run_dir),
         store=str(store_folder(spec, run_dir)),
         data_dir=str(data_path(spec)),
+        data=data,
         rewind_iterations=rewind_iterations(spec),
         tolerance=spec.search.tolerance,
         checkpoint_seconds=spec.search.checkpoint_seconds,
-        threads=max(1, int(spec.resources.cpus)),
+        threads=spec.resources.threads,
         gpu=spec.resources.gpus > 0,
         import_paths=[path for path in sys.path if path],
     )

@@ -3,15 +3,43 @@
 import itertools
 import math
 import os
+import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
-from ticket_search.data import read_arrays
-from ticket_search.errors import SpecError
+from ticket_search.data import Arrays, read_arrays
+from ticket_search.errors import DataError, SpecError
 from ticket_search.search.disk import NetworkSize
 from ticket_search.search.job import data_path
 from ticket_search.spec.search import SearchSpec
 from ticket_search.spec.trajectory import FULLY_CONNECTED, DatasetSpec, TrajectorySpec
 from ticket_search.store.level_store import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What checking a search has found.
+
+    Attributes:
+        sizes: (network's name, data set) -> its size, and the images of a training epoch; see `disk.estimate`.
+        data: what was read, by `DatasetSpec.source`.
+    """
+
+    sizes: dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]]
+    data: dict[tuple[str, str | None], Arrays] = field(repr=False)
+
+    @property
+    def data_size(self) -> int:
+        """Bytes."""
+        return sum(arrays.size for arrays in self.data.values())
+
+    def take_data(self) -> dict[tuple[str, str | None], Arrays]:
+        """The data, for others: their digests taken, once for all, and not kept here any longer."""
+        taken = dict(self.data)
+        self.data.clear()
+        for arrays in taken.values():
+            _ = arrays.fingerprint
+        return taken
 
 
 def cluster_address(address: str | None) -> str | None:
@@ -20,18 +48,13 @@ def cluster_address(address: str | None) -> str | None:
     return None if found in (None, "", "local") else found
 
 
-def check(
-    spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None] = lambda key: None
-) -> dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]]:
+def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None] = lambda key: None) -> Checked:
     """Read each data set and try each network that the space can ask for.
 
     Args:
         spec: the search.
         local: the trajectories will run on this machine, so its processors and GPUs are what there is.
         entry: the level store's entry of a key.
-
-    Returns:
-        (network's name, data set) -> its size, and the images of a training epoch; see `disk.estimate`.
 
     Raises:
         SpecError: one message: what is wrong, and what would be right.
@@ -40,10 +63,11 @@ def check(
         _check_resources(spec)
     shapes: dict[DatasetSpec, tuple[int, tuple[int, int, int], int]] = {}
     sizes: dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]] = {}
+    data: dict[tuple[str, str | None], Arrays] = {}
     for trajectory in _points(spec):
         dataset = trajectory.dataset
         if dataset not in shapes:
-            arrays = read_arrays(dataset, data_path(spec))
+            arrays = data[dataset.source] = _read(spec, dataset, local)
             channels, height, width = arrays.train_images.shape[1:]
             train_images = len(arrays.train_labels) - dataset.validation
             shapes[dataset] = train_images, (channels, height, width), arrays.classes
@@ -52,7 +76,16 @@ def check(
         _check_ticket(trajectory, image_shape, classes, entry)
         if (trajectory.model.name, dataset) not in sizes:
             sizes[trajectory.model.name, dataset] = _check_model(trajectory, image_shape, classes), train_images
-    return sizes
+    return Checked(sizes=sizes, data=data)
+
+
+def _read(spec: SearchSpec, dataset: DatasetSpec, local: bool) -> Arrays:
+    try:
+        return read_arrays(dataset, data_path(spec))
+    except DataError as error:
+        if local:
+            raise
+        raise DataError(f"on {socket.gethostname()}, from which every node gets its data: {error}") from error
 
 
 def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:

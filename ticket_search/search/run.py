@@ -17,6 +17,7 @@ from ticket_search.search.run_directory import (
     remove,
 )
 from ticket_search.search.search import Listener, Progress, Search
+from ticket_search.search.shared_storage import check_shared
 from ticket_search.search.store_use import register
 from ticket_search.spec.search import SearchSpec
 from ticket_search.storage.folder import Folder, Location, impatient, open_folder
@@ -41,7 +42,7 @@ def run_search(
         spec: what to search.
         run_dir: where the results go, a path or a URI of object storage; a directory that holds this search is gone on
             from.
-        address: of a Ray cluster; see `on_ray.connect`.
+        address: of a Ray cluster; see `connection.connect`.
         listener: told of every trajectory that ends, with its row of `trajectories`.
         on_start: given, once, the object that says where the search stands from then on.
         entries: what its trajectories find in the level store, by key: tickets found elsewhere.
@@ -57,16 +58,10 @@ def run_search(
     """
     folder = open_folder(run_dir)
     store = store_folder(spec, folder)
-    check_same_search(folder, spec)
-    check_writable(folder)
-    check_writable(store)
-    levels = LevelStore(store)
-    sizes = preflight.check(
-        spec,
-        local=preflight.cluster_address(address) is None,
-        entry=lambda key: entries.get(key) or levels.load(key),
-    )
-    from ticket_search.search.on_ray import check_resources, connect, run_on_ray
+    checked = _checked(spec, folder, address, entries)
+    from ticket_search.search.connection import connect, on_each_other_node, share
+    from ticket_search.search.on_ray import run_on_ray
+    from ticket_search.search.placement import plan
 
     missing = missing_folders(folder)
     with hold(folder, spec, say) as held, ExitStack() as stack:
@@ -82,19 +77,22 @@ def run_search(
                 guard=lambda: _check_held(folder, held),
             )
             on_start(search.progress)
-            stack.enter_context(connect(address))
-            check_resources(spec.resources)
+            stack.enter_context(connect(address, room=checked.data_size))
+            for line in plan(spec):
+                say(line)
             register(store, folder, held.run, spec)
+            on_each_other_node(check_shared, (str(store), str(folder), held.run.run_id))
+            data = share(checked.take_data())
             for key, entry in entries.items():
-                levels.save(key, entry)
+                LevelStore(store).save(key, entry)
             if held.is_new:
-                say(disk.describe(spec, disk.estimate(spec, sizes), store))
+                say(disk.describe(spec, disk.estimate(spec, checked.sizes), store))
         except SpecError:
             if held.is_new:
                 remove(folder, missing)
             raise
         try:
-            run_on_ray(search, folder, held.run.run_id)
+            run_on_ray(search, folder, held.run.run_id, data=data)
             search.flush()
             held.lease.confirm()  # the directory may have been moved away
             _check_held(folder, held)
@@ -104,6 +102,43 @@ def run_search(
                 search.flush()
             raise
         return search.progress
+
+
+def dry_run(spec: SearchSpec, run_dir: Location, *, address: str | None = None, say: Say) -> None:
+    """Say where a search's trajectories would run and the disk they would take; nothing is left behind.
+
+    Args:
+        spec: what to search.
+        run_dir: where the results would go.
+        address: of a Ray cluster; see `connection.connect`.
+        say: told the plan, in lines.
+
+    Raises:
+        SpecError: the search cannot be run as written.
+    """
+    folder = open_folder(run_dir)
+    checked = _checked(spec, folder, address, {})
+    from ticket_search.search.connection import connect
+    from ticket_search.search.placement import plan
+
+    with connect(address):
+        for line in plan(spec):
+            say(line)
+    say(disk.describe(spec, disk.estimate(spec, checked.sizes), store_folder(spec, folder)))
+
+
+def _checked(spec: SearchSpec, folder: Folder, address: str | None, entries: Mapping[str, Entry]) -> preflight.Checked:
+    """Refuse what cannot be run, before anything is started."""
+    store = store_folder(spec, folder)
+    check_same_search(folder, spec)
+    check_writable(folder)
+    check_writable(store)
+    levels = LevelStore(store)
+    return preflight.check(
+        spec,
+        local=preflight.cluster_address(address) is None,
+        entry=lambda key: entries.get(key) or levels.load(key),
+    )
 
 
 def _check_held(folder: Folder, held: Hold) -> None:

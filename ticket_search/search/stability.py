@@ -4,14 +4,14 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ticket_search.search.export import find_ticket, open_bench
+from ticket_search.search.connection import connect, on_each_worker, share
+from ticket_search.search.export import find_ticket, open_bench, read_data
 from ticket_search.search.job import Job, make_job, rewind_iterations
-from ticket_search.search.on_ray import check_resources, connect, on_each_worker
+from ticket_search.search.placement import check_now
 from ticket_search.search.run_directory import COPIES, read_spec
 from ticket_search.spec.base import validate
 from ticket_search.spec.trajectory import TrajectorySpec
@@ -55,7 +55,7 @@ def lines_between_copies(
         rewinds: iterations from which on copies of the dense network are trained; none means those that the search
             lists, and the ticket's own.
         data_dir: where data sets lie, if not where the search had them.
-        address: of a Ray cluster; see `on_ray.connect`.
+        address: of a Ray cluster; see `connection.connect`.
         say: told, in a line, what is done.
 
     Returns:
@@ -69,7 +69,8 @@ def lines_between_copies(
     """
     spec = read_spec(run_dir)
     trajectory, level, figures = find_ticket(run_dir, ticket)
-    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), data_dir)
+    arrays = read_data(run_dir, trajectory, data_dir)
+    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), arrays)
     own = trajectory.trajectory.rewind_iteration
     dense = [
         _Arm(trajectory=_dense_from(k, trajectory, bench.data), level=0, density=1.0)
@@ -84,10 +85,11 @@ def lines_between_copies(
         k = arm.trajectory.trajectory.rewind_iteration
         name = "ticket" if arm.level else "dense"
         head = {"ticket": ticket, "arm": name, "rewind_iteration": k, "density": arm.density}
-        where = str(Path(data_dir).absolute()) if data_dir else job.data_dir
-        tasks.append((head, dataclasses.replace(job, data_dir=where), arm.level))
-    with connect(address):
-        check_resources(spec.resources)
+        tasks.append((head, job, arm.level))
+    with connect(address, room=arrays.size):
+        check_now(spec.resources)
+        data = share({trajectory.dataset.source: arrays})
+        tasks = [(head, dataclasses.replace(job, data=data), number) for head, job, number in tasks]
         trainings = [(job, level, copy) for _, job, level in tasks for copy in range(copies)]
         say(f"{len(trainings)} trainings: {copies} of each of a ticket and {len(dense)} dense networks")
         on_each_worker(train_copy, trainings, spec, "trained", say)
@@ -129,5 +131,5 @@ def _dense_from(iteration: int, trajectory: TrajectorySpec, data: "Dataset") -> 
     plain = trajectory.model_dump(mode="json")
     plain |= {"trajectory": {"rewind_iteration": iteration}, "controls": {}}
     dense = validate(TrajectorySpec, plain)
-    dense.resolve(len(data.train.labels))
+    dense.resolve(len(data.train))
     return dense

@@ -13,15 +13,16 @@ from ticket_search.results.events import read_events
 from ticket_search.results.reading import Results, load_results
 from ticket_search.search.job import rewind_iterations, store_folder
 from ticket_search.search.run_directory import COPIES, Run, held_by, read_run, read_spec
+from ticket_search.search.shared_storage import SEARCHES, note_of
 from ticket_search.search.suggestions import SuggestionRecord
-from ticket_search.spec.identity import digest, rewind_key
+from ticket_search.spec.identity import rewind_key
 from ticket_search.spec.pruning import PruningSpec
 from ticket_search.spec.search import Range, SearchSpec, dotted
 from ticket_search.storage.folder import File, Folder, LocalFolder, open_folder
 from ticket_search.storage.lease import Leases
 
 #: Folders of a store that hold no entries.
-_CHECKPOINTS, _DAMAGED, _LEASES, _SEARCHES = "checkpoints", "damaged", "leases", "searches"
+_CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"
 #: What is being written is younger.
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
@@ -62,8 +63,7 @@ class StoreUse:
 def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
     """Note in a store that a search uses it."""
     note = {"run_dir": str(run_dir), "name": spec.name}
-    place = digest(str(run_dir))[:8]  # a copy of the directory is a search of its own
-    store.write(f"{_SEARCHES}/{run.run_id}.{place}.json", json.dumps(note).encode())
+    store.write(note_of(run_dir, run.run_id), json.dumps(note).encode())
 
 
 def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = False) -> StoreUse:
@@ -120,7 +120,7 @@ def prune(use: StoreUse) -> None:
     for file in use.unneeded:
         use.folder.remove(file.name)
     shards = [f"{number:02x}" for number in range(256)]
-    for name in (*shards, _CHECKPOINTS, _DAMAGED, _LEASES, _SEARCHES):
+    for name in (*shards, _CHECKPOINTS, _DAMAGED, _LEASES, SEARCHES):
         (use.folder / name).sweep(older_than_seconds=_OLD_SECONDS)
     leases = Leases(use.folder / _LEASES)
     for name in leases.names():
@@ -170,15 +170,15 @@ def _is_store_of(run_dir: Folder, store: Folder) -> bool:
 def _notes(store: Folder) -> dict[str, str]:
     """The run directories of the searches that have noted that they use a store, each with the id of its run."""
     notes = {}
-    for file in (store / _SEARCHES).files():
+    for file in (store / SEARCHES).files():
         if not re.fullmatch(r"[0-9a-f]{32}\.[0-9a-f]{8}\.json", file.name):
             continue
         try:
-            run_dir = json.loads((store / _SEARCHES).read(file.name) or b"")["run_dir"]
+            run_dir = json.loads((store / SEARCHES).read(file.name) or b"")["run_dir"]
             notes[str(run_dir)] = file.name.partition(".")[0]
         except (ValueError, TypeError, KeyError):
             raise RunDirectoryError(
-                f"{(store / _SEARCHES).place(file.name)!r} is damaged, so nobody knows which search uses the store; "
+                f"{(store / SEARCHES).place(file.name)!r} is damaged, so nobody knows which search uses the store; "
                 "remove it, or resume that search, which writes it anew"
             ) from None
     return notes

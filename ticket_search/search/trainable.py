@@ -7,12 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from ticket_search.errors import Diverged, StorageError
 from ticket_search.search.job import JOB, REPORT, Job
 from ticket_search.search.run_directory import is_stop_requested
 from ticket_search.search.search import EndReport, HaltReport, LevelReport, NotStarted
+from ticket_search.search.shared_storage import check_shared
 from ticket_search.spec.base import validate
 from ticket_search.spec.identity import trajectory_id
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
@@ -55,6 +57,8 @@ class TrajectoryTrainable(tune.Trainable):
 def run_job(job: Job) -> Iterator[Report]:
     """Run a trajectory; whatever happens, the last report says how it ended."""
     try:
+        if job.run_id:  # this node may have joined after the search was begun
+            check_shared(job.store, job.run_dir, job.run_id)
         if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
             yield NotStarted()
             return
@@ -76,7 +80,7 @@ def prepare(job: Job) -> "tuple[TrajectorySpec, Dataset]":
 
     torch.set_num_threads(job.threads)
     spec = validate(TrajectorySpec, job.trajectory)
-    return spec, _dataset(spec.dataset, job.data_dir, "cuda" if job.gpu else "cpu")
+    return spec, _dataset(spec.dataset, job.data, job.data_dir, "cuda" if job.gpu else "cpu")
 
 
 def _levels(job: Job) -> Iterator[LevelReport]:
@@ -146,7 +150,9 @@ class _Log:
 
 
 @lru_cache(maxsize=1)
-def _dataset(spec: DatasetSpec, data_dir: str, device: str) -> "Dataset":
-    from ticket_search.data.dataset import load_dataset
+def _dataset(spec: DatasetSpec, data: Any, data_dir: str, device: str) -> "Dataset":
+    from ticket_search.data.dataset import load_dataset, make_dataset
 
-    return load_dataset(spec, Path(data_dir), device)
+    # What Ray gives lies in memory that all processes of this node read.
+    arrays = None if data is None else ray.get(data).get(spec.source)
+    return load_dataset(spec, Path(data_dir), device) if arrays is None else make_dataset(spec, arrays, device)

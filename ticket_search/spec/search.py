@@ -140,6 +140,11 @@ class ResourcesSpec(Spec):
     cpus: Annotated[float, Field(gt=0.0)] = 1.0
     gpus: Annotated[float, Field(ge=0.0)] = 0.0
 
+    @property
+    def threads(self) -> int:
+        """Of torch, for a trajectory."""
+        return max(1, int(self.cpus))
+
     @model_validator(mode="after")
     def _shares_that_pack(self) -> "ResourcesSpec":
         share = self.gpus

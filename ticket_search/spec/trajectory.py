@@ -80,6 +80,11 @@ class DatasetSpec(Spec):
     augment: AugmentSpec | None = None
     download: bool = False
 
+    @property
+    def source(self) -> tuple[str, str | None]:
+        """What is read; the other fields say what is made of it."""
+        return self.name, self.path
+
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:

@@ -1,0 +1,457 @@
+"""Every cluster file that ships: what its launcher asks for, what it opens and sends; the Slurm script as it runs."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import tomllib
+from copy import deepcopy
+from pathlib import Path
+
+import boto3
+import jsonschema
+import pytest
+import ray.autoscaler
+import yaml
+from moto import mock_aws
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "cluster"
+CLOUDS, LAUNCHED = ["aws", "gcp"], ["aws", "gcp", "on_prem"]
+SLURM = FOLDER / "slurm.sh"
+
+
+def launched(name):
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_it_is_what_rays_schema_asks_for(name):
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    jsonschema.validate(launched(name), schema)
+    # Ray fills in its own defaults for what a file leaves out, among them commands that install another Ray.
+    prepared = prepare_config(launched(name))
+    validate_config(prepared)
+    for role in ("head", "worker"):
+        own = launched(name)["setup_commands"] + launched(name).get(f"{role}_setup_commands", [])
+        assert prepared[f"{role}_setup_commands"] == own
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_each_start_of_ray_asks_for_the_token_and_shows_the_dashboard_to_nobody(name):
+    config = launched(name)
+    for part, count in (("head_start_ray_commands", 1), ("worker_start_ray_commands", 1)):
+        starts = [command for command in config[part] if "ray start" in command]
+        assert len(starts) == count
+        for command in starts:
+            assert re.search(r"export [^;]*RAY_AUTH_MODE=token[^;]*;.*ray start", command)
+            assert "RAY_USAGE_STATS_ENABLED=0" in command
+    head = " ".join(config["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in head
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert config["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_what_is_sent_is_there_and_holds_no_data_results_or_secrets(name):
+    config = launched(name)
+    sent = [source for source in config["file_mounts"].values() if not source.startswith("~")]
+    assert all((ROOT / source).exists() for source in sent)
+    # Ray hashes all that it sends, so the repository as a whole, with its virtual environment, takes minutes.
+    assert not {"data", "runs", ".", "./", ".git", ".venv", "tests"} & set(sent)
+    assert {"**/data", "**/runs", "**/__pycache__"} <= set(config["rsync_exclude"])
+    # What the installation on the machines reads.
+    targets = {target.removeprefix("~/ticket-search/") for target in config["file_mounts"]}
+    assert {"ticket_search", "search_spaces", "pyproject.toml", "constraints.txt", "Makefile", "README.md"} <= targets
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
+def test_it_holds_no_secret_and_says_where_to_fill_in(path):
+    text = path.read_text()
+    assert not re.search(
+        r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|auth_token: *[\"']?[0-9a-f]{16}|[0-9a-f]{40}", text
+    )
+    assert path.name == "search.py" or "# <-" in text
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_three_commands_stand_at_the_top(name):
+    top = (FOLDER / f"{name}.yaml").read_text().partition("cluster_name:")[0]
+    scheme = {"aws": "s3", "gcp": "gs"}[name]
+    for command in (
+        f"ray up --yes cluster/{name}.yaml",
+        f"ray submit cluster/{name}.yaml cluster/search.py -- run search_spaces/digits.yaml --output {scheme}://BUCKET/",
+        f"ticket-search pull {scheme}://BUCKET/runs/digits runs/digits",
+    ):
+        assert top.count(command) == 1
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_only_workers_are_spot_and_train_and_there_are_bounds(name):
+    config = launched(name)
+    types = deepcopy(config["available_node_types"])
+    head = types.pop(config["head_node_type"])
+    assert head["resources"] == {"CPU": 0, "GPU": 0}
+    assert "InstanceMarketOptions" not in head["node_config"]
+    assert "scheduling" not in head["node_config"]
+    assert sorted(types) == ["cpu", "gpu"]
+    for made in types.values():
+        assert made["min_workers"] == 0
+        assert 1 <= made["max_workers"] <= config["max_workers"] <= 10
+    assert 1 <= config["idle_timeout_minutes"] <= 15
+
+
+def test_gcp_workers_are_spot_machines_that_reach_the_storage_and_no_more():
+    config = launched("gcp")
+    types = config["available_node_types"]
+    # Ray's own launcher adds an account to the head alone.
+    assert "serviceAccounts" not in types["head"]["node_config"]
+    for name in ("cpu", "gpu"):
+        node = types[name]["node_config"]
+        assert node["scheduling"]["provisioningModel"] == "SPOT"
+        assert node["scheduling"]["instanceTerminationAction"] == "DELETE"
+        assert node["serviceAccounts"][0]["scopes"] == ["https://www.googleapis.com/auth/devstorage.read_write"]
+        assert types[name]["resources"]["CPU"] >= 1
+    assert types["gpu"]["resources"]["GPU"] == 1
+    # A part of the machines' names, which have neither underscores nor capitals.
+    assert re.fullmatch("[a-z][-a-z0-9]*", config["cluster_name"])
+    assert [c for c in config["head_setup_commands"] if "pip install" in c and "google-api-python-client" in c]
+
+
+@pytest.fixture
+def amazon(monkeypatch, tmp_path):
+    """An Amazon that is not there, with the two instance profiles that docs/clusters.md makes."""
+    from ray.autoscaler._private.aws import config as ray_aws
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(ray_aws.time, "sleep", lambda seconds: None)
+    with mock_aws():
+        iam = boto3.client("iam", region_name="us-west-2")
+        for name in ("ticket-search-head", "ticket-search-worker"):
+            iam.create_instance_profile(InstanceProfileName=name)
+        yield boto3.client("ec2", region_name="us-west-2")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_on_aws_ray_itself_opens_ssh_alone_and_starts_workers_on_spot(amazon):
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    image = amazon.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    text = (FOLDER / "aws.yaml").read_text()
+    assert text.count("ImageId: AMI_") == 3
+    filled_in = yaml.safe_load(re.sub("ImageId: AMI_[A-Z]+", f"ImageId: {image}", text))
+    config = AWSNodeProvider.fillout_available_node_types_resources(prepare_config(filled_in))
+    validate_config(config)
+    types = config["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0, "GPU": 0}
+    assert types["cpu"]["resources"]["CPU"] == 16
+    assert "GPU" not in types["cpu"]["resources"]
+    assert types["gpu"]["resources"]["GPU"] == 1
+
+    made = AWSNodeProvider.bootstrap_config(config)
+    (group,) = amazon.describe_security_groups(GroupNames=["ticket-search"])["SecurityGroups"]
+    within, outside = group["IpPermissions"]
+    assert [pair["GroupId"] for pair in within["UserIdGroupPairs"]] == [group["GroupId"]]
+    assert within["IpProtocol"] == "-1"
+    assert within["IpRanges"] == []
+    assert (outside["FromPort"], outside["ToPort"], outside["IpProtocol"]) == (22, 22, "tcp")
+
+    provider = AWSNodeProvider(made["provider"], made["cluster_name"])
+    for name, node_type in made["available_node_types"].items():
+        (node,) = provider.create_node(node_type["node_config"], {"ray-node-kind": name}, 1).values()
+        assert node.instance_lifecycle == (None if name == "head" else "spot")
+        assert [found["GroupName"] for found in node.security_groups] == ["ticket-search"]
+        role = "head" if name == "head" else "worker"
+        assert node.iam_instance_profile["Arn"].endswith(f"instance-profile/ticket-search-{role}")
+
+
+def test_ray_is_not_older_than_its_tokens():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (floor,) = [re.fullmatch(r"ray\[tune\]>=(\d+)\.(\d+)", d) for d in project["dependencies"] if d.startswith("ray")]
+    assert (int(floor[1]), int(floor[2])) >= (2, 54)
+    # The head starts the others with it.
+    assert re.search("^boto3==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+
+
+# As the CRD reference of KubeRay 1.6 has them: https://docs.ray.io/en/latest/cluster/kubernetes/references/api.html
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_COUNT = {"type": "integer", "minimum": 0}
+
+
+def _only(required, **fields):
+    return {"type": "object", "properties": fields, "required": required.split(), "additionalProperties": False}
+
+
+_WORKERS = _only(
+    "groupName minReplicas maxReplicas rayStartParams template",
+    **dict.fromkeys(["replicas", "minReplicas", "maxReplicas", "idleTimeoutSeconds", "numOfHosts"], _COUNT),
+    groupName={"type": "string"},
+    rayStartParams=_TEXTS,
+    template={"type": "object"},
+)
+_HEAD = _only(
+    "rayStartParams template",
+    rayStartParams=_TEXTS,
+    serviceType={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    template={"type": "object"},
+)
+_CLUSTER = _only(
+    "headGroupSpec",
+    rayVersion={"type": "string"},
+    authOptions=_only("mode", mode={"enum": ["disabled", "token"]}, secretName={"type": "string"}),
+    enableInTreeAutoscaling={"type": "boolean"},
+    autoscalerOptions=_only(
+        "",
+        idleTimeoutSeconds=_COUNT,
+        upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
+        version={"enum": ["v1", "v2"]},
+        resources={"type": "object"},
+    ),
+    headGroupSpec=_HEAD,
+    workerGroupSpecs={"type": "array", "items": _WORKERS},
+)
+_JOB = _only(
+    "entrypoint rayClusterSpec",
+    entrypoint={"type": "string"},
+    **dict.fromkeys(["backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds"], _COUNT),
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+    submitterConfig=_only("", backoffLimit=_COUNT),
+    shutdownAfterJobFinishes={"type": "boolean"},
+    runtimeEnvYAML={"type": "string"},
+    suspend={"type": "boolean"},
+    rayClusterSpec=_CLUSTER,
+)
+
+
+@pytest.fixture(scope="module")
+def kuberay():
+    """The RayJob, the claim, and the pod templates by the name of their group."""
+    job, claim = yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
+    return job, claim, pods | {"head": cluster["headGroupSpec"]["template"]}
+
+
+def test_the_rayjob_is_what_kuberay_asks_for(kuberay):
+    job, _, _ = kuberay
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    jsonschema.validate(job["spec"], _JOB)
+
+
+def test_the_pods_and_the_claim_are_what_kubernetes_asks_for(kuberay):
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    _, claim, pods = kuberay
+    for template in pods.values():
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **template}
+        kubernetes_validate.validate(pod, "1.34", strict=True)
+    kubernetes_validate.validate(claim, "1.34", strict=True)
+
+
+def test_the_rayjob_locks_its_doors_and_keeps_trajectories_off_the_head(kuberay):
+    job, _, _ = kuberay
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
+    pinned = re.search("^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+    assert cluster["rayVersion"] == pinned
+
+
+def test_the_rayjob_is_tried_again_on_the_same_storage_and_cleaned_up(kuberay):
+    job, claim, pods = kuberay
+    spec = job["spec"]
+    assert spec["entrypoint"].startswith("ticket-search run digits --output /results/")
+    assert spec["backoffLimit"] >= 1
+    assert spec["shutdownAfterJobFinishes"]
+    for template in pods.values():
+        assert template["spec"]["restartPolicy"] == "Never"
+        (volume,) = template["spec"]["volumes"]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        (container,) = template["spec"]["containers"]
+        assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/results"}]
+        assert container["image"] == "REGISTRY/ticket-search:1"
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_kuberays_workers_come_and_go_on_spot_nodes(kuberay):
+    job, _, pods = kuberay
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"]
+    assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] >= 60
+    assert {group["minReplicas"] for group in cluster["workerGroupSpecs"]} == {0}
+    assert all(1 <= group["maxReplicas"] <= 8 for group in cluster["workerGroupSpecs"])
+    head = pods.pop("head")["spec"]
+    assert "nodeSelector" not in head
+    assert "tolerations" not in head
+    ((term,),) = [
+        found["matchExpressions"]
+        for found in head["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+            "nodeSelectorTerms"
+        ]
+    ]
+    for template in pods.values():
+        assert list(template["spec"]["nodeSelector"]) == [term["key"]]
+        assert term["operator"] == "DoesNotExist"
+    gpus = {
+        name: pod["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for name, pod in pods.items()
+    }
+    assert gpus == {"cpu": None, "gpu": "1"}
+
+
+def test_the_slurm_script_has_no_flaw_that_can_be_seen():
+    assert SLURM.stat().st_mode & stat.S_IXUSR
+    subprocess.run(["bash", "-n", SLURM], check=True)
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    found = subprocess.run(["shellcheck", SLURM], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def test_slurm_is_asked_for_whole_nodes_a_warning_and_another_try():
+    asked = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", SLURM.read_text(), re.MULTILINE)
+    asked = dict(asked)
+    assert asked["ntasks-per-node"] == "1"
+    assert asked["signal"].startswith("B:USR1@")
+    assert {"requeue", "exclusive"} <= set(asked)
+
+
+# `srun` runs the task once, on this machine, and then waits for a node that does not end; `ray symmetric-run` runs what
+# stands behind `--`; both note what they are told.
+_STUBS = {
+    "srun": 'printf "%s\\n" "$@" > "$SAID/srun"; while [ "$1" != bash ]; do shift; done; "$@"; exec sleep 100',
+    "ray": 'printf "%s\\n" "$@" > "$SAID/ray"; env > "$SAID/env"; [ -z "${NO_RAY:-}" ] || exit 0\n'
+    'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    "ticket-search": 'printf "%s\\n" "$@" > "$SAID/arguments"; exec python -c "$SEARCH"',
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """What starts the script as Slurm would, with the stubs first on the path; and what they were told."""
+    folders = {name: tmp_path / name for name in ("bin", "said", "home")}
+    for folder in folders.values():
+        folder.mkdir()
+    for name, body in _STUBS.items():
+        (folders["bin"] / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folders["bin"] / name).chmod(0o755)
+    token = folders["home"] / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("0" * 64)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_"))}
+    env = inherited | {
+        "PATH": os.pathsep.join([str(folders["bin"]), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "HOME": str(folders["home"]),
+        "SAID": str(folders["said"]),
+        "SEARCH": "",
+        # One's own, since it names a folder in /tmp.
+        "SLURM_JOB_ID": str(10_000_000 + os.getpid()),
+        "SLURM_JOB_NUM_NODES": "3",
+        "SLURM_CPUS_ON_NODE": "64",
+        "SLURM_CPUS_PER_TASK": "6",
+        "SLURM_GPUS_ON_NODE": "2",
+    }
+
+    class Job:
+        said = folders["said"]
+
+        def start(self, *arguments, **changed):
+            changed = {name: value for name, value in (env | changed).items() if value is not None}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            return subprocess.Popen(["bash", SLURM, *arguments], env=changed, **pipes)
+
+        def run(self, *arguments, **changed):
+            process = self.start(*arguments, **changed)
+            _, errors = process.communicate(timeout=60)
+            return process.returncode, errors
+
+        def told(self, name):
+            return (self.said / name).read_text().splitlines()
+
+    Job.token = token
+    Job.id = int(env["SLURM_JOB_ID"])
+    return Job()
+
+
+def test_on_slurm_arguments_arrive_whole_and_ray_is_told_what_there_is(job):
+    arguments = [
+        "run",
+        "my space.yaml",
+        "--set",
+        "space.rewind_iteration=[0, 20]",
+        "--output",
+        "/shared/a run",
+        "$HOME",
+        "--",
+    ]
+    assert job.run(*arguments) == (0, "")
+    assert job.told("arguments") == arguments
+    told = job.told("ray")
+    assert told[0] == "symmetric-run"
+    assert told[told.index("--min-nodes") + 1] == "3"
+    assert {"--num-cpus=6", "--num-gpus=2", "--dashboard-host=127.0.0.1"} < set(told)
+    assert {"--ntasks-per-node=1", "--cpus-per-task=6"} < set(job.told("srun"))
+    env = dict(line.split("=", 1) for line in job.told("env") if "=" in line)
+    address = told[told.index("--address") + 1]
+    assert address.endswith(f":{20000 + job.id % 10000}")
+    # Ray takes it from there for the search, and nobody else's.
+    assert (env["RAY_ADDRESS"], env["RAY_AUTH_MODE"]) == (address, "token")
+    assert env["RAY_TMPDIR"] == f"/tmp/ray_{job.id}_0"
+    assert not Path(env["RAY_TMPDIR"]).exists()
+
+
+def test_on_slurm_without_a_count_of_cpus_or_gpus_all_cpus_are_used(job):
+    assert job.run("status", "x", SLURM_CPUS_PER_TASK=None, SLURM_GPUS_ON_NODE=None)[0] == 0
+    assert {"--num-cpus=64", "--num-gpus=0"} < set(job.told("ray"))
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 130])
+def test_on_slurm_the_exit_code_is_that_of_the_search(job, code):
+    assert job.run("run", "digits", SEARCH=f"raise SystemExit({code})")[0] == code
+
+
+def test_on_slurm_a_ray_that_did_not_start_is_no_success(job):
+    code, errors = job.run("run", "digits", NO_RAY="1")
+    assert code == 1
+    assert "the search was not started" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_on_slurm_the_search_is_told_that_the_time_is_over(job, number):
+    search = (
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(130))\n"
+        "pathlib.Path(os.environ['SAID'], 'runs').touch()\n"
+        "time.sleep(50)\n"
+    )
+    process = job.start("run", "digits", SEARCH=search)
+    while not (job.said / "runs").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("changed", "arguments", "said"),
+    [
+        ({}, ("run", "digits"), "no token in {token}; make one: ray get-auth-token --generate"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, (), "give the arguments of ticket-search"),
+        ({"RAY_AUTH_TOKEN": "0" * 64, "SLURM_JOB_ID": None}, ("run", "digits"), "start it with sbatch"),
+        ({"RAY_AUTH_TOKEN": "0" * 64, "PATH": "/usr/bin:/bin"}, ("run", "digits"), "ray is not on the path"),
+    ],
+)
+def test_on_slurm_what_is_missing_is_one_message(job, changed, arguments, said):
+    job.token.unlink()
+    code, errors = job.run(*arguments, **changed)
+    assert code == 2
+    assert said.format(token=job.token) in errors
+    assert len(errors.splitlines()) == 1
+    assert not (job.said / "srun").exists()
