@@ -1,7 +1,8 @@
 """What a second worker is worth: the same search with one trajectory at a time and with two, in turn.
 
 Each run is the whole command in a fresh directory, from its start to its end, Ray's included. The searches are a random
-draw of the digits' space without early stopping, so both train the same levels.
+draw of the digits' space without early stopping, so both train the same levels. The trajectories of a seed share its
+dense network.
 
     python benchmarks/two_workers.py               # half an hour on two cores that have nothing else to do
 """
@@ -21,7 +22,7 @@ from ticket_search import load_results
 SETTINGS = {
     "search.sampler": "random",
     "search.early_stopping": "null",
-    "trajectory.max_levels": 8,
+    "trajectory.max_levels": 3,
     "resources.cpus": 1,
 }
 
@@ -34,7 +35,7 @@ def run(trials: int, iterations: int, workers: int) -> tuple[float, int]:
         command = [sys.executable, "-m", "ticket_search.cli", "run", "digits", "--trials", str(trials)]
         command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         started = time.perf_counter()
-        subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "--output", str(output)], check=True, capture_output=True)
         wall = time.perf_counter() - started
         return wall, int((~load_results(output).levels["reused"]).sum())
 
@@ -42,12 +43,12 @@ def run(trials: int, iterations: int, workers: int) -> tuple[float, int]:
 def main() -> None:
     """Run it and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--iterations", type=int, default=1200)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     print(describe("ray", "torch"))
-    print(f"{arguments.trials} trajectories of 9 levels of {arguments.iterations} iterations on the digits")
+    print(f"{arguments.trials} trajectories of 4 levels of {arguments.iterations} iterations on the digits")
     ratios = []
     for _ in range(arguments.repeats):
         walls, levels = zip(*(run(arguments.trials, arguments.iterations, workers) for workers in (1, 2)), strict=True)

@@ -60,7 +60,7 @@ done
 address=$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127\./ {print $1}' | sed -n 1p)
 address=${address:-$(hostname -I | awk '{print $1}')}
 address=${address:-127.0.0.1}
-JOB=$(mktemp -d)
+JOB=$(mktemp -d /tmp/ticket_search.XXXXXX)  # of this node: a TMPDIR may be one that all nodes see
 trap 'rm -rf "$JOB"' EXIT
 CPUS=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
 # Another port and folder for each job, and for each time that it starts: below Linux's own ports, above those of Ray.

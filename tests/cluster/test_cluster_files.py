@@ -66,10 +66,24 @@ def test_what_is_sent_is_there_and_holds_no_data_results_or_secrets(name):
     assert all((ROOT / source).exists() for source in sent)
     # Ray hashes all that it sends, so the repository as a whole, with its virtual environment, takes minutes.
     assert not {"data", "runs", ".", "./", ".git", ".venv", "tests"} & set(sent)
-    assert {"**/data", "**/runs", "**/__pycache__"} <= set(config["rsync_exclude"])
+    assert config["rsync_exclude"] == ["**/__pycache__"]  # the package has a folder data/ of its own
     # What the installation on the machines reads.
     targets = {target.removeprefix("~/ticket-search/") for target in config["file_mounts"]}
     assert {"ticket_search", "search_spaces", "pyproject.toml", "constraints.txt", "Makefile", "README.md"} <= targets
+
+
+@pytest.mark.skipif(not (shutil.which("rsync") and (ROOT / ".git").exists()), reason="needs rsync, and a clone")
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_what_arrives_is_all_that_is_in_the_repository(name, tmp_path):
+    config = launched(name)
+    excludes = [f"--exclude={pattern}" for pattern in config["rsync_exclude"]]
+    folders = [source for source in config["file_mounts"].values() if (ROOT / source).is_dir()]
+    for source in folders:
+        subprocess.run(["rsync", "-a", *excludes, f"{ROOT / source}/", f"{tmp_path / source}/"], check=True)
+    listed = ["git", "ls-files", *folders]
+    tracked = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert "ticket_search/data/digits.npz" in tracked
+    assert [file for file in tracked if not (tmp_path / file).exists()] == []
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)

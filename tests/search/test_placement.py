@@ -134,8 +134,9 @@ class TestNodeTypes:
         )
         self.nodes(2, "cpu")
         assert node_types() == [
-            NodeType(name="gpu", resources=GPU_NODE, most=8),
+            NodeType(name="gpu", resources=GPU_NODE, most=7),  # of nine in all, two are there
             NodeType(name="cpu", resources=LAPTOP, most=7),
+            NodeType(name="none", resources=LAPTOP, most=0),
         ]
 
     def test_of_machines_that_are_a_list_those_that_have_not_joined(self):
@@ -144,12 +145,20 @@ class TestNodeTypes:
         )
         assert node_types() == [NodeType(name="local", resources={}, most=3)]
         self.nodes(4)
-        assert node_types() == []
+        assert node_types() == [NodeType(name="local", resources={}, most=0)]
+        with pytest.raises(SpecError, match="no node has"):
+            check(resources(cpus=1, gpus=1), [LAPTOP], node_types())
 
     @pytest.mark.parametrize("text", [None, "", "[", "a: b", "available_node_types: 3"])
     def test_a_cluster_started_by_hand_has_none(self, text):
         if text is not None:
             self.launched.write_text(text)
+        assert node_types() == []
+
+    def test_a_slurm_job_believes_no_file_of_the_home(self):
+        self.launched.write_text("max_workers: 9\nhead_node_type: a\navailable_node_types: {b: {resources: {CPU: 9}}}")
+        assert node_types() != []
+        self.patch.setenv("SLURM_JOB_ID", "7")
         assert node_types() == []
 
     def test_on_kubernetes_it_is_not_known(self):
@@ -188,6 +197,13 @@ class TestSlots:
         assert slots.count() == 12
         self.there, self.may_come = [HEAD, LAPTOP, LAPTOP, LAPTOP], []
         assert slots.count() == 13
+
+    def test_machines_with_gpus_are_not_called_for_where_none_is_asked_for(self):
+        full, gpus = NodeType(name="cpu", resources=LAPTOP, most=0), NodeType(name="gpu", resources=GPU_NODE, most=5)
+        self.there, self.may_come = [HEAD, LAPTOP], [full, gpus]
+        assert Slots(resources(cpus=2), None).count() == 4
+        self.may_come = [gpus]
+        assert Slots(resources(cpus=2), None).count() == 8
 
     def test_what_was_waited_for_in_vain_ends_it_and_nodes_that_were_lost_do_not(self):
         self.may_come = [NodeType(name="not joined yet", resources={}, most=1)]

@@ -80,11 +80,24 @@ def test_another_searchs_directory_is_left_as_it_is(source, tmp_path, spec):
     assert sorted(path.name for path in other.rglob("*")) == before
 
 
+def test_an_older_run_is_told_by_its_search(source, tmp_path):
+    name, folder = source
+    folder.remove("run.json")
+    pull(name, tmp_path / "copy")
+    assert pull(name, tmp_path / "copy").files == 0
+
+
 def test_what_is_no_run_directory_is_said_and_nothing_is_made(source, tmp_path):
     name, _ = source
     place, mark, options = name.rstrip("/").partition("?")
-    with pytest.raises((RunDirectoryError, StorageError), match="not a run directory"):
+    with pytest.raises(
+        (RunDirectoryError, StorageError), match=r"not a run directory|cannot be read: rsync: .*No such"
+    ):
         pull(f"{place}_absent{mark}{options}", tmp_path / "copy")
+    (tmp_path / "elsewhere").mkdir()
+    absent = str(tmp_path / "elsewhere") if mark or "@" not in name else f"somebody@head:{tmp_path / 'elsewhere'}"
+    with pytest.raises(RunDirectoryError, match=r"is not a run directory: it has no search\.yaml"):
+        pull(absent, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 

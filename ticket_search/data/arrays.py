@@ -70,6 +70,16 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
         SpecError: a user's function that cannot be imported.
     """
     arrays = READERS.get(spec.name, _user)(spec, data_dir)
+    check_fits(spec, arrays)
+    return arrays
+
+
+def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
+    """Refuse a split or a normalisation that does not go with what was read.
+
+    Raises:
+        DataError: quotes what does not fit, and says what would.
+    """
     images = len(arrays.train_images)
     if spec.validation >= images:
         raise DataError(
@@ -82,7 +92,6 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
             f"dataset.normalize: mean {list(spec.normalize.mean)} and std {list(spec.normalize.std)} do not fit the "
             f"{channels} channels of {spec.name!r}; give one of each per channel"
         )
-    return arrays
 
 
 def _digits(_spec: DatasetSpec, _data_dir: Path) -> Arrays:

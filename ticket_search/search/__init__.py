@@ -15,7 +15,7 @@ _QUIET = {
     # Snapshots of Ray's own state: the record of suggestions and the tables are the authority.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     # Tune would have one trial waiting for its actor at a time, and give it the actor of the first that ends: with
-    # short trajectories most of a cluster would never be used. `_Suggest` limits how many there are.
+    # short trajectories most of a cluster would never be used. `placement.Slots` limits how many there are.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     # Payloads of our own type stand in a result; Tune would look through all of it for its metric.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",

@@ -20,6 +20,8 @@ from ticket_search.spec.search import SearchSpec
 #: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
 _OBJECT_STORE_BYTES = 256 * 1024**2
 _WATCH_SECONDS = 1.0
+#: For a node to start a process and look at its storage.
+_ANSWER_SECONDS = 180.0
 
 T = TypeVar("T")
 
@@ -50,7 +52,10 @@ def connect(address: str | None, *, room: int = 0) -> Iterator[None]:
             with _on_loopback():
                 # Without "local", Ray would join whatever cluster happens to run on this machine.
                 room += _OBJECT_STORE_BYTES
-                ray.init("local", include_dashboard=False, object_store_memory=room, **common)
+                try:
+                    ray.init("local", include_dashboard=False, object_store_memory=room, **common)
+                except ValueError as error:
+                    raise SpecError(f"Ray cannot set {room / 1e9:.1f} GB aside for the data sets: {error}") from error
     try:
         yield
     finally:
@@ -192,6 +197,10 @@ def on_each_other_node(function: Callable[..., None], arguments: tuple[Any, ...]
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             remote = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
             calls[remote.remote(*arguments)] = node["NodeManagerAddress"]
+    _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=_ANSWER_SECONDS) if calls else ([], [])
+    if silent:
+        nodes = ", ".join(calls[call] for call in silent)
+        raise SpecError(f"no answer from {nodes} within {_ANSWER_SECONDS:.0f} s; does the storage hang there?")
     for call, address in calls.items():
         try:
             ray.get(call)

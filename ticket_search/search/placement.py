@@ -33,7 +33,7 @@ class NodeType:
     Attributes:
         name: of the type.
         resources: of each; empty where it is known only once such a node is there.
-        most: how many more there may be.
+        most: how many more there may be; 0 where there are all of them.
     """
 
     name: str
@@ -81,8 +81,13 @@ def _to_call_for(resources: ResourcesSpec, fitting: int, types: list[NodeType] |
     No more than could be placed: what waits was suggested without knowing how those that run will end. Where it is not
     known what may be started, one.
     """
-    could = sum(kind.most * fitting_on(resources, kind.resources) for kind in types or [])
-    return max(1, min(fitting, could))
+    able = [kind for kind in types or [] if fitting_on(resources, kind.resources)]
+    # Ray would start machines with GPUs, too, for what needs none.
+    able = [kind for kind in able if resources.gpus or not kind.resources.get("GPU")] or able
+    if not able:
+        return 1
+    could = sum(kind.most * fitting_on(resources, kind.resources) for kind in able)
+    return min(max(1, fitting), could)
 
 
 def plan(spec: SearchSpec) -> list[str]:
@@ -114,10 +119,11 @@ def check(resources: ResourcesSpec, nodes: list[Resources], types: list[NodeType
     """
     if any(fitting_on(resources, node) for node in nodes) or types is None:
         return
-    if any(not kind.resources or fitting_on(resources, kind.resources) for kind in types):
+    left = [kind for kind in types if kind.most]
+    if any(not kind.resources or fitting_on(resources, kind.resources) for kind in left):
         return
     there = "; ".join(f"{_times(count)} {what}" for what, count in Counter(map(_has, nodes)).items())
-    may_come = "; ".join(f"up to {kind.most} more {kind.name} with {_has(kind.resources)}" for kind in types)
+    may_come = "; ".join(f"up to {kind.most} more {kind.name} with {_has(kind.resources)}" for kind in left)
     there += f", and an autoscaler may start {may_come}" if may_come else ""
     wanted = f"{_of(resources.cpus, 'CPU')} and {_of(resources.gpus, 'GPU')}"
     raise SpecError(f"resources: no node has {wanted} for a trajectory; there are {there}")
@@ -136,6 +142,8 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
     for (what, fits), count in Counter((_has(node), fitting_on(resources, node)) for node in nodes).items():
         lines.append(f"  {_times(count)} {what}: {fits}{' each' if count > 1 else ''}")
     for kind in types or []:
+        if not kind.most:
+            continue
         each = f"{fitting_on(resources, kind.resources)} each" if kind.resources else "seen once they are there"
         lines.append(f"  up to {kind.most} more {kind.name} of {_has(kind.resources)}, which may be started: {each}")
     if not fitting:
@@ -145,7 +153,7 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
 
 def node_types() -> list[NodeType] | None:
     """The nodes that may be started besides those there are; None where that cannot be known, as on Kubernetes."""
-    if own_processes():
+    if own_processes() or "SLURM_JOB_ID" in os.environ:  # there no autoscaler runs, whatever file a home shares
         return []
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         return None
@@ -158,12 +166,16 @@ def node_types() -> list[NodeType] | None:
     there = Counter(node["Labels"].get(_TYPE_LABEL) for node in _alive())
     if len(kinds) == 1:  # a list of machines: the head is one of them, and the others have no label
         there = Counter({head: len(_alive()) - 1})
-    found = [
-        NodeType(name=name, resources=kind.get("resources") or {}, most=kind.get("max_workers", most) - there[name])
+    left = max(0, most - (len(_alive()) - 1))
+    return [
+        NodeType(
+            name=name,
+            resources=kind.get("resources") or {},
+            most=max(0, min(left, kind.get("max_workers", most) - there[name])),
+        )
         for name, kind in kinds
         if len(kinds) == 1 or name != head
     ]
-    return [kind for kind in found if kind.most > 0]
 
 
 def fitting_on(resources: ResourcesSpec, node: Resources) -> int:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ticket_search.data import Arrays, read_arrays
+from ticket_search.data import Arrays, check_fits, read_arrays
 from ticket_search.errors import DataError, SpecError
 from ticket_search.search.disk import NetworkSize
 from ticket_search.search.job import data_path
@@ -67,7 +67,10 @@ def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None]
     for trajectory in _points(spec):
         dataset = trajectory.dataset
         if dataset not in shapes:
-            arrays = data[dataset.source] = _read(spec, dataset, local)
+            if dataset.source not in data:
+                data[dataset.source] = _read(spec, dataset, local)
+            arrays = data[dataset.source]
+            check_fits(dataset, arrays)
             channels, height, width = arrays.train_images.shape[1:]
             train_images = len(arrays.train_labels) - dataset.validation
             shapes[dataset] = train_images, (channels, height, width), arrays.classes

@@ -56,9 +56,13 @@ def _check(copy: LocalFolder, original: Folder, source: str) -> None:
     """Refuse a directory that is not a copy of that search."""
     if not copy.path.exists() or (copy.path.is_dir() and not any(copy.path.iterdir())):
         return
-    there = read_run(copy)
-    if not copy.path.is_dir() or there is None or there != read_run(original):
+    if not (copy.path.is_dir() and _identity(copy) == _identity(original)):
         raise RunDirectoryError(f"{str(copy)!r} is not empty and no copy of {source!r}; give another directory")
+
+
+def _identity(folder: Folder) -> object:
+    """What tells a run directory from others; of one without `run.json`, the search itself."""
+    return read_run(folder) or folder.read(SPEC_FILE)
 
 
 def _from_folder(folder: Folder, directory: Path) -> Pulled:
@@ -89,25 +93,27 @@ def _results(folder: Folder) -> Iterator[File]:
 def _from_host(source: str, directory: Path) -> Pulled:
     with tempfile.TemporaryDirectory() as scratch:
         # Two small files first: they tell whether this is the search that the directory is a copy of.
-        _rsync(f"{source}/{SPEC_FILE}", scratch, f"{source!r} cannot be read, or is not a run directory")
-        _rsync(f"{source}/{RUN_FILE}", scratch, f"{source!r} cannot be read")
-        _check(LocalFolder(directory), LocalFolder(Path(scratch)), source)
+        _rsync(f"{source}/", scratch, source, f"--include=/{SPEC_FILE}", f"--include=/{RUN_FILE}", "--exclude=*")
+        original = LocalFolder(Path(scratch))
+        if original.read(SPEC_FILE) is None:
+            raise RunDirectoryError(f"{source!r} is not a run directory: it has no {SPEC_FILE}")
+        _check(LocalFolder(directory), original, source)
     directory.mkdir(parents=True, exist_ok=True)
     left_behind = [f"--exclude={name}/" for name in _LEFT_BEHIND] + ["--exclude=.*.partial"]
-    said = _rsync(f"{source}/", str(directory), f"{source!r} cannot be read", *left_behind, "--out-format=%i %l")
+    said = _rsync(f"{source}/", str(directory), source, *left_behind, "--out-format=%i %l")
     sizes = [int(line.split()[1]) for line in said.splitlines() if line.startswith(">f")]
     there = len(LocalFolder(directory).files(recursive=True))
     return Pulled(files=len(sizes), size=sum(sizes), unchanged=there - len(sizes))
 
 
-def _rsync(source: str, target: str, failed: str, *options: str) -> str:
-    command = ["rsync", "-a", "-s", *options, source, target]
+def _rsync(place: str, target: str, source: str, *options: str) -> str:
+    command = ["rsync", "-a", "-s", *options, place, target]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})  # noqa: S603
     except FileNotFoundError:
-        raise StorageError(f"{failed}: rsync is not installed here; it is needed for user@host:path") from None
+        raise StorageError(f"{source!r} cannot be read: that takes rsync, which is not installed here") from None
     # 24: a file was replaced by another while it was copied.
     if said.returncode not in (0, 24):
         lines = [line for line in said.stderr.splitlines() if line.strip()] or [f"exit code {said.returncode}"]
-        raise StorageError(f"{failed}: {lines[0]}")
+        raise StorageError(f"{source!r} cannot be read: {lines[0]}")
     return said.stdout

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.search import disk, preflight
@@ -17,7 +18,7 @@ from ticket_search.search.run_directory import (
     remove,
 )
 from ticket_search.search.search import Listener, Progress, Search
-from ticket_search.search.shared_storage import check_shared
+from ticket_search.search.shared_storage import check_shared, note_of, notes_folder
 from ticket_search.search.store_use import register
 from ticket_search.spec.search import SearchSpec
 from ticket_search.storage.folder import Folder, Location, impatient, open_folder
@@ -63,7 +64,7 @@ def run_search(
     from ticket_search.search.on_ray import run_on_ray
     from ticket_search.search.placement import plan
 
-    missing = missing_folders(folder)
+    missing = [*missing_folders(store), *missing_folders(folder)]
     with hold(folder, spec, say) as held, ExitStack() as stack:
         try:
             for change in _changes(held, spec):
@@ -89,7 +90,7 @@ def run_search(
                 say(disk.describe(spec, disk.estimate(spec, checked.sizes), store))
         except SpecError:
             if held.is_new:
-                remove(folder, missing)
+                _withdraw(store, folder, held, missing)
             raise
         try:
             run_on_ray(search, folder, held.run.run_id, data=data)
@@ -102,6 +103,15 @@ def run_search(
                 search.flush()
             raise
         return search.progress
+
+
+def _withdraw(store: Folder, folder: Folder, held: Hold, made: list[Path]) -> None:
+    """Leave nothing behind of a search that was not begun, in its directory or in a store of others'."""
+    store.remove(note_of(folder, held.run.run_id))
+    remove(folder, [])
+    for path in sorted({*made, *notes_folder(store)}, key=lambda path: len(path.parts), reverse=True):
+        with suppress(OSError):  # others use it by now
+            path.rmdir()
 
 
 def dry_run(spec: SearchSpec, run_dir: Location, *, address: str | None = None, say: Say) -> None:

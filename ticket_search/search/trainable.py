@@ -14,7 +14,7 @@ from ticket_search.errors import Diverged, StorageError
 from ticket_search.search.job import JOB, REPORT, Job
 from ticket_search.search.run_directory import is_stop_requested
 from ticket_search.search.search import EndReport, HaltReport, LevelReport, NotStarted
-from ticket_search.search.shared_storage import check_shared
+from ticket_search.search.shared_storage import check_shared_once
 from ticket_search.spec.base import validate
 from ticket_search.spec.identity import trajectory_id
 from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
@@ -58,7 +58,7 @@ def run_job(job: Job) -> Iterator[Report]:
     """Run a trajectory; whatever happens, the last report says how it ended."""
     try:
         if job.run_id:  # this node may have joined after the search was begun
-            check_shared(job.store, job.run_dir, job.run_id)
+            check_shared_once(job.store, job.run_dir, job.run_id)
         if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
             yield NotStarted()
             return

@@ -1,0 +1,91 @@
+"""How many finished levels a second one driver can take in, record and answer.
+
+As in driver.py every part is the real one but the training: a level sleeps. As many trajectories run side by side as
+--workers says; all of them sleep for a shorter time in each phase, until the driver, or what shares its machine,
+does not keep up. The rates are those of levels that the driver has put into its tables and answered.
+
+    python benchmarks/ceiling.py                   # four minutes on two cores
+"""
+
+import argparse
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+from driver import _report, make_space
+from machine import describe
+
+from ticket_search.search.connection import connect
+from ticket_search.search.job import Job
+from ticket_search.search.on_ray import run_on_ray
+from ticket_search.search.search import EndReport, Search
+from ticket_search.search.trainable import Report, TrajectoryTrainable
+from ticket_search.spec.base import validate
+from ticket_search.spec.identity import trajectory_id
+from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.storage.folder import open_folder
+
+#: Seconds that a level sleeps, in each phase.
+SLEEPS = (1.0, 0.5, 0.375, 0.3, 0.25, 0.2)
+
+
+def scripted(job: Job, begin: float, phase: float) -> Iterator[Report]:
+    """Levels without end, of one compression, until the phases are over."""
+    name = trajectory_id(validate(TrajectorySpec, job.trajectory))
+    level = 0
+    while (now := time.time() - begin) < phase * len(SLEEPS):
+        time.sleep(SLEEPS[max(0, int(now // phase))])
+        report = _report(job, name, 0, 0.97)
+        for row in (report.level, *report.curve, *report.layers):
+            row["level"] = level
+        report.level["level_key"] = f"{name}{level:016}"
+        yield report
+        level += 1
+    yield EndReport(status="completed")
+
+
+def main() -> None:
+    """Run it and print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=30)
+    parser.add_argument("--warmup", type=float, default=90.0, help="seconds for the workers to start in")
+    parser.add_argument("--phase", type=float, default=25.0, help="seconds")
+    arguments = parser.parse_args()
+    begin, phase = time.time() + arguments.warmup, arguments.phase
+
+    class Scripted(TrajectoryTrainable):
+        def reports(self, job: Job) -> Iterator[Report]:
+            return scripted(job, begin, phase)
+
+    print(describe("ray", "optuna", "pyarrow"))
+    print(f"{arguments.workers} trajectories side by side, phases of {phase:.0f} s")
+    print("  asked for  came to   driver   machine")
+    process = psutil.Process()
+    with tempfile.TemporaryDirectory() as scratch, connect(None):
+        import ray
+
+        cpus = int(ray.cluster_resources()["CPU"])
+        search = Search(make_space("random", arguments.workers, arguments.workers, cpus), open_folder(scratch))
+
+        def measure() -> None:
+            time.sleep(max(0.0, begin - time.time()))
+            for sleep in SLEEPS:
+                time.sleep(0.2 * phase)  # until all levels of the phase before have ended
+                levels, busy, started = search.progress.levels, sum(process.cpu_times()[:2]), time.perf_counter()
+                psutil.cpu_percent()
+                time.sleep(0.75 * phase)
+                took = time.perf_counter() - started
+                rate, share = (search.progress.levels - levels) / took, (sum(process.cpu_times()[:2]) - busy) / took
+                line = f"{arguments.workers / sleep:>8.0f}/s {rate:>7.1f}/s {share:>7.0%} {psutil.cpu_percent():>8.0f}%"
+                print(f"{line}   ({search.progress.counts['running']} running)", flush=True)
+                time.sleep(max(0.0, 0.05 * phase))
+
+        threading.Thread(target=measure, daemon=True).start()
+        run_on_ray(search, open_folder(scratch), trainable=Scripted)
+        search.flush()
+
+
+if __name__ == "__main__":
+    main()
