@@ -15,7 +15,6 @@ SETTINGS = {
     "search.sampler": "random",
     "search.early_stopping": "null",
     "search.checkpoint_seconds": 1,
-    "training.iterations": 1500,
     "training.evaluate_every": 100,
     "trajectory.max_levels": 3,
 }
@@ -53,7 +52,8 @@ def assert_whole(output):
 def test_hosts_are_cut_off_killed_and_added():
     with cluster_of(3, listed=4) as cluster:
         output = cluster.shared / "run"
-        running = cluster.start_to_submit(*SEARCH, "--output", str(output))
+        # Levels long enough that one host is not done with all of them before another has joined.
+        running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=6000", "--output", str(output))
         wait_until(lambda: all(finished_on(output)[f"tshost{n}"] for n in (1, 2, 3)), running)
         cluster.hosts.cut_off(2)
         cluster.hosts.kill(3)
@@ -67,7 +67,7 @@ def test_hosts_are_cut_off_killed_and_added():
 def test_the_head_is_lost_and_another_cluster_goes_on():
     with cluster_of(2) as cluster:
         output = cluster.shared / "run"
-        running = cluster.start_to_submit(*SEARCH, "--output", str(output))
+        running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=1500", "--output", str(output))
         wait_until(lambda: all(finished_on(output)[f"tshost{n}"] for n in (1, 2)), running)
         cluster.hosts.kill(1)
         running.communicate(timeout=120)
