@@ -47,7 +47,7 @@ class Cluster:
             text = text.replace(place, value)
         self.file.write_text(text)
 
-    def ray(self, *arguments, timeout=240, **environment):
+    def ray(self, *arguments, timeout=600, **environment):
         """What a command of Ray's comes to on the user's machine."""
         return subprocess.run(
             ["ray", *map(str, arguments)],

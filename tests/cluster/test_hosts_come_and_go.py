@@ -59,7 +59,7 @@ def test_hosts_are_cut_off_killed_and_added():
         cluster.hosts.kill(3)
         cluster.hosts.start(4)
         wait_until(lambda: finished_on(output)["tshost4"], running)
-        said = running.communicate(timeout=400)[0]
+        said = running.communicate(timeout=600)[0]
         assert running.returncode == 0, said
         assert_whole(output)
 
