@@ -35,7 +35,7 @@ types: $(VENV)/.installed
 
 smoke: $(VENV)/.installed  ## a very small search, under a minute
 	$(BIN)/ticket-search run digits --output "$$(mktemp -d)/smoke" --trials 3 \
-		--set training.iterations=40 --set trajectory.max_levels=2 --set 'space.rewind_iteration=[0, 20]'
+		--set training.iterations=40 --set pruning.max_levels=2 --set 'space.rewind_iteration=[0, 20]'
 
 clean:
 	rm -rf $(VENV) build runs/demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

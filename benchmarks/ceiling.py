@@ -17,14 +17,14 @@ import psutil
 from driver import _report, make_space
 from machine import describe
 
-from ticket_search.search.connection import connect
-from ticket_search.search.job import Job
-from ticket_search.search.on_ray import run_on_ray
-from ticket_search.search.search import EndReport, Search
-from ticket_search.search.trainable import Report, TrajectoryTrainable
-from ticket_search.spec.base import validate
-from ticket_search.spec.identity import trajectory_id
-from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.config.base import validate
+from ticket_search.config.identity import trajectory_id
+from ticket_search.config.trajectory import TrajectorySpec
+from ticket_search.engines.job import Job
+from ticket_search.engines.ray.connection import connect
+from ticket_search.engines.ray.trainable import Report, TrajectoryTrainable
+from ticket_search.engines.ray.tune_hooks import run_on_ray
+from ticket_search.search.driver import EndReport, SearchDriver
 from ticket_search.storage.folder import open_folder
 
 #: Seconds that a level sleeps, in each phase.
@@ -67,7 +67,7 @@ def main() -> None:
         import ray
 
         cpus = int(ray.cluster_resources()["CPU"])
-        search = Search(make_space("random", arguments.workers, arguments.workers, cpus), open_folder(scratch))
+        search = SearchDriver(make_space("random", arguments.workers, arguments.workers, cpus), open_folder(scratch))
 
         def measure() -> None:
             time.sleep(max(0.0, begin - time.time()))

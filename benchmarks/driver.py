@@ -18,15 +18,15 @@ import psutil
 from machine import describe
 
 from ticket_search import load_results
-from ticket_search.search.connection import connect
-from ticket_search.search.job import Job
-from ticket_search.search.on_ray import run_on_ray
-from ticket_search.search.search import EndReport, LevelReport, Search
-from ticket_search.search.trainable import Report, TrajectoryTrainable
-from ticket_search.spec.base import validate
-from ticket_search.spec.identity import trajectory_id
-from ticket_search.spec.search import SearchSpec
-from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.config.base import validate
+from ticket_search.config.identity import trajectory_id
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.trajectory import TrajectorySpec
+from ticket_search.engines.job import Job
+from ticket_search.engines.ray.connection import connect
+from ticket_search.engines.ray.trainable import Report, TrajectoryTrainable
+from ticket_search.engines.ray.tune_hooks import run_on_ray
+from ticket_search.search.driver import EndReport, LevelReport, SearchDriver
 from ticket_search.storage.folder import open_folder
 
 POINTS, LAYERS = 10, 3
@@ -134,7 +134,7 @@ def main() -> None:
                 samples.append((done, time.perf_counter() - started, process.memory_info().rss / 1e6))
                 print(f"{done:>7} trajectories {samples[-1][1]:>8.1f} s {samples[-1][2]:>7.0f} MB", flush=True)
 
-        search = Search(spec, run_dir, note)
+        search = SearchDriver(spec, run_dir, note)
         started, busy = time.perf_counter(), process.cpu_times()
         run_on_ray(search, run_dir, trainable=Scripted)
         search.flush()
@@ -147,7 +147,7 @@ def main() -> None:
         print(f"memory of the driver: {slope:.1f} kB a trajectory over the second half")
         for name, read in {
             "reading the tables": load_results,
-            "taking the search up again": lambda _: Search(spec, run_dir),
+            "taking the search up again": lambda _: SearchDriver(spec, run_dir),
         }.items():
             before = time.perf_counter()
             found = read(scratch)

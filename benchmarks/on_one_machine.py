@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ticket_search.config.identity import trajectory_id
+from ticket_search.config.loading import load_search
+from ticket_search.config.search import SearchSpec, dotted
+from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.errors import Diverged
 from ticket_search.results.schema import column
 from ticket_search.results.tables import Tables
-from ticket_search.spec.identity import trajectory_id
-from ticket_search.spec.loading import load_search
-from ticket_search.spec.search import SearchSpec, dotted
-from ticket_search.spec.trajectory import TrajectorySpec
 
 Rows = dict[str, Any]
 
@@ -86,7 +86,7 @@ def main() -> None:
     (output / "search.yaml").write_text(search.to_yaml())
     tables = Tables(output, search.space)
     todo = points(search)
-    rewinds = sorted({spec.trajectory.rewind_iteration for _, spec in todo})
+    rewinds = sorted({spec.pruning.rewind_iteration for _, spec in todo})
     context = mp.get_context("spawn")
     tasks, results = context.Queue(), context.Queue()
     for number, (_, spec) in enumerate(todo):

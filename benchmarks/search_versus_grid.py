@@ -19,10 +19,10 @@ import pandas as pd
 from machine import describe
 
 from ticket_search import load_results
+from ticket_search.config.loading import load_search
+from ticket_search.engines.ray.connection import connect
+from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
-from ticket_search.search.connection import connect
-from ticket_search.search.run import run_search
-from ticket_search.spec.loading import load_search
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "digits.yaml"
 GRID = ("space.pruning_rate=[0.2, 0.3, 0.4, 0.5]",)

@@ -22,7 +22,7 @@ from ticket_search import load_results
 SETTINGS = {
     "search.sampler": "random",
     "search.early_stopping": "null",
-    "trajectory.max_levels": 3,
+    "pruning.max_levels": 3,
     "resources.cpus": 1,
 }
 

@@ -42,7 +42,7 @@ name: ballistic
 dataset: {name: digits, validation: 300}
 model: {name: lenet_100}
 training: {optimizer: {name: sgd, lr: 0.05, momentum: 0.9}, batch_size: 64, iterations: ITERATIONS, evaluate_every: 50}
-trajectory: {max_levels: 3}
+pruning: {max_levels: 3}
 seeds: [0, 1, 2]
 """
 #: Two workers, whose order is not determined: without anything that depends on it.

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from ticket_search.spec.base import validate
-from ticket_search.spec.search import SearchSpec, assign, dotted
-from ticket_search.spec.trajectory import DatasetSpec, TrajectorySpec
+from ticket_search.config.base import validate
+from ticket_search.config.search import SearchSpec, assign, dotted
+from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.storage.folder import open_folder
 
 _TRAJECTORY = {
@@ -21,7 +21,7 @@ _TRAJECTORY = {
         "iterations": 40,
         "evaluate_every": 20,
     },
-    "trajectory": {"max_levels": 2},
+    "pruning": {"max_levels": 2},
 }
 
 
@@ -86,7 +86,7 @@ def ray_address():
     """One Ray with two processors for the whole session; its address, for searches in other processes."""
     import logging
 
-    from ticket_search.search.connection import ray
+    from ticket_search.engines.ray.connection import ray
 
     # As `connect(None)` does, but reachable under this machine's address, as a cluster is.
     ray.init(

@@ -15,29 +15,35 @@ ALLOWED = {
     "": {"results", "lottery"},
     "errors": set(),
     "storage": {"errors"},
-    "spec": {"errors"},
-    "pruning": {"errors", "spec"},
-    "models": {"errors", "spec"},
-    "data": {"errors", "spec"},
-    "results": {"errors", "spec", "storage"},
-    "store": {"errors", "spec", "storage"},
-    "training": {"errors", "spec", "pruning"},
-    "lottery": {"errors", "spec", "training", "pruning", "models", "data", "store", "results"},
-    "search": {"", "errors", "spec", "storage", "lottery", "store", "results", "data", "models"},
-    "analysis": {"errors", "spec", "results"},
-    "display": {"spec", "results", "search", "analysis"},
-    "running": {"errors", "spec", "storage", "results", "search", "analysis", "display"},
-    "cli": {"", "running", "errors", "spec", "storage", "results", "search", "analysis", "display"},
+    "config": {"errors"},
+    "pruning": {"errors", "config"},
+    "models": {"errors", "config"},
+    "data": {"errors", "config"},
+    "results": {"errors", "config", "storage"},
+    "store": {"errors", "config", "storage"},
+    "training": {"errors", "config", "pruning"},
+    "lottery": {"errors", "config", "training", "pruning", "models", "data", "store", "results"},
+    "search": {"errors", "config", "storage", "results"},
+    "runs": {"", "errors", "config", "storage", "results", "search"},
+    "engines": {"errors", "config", "storage", "data", "store", "lottery", "results", "search", "runs", "launch"},
+    "launch": {"errors", "config", "storage", "data", "models", "store", "lottery", "search", "runs", "engines"},
+    "follow_up": {
+        *("errors", "config", "storage", "data", "store", "lottery", "results", "search", "runs", "engines"),
+    },
+    "analysis": {"errors", "config", "results"},
+    "cli": {
+        *("", "errors", "config", "storage", "results", "search", "runs", "launch", "follow_up", "analysis"),
+    },
 }
 #: Library -> the only parts that may import it.
 ONLY_IN = {
-    "ray": {"search"},
+    "ray": {"engines"},
     "optuna": {"search"},
-    "torch": {"pruning", "models", "data", "training", "lottery", "store", "search"},
+    "torch": {"pruning", "models", "data", "training", "lottery", "store", "engines", "launch"},
     "torchvision": {"models", "data"},
     "matplotlib": {"analysis"},
-    "click": {"cli", "running"},
-    "rich": {"running", "display"},
+    "click": {"cli"},
+    "rich": {"cli"},
 }
 
 
@@ -88,22 +94,22 @@ def test_every_part_is_known():
 @pytest.mark.parametrize(
     ("part", "source", "found"),
     [
-        ("spec", "import torch", ["spec imports torch"]),
+        ("config", "import torch", ["config imports torch"]),
         ("training", "def f():\n    import ray.tune", ["training imports ray.tune"]),
         ("pruning", "from ticket_search.models import build", ["pruning imports ticket_search.models"]),
         ("pruning", "from ticket_search import models", ["pruning imports ticket_search.models"]),
         ("models", "import ticket_search.training.train as t", ["models imports ticket_search.training.train"]),
         (
             "analysis",
-            "if TYPE_CHECKING:\n    from ticket_search.search.run import x",
-            ["analysis imports ticket_search.search.run"],
+            "if TYPE_CHECKING:\n    from ticket_search.launch.run import x",
+            ["analysis imports ticket_search.launch.run"],
         ),
         ("store", "from ..lottery import level", ["store imports ..lottery: write the whole name"]),
-        ("spec", "from ticket_search import __version__", ["spec imports ticket_search.__version__"]),
-        ("errors", "from ticket_search.spec.base import Spec", ["errors imports ticket_search.spec.base"]),
-        ("search", "import ray, optuna, torch\nfrom ticket_search.lottery.rows import level_row", []),
-        ("cli", "from ticket_search import __version__\nfrom ticket_search.search.run import run_search", []),
-        ("spec", "from ticket_search.spec.base import Spec\nimport json", []),
+        ("config", "from ticket_search import __version__", ["config imports ticket_search.__version__"]),
+        ("errors", "from ticket_search.config.base import Spec", ["errors imports ticket_search.config.base"]),
+        ("engines", "import ray, torch\nfrom ticket_search.lottery.rows import level_row", []),
+        ("cli", "from ticket_search import __version__\nfrom ticket_search.launch.run import run_search", []),
+        ("config", "from ticket_search.config.base import Spec\nimport json", []),
     ],
 )
 def test_what_is_forbidden_is_found(part, source, found):
@@ -131,12 +137,12 @@ CLI = "import runpy; runpy.run_module('ticket_search.cli', run_name='__main__')"
     ("statement", "arguments"),
     [
         ("import ticket_search; ticket_search.__version__", ()),
-        ("import ticket_search.spec.search, ticket_search.spec.identity, ticket_search.storage.lease", ()),
+        ("import ticket_search.config.search, ticket_search.config.identity, ticket_search.storage.lease", ()),
         (CLI, ("--help",)),
         (CLI, ("run", "--help")),
         (CLI, ("--version",)),
     ],
-    ids=["package", "spec", "help", "run_help", "version"],
+    ids=["package", "config", "help", "run_help", "version"],
 )
 def test_what_must_be_instant_loads_nothing_heavy(statement, arguments):
     assert loaded(statement, *arguments) == []

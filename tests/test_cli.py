@@ -18,7 +18,7 @@ SMALL = (
     "--set",
     "training.iterations=20",
     "--set",
-    "trajectory.max_levels=1",
+    "pruning.max_levels=1",
     "--set",
     "space.rewind_iteration=[0, 10]",
 )
@@ -187,7 +187,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(ray_address, tmp_path):
 BAD = {
     "unknown key": (["--set", "training.optimizer.rate=1"], "unknown key 'rate'"),
     "wrong type": (["--set", "training.batch_size=many"], "'many' is not valid"),
-    "out of range": (["--set", "trajectory.pruning_rate=1.5"], "1.5 is not valid"),
+    "out of range": (["--set", "pruning.pruning_rate=1.5"], "1.5 is not valid"),
     "low >= high": (["--set", "space.pruning_rate={low: 0.6, high: 0.2}"], "low 0.6 must be less than high 0.2"),
     "empty list": (["--set", "space.strategy=[]"], "the list [] is empty"),
     "rewind past the end": (["--set", "space.rewind_iteration=[0, 400]"], "400 is past the training of 400"),

@@ -27,7 +27,7 @@ SPACE = (
         "--set",
         "seeds=[0, 1]",
     ),
-    *("--set", "trajectory.max_levels=2", "--set", "training.iterations=200", "--set", "search.max_concurrent=2"),
+    *("--set", "pruning.max_levels=2", "--set", "training.iterations=200", "--set", "search.max_concurrent=2"),
 )
 GO_ON = "Go on with: ticket-search resume run"
 
@@ -204,7 +204,7 @@ def test_keep_best_keeps_ten_unless_told_otherwise(resumed, tmp_path):
 
 def test_store_refuses_while_the_search_runs(resumed, tmp_path):
     """A search that runs: a process that holds the lock."""
-    from ticket_search.search.run_directory import hold, read_spec
+    from ticket_search.runs.directory import hold, read_spec
     from ticket_search.storage.folder import open_folder
 
     shutil.copytree(resumed[0] / "run", tmp_path / "run")

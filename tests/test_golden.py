@@ -13,16 +13,15 @@ import pandas as pd
 import pytest
 
 from ticket_search import load_results
+from ticket_search.config.identity import rewind_key
 from ticket_search.lottery.level import from_entry
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.pruning.masks import kept_weights
 from ticket_search.results.events import read_events
 from ticket_search.results.tables import Tables
-from ticket_search.search.job import rewind_iterations
-from ticket_search.search.run_directory import check_same_search, read_run, read_spec
-from ticket_search.search.search import Search
+from ticket_search.runs.directory import check_same_search, read_run, read_spec
+from ticket_search.search.driver import SearchDriver
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
-from ticket_search.spec.identity import rewind_key
 from ticket_search.storage.folder import open_folder
 from ticket_search.store.level_store import LevelStore, decode
 
@@ -174,7 +173,7 @@ def test_walking_it_again_trains_nothing_and_comes_to_the_same_levels(copy, digi
             spec.point(suggestion.values, suggestion.seed),
             digits,
             LevelStore(copy / "store"),
-            rewind_iterations=rewind_iterations(spec),
+            rewind_iterations=spec.rewind_iterations,
             log=lambda event, events=events, **fields: events.append((event, fields["level_key"])),
         )
         assert [level.key for level in levels] == LEVELS[suggestion.trajectory_id]
@@ -183,7 +182,7 @@ def test_walking_it_again_trains_nothing_and_comes_to_the_same_levels(copy, digi
 
 def test_a_longer_trajectory_starts_from_what_is_there(copy, digits):
     """The third pruning of the second trajectory is new: its mask and its weights are made of the golden ones."""
-    spec = read_spec(open_folder(copy), ("trajectory.max_levels=3",))
+    spec = read_spec(open_folder(copy), ("pruning.max_levels=3",))
     events = []
     log = lambda event, **fields: events.append((event, fields["level"]))  # noqa: E731
     suggestion = SuggestionRecord(copy).read()[1]
@@ -195,7 +194,7 @@ def test_a_longer_trajectory_starts_from_what_is_there(copy, digits):
 
 
 def test_run_again_there_is_nothing_to_do(copy):
-    driven = Search(read_spec(open_folder(copy)), copy)
+    driven = SearchDriver(read_spec(open_folder(copy)), copy)
     assert driven.next() is None
     assert driven.progress.counts == {"running": 0, "completed": 2, "stopped": 0, "diverged": 0, "failed": 0}
     assert (driven.progress.best["trajectory_id"], driven.progress.best["density"]) == (SECOND, 0.25)
@@ -204,7 +203,7 @@ def test_run_again_there_is_nothing_to_do(copy):
 def test_with_more_trials_it_goes_on_after_the_last(copy, digits):
     """Two of the four points are left; the level 0 of each is in the store."""
     spec = read_spec(open_folder(copy), ("search.trials=4",))
-    driven = Search(spec, copy)
+    driven = SearchDriver(spec, copy)
     third, fourth = driven.next(), driven.next()
     assert (third.number, fourth.number, driven.next()) == (2, 3, None)
     assert len({third.trajectory_id, fourth.trajectory_id, FIRST, SECOND}) == 4

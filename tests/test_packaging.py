@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ticket_search.spec.loading import load_search
+from ticket_search.config.loading import load_search
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))

@@ -16,7 +16,7 @@ SETTINGS = {
     "search.early_stopping": "null",
     "search.checkpoint_seconds": 1,
     "training.evaluate_every": 100,
-    "trajectory.max_levels": 3,
+    "pruning.max_levels": 3,
 }
 SEARCH = ["run", "search_spaces/digits.yaml", "--trials", "30"]
 SEARCH += [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]

@@ -17,7 +17,7 @@ from hosts import missing
 
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
-from ticket_search.search.pull import pull
+from ticket_search.runs.pull import pull
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -30,7 +30,7 @@ def cluster():
         assert "gcs_server" not in made.hosts.ssh(1, "ps ax").stdout
 
 
-SMALL = ("--set", "training.iterations=100", "--set", "trajectory.max_levels=2", "--set", "space.rewind_iteration=[0]")
+SMALL = ("--set", "training.iterations=100", "--set", "pruning.max_levels=2", "--set", "space.rewind_iteration=[0]")
 
 
 def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):

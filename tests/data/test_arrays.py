@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ticket_search.config.trajectory import DATASETS, DatasetSpec
 from ticket_search.data.arrays import READERS, read_arrays
 from ticket_search.data.idx import read_idx
 from ticket_search.errors import DataError
-from ticket_search.spec.trajectory import DATASETS, DatasetSpec
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "datasets"
 TRAIN = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2)
@@ -45,7 +45,7 @@ def test_every_name_has_a_reader():
 
 def test_torch_is_not_loaded():
     script = "import sys, ticket_search.data; from pathlib import Path\n"
-    script += "from ticket_search.spec.trajectory import DatasetSpec\n"
+    script += "from ticket_search.config.trajectory import DatasetSpec\n"
     script += "ticket_search.data.read_arrays(DatasetSpec(name='digits', validation=1), Path('.'))\n"
     script += "assert not {'torch', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

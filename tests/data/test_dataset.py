@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from ticket_search.config.trajectory import AugmentSpec, DatasetSpec, NormalizeSpec
 from ticket_search.data.arrays import read_arrays
 from ticket_search.data.dataset import affine, crop_and_flip, load_dataset, statistics
 from ticket_search.errors import DataError
-from ticket_search.spec.trajectory import AugmentSpec, DatasetSpec, NormalizeSpec
 
 DIGITS = DatasetSpec(name="digits", validation=437)
 IMAGE = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from ticket_search.config.imports import load_function, source_digest
 from ticket_search.errors import SpecError
-from ticket_search.spec.imports import load_function, source_digest
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_fresh_process_sees_the_edit(module):
     name, file = module
     before = source_digest(f"{name}:f")
     script = f"import sys; sys.path.insert(0, {str(file.parent)!r})\n"
-    script += f"from ticket_search.spec.imports import source_digest; print(source_digest('{name}:f'))"
+    script += f"from ticket_search.config.imports import source_digest; print(source_digest('{name}:f'))"
 
     def fresh():
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()

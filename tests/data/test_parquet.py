@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.data.arrays import read_arrays
 from ticket_search.errors import DataError
-from ticket_search.spec.trajectory import DatasetSpec
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "datasets"
 RGB = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3)

@@ -3,9 +3,9 @@ import sys
 import numpy as np
 import pytest
 
+from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.data.arrays import read_arrays
 from ticket_search.errors import DataError
-from ticket_search.spec.trajectory import DatasetSpec
 
 SPEC = DatasetSpec(name="own_dataset:load", validation=1)
 

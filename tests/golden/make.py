@@ -11,16 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ticket_search.config.loading import parse_search
+from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
-from ticket_search.search.run import run_search
-from ticket_search.spec.loading import parse_search
 
 SEARCH = """
 name: golden
 dataset: {name: digits, validation: 300}
 model: {name: lenet_4}
 training: {optimizer: {name: adam, lr: 0.02}, batch_size: 64, iterations: 60, evaluate_every: 20}
-trajectory: {max_levels: 2, rewind_iteration: 5, strategy: global}
+pruning: {max_levels: 2, rewind_iteration: 5, strategy: global}
 space: {pruning_rate: [0.25, 0.5], dataset.augment: [null, {crop: 1}]}
 seeds: [0]
 search: {sampler: random, trials: 2, early_stopping: null}

@@ -87,6 +87,6 @@ def test_a_level_that_no_ticket_has(trajectory):
 
 
 def test_a_trajectory_has_the_same_name_with_and_without_them(bench, trajectory, stores):
-    from ticket_search.spec.identity import trajectory_id
+    from ticket_search.config.identity import trajectory_id
 
     assert trajectory_id(trajectory({"controls": {"kinds": ["random_mask"]}})) == trajectory_id(trajectory())

@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 
+from ticket_search.config.identity import trajectory_id
+from ticket_search.config.pruning import EarlyBirdSpec
 from ticket_search.errors import SpecError
 from ticket_search.lottery.early_bird import EarlyBird
 from ticket_search.lottery.rows import control_rows, early_bird_rows, level_row
 from ticket_search.pruning.masks import distance
-from ticket_search.spec.identity import trajectory_id
-from ticket_search.spec.pruning import EarlyBirdSpec
 
 #: Seven epochs of 17 iterations; the masks of lenet_16 settle within them.
 LONG = {"training.iterations": 119, "training.evaluate_every": 50, "pruning_rate": 0.5, "max_levels": 1}
@@ -163,7 +163,7 @@ def test_a_rewind_past_its_end_is_to_the_dense_network_trained_on(bench, traject
     [
         (
             {"training.iterations": 80, "early_bird": {}},
-            "trajectory.early_bird: 5 masks, one every 17 iterations, take 85 of the training's 80; "
+            "pruning.early_bird: 5 masks, one every 17 iterations, take 85 of the training's 80; "
             "give a smaller window or every, or train longer",
         ),
         (

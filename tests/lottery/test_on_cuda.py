@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ticket_search.config.trajectory import DatasetSpec, ModelSpec
 from ticket_search.data.dataset import load_dataset
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.models import build, prunable
 from ticket_search.pruning.masks import full_mask, kept_weights
-from ticket_search.spec.trajectory import DatasetSpec, ModelSpec
 from ticket_search.store.level_store import LevelStore
 from ticket_search.training import saliency, train
 

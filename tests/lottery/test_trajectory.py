@@ -6,12 +6,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from ticket_search.config.identity import rewind_key
 from ticket_search.errors import Diverged, SpecError
 from ticket_search.lottery import trainer
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.pruning.masks import density, kept_weights
 from ticket_search.results.events import read_events
-from ticket_search.spec.identity import rewind_key
 
 
 @pytest.fixture
@@ -276,8 +276,8 @@ import torch
 from ticket_search.data.dataset import load_dataset
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.events import EventLog
-from ticket_search.spec.base import validate
-from ticket_search.spec.trajectory import TrajectorySpec
+from ticket_search.config.base import validate
+from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.store import level_store
 
 torch.set_num_threads(1)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from ticket_search.config.trajectory import ModelSpec
 from ticket_search.errors import SpecError
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.models import build, prunable
-from ticket_search.spec.trajectory import ModelSpec
 from ticket_search.store.level_store import LevelStore
 
 CIFAR10 = (3, 32, 32)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from ticket_search.config.trajectory import ModelSpec
 from ticket_search.errors import SpecError
 from ticket_search.models import build, check, network_digest, prunable
-from ticket_search.spec.trajectory import ModelSpec
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import tensor
 
+from ticket_search.config.pruning import Strategy, ValueCriterion
 from ticket_search.pruning.criteria import CRITERIA
 from ticket_search.pruning.masks import density, full_mask, kept_weights
 from ticket_search.pruning.strategies import STRATEGIES, Amount, in_rounds, prune, prune_count
-from ticket_search.spec.pruning import Strategy, ValueCriterion
 
 INF = float("inf")
 

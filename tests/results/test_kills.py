@@ -15,7 +15,7 @@ import torch
 
 from ticket_search.results.reading import load_results
 from ticket_search.results.tables import Table, Tables
-from ticket_search.search.run_directory import check_same_search, held_by, hold, read_run, read_spec
+from ticket_search.runs.directory import check_same_search, held_by, hold, read_run, read_spec
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.storage.folder import open_folder
 from ticket_search.storage.lease import Lease, Leases

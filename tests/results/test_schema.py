@@ -1,9 +1,9 @@
 import pyarrow as pa
 import pytest
 
+from ticket_search.config.search import Range
 from ticket_search.results.schema import KEYS, configuration, decode, encode, is_json, schemas
 from ticket_search.results.verdict import is_matching
-from ticket_search.spec.search import Range
 
 STRING, INT, LONG, DOUBLE, BOOL = "string", "int32", "int64", "double", "bool"
 
@@ -105,14 +105,14 @@ def test_values_with_no_type_in_common_are_json(domain):
 
 
 def test_the_long_form_of_a_column_adds_none_and_other_fields_keep_their_names():
-    space = {"trajectory.pruning_rate": (0.1, 0.2), "trajectory.max_levels": (1, 2), "output_layer_rate": (0.5,)}
+    space = {"pruning.pruning_rate": (0.1, 0.2), "pruning.max_levels": (1, 2), "output_layer_rate": (0.5,)}
     assert [field.name for field in configuration(space)] == [
         "pruning_rate",
         "strategy",
         "criterion",
         "rewind_iteration",
         "seed",
-        "trajectory.max_levels",
+        "pruning.max_levels",
         "output_layer_rate",
     ]
 

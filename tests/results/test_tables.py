@@ -228,7 +228,7 @@ def test_a_reader_never_sees_an_error_or_a_row_twice(tmp_path):
 
 
 SPACE = {
-    "trajectory.pruning_rate": (0.2, 0.5),
+    "pruning.pruning_rate": (0.2, 0.5),
     "training.optimizer.lr": (1e-3, 1),
     "dataset.augment": ({"crop": 4}, None),
 }

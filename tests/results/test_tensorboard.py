@@ -5,11 +5,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
+from ticket_search.config.search import Range
 from ticket_search.results.tensorboard import TensorBoardWriter
-from ticket_search.spec.search import Range
 
 SPACE = {
-    "trajectory.pruning_rate": Range(low=0.1, high=0.6),
+    "pruning.pruning_rate": Range(low=0.1, high=0.6),
     "strategy": ("layerwise", "global"),
     "dataset.augment": (None, {"crop": 4}),
 }

@@ -2,8 +2,8 @@ from math import log2
 
 import pytest
 
+from ticket_search.config.search import EarlyStoppingSpec
 from ticket_search.search.early_stopping import EarlyStopping
-from ticket_search.spec.search import EarlyStoppingSpec
 
 #: Of the rules, only the comparison can drop anything.
 COMPARE = {"collapse": 1.0, "margin": 0.05, "patience": 2, "worst_fraction": 0.5, "min_trajectories": 4}

@@ -6,9 +6,9 @@ from dataclasses import asdict
 import pytest
 from optuna.trial import TrialState
 
+from ticket_search.config.identity import trajectory_id
 from ticket_search.search.sampler import Outcome, Sampler
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
-from ticket_search.spec.identity import trajectory_id
 
 SAMPLERS = ["tpe", "random", "nsga2", "grid"]
 MIXED = {"pruning_rate": {"low": 0.1, "high": 0.6}, "strategy": ["layerwise", "global"], "rewind_iteration": [0, 10]}

@@ -8,8 +8,8 @@ import torch
 from test_train import ADAM, MOMENTUM, SGD, curve, half, inputs, make, same, spec, train
 from torch import nn
 
+from ticket_search.config.pruning import EarlyBirdSpec
 from ticket_search.lottery.early_bird import EarlyBird
-from ticket_search.spec.pruning import EarlyBirdSpec
 from ticket_search.store.level_store import Entry, LevelStore, decode, encode
 from ticket_search.training.train import LevelInputs, TrainingState, train_levels
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ticket_search.spec.trajectory import OptimizerSpec, TrainingSpec
+from ticket_search.config.trajectory import OptimizerSpec, TrainingSpec
 from ticket_search.training import train
 
 
@@ -27,10 +27,10 @@ def test_on_cuda_fp32_is_fp32_and_the_fast_kernels_stay_on(monkeypatch):
 def test_the_same_bits_twice_on_cuda(model):
     from pathlib import Path
 
+    from ticket_search.config.trajectory import DatasetSpec, ModelSpec
     from ticket_search.data.dataset import load_dataset
     from ticket_search.models import build, prunable
     from ticket_search.pruning.masks import full_mask
-    from ticket_search.spec.trajectory import DatasetSpec, ModelSpec
 
     data = load_dataset(DatasetSpec(name="digits", validation=300), Path(), "cuda")
     network = build(ModelSpec(name=model), data.image_shape, data.classes, seed=0).to("cuda")

@@ -5,10 +5,10 @@ import torch
 from torch import nn, tensor
 from torch.nn.functional import cross_entropy
 
+from ticket_search.config.trajectory import ModelSpec
 from ticket_search.models import build, prunable
 from ticket_search.pruning.masks import apply_mask, full_mask, kept_weights
 from ticket_search.pruning.strategies import STRATEGIES, Amount, in_rounds, prune
-from ticket_search.spec.trajectory import ModelSpec
 from ticket_search.training import saliency
 
 

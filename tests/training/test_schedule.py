@@ -1,6 +1,6 @@
 import pytest
 
-from ticket_search.spec.trajectory import OptimizerSpec, ScheduleSpec, TrainingSpec
+from ticket_search.config.trajectory import OptimizerSpec, ScheduleSpec, TrainingSpec
 from ticket_search.training.schedule import learning_rate
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from ticket_search.config.trajectory import OptimizerSpec, ScheduleSpec, TrainingSpec
 from ticket_search.pruning.masks import apply_mask
-from ticket_search.spec.trajectory import OptimizerSpec, ScheduleSpec, TrainingSpec
 from ticket_search.training import train as module
 from ticket_search.training.train import LevelInputs, evaluate, train_levels
 

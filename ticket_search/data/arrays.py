@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ticket_search.config.imports import load_function, source_digest
+from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.data.idx import FILES, find_idx, read_idx
 from ticket_search.data.parquet import LAYOUT, find_shards, read_shards
 from ticket_search.errors import DataError
-from ticket_search.spec.imports import load_function, source_digest
-from ticket_search.spec.trajectory import DatasetSpec
 
 Splits = Mapping[str, tuple[Any, Any]]
 
@@ -167,7 +167,7 @@ def _user(spec: DatasetSpec, _data_dir: Path) -> Arrays:
     return _checked(spec.name, splits, source_digest(spec.name))
 
 
-#: By the names of `ticket_search.spec.trajectory.DATASETS`; any other name is a user's function.
+#: By the names of `ticket_search.config.trajectory.DATASETS`; any other name is a user's function.
 READERS: dict[str, Callable[[DatasetSpec, Path], Arrays]] = {
     "digits": _digits,
     "mnist": _idx("MNIST/raw", "MNIST"),

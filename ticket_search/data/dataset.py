@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ticket_search.config.identity import derive_seed
+from ticket_search.config.trajectory import AugmentSpec, DatasetSpec, NormalizeSpec
 from ticket_search.data.arrays import Arrays, read_arrays
 from ticket_search.errors import DataError
-from ticket_search.spec.identity import derive_seed
-from ticket_search.spec.trajectory import AugmentSpec, DatasetSpec, NormalizeSpec
 
 #: The usual constants, for images scaled to [0, 1].
 NORMALIZE = {

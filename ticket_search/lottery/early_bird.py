@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ticket_search.config.pruning import EarlyBirdSpec
 from ticket_search.pruning.masks import Mask, distance, pack, unpack
-from ticket_search.spec.pruning import EarlyBirdSpec
 
 
 @dataclass(frozen=True, kw_only=True)

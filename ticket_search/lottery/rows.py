@@ -3,11 +3,11 @@
 from dataclasses import asdict
 from typing import Any
 
+from ticket_search.config.identity import trajectory_id
+from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.lottery.level import Level
 from ticket_search.pruning.masks import kept_weights, prunable_weights
 from ticket_search.results.verdict import is_matching
-from ticket_search.spec.identity import trajectory_id
-from ticket_search.spec.trajectory import TrajectorySpec
 
 Row = dict[str, Any]
 
@@ -73,7 +73,7 @@ def control_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
 
 def configuration(spec: TrajectorySpec) -> Row:
     """The columns that `levels` and `trajectories` share: what was run."""
-    pruning = spec.trajectory
+    pruning = spec.pruning
     return {
         "pruning_rate": pruning.pruning_rate,
         "strategy": pruning.strategy,

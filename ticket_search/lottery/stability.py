@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ticket_search.spec.trajectory import Precision
+from ticket_search.config.trajectory import Precision
 from ticket_search.training.train import Data, evaluate, reproducible
 
 

@@ -13,12 +13,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from ticket_search.config.base import validate
+from ticket_search.config.identity import canonical
+from ticket_search.config.trajectory import ModelSpec, TrajectorySpec
 from ticket_search.errors import SpecError
 from ticket_search.models import build
 from ticket_search.pruning.masks import Mask, density
-from ticket_search.spec.base import validate
-from ticket_search.spec.identity import canonical
-from ticket_search.spec.trajectory import ModelSpec, TrajectorySpec
 from ticket_search.store.level_store import Entry
 
 FORMAT = "ticket_search.ticket.1"
@@ -156,12 +156,12 @@ def ticket_in_store(
     entry = load(key)
     if entry is None:
         raise SpecError(
-            f"trajectory.ticket: {key!r} is not in the level store; `ticket-search transfer` puts a ticket's file there"
+            f"pruning.ticket: {key!r} is not in the level store; `ticket-search transfer` puts a ticket's file there"
         )
     try:
         ticket = Ticket.from_entry(entry)
     except SpecError as error:
-        raise SpecError(f"trajectory.ticket: {key!r} in the level store is no ticket: {error}") from None
+        raise SpecError(f"pruning.ticket: {key!r} in the level store is no ticket: {error}") from None
     if ticket.spec.model.name != model.name:
         raise SpecError(
             f"ticket {ticket.name!r} is of the network {ticket.spec.model.name!r}, which {model.name!r} is not; "

@@ -5,9 +5,9 @@ from typing import Protocol
 
 from torch import nn
 
+from ticket_search.config.trajectory import TrainingSpec
 from ticket_search.data.dataset import Dataset
 from ticket_search.lottery.level import Level, from_entry
-from ticket_search.spec.trajectory import TrainingSpec
 from ticket_search.store.level_store import Checkpoint, Entry, LevelStore
 from ticket_search.training.train import LevelInputs, LevelOutputs, TrainingState, train_levels
 

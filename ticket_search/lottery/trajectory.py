@@ -12,13 +12,13 @@ whatever is in it is not trained again.
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
+from ticket_search.config.pruning import PruningSpec
+from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.data.dataset import Dataset
 from ticket_search.lottery.level import Level
 from ticket_search.lottery.trainer import Log
 from ticket_search.lottery.workbench import Workbench
 from ticket_search.pruning.masks import Mask, density, kept_weights
-from ticket_search.spec.pruning import PruningSpec
-from ticket_search.spec.trajectory import TrajectorySpec
 from ticket_search.store.level_store import LevelStore
 
 
@@ -53,14 +53,14 @@ def run_trajectory(
     bench = Workbench(
         spec, data, store, log, was_finished=was_finished, trainer=trainer, checkpoint_seconds=checkpoint_seconds
     )
-    level = bench.train_dense({*rewind_iterations, spec.trajectory.rewind_iteration})
+    level = bench.train_dense({*rewind_iterations, spec.pruning.rewind_iteration})
     yield level
-    while spec.trajectory.last_level is None or level.number < spec.trajectory.last_level:
+    while spec.pruning.last_level is None or level.number < spec.pruning.last_level:
         mask = bench.prune(level)
-        if not _is_worth_training(mask, level.mask, spec.trajectory):
+        if not _is_worth_training(mask, level.mask, spec.pruning):
             return
         level = bench.train_ticket(level, mask)
-        arms = spec.controls.of(level.number, spec.trajectory.last_level)
+        arms = spec.controls.of(level.number, spec.pruning.last_level)
         yield replace(level, controls=tuple(bench.train_control(level, kind, draw) for kind, draw in arms))
 
 

@@ -9,6 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ticket_search.config.identity import (
+    control_key,
+    copy_key,
+    dense_key,
+    derive_seed,
+    early_bird_key,
+    pruned_key,
+    rewind_key,
+)
+from ticket_search.config.pruning import Control, Criterion
+from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.data.dataset import Dataset
 from ticket_search.errors import Diverged, StorageError
 from ticket_search.lottery.early_bird import EarlyBird
@@ -20,17 +31,6 @@ from ticket_search.models import aliases, build, network_digest, prunable
 from ticket_search.pruning.criteria import COMPARE_WITH_INITIAL, CRITERIA
 from ticket_search.pruning.masks import Mask, apply_mask, full_mask, shuffled
 from ticket_search.pruning.strategies import STRATEGIES, Amount, Group, in_rounds, prune
-from ticket_search.spec.identity import (
-    control_key,
-    copy_key,
-    dense_key,
-    derive_seed,
-    early_bird_key,
-    pruned_key,
-    rewind_key,
-)
-from ticket_search.spec.pruning import Control, Criterion
-from ticket_search.spec.trajectory import TrajectorySpec
 from ticket_search.store.level_store import Entry, LevelStore
 from ticket_search.training import saliency
 from ticket_search.training.train import LevelInputs
@@ -82,7 +82,7 @@ class Workbench:
         )
         self._initial = {name: value.clone() for name, value in self._network.state_dict().items()}
         self._first_name = aliases(self._network)
-        self._pruning = self._spec.trajectory
+        self._pruning = self._spec.pruning
         self._dense_key = dense_key(self._spec, data=data.fingerprint, network=network_digest(spec.model))
         early = self._pruning.early_bird
         self._first_key = early_bird_key(self._dense_key, early, self._pruning) if early else self._dense_key

@@ -9,8 +9,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from ticket_search.config.trajectory import Initialization
 from ticket_search.errors import SpecError
-from ticket_search.spec.trajectory import Initialization
 
 #: Output channels of the 3x3 convolutions of each block; a 2x2 max pool ends the block.
 _BLOCKS = {

@@ -3,13 +3,13 @@
 import torch
 from torch import nn
 
+from ticket_search.config.identity import derive_seed
+from ticket_search.config.imports import load_function, source_digest
+from ticket_search.config.trajectory import USER_FUNCTION, ModelSpec
 from ticket_search.errors import SpecError
 from ticket_search.models.networks import conv, initialize, lenet
 from ticket_search.models.normed_networks import resnet, vgg
 from ticket_search.models.torchvision_networks import torchvision_network
-from ticket_search.spec.identity import derive_seed
-from ticket_search.spec.imports import load_function, source_digest
-from ticket_search.spec.trajectory import USER_FUNCTION, ModelSpec
 
 
 def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed: int, draw: int = 0) -> nn.Module:

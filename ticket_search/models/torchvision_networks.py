@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from ticket_search.config.base import unknown
 from ticket_search.errors import SpecError
-from ticket_search.spec.base import unknown
 
 #: Without an auxiliary classifier there is one output; a stated init_weights is how these two are kept from warning.
 _ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}

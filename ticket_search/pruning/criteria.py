@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from ticket_search.config.pruning import Criterion
 from ticket_search.pruning.masks import Tensors
-from ticket_search.spec.pruning import Criterion
 
 Scores = dict[str, torch.Tensor]
 

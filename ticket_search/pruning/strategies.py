@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ticket_search.config.pruning import Strategy
 from ticket_search.pruning.criteria import Scores
 from ticket_search.pruning.masks import Mask
-from ticket_search.spec.pruning import Strategy
 
 _DIMENSIONS_OF_A_MATRIX = 2
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ticket_search.config.search import Domain, Range, dotted
 from ticket_search.errors import RunDirectoryError
-from ticket_search.spec.search import Domain, Range
 
 #: Raise it when a column changes its name, type or meaning; a reader of version n reads n - 1.
 SCHEMA_VERSION = 1
@@ -83,8 +83,8 @@ def configuration(space: Mapping[str, Domain]) -> list[pa.Field]:
 
 
 def column(name: str) -> str:
-    """The column of the searched field `name`: itself, but ``pruning_rate`` for ``trajectory.pruning_rate``."""
-    short = name.removeprefix("trajectory.")
+    """The column of the searched field `name`: itself, but ``pruning_rate`` for ``pruning.pruning_rate``."""
+    short = dotted(name).removeprefix("pruning.")
     return short if short in _CONFIGURATION else name
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ticket_search.config.search import Domain
 from ticket_search.errors import RunDirectoryError
 from ticket_search.results.schema import KEYS, check_version, decode, encode, is_json, schemas
-from ticket_search.spec.search import Domain
 from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL = ("trajectory_id", "level")

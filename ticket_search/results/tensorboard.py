@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ticket_search.config.search import Domain, Range
 from ticket_search.results.schema import column, configuration, encode
-from ticket_search.spec.search import Domain, Range
 from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL_SCALARS = ("val_accuracy", "test_accuracy", "val_loss", "density", "compression")

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ticket_search.config.search import EarlyStoppingSpec
 from ticket_search.results.verdict import is_matching
-from ticket_search.spec.search import EarlyStoppingSpec
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -18,9 +18,9 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from ticket_search.config.identity import derive_seed, trajectory_id
+from ticket_search.config.search import Domain, Range, SearchSpec, domain_values
 from ticket_search.search.suggestions import Suggestion
-from ticket_search.spec.identity import derive_seed, trajectory_id
-from ticket_search.spec.search import Domain, Range, SearchSpec, domain_values
 
 #: How often a sampler that proposes what was run already is asked again before a free point is drawn at random.
 _ATTEMPTS = 20

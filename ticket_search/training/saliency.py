@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ticket_search.config.pruning import Criterion
 from ticket_search.pruning.criteria import Scores
 from ticket_search.pruning.masks import Mask
-from ticket_search.spec.pruning import Criterion
 from ticket_search.training.train import reproducible, seed_generators
 
 #: SynFlow prunes in so many steps, taking the scores again after each (Tanaka et al. 2020).

@@ -2,7 +2,7 @@
 
 import math
 
-from ticket_search.spec.trajectory import TrainingSpec
+from ticket_search.config.trajectory import TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, iteration: int) -> float:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ticket_search.config.identity import derive_seed
+from ticket_search.config.trajectory import Precision, TrainingSpec
 from ticket_search.pruning.masks import Mask
-from ticket_search.spec.identity import derive_seed
-from ticket_search.spec.trajectory import Precision, TrainingSpec
 from ticket_search.training.schedule import learning_rate
 
 Weights = dict[str, Tensor]

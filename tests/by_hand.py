@@ -1,0 +1,30 @@
+"""A search that a test runs step by step."""
+
+from ticket_search.engines.job import make_job
+from ticket_search.engines.worker import run_job
+from ticket_search.runs.directory import hold
+from ticket_search.runs.places import store_folder
+from ticket_search.runs.store_use import register
+from ticket_search.search.driver import LevelReport, SearchDriver
+from ticket_search.storage.folder import open_folder
+
+
+def run_by_hand(spec, run_dir, *, levels=None, flush=False, say=lambda notice: None):
+    """Run a search without Ray, to its end; or, as if killed, so many levels of it, the last not written down."""
+    folder = open_folder(run_dir)
+    with hold(folder, spec) as held:
+        register(store_folder(spec, folder), folder, held.run, spec)
+        driven = SearchDriver(spec, folder, say=say)
+        while (suggestion := driven.next()) is not None:
+            driven.started(suggestion.number)
+            trajectory = spec.point(suggestion.values, suggestion.seed)
+            for report in run_job(make_job(spec, suggestion.number, trajectory, folder, held.run.run_id)):
+                if not isinstance(report, LevelReport):
+                    driven.ended(suggestion.number, report)
+                    continue
+                driven.level_finished(suggestion.number, report)
+                if driven.progress.levels == levels:
+                    if flush:
+                        driven.flush()
+                    return
+        driven.flush()

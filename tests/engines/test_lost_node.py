@@ -1,0 +1,52 @@
+"""A node of a cluster that disappears costs its unfinished levels only; its trajectories move to another."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from ticket_search.results.events import read_events
+from ticket_search.results.reading import load_results
+
+ARGUMENTS = ["--set", "search.sampler=grid", "--set", "search.trials=null", "--set", "space.pruning_rate=[0.3, 0.5]"]
+ARGUMENTS += ["--set", "space.rewind_iteration=[0]", "--set", "space.strategy=[global]", "--set", "seeds=[0, 1]"]
+ARGUMENTS += ["--set", "pruning.max_levels=4", "--set", "search.early_stopping=null"]
+
+
+def run(address, run_dir):
+    command = [sys.executable, "-m", "ticket_search.cli", "run", "digits", *ARGUMENTS, "--output", str(run_dir)]
+    return subprocess.Popen([*command, "--address", address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def cluster():
+    """A head without processors and two nodes with one each, all on this machine."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made.nodes = [made.add_node(num_cpus=1), made.add_node(num_cpus=1)]
+    yield made
+    made.shutdown()
+
+
+def test_its_trajectories_move(cluster, tmp_path):
+    run_dir = tmp_path / "run"
+    driver = run(cluster.address, run_dir)
+    deadline = time.monotonic() + 120
+    while sum(event["event"] == "level_finished" for event in read_events(run_dir)) < 3:
+        assert driver.poll() is None, driver.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+    _, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, err
+    results = load_results(run_dir)
+    assert list(results.trajectories["status"]) == ["completed"] * 4
+    assert not results.levels.duplicated(["trajectory_id", "level"]).any()
+    assert len(results.levels) == 4 * 5
+    events = Counter(event["event"] for event in read_events(run_dir))
+    finished = Counter(e["level_key"] for e in read_events(run_dir) if e["event"] == "level_finished")
+    assert events["trajectory_restarted"] >= 1
+    assert set(finished.values()) == {1}

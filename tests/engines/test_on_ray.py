@@ -1,0 +1,241 @@
+"""Searches on a real Ray: what the trajectories come to must not depend on who ran them, when, or how often."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from ticket_search import load_results
+from ticket_search.launch.run import run_search
+from ticket_search.results.events import read_events
+from ticket_search.storage.folder import open_folder
+
+KEYS = ["trajectory_id", "level"]
+#: May differ between two runs of the same trajectory.
+CLOCK = ["train_seconds", "reused"]
+GRID = {"pruning_rate": [0.3, 0.6], "strategy": ["layerwise", "global"], "rewind_iteration": [0, 20]}
+
+USER_MODULE = """
+import os, signal
+from pathlib import Path
+from torch import nn
+
+def network(image_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
+
+def broken(image_shape, classes):
+    raise RuntimeError("no such layer: 42")
+
+def killed_once(image_shape, classes):
+    marker = Path(__file__).with_name("killed")
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return network(image_shape, classes)
+"""
+
+
+@pytest.fixture(scope="module")
+def user_module(tmp_path_factory):
+    """A module of the user's own on the import path, here and in the workers."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "my_networks.py").write_text(USER_MODULE)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+def levels_of(run_dir):
+    return load_results(run_dir).levels.drop(columns=CLOCK)
+
+
+def assert_same(one, other):
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def grid_search(search):
+    return search(GRID, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
+
+
+@pytest.fixture(scope="module")
+def two_workers(ray_address, grid_search, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("two") / "run"
+    progress = run_search(grid_search, run_dir)
+    assert progress.counts == {"running": 0, "completed": 16, "stopped": 0, "diverged": 0, "failed": 0}
+    return run_dir
+
+
+def test_every_point_and_seed_of_the_grid_is_run_once(two_workers):
+    results = load_results(two_workers)
+    assert len(results.trajectories) == 16
+    assert not results.trajectories.duplicated(["pruning_rate", "strategy", "rewind_iteration", "seed"]).any()
+    assert not results.levels.duplicated(KEYS).any()
+    assert (results.levels.groupby("trajectory_id").size() == 3).all()
+    assert set(results.curves["iteration"]) == {20, 40}
+
+
+def test_level_0_is_trained_once_for_each_seed(two_workers):
+    dense = load_results(two_workers).levels.query("level == 0")
+    assert dense["level_key"].nunique() == 2
+    assert (~dense["reused"]).sum() == 2
+    finished = Counter(e["level_key"] for e in read_events(two_workers) if e["event"] == "level_finished")
+    assert set(finished.values()) == {1}
+
+
+def test_one_worker_comes_to_the_same_rows_as_two(two_workers, grid_search, tmp_path):
+    one_worker = grid_search.model_copy(update={"search": grid_search.search.model_copy(update={"max_concurrent": 1})})
+    run_search(one_worker, tmp_path / "run")
+    assert_same(levels_of(tmp_path / "run"), levels_of(two_workers))
+
+
+def test_a_reused_actor_starts_from_nothing(two_workers, grid_search, search, tmp_path):
+    """One actor runs another network, optimizer and precision of pruning in between."""
+    values, seed = {"pruning_rate": 0.6, "strategy": "global", "rewind_iteration": 20}, 1
+    mixed = {n: [v] for n, v in values.items()} | {"model.name": ["lenet_32", "lenet_16"]}
+    spec = search(mixed, seeds=(seed,), sampler="grid", trials=None, early_stopping=None, max_concurrent=1)
+    run_search(spec, tmp_path / "run")
+    columns = list(levels_of(two_workers).columns)
+    mine = load_results(tmp_path / "run").levels.query("`model.name` == 'lenet_16'")
+    expected = load_results(two_workers).levels.merge(mine[["trajectory_id"]].drop_duplicates())
+    assert len(expected) == len(mine) == 3
+    assert_same(mine[columns].reset_index(drop=True), expected[columns].reset_index(drop=True))
+
+
+def test_running_again_trains_nothing(two_workers, grid_search):
+    before, events = levels_of(two_workers), len(read_events(two_workers))
+    assert run_search(grid_search, two_workers).done == 16
+    assert_same(levels_of(two_workers), before)
+    assert len(read_events(two_workers)) == events
+
+
+def test_a_search_that_shares_the_store_trains_only_what_is_missing(two_workers, grid_search, tmp_path):
+    wider = grid_search.model_copy(
+        update={"store": str(two_workers / "store"), "space": {**grid_search.space, "pruning_rate": (0.3, 0.5)}}
+    )
+    run_search(wider, tmp_path / "run")
+    levels = load_results(tmp_path / "run").levels
+    assert levels.query("pruning_rate == 0.3 or level == 0")["reused"].all()
+    assert not levels.query("pruning_rate == 0.5 and level > 0")["reused"].any()
+
+
+def test_a_trial_that_raises_is_failed_and_the_others_go_on(ray_address, user_module, search, tmp_path):
+    spec = search(
+        {"model.name": ["my_networks:network", "my_networks:broken"]},
+        seeds=(0, 1),
+        sampler="grid",
+        trials=None,
+        early_stopping=None,
+    )
+    from ticket_search.engines.ray.tune_hooks import run_on_ray
+    from ticket_search.search.driver import SearchDriver
+
+    running = SearchDriver(spec, tmp_path)
+    run_on_ray(running, tmp_path)  # past the checks, which would notice before the start
+    running.flush()
+    trajectories = load_results(tmp_path).trajectories.set_index("model.name")
+    assert list(trajectories.loc["my_networks:network", "status"]) == ["completed"] * 2
+    assert list(trajectories.loc["my_networks:broken", "status"]) == ["failed"] * 2
+    assert all("no such layer: 42" in error for error in trajectories.loc["my_networks:broken", "error"])
+    assert all("Traceback" in error for error in trajectories.loc["my_networks:broken", "error"])
+
+
+def test_a_killed_worker_is_started_over_and_leaves_no_trace(ray_address, user_module, search, tmp_path):
+    spec = search({"model.name": ["my_networks:killed_once"]}, seeds=(0,), sampler="grid", trials=None)
+    from ticket_search.engines.ray.tune_hooks import run_on_ray
+    from ticket_search.search.driver import SearchDriver
+
+    running = SearchDriver(spec, tmp_path)
+    run_on_ray(running, tmp_path)
+    running.flush()
+    assert (user_module / "killed").exists()
+    results = load_results(tmp_path)
+    assert list(results.trajectories["status"]) == ["completed"]
+    assert list(results.levels["level"]) == [0, 1, 2]
+    assert [e["event"] for e in read_events(tmp_path)].count("trajectory_restarted") == 1
+
+
+def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_address, search, tmp_path):
+    from ticket_search.engines.ray.trainable import TrajectoryTrainable
+    from ticket_search.engines.ray.tune_hooks import run_on_ray
+    from ticket_search.search.driver import SearchDriver
+
+    marker = tmp_path / "killed"
+
+    class DiesOnce(TrajectoryTrainable):
+        def reset_config(self, new_config):
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().reset_config(new_config)
+
+    base = {"pruning.max_levels": 1}
+    spec = search({"pruning_rate": [0.5, 0.6]}, base=base, seeds=(0,), sampler="grid", trials=None, max_concurrent=1)
+    running = SearchDriver(spec, tmp_path / "run")
+    run_on_ray(running, open_folder(tmp_path / "run"), trainable=DiesOnce)
+    running.flush()
+    assert marker.exists()
+    results = load_results(tmp_path / "run")
+    assert list(results.trajectories["status"]) == ["completed"] * 2
+    assert len(results.levels) == 4
+
+
+def test_a_diverging_trajectory_says_so(ray_address, search, tmp_path):
+    spec = search({"training.optimizer.lr": [1e30, 1e-3]}, seeds=(0,), sampler="grid", trials=None)
+    progress = run_search(spec, tmp_path / "run")
+    assert progress.counts["diverged"] == 1
+    trajectories = load_results(tmp_path / "run").trajectories.set_index("training.optimizer.lr")
+    assert trajectories.loc[1e30, "status"] == "diverged"
+    assert trajectories.loc[1e30, "reason"] == "the loss of level 0 was not finite at iteration 20"
+    assert trajectories.loc[1e-3, "status"] == "completed"
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
+def test_samplers_drop_collapsed_trajectories(ray_address, search, tmp_path, sampler):
+    spec = search(
+        {"pruning_rate": {"low": 0.5, "high": 0.9}, "criterion": ["magnitude", "random"]},
+        base={"pruning.max_levels": 6, "pruning.min_density": 0.001},
+        sampler=sampler,
+        trials=6,
+        early_stopping={"collapse": 0.2, "collapse_levels": 2},
+    )
+    progress = run_search(spec, tmp_path / "run")
+    assert progress.done == 6
+    trajectories = load_results(tmp_path / "run").trajectories
+    stopped = trajectories[trajectories["status"] == "stopped"]
+    assert progress.counts["stopped"] == len(stopped) >= 1
+    assert stopped["reason"].str.startswith(("collapsed: 2 levels", "no match for")).all()
+    assert sorted(trajectories["seed"]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_killed_and_resumed_elsewhere_it_is_as_if_nothing_had_happened(ray_address, two_workers, grid_search, tmp_path):
+    """SIGKILL to the driver; its directory is moved; the search goes on."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (tmp_path / "space.yaml").write_text(grid_search.to_yaml())
+    command = [sys.executable, "-m", "ticket_search.cli", "run", str(tmp_path / "space.yaml"), "--output", str(here)]
+    driver = subprocess.Popen(
+        [*command, "--address", ray_address], stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONWARNINGS": "default"}
+    )
+    deadline = time.monotonic() + 90
+    while not (here / "suggestions.jsonl").exists() or len((here / "suggestions.jsonl").read_text().split("\n")) < 7:
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    asked = [json.loads(line) for line in (here / "suggestions.jsonl").read_text().splitlines()]
+    here.rename(there)
+    progress = run_search(grid_search, there)
+    assert progress.done == 16
+    assert_same(levels_of(there), levels_of(two_workers))
+    again = [json.loads(line) for line in (there / "suggestions.jsonl").read_text().splitlines()]
+    assert again[: len(asked)] == asked
+    assert len(again) == 16
+    finished = Counter(e["level_key"] for e in read_events(there) if e["event"] == "level_finished")
+    assert set(finished.values()) == {1}

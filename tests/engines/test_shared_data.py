@@ -1,0 +1,94 @@
+"""A data set is read once, by whoever starts the search; the workers of a node read it from one piece of memory."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ticket_search.config.trajectory import DatasetSpec
+from ticket_search.data import read_arrays
+from ticket_search.errors import DataError
+from ticket_search.launch import preflight
+from ticket_search.launch.run import run_search
+from ticket_search.results.reading import load_results
+
+DATA = """
+import os
+from pathlib import Path
+import numpy as np
+
+def load():
+    with Path(__file__).with_name("reads").open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    draw = np.random.RandomState(0)
+    return {split: (draw.randint(0, 256, (n, 40, 40), np.uint8), draw.randint(0, 3, n)) for split, n in SPLITS.items()}
+
+SPLITS = {"train": 3000, "test": 100}
+"""
+
+
+@pytest.fixture
+def user_data(tmp_path, monkeypatch):
+    (tmp_path / "counted_data.py").write_text(DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "reads"
+    sys.modules.pop("counted_data", None)
+
+
+def test_workers_read_the_memory_of_their_node(ray_address, user_data):
+    from ticket_search.engines.ray.connection import ray, share
+
+    def where_the_images_are(spec, data):
+        """In a worker: the names of what is mapped where the images lie, and whether they are what was read."""
+        import ticket_search.engines.worker as worker
+
+        dataset = worker._dataset(spec, data[0], "there is no such folder", "cpu")
+        mapped = []
+        for images in (dataset.train.images, dataset.test.images):
+            for line in Path("/proc/self/maps").read_text().splitlines():
+                fields = line.split(maxsplit=5)
+                start, end = (int(number, 16) for number in fields[0].split("-"))
+                if start <= images.data_ptr() < end:
+                    mapped.append((fields[1], fields[-1]))
+        return mapped, dataset.fingerprint, dataset.train.images.double().sum().item()
+
+    spec = DatasetSpec(name="counted_data:load", validation=500)
+    arrays = read_arrays(spec, None)
+    data = share({spec.source: arrays})
+    remote = ray.remote(where_the_images_are)
+    for mapped, fingerprint, total in ray.get([remote.remote(spec, [data]) for _ in range(2)]):
+        assert len(mapped) == 2
+        assert all(rights[3] == "s" and "plasma" in name for rights, name in mapped), mapped
+        assert (fingerprint, total) == (arrays.fingerprint, arrays.train_images.sum(dtype="float64"))
+
+
+def test_a_search_reads_it_once(ray_address, user_data, tmp_path, search):
+    spec = search(
+        {"pruning_rate": [0.3, 0.6]},
+        seeds=[0, 1],
+        sampler="grid",
+        trials=None,
+        base={"dataset.name": "counted_data:load"},
+    )
+    run_search(spec, tmp_path / "run")
+    assert len(user_data.read_text().splitlines()) == 1
+    assert list(load_results(tmp_path / "run").trajectories["status"]) == ["completed"] * 4
+
+
+def test_the_bits_are_those_of_a_data_set_of_ones_own(ray_address, tmp_path, search, monkeypatch):
+    spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
+    run_search(spec, tmp_path / "shared")
+    monkeypatch.setattr("ticket_search.engines.ray.connection.share", lambda data: None)
+    run_search(spec, tmp_path / "read")
+    shared, read = (load_results(tmp_path / name).levels.drop(columns="train_seconds") for name in ("shared", "read"))
+    assert shared.to_dict() == read.to_dict()
+
+
+def test_where_it_is_missing_is_said(search, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "head7")
+    spec = search({"pruning_rate": [0.5]}, base={"dataset.name": "mnist"})
+    for local, start in ((True, "dataset 'mnist' is not there: no '"), (False, "on head7, from which every node gets")):
+        with pytest.raises(DataError) as missing:
+            preflight.check(spec, local=local)
+        assert str(missing.value).startswith(start)
+        assert "MNIST/raw' or" in str(missing.value)

@@ -1,0 +1,226 @@
+"""Tickets as files: what is in them, and what they train to."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.nn.functional import cross_entropy
+
+import ticket_search
+from ticket_search.config.identity import trajectory_id
+from ticket_search.config.trajectory import DatasetSpec
+from ticket_search.data import read_arrays
+from ticket_search.errors import SpecError, StorageError
+from ticket_search.follow_up.export import export_ticket
+from ticket_search.lottery.rows import level_row
+from ticket_search.lottery.ticket import read_ticket
+from ticket_search.lottery.trajectory import run_trajectory
+from ticket_search.results.tables import Tables
+from ticket_search.runs import store_use
+from ticket_search.search.suggestions import Suggestion, SuggestionRecord
+from ticket_search.storage.folder import LocalFolder
+from ticket_search.store.level_store import LevelStore
+from ticket_search.training.train import evaluate
+
+RATE = 0.5
+
+
+@pytest.fixture
+def run(tmp_path, search, digits):
+    """Runs one trajectory into a run directory: its folder, the levels, the name of the last ticket."""
+
+    def make(seed=1, **base):
+        spec = search({"pruning_rate": [RATE]}, seeds=(seed,), base=base)
+        point = spec.point({"pruning_rate": RATE}, seed)
+        folder = LocalFolder(tmp_path / "run")
+        folder.write("search.yaml", spec.to_yaml().encode())
+        name = trajectory_id(point)
+        SuggestionRecord(folder).append(
+            Suggestion(number=0, values={"pruning_rate": RATE}, seed=seed, trajectory_id=name)
+        )
+        tables, levels = Tables(folder, spec.space), list(run_trajectory(point, digits, LevelStore(folder / "store")))
+        for level in levels:
+            tables.levels.put(level_row(point, level, levels[0], 0.0))
+        tables.flush()
+        return folder, levels, f"{name}/{levels[-1].number}"
+
+    return make
+
+
+TRAIN_AGAIN = """
+import json, sys
+from pathlib import Path
+import torch
+from ticket_search.data.dataset import load_dataset
+from ticket_search.lottery.ticket import read_ticket
+from ticket_search.models import build
+from ticket_search.training.train import LevelInputs, train_levels
+
+torch.set_num_threads(1)
+ticket = read_ticket(sys.argv[1])
+data = load_dataset(ticket.spec.dataset, Path())
+network = build(ticket.spec.model, ticket.image_shape, ticket.classes, 99)
+level = LevelInputs(
+    weights=ticket.weights, mask=ticket.mask, seed=ticket.spec.seed, start=ticket.start, shift=ticket.shift
+)
+(outputs,) = train_levels([level], network, data, ticket.spec.training)
+print(json.dumps([[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in outputs.curve]))
+print(json.dumps([outputs.test_loss, outputs.test_accuracy]))
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rewind_iteration": 7, "model.name": "resnet8"},
+        {"retrain": "finetune"},
+        {"retrain": "learning_rate", "rewind_iteration": 7},
+        {"reinit_kept": "sign"},
+    ],
+    ids=lambda changes: "_".join(map(str, changes.values())) or "plain",
+)
+def test_in_a_fresh_process_it_trains_to_the_same_bits_as_its_level(run, tmp_path, changes):
+    folder, levels, name = run(**changes)
+    export_ticket(folder, name, tmp_path / "ticket.safetensors")
+    found = subprocess.run(
+        [sys.executable, "-c", TRAIN_AGAIN, tmp_path / "ticket.safetensors"], capture_output=True, text=True, check=True
+    )
+    curve, test = map(json.loads, found.stdout.splitlines())
+    assert curve == [[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in levels[-1].curve]
+    assert test == [levels[-1].test_loss, levels[-1].test_accuracy]
+
+
+def test_with_plain_pytorch_its_network_trains_to_the_same_accuracy(run, tmp_path, digits):
+    folder, levels, name = run()
+    export_ticket(folder, name, tmp_path / "ticket.safetensors")
+    network = ticket_search.load_ticket(tmp_path / "ticket.safetensors")
+    training, stream = network.ticket.spec.training, digits.stream(seed=1, batch_size=64)
+    optimizer = torch.optim.Adam(network.parameters(), lr=training.optimizer.lr)
+    for iteration in range(network.ticket.start, 40):
+        images, labels = stream.batch(iteration)
+        optimizer.zero_grad()
+        cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    loss, accuracy = evaluate(network, digits, "test")
+    assert accuracy == levels[-1].test_accuracy
+    assert loss == pytest.approx(levels[-1].test_loss, rel=1e-4)
+    for module, kept in ((network.fc1, "fc1.weight"), (network.output, "output.weight")):
+        assert torch.equal(module.weight != 0, levels[-1].mask[kept])
+
+
+def test_what_is_in_the_file(run, tmp_path, digits):
+    folder, levels, name = run(rewind_iteration=7)
+    export_ticket(folder, name, tmp_path / "t.safetensors")
+    ticket = read_ticket(tmp_path / "t.safetensors")
+    assert (ticket.name, ticket.level_key, ticket.start, ticket.shift) == (name, levels[-1].key, 7, 0)
+    export_ticket(folder, name, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "t.safetensors").read_bytes()
+    assert (ticket.image_shape, ticket.classes, ticket.spec.seed) == ((1, 8, 8), 10, 1)
+    assert all(torch.equal(ticket.mask[n], kept) for n, kept in levels[-1].mask.items())
+    assert list(ticket.mask) == list(levels[-1].mask)
+    assert ticket.figures["val_accuracy"] == levels[-1].val_accuracy
+    assert ticket.figures["density"] == pytest.approx(0.25, abs=0.01)
+    with safe_open(tmp_path / "t.safetensors", framework="np") as file:  # as anybody else would read it
+        assert json.loads(file.metadata()["ticket"])["format"] == "ticket_search.ticket.1"
+        assert file.get_tensor("mask/fc1.weight").dtype == bool
+        assert (file.get_tensor("weights/fc1.weight")[~file.get_tensor("mask/fc1.weight")] == 0).all()
+
+
+@pytest.mark.parametrize("retrain", ["weights", "finetune"])
+def test_of_a_pruned_store_that_kept_the_ticket(run, tmp_path, retrain):
+    folder, levels, name = run(retrain=retrain, **{"training.iterations": 20})
+    store_use.prune(store_use.inspect(folder, lambda results: results.levels[results.levels["level"] == 2]))
+    export_ticket(folder, name, tmp_path / "t.safetensors")
+    assert read_ticket(tmp_path / "t.safetensors").level_key == levels[-1].key
+
+
+def test_a_tied_weight_is_held_under_both_its_names(run, tmp_path, monkeypatch):
+    (tmp_path / "own_tied.py").write_text(
+        "from torch import nn\n\n\n"
+        "def make(image_shape, classes):\n"
+        "    one, other = nn.Linear(64, 64), nn.Linear(64, 64)\n"
+        "    network = nn.Sequential(nn.Flatten(), one, nn.ReLU(), other, nn.Linear(64, 10))\n"
+        "    network[3].weight = network[1].weight\n"
+        "    return network\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    folder, levels, name = run(**{"model.name": "own_tied:make"}, reinit_kept="sign")
+    export_ticket(folder, name, tmp_path / "t.safetensors")
+    network = ticket_search.load_ticket(tmp_path / "t.safetensors")
+    network(torch.zeros(1, 1, 8, 8))
+    kept = levels[-1].mask["1.weight"]
+    assert network[1].weight_orig is network[3].weight_orig
+    for layer in (network[1], network[3]):
+        assert torch.equal(layer.weight != 0, kept)
+    assert len(network[1].weight[kept].abs().unique()) == 1  # the signed constant
+    sys.modules.pop("own_tied", None)
+
+
+class TestRefused:
+    def test_a_name_that_is_none_of_the_searchs(self, run, tmp_path):
+        folder, _, name = run()
+        with pytest.raises(SpecError, match=rf"unknown ticket 'nonsense'.*known: {name[:-2]}/1, {name}"):
+            export_ticket(folder, "nonsense", tmp_path / "t.safetensors")
+        with pytest.raises(SpecError, match="unknown ticket"):  # the dense network is no ticket
+            export_ticket(folder, f"{name[:-2]}/0", tmp_path / "t.safetensors")
+
+    def test_a_file_that_is_there(self, run, tmp_path):
+        folder, _, name = run()
+        (tmp_path / "t.safetensors").write_text("mine")
+        with pytest.raises(SpecError, match="is there already; give another name, or remove it"):
+            export_ticket(folder, name, tmp_path / "t.safetensors")
+        assert (tmp_path / "t.safetensors").read_text() == "mine"
+
+    def test_a_folder_that_is_a_file(self, run, tmp_path):
+        folder, _, name = run()
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(SpecError, match=r"file' is a file, not a folder"):
+            export_ticket(folder, name, tmp_path / "file" / "t.safetensors")
+
+    def test_a_ticket_without_its_parts(self, tmp_path):
+        from safetensors.torch import save_file
+
+        said = {"ticket": json.dumps({"format": "ticket_search.ticket.1"})}
+        save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors", said)
+        with pytest.raises(SpecError, match="is a damaged ticket: KeyError: 'image_shape'"):
+            ticket_search.load_ticket(tmp_path / "w.safetensors")
+
+    def test_a_level_that_was_removed(self, run, tmp_path):
+        folder, levels, name = run()
+        folder.remove(f"store/{levels[-1].key[:2]}/{levels[-1].key}.safetensors")
+        with pytest.raises(StorageError, match=rf"level 2 \({levels[-1].key}\) is not in the store any more"):
+            export_ticket(folder, name, tmp_path / "t.safetensors")
+
+    def test_other_data(self, run, tmp_path, monkeypatch):
+        folder, _, name = run()
+        other = read_arrays(DatasetSpec(name="digits", validation=300), Path())
+        object.__setattr__(other, "fingerprint", "0" * 32)
+        monkeypatch.setattr("ticket_search.follow_up.export.read_arrays", lambda *_: other)
+        with pytest.raises(SpecError, match="what is read now is not what the search was run on"):
+            export_ticket(folder, name, tmp_path / "t.safetensors")
+
+    def test_pruned_weights_that_are_not_zero(self, run, tmp_path):
+        folder, _, name = run(reinit_pruned="initial")
+        with pytest.raises(SpecError, match=r"holds its pruned weights at their initial values"):
+            export_ticket(folder, name, tmp_path / "t.safetensors")
+
+    @pytest.mark.parametrize("content", [b"", b"nonsense", None])
+    def test_a_file_that_is_no_ticket(self, tmp_path, content):
+        path = tmp_path / "t.safetensors"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(SpecError, match="no ticket"):
+            ticket_search.load_ticket(path)
+
+    def test_somebody_elses_safetensors(self, tmp_path):
+        from safetensors.torch import save_file
+
+        save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
+        with pytest.raises(SpecError, match=r"has the format 'none'; this version reads 'ticket_search.ticket.1'"):
+            ticket_search.load_ticket(tmp_path / "w.safetensors")

@@ -1,0 +1,142 @@
+"""Stability as a command: copies in parallel, tables, a plot; again, and with bad input."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import ray
+
+from ticket_search.engines.ray.connection import on_each_worker
+from ticket_search.errors import SpecError, TicketSearchError
+from ticket_search.follow_up.stability import lines_between_copies
+from ticket_search.launch.run import run_search
+from ticket_search.results.reading import load_results
+from ticket_search.runs.store_use import inspect
+from ticket_search.storage.folder import LocalFolder
+
+
+@pytest.fixture(scope="module")
+def searched(ray_address, search, tmp_path_factory):
+    """A search with two rewind iterations, and the name of a ticket rewound to 8."""
+    space = {"pruning_rate": [0.5], "rewind_iteration": [0, 8]}
+    folder = tmp_path_factory.mktemp("stability") / "run"
+    run_search(search(space, seeds=(1,), sampler="grid", trials=None, early_stopping=None), folder)
+    levels = load_results(folder).levels
+    row = levels[(levels["level"] == 2) & (levels["rewind_iteration"] == 8)].iloc[0]
+    return folder, f"{row['trajectory_id']}/2"
+
+
+def command(*arguments):
+    whole = [sys.executable, "-m", "ticket_search.cli", "stability", *map(str, arguments)]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=240, env=os.environ)
+
+
+def entries(folder):
+    return {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*.safetensors")}
+
+
+def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched, ray_address):
+    folder, ticket = searched
+    before = load_results(folder)
+    options = (folder, ticket, "--points", 5, "--address", ray_address)
+    said = command(*options)
+    assert said.returncode == 0, said.stderr
+    assert said.stderr.splitlines()[0] == "9 trainings: 3 of each of a ticket and 2 dense networks"
+    table, lines = pd.read_parquet(folder / "stability"), pd.read_parquet(folder / "stability_lines")
+    assert table["arm"].tolist() == ["ticket", "dense", "dense"]
+    assert table["rewind_iteration"].tolist() == [8, 0, 8]
+    assert table["density"].tolist() == [pytest.approx(0.25, abs=0.01), 1.0, 1.0]
+    assert table["copies"].tolist() == [3, 3, 3]
+    assert len(lines) == 3 * 3 * 5
+    assert lines.groupby(["arm", "rewind_iteration", "first", "second"]).size().tolist() == [5] * 9
+    assert lines[["val_error", "test_error"]].to_numpy().max() < 1
+    # The ends of the lines of one copy are that copy.
+    ends = lines[lines["position"].isin([0.0, 1.0])]
+    ends = ends.assign(copy=ends["first"].where(ends["position"] == 0.0, ends["second"]))
+    assert (ends.groupby(["arm", "rewind_iteration", "copy"])["test_error"].nunique() == 1).all()
+    assert (folder / "plots" / f"stability-{ticket.replace('/', '-')}.svg").read_bytes().startswith(b"<?xml")
+    assert said.stdout.splitlines()[-1].startswith("plot: ")
+    # The search is as it was.
+    pd.testing.assert_frame_equal(load_results(folder).levels, before.levels)
+    trained = entries(folder)
+    again = command(*options)
+    assert (again.returncode, again.stdout) == (0, said.stdout)
+    assert entries(folder) == trained
+    # A search that shares its store with copies keeps them when it is pruned, unless it keeps its best tickets alone.
+    use = inspect(LocalFolder(folder))
+    assert (len(use.kinds["copies"]), use.unneeded) == (9, [])
+    best = inspect(LocalFolder(folder), lambda results: results.levels.head(0))
+    assert {file.name for file in use.kinds["copies"]} <= {file.name for file in best.unneeded}
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "stability_lines"), lines)
+
+
+def test_the_rewinds_that_are_asked_for(searched, ray_address):
+    folder, ticket = searched
+    said = []
+    options = {"copies": 2, "points": 3, "address": ray_address, "say": said.append}
+    lines = lines_between_copies(LocalFolder(folder), ticket, rewinds=(20, 4), **options)
+    assert lines.loc[lines["arm"] == "dense", "rewind_iteration"].unique().tolist() == [4, 20]
+    assert said[0] == "6 trainings: 2 of each of a ticket and 2 dense networks"
+    assert said[-1] == "measured 3 of 3"
+
+
+def test_a_rewind_past_a_training_in_epochs_is_refused_before_anything_is_trained(ray_address, search, tmp_path):
+    spec = search({"pruning_rate": [0.5]}, seeds=(1,), base={"training.iterations": "1ep"}, sampler="grid", trials=None)
+    run_search(spec, tmp_path / "run")
+    ticket = f"{load_results(tmp_path / 'run').levels['trajectory_id'][0]}/1"
+    before = entries(tmp_path / "run")
+    said = command(tmp_path / "run", ticket, "--rewind", 17, "--address", ray_address)
+    assert said.returncode == 2
+    assert said.stderr == ("error: pruning.rewind_iteration: 17 is past the training of 17 iterations; give 0 to 16\n")
+    assert entries(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["TICKET", "--rewind", 40], "pruning.rewind_iteration: 40 is past the training of 40 iterations"),
+        (["aa/1"], "unknown ticket 'aa/1'"),
+        (["TICKET", "--copies", 1], "1 is not in the range 2<=x<=1000"),
+        (["TICKET", "--points", 2], "2 is not in the range 3<=x<=10000"),
+        (["TICKET", "--copies", 10**11], "is not in the range 2<=x<=1000"),
+    ],
+)
+def test_bad_input_is_one_message(searched, arguments, message):
+    folder, ticket = searched
+    said = command(folder, *(ticket if each == "TICKET" else each for each in arguments))
+    assert said.returncode == 2
+    assert message in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+# A worker that is started anew does not find the tests' modules.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def fails(message):
+    raise SpecError(message) if message else ZeroDivisionError("by zero")
+
+
+def dies_at_first(path):
+    if not os.path.exists(path):  # noqa: PTH110
+        open(path, "w").close()  # noqa: PTH123
+        os._exit(1)
+    return os.getpid()
+
+
+def test_what_a_worker_raises_is_one_message(ray_address, search):
+    spec = search({"pruning_rate": [0.5]})
+    for message, expected in (("not so", "^not so$"), ("", "^ZeroDivisionError: by zero$")):
+        with pytest.raises(TicketSearchError, match=expected):
+            on_each_worker(fails, [(message,)], spec, "done", print)
+
+
+def test_a_worker_that_dies_is_replaced(ray_address, search, tmp_path):
+    spec, said = search({"pruning_rate": [0.5]}), []
+    found = on_each_worker(dies_at_first, [(str(tmp_path / "died"),)], spec, "done", said.append)
+    assert (len(found), said) == (1, ["done 1 of 1"])
+    never = search({"pruning_rate": [0.5]}, max_failures=0)
+    with pytest.raises(TicketSearchError):
+        on_each_worker(dies_at_first, [(str(tmp_path / "again"),)], never, "done", said.append)

@@ -1,0 +1,490 @@
+"""A ticket on another data set: what is trained, what the table says, and what is refused."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from by_hand import run_by_hand
+from safetensors import safe_open
+from safetensors.torch import load, save
+
+from ticket_search.analysis.tickets import tickets as sparsest
+from ticket_search.analysis.transfer import transfer_table
+from ticket_search.config.trajectory import DatasetSpec
+from ticket_search.data.dataset import load_dataset
+from ticket_search.errors import SpecError
+from ticket_search.follow_up.transfer import read_tickets, transfer
+from ticket_search.launch.run import run_search
+from ticket_search.lottery.ticket import Ticket, read_ticket
+from ticket_search.lottery.trajectory import run_trajectory
+from ticket_search.lottery.workbench import Workbench
+from ticket_search.results.reading import Results, load_results
+from ticket_search.results.schema import schemas
+from ticket_search.runs.store_use import inspect, prune
+from ticket_search.storage.folder import LocalFolder
+from ticket_search.store.level_store import LevelStore
+
+KEY = "0123456789abcdef" * 2
+#: Four classes of 8x8 images, and ten of 6x6.
+OTHER_DATA = """
+from importlib.resources import files
+import numpy as np
+
+def _digits():
+    with np.load(files("ticket_search.data") / "digits.npz") as file:
+        return {s: (file[f"{s}_images"], file[f"{s}_labels"]) for s in ("train", "test")}
+
+def four():
+    return {s: (images[labels < 4], labels[labels < 4]) for s, (images, labels) in _digits().items()}
+
+def small():
+    return {s: (images[..., 1:7, 1:7], labels) for s, (images, labels) in _digits().items()}
+"""
+
+
+@pytest.fixture
+def other_data(tmp_path, monkeypatch):
+    (tmp_path / "other_data.py").write_text(OTHER_DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    return lambda name: load_dataset(DatasetSpec(name=f"other_data:{name}", validation=100), tmp_path)
+
+
+@pytest.fixture
+def found(trajectory, digits, stores):
+    """A ticket of half the weights as `export` writes it, and its level: ``found({"rewind_iteration": 7}, seed=1)``."""
+
+    def make(changes=(), seed=1):
+        spec = trajectory({"max_levels": 1, "pruning_rate": 0.5, **dict(changes)}, seed=seed)
+        store = stores()
+        level = list(run_trajectory(spec, digits, store))[-1]
+        bench = Workbench(spec, digits, store, lambda event, **fields: None)
+        return bench.ticket(1, f"aa{seed}/1", {"density": 0.5}), level
+
+    return make
+
+
+@pytest.fixture
+def stores(tmp_path):
+    numbers = iter(range(99))
+    return lambda: LevelStore(tmp_path / f"store{next(numbers)}")
+
+
+def moved(ticket, data, stores, *, weights="ticket", seed=None, controls=(), **dataset):
+    """The levels of a trajectory that trains a ticket on some data."""
+    store = stores()
+    store.save(KEY, ticket.to_entry())
+    pruning = {"ticket": KEY, "ticket_weights": weights, "rewind_iteration": ticket.spec.pruning.rewind_iteration}
+    spec = ticket.spec.model_copy(
+        update={
+            "dataset": ticket.spec.dataset.model_copy(update=dataset | {"normalize": None}),
+            "pruning": type(ticket.spec.pruning)(**pruning),
+            "controls": type(ticket.spec.controls)(kinds=controls),
+            "seed": ticket.spec.seed if seed is None else seed,
+        }
+    )
+    return list(run_trajectory(spec, data, store))
+
+
+def points(level):
+    return [(p.iteration, p.train_loss, p.val_loss, p.val_accuracy) for p in level.curve]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"rewind_iteration": 7, "model.name": "resnet8"}, {"reinit_kept": "sign"}], ids=str
+)
+def test_on_its_own_data_and_seed_it_trains_to_the_same_bits(found, digits, stores, changes):
+    ticket, level = found(changes)
+    _, again = moved(ticket, digits, stores)
+    assert again.number == 1
+    assert points(again) == points(level)
+    assert again.test_loss == level.test_loss
+    assert all(torch.equal(again.mask[n], kept) for n, kept in level.mask.items())
+
+
+@pytest.mark.parametrize("k", [0, 7])
+def test_the_mask_alone_starts_from_the_dense_network_trained_there(found, digits, trainings, stores, k):
+    ticket, _ = found({"rewind_iteration": k})
+    for seen in (trainings.inputs, trainings.levels, trainings.outputs):
+        seen.clear()
+    moved(ticket, digits, stores, weights="own", seed=9)
+    rewind = trainings.outputs[0].kept[k]
+    assert [level.seed for level in trainings.levels] == [9, 9]
+    assert trainings.levels[1].start == k
+    for name, given in trainings.inputs[1].items():
+        kept = ticket.mask.get(name)
+        assert torch.equal(given, rewind[name] if kept is None else rewind[name] * kept)
+    assert not torch.equal(trainings.inputs[1]["fc1.weight"], ticket.weights["fc1.weight"])
+
+
+def test_for_other_classes_the_head_is_new_and_whole(found, trainings, other_data, stores):
+    ticket, _ = found()
+    trainings.inputs.clear()
+    data = other_data("four")
+    dense, level = moved(ticket, data, stores, seed=4, name="other_data:four", controls=["shuffled_mask"])
+    given = trainings.inputs[1]
+    assert level.mask["output.weight"].shape == (4, 16)
+    assert level.mask["output.weight"].all()
+    assert torch.equal(level.mask["fc1.weight"], ticket.mask["fc1.weight"])
+    assert torch.equal(given["fc1.weight"], ticket.weights["fc1.weight"])
+    assert torch.equal(given["output.weight"], trainings.inputs[0]["output.weight"])
+    (control,) = level.controls
+    assert control.level.mask["output.weight"].all()
+    assert int(control.level.mask["fc1.weight"].sum()) == int(ticket.mask["fc1.weight"].sum())
+    assert level.val_accuracy > 0.5 < dense.val_accuracy
+
+
+def test_images_that_it_does_not_take(found, other_data, stores):
+    ticket, _ = found()
+    with pytest.raises(SpecError, match="takes images of 1 x 8 x 8, and the data set's are 1 x 6 x 6"):
+        moved(ticket, other_data("small"), stores, name="other_data:small")
+
+
+def test_another_network(found, digits, stores):
+    ticket, _ = found()
+    store = stores()
+    store.save(KEY, ticket.to_entry())
+    other = found({"model.name": "lenet_8"})[0].spec.model_copy(
+        update={"pruning": type(ticket.spec.pruning)(ticket=KEY)}
+    )
+    with pytest.raises(SpecError, match="the network 'lenet_16', which 'lenet_8' is not"):
+        list(run_trajectory(other, digits, store))
+
+
+@pytest.fixture
+def files(found, tmp_path):
+    """Two tickets as files, found with the seeds 1 and 2."""
+    paths = []
+    for seed in (1, 2):
+        paths.append(tmp_path / f"{seed}.safetensors")
+        paths[-1].write_bytes(found(seed=seed)[0].to_bytes())
+    return paths
+
+
+def test_its_search(files):
+    tickets = read_tickets(files)
+    spec = transfer(tickets, "mnist", seeds=3, draws=2, mask_alone=False, settings=("training.iterations=7",))
+    assert re.fullmatch("2_tickets_[0-9a-f]{8}_on_mnist", spec.name)
+    assert (spec.seeds, spec.dataset.name, spec.dataset.validation) == ((3, 4, 5), "mnist", 300)
+    assert spec.dataset.normalize is None
+    assert spec.space["ticket"] == tuple(tickets)
+    assert (spec.controls.kinds, spec.controls.draws) == (("random_reinit", "shuffled_mask"), 2)
+    assert spec.training.iterations == 7
+    assert spec.planned_trials == 6
+    alone = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=True)
+    assert alone.trajectory.ticket_weights == "own"
+    assert alone.controls.kinds == ("shuffled_mask",)
+    assert alone.name == spec.name.replace("mnist", "digits_mask_alone")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.iterations": 30},
+        {"rewind_iteration": 3},
+        {"criterion": "random"},
+        {"dataset.augment": {"crop": 1}},
+        {"model.name": "lenet_8"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, changes):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(found(changes, seed=2)[0].to_bytes())
+    with pytest.raises(SpecError, match=f"differ in .*{next(iter(changes))}.*; transfer them one by one"):
+        transfer(read_tickets([files[0], other]), "digits", seeds=1, draws=1, mask_alone=False)
+
+
+def test_a_ticket_counts_once_whatever_is_said_of_it(files, found, tmp_path):
+    """How long it took to find is no part of what is trained."""
+    again = tmp_path / "again.safetensors"
+    ticket = read_ticket(files[0])
+    again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
+    with pytest.raises(SpecError, match="is the same ticket as another file given"):
+        read_tickets([files[0], again])
+    for name in ("fc1.weight", "fc1.bias"):
+        weights = ticket.weights | {name: ticket.weights[name] + 1}
+        assert dataclasses.replace(ticket, weights=weights).key != ticket.key
+    mask = ticket.mask | {"fc1.weight": ~ticket.mask["fc1.weight"]}
+    assert dataclasses.replace(ticket, mask=mask).key != ticket.key
+    assert dataclasses.replace(ticket, classes=9).key != ticket.key
+
+
+@pytest.mark.parametrize("retrain", ["finetune", "learning_rate"])
+def test_trained_weights_are_not_transferred(found, retrain):
+    ticket, _ = found({"retrain": retrain, "max_levels": 1})
+    options = {"seeds": 1, "draws": 1}
+    with pytest.raises(SpecError, match=r"starts from trained weights .* transfer its mask with --mask-alone"):
+        transfer({ticket.key: ticket}, "digits", mask_alone=False, **options)
+    assert transfer({ticket.key: ticket}, "digits", mask_alone=True, **options).trajectory.ticket_weights == "own"
+
+
+def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path, monkeypatch):
+    """The name is the same, and so are the classes: what does not fit is no new head."""
+    ticket, _ = found()
+    shapes = {name: value.shape for name, value in ticket.weights.items()}
+    wider = shapes | {"fc1.weight": torch.Size([24, 64])}
+    for changed in (
+        wider,
+        shapes | {"new.weight": torch.Size([3, 3])},
+        {n: s for n, s in shapes.items() if n != "fc1.bias"},
+    ):
+        with pytest.raises(SpecError, match="whose code has changed; export the ticket anew"):
+            ticket.cut_to(changed, 10)
+    assert set(ticket.cut_to(shapes, 10).weights) == set(shapes)
+    other_head = shapes | {"output.weight": torch.Size([4, 16]), "output.bias": torch.Size([4])}
+    assert set(ticket.cut_to(other_head, 4).weights) == {"fc1.weight", "fc1.bias"}
+    assert list(ticket.cut_to(other_head, 4).mask) == ["fc1.weight"]
+
+
+def command(*arguments, cwd):
+    whole = [sys.executable, "-m", "ticket_search.cli", "transfer", *map(str, arguments)]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=240, cwd=cwd, env=os.environ)
+
+
+def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_address, tmp_path, other_data):
+    options = (*files, "--dataset", "other_data:four", "--seeds", 2, "--output", "run", "--address", ray_address)
+    said = command(*options, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    table = pd.read_parquet(tmp_path / "run" / "transfer")
+    assert list(table["arm"]) == ["dense", "ticket", "random_reinit", "shuffled_mask"]
+    assert table["tickets"].tolist() == table["seeds"].tolist() == [2] * 4
+    assert table["verdict"].notna().tolist() == [False, True, False, False]
+    assert table["verdict"][1] in said.stdout
+    results = load_results(tmp_path / "run")
+    assert set(results.levels["seed"]) == {3, 4}
+    # The dense network of a seed is trained once, whatever the tickets.
+    assert results.levels.loc[results.levels["level"] == 0, "level_key"].nunique() == 2
+    again = command(*options, cwd=tmp_path)
+    assert again.returncode == 0
+    pd.testing.assert_frame_equal(load_results(tmp_path / "run").levels, results.levels)
+    # What it needs, and nothing else, is kept when its store is pruned.
+    use = inspect(LocalFolder(tmp_path / "run"))
+    assert len(use.kinds["tickets"]) == 2
+    assert use.unneeded == []
+    store = LevelStore(tmp_path / "run" / "store")
+    assert {Ticket.from_entry(store.load(key)).name for key in results.levels["ticket"]} == {"aa1/1", "aa2/1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--dataset", "other_data:small"],
+            "takes images of 1 x 8 x 8, and the data set's are 1 x 6 x 6",
+        ),
+        (["--dataset", "minst"], "unknown dataset 'minst' (did you mean 'mnist'?)"),
+        (["--dataset", "mnist"], "dataset 'mnist' is not there"),
+        (
+            ["--dataset", "digits", "--set", "model.name=lenet_8"],
+            "the network 'lenet_16', which 'lenet_8' is not",
+        ),
+        (["--dataset", "digits", "--set", "retrain=finetune"], "unknown key 'retrain'"),
+        (["--dataset", "digits", "--set", "space.strategy=[global]"], "the space of a transfer is its tickets"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data, arguments, message):
+    said = command(files[0], *arguments, cwd=tmp_path)
+    assert said.returncode == 2
+    assert message in said.stderr
+    assert len(said.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"figures": [1, 2]}, "TypeError"),
+        ({"classes": "ten"}, "ValueError"),
+        ({"mask": []}, "it has no mask"),
+        ({"trajectory": {}}, "is missing"),
+    ],
+)
+def test_a_damaged_ticket_is_one_message(files, tmp_path, changes, message):
+    tensors = load(files[0].read_bytes())
+    with safe_open(files[0], framework="pt") as file:
+        plain = json.loads(file.metadata()["ticket"])
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(save(tensors, {"ticket": json.dumps(plain | changes)}))
+    said = command(bad, "--dataset", "digits", cwd=tmp_path)
+    assert said.returncode == 2
+    assert f"error: '{bad}' is a damaged ticket: " in said.stderr
+    assert message in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_masks_that_are_none(files, tmp_path):
+    tensors = load(files[0].read_bytes())
+    with safe_open(files[0], framework="pt") as file:
+        said = file.metadata()
+    kept = tensors["mask/fc1.weight"]
+    for other in (kept.float(), kept[:5]):
+        (tmp_path / "bad.safetensors").write_bytes(save(tensors | {"mask/fc1.weight": other.contiguous()}, said))
+        with pytest.raises(SpecError, match=r"is a damaged ticket: ValueError: the mask of 'fc1.weight' is torch"):
+            read_tickets([tmp_path / "bad.safetensors"])
+
+
+def test_the_tickets_of_a_transfer_say_which_ticket_was_transferred(files, tmp_path):
+    tickets = read_tickets(files)
+    spec = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=False, settings=("search.tolerance=0.99",))
+    for key, ticket in tickets.items():
+        LevelStore(tmp_path / "run" / "store").save(key, ticket.to_entry())
+    run_by_hand(spec, tmp_path / "run")
+    found = sparsest(load_results(tmp_path / "run"), spec.space)
+    assert found.columns.is_unique
+    assert set(found["pruning.ticket"]) == set(tickets)
+    assert found["ticket"].str.endswith("/1").all()
+    assert set(found["pruning_rate"]) == {0.5}  # how it was found
+
+
+def test_a_file_that_is_no_ticket(tmp_path):
+    said = command("absent.safetensors", "--dataset", "digits", cwd=tmp_path)
+    assert (said.returncode, said.stderr) == (2, "error: no ticket 'absent.safetensors': there is no such file\n")
+
+
+def test_a_ticket_that_the_store_does_not_hold(search, tmp_path):
+    spec = search({"ticket": [KEY]}, sampler="grid", trials=None)
+    with pytest.raises(SpecError, match=f"pruning.ticket: '{KEY}' is not in the level store"):
+        run_search(spec, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_entry_that_is_no_ticket(search, tmp_path, stores):
+    from ticket_search.store.level_store import Entry
+
+    LevelStore(tmp_path / "shared").save(KEY, Entry(record={"level": 1}, tensors={}))
+    spec = search({"ticket": [KEY]}, sampler="grid", trials=None).model_copy(update={"store": str(tmp_path / "shared")})
+    with pytest.raises(SpecError, match=f"'{KEY}' in the level store is no ticket: it has the format None"):
+        run_search(spec, tmp_path / "run")
+
+
+def test_pruned_after_an_interruption_it_goes_on(files, tmp_path):
+    """Of the tickets whose turn has not come nothing is trained yet, and they are needed all the same."""
+    tickets = read_tickets(files)
+    spec = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=False)
+    folder = LocalFolder(tmp_path / "run")
+    store = LevelStore(folder / "store")
+    for key, ticket in tickets.items():
+        store.save(key, ticket.to_entry())
+    run_by_hand(spec, folder.path, levels=1, flush=True)
+    use = inspect(folder)
+    assert len(use.kinds["tickets"]) == 2
+    prune(use)
+    run_by_hand(spec, folder.path)
+    assert len(load_results(folder).levels) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ticket": "a/1"}, "'a/1' is not the key of a ticket, 32 hexadecimal digits"),
+        ({"ticket": KEY, "retrain": "finetune"}, "give retrain 'weights', or ticket null"),
+        ({"ticket": KEY, "early_bird": {}}, "give early_bird null, or ticket null"),
+        ({"ticket": KEY, "target_densities": 0.1}, "give target_densities null, or ticket null"),
+        ({"ticket_weights": "own"}, "ticket_weights 'own' is of a ticket, and ticket is null"),
+    ],
+)
+def test_fields_that_do_not_go_together(trajectory, changes, message):
+    with pytest.raises(SpecError, match=message):
+        trajectory(changes)
+
+
+def results(tickets, controls=()):
+    """Tables of (ticket, seed, level, accuracy); controls as (ticket, seed, draw, accuracy)."""
+    fixed = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude", "rewind_iteration": 0}
+    levels = [
+        fixed
+        | {"trajectory_id": f"{ticket}{seed}", "ticket": ticket, "seed": seed, "level": level}
+        | {"kept_weights": 100 if level == 0 else 50, "prunable_weights": 100, "density": 1.0 if level == 0 else 0.5}
+        | {"test_accuracy": accuracy, "early_stop_test_accuracy": accuracy, "early_stop_iteration": 100 * (2 - level)}
+        for ticket, seed, level, accuracy in tickets
+    ]
+    drawn = [
+        {"trajectory_id": f"{ticket}{seed}", "level": 1, "control": "shuffled_mask", "draw": draw, "seed": seed}
+        | {"test_accuracy": accuracy, "early_stop_test_accuracy": accuracy, "early_stop_iteration": 300}
+        for ticket, seed, draw, accuracy in controls
+    ]
+    empty = {name: schema.empty_table().to_pandas() for name, schema in schemas({}).items()}
+    tables = empty | {"levels": pd.DataFrame(levels)}
+    if drawn:
+        tables["controls"] = pd.DataFrame(drawn)
+    return Results(**tables)
+
+
+CELLS = [("a", 0, 0.93), ("a", 1, 0.92), ("b", 0, 0.95), ("b", 1, 0.94)]
+DENSE = {0: 0.92, 1: 0.90}
+
+
+def test_the_table_pairs_tickets_with_the_dense_networks_and_controls_of_their_seeds():
+    rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
+    controls = [(t, s, draw, accuracy - 0.02 + 0.01 * (2 * draw - 1)) for t, s, accuracy in CELLS for draw in (0, 1)]
+    table = transfer_table(results(rows, controls), margin=0.005).set_index("arm")
+    assert table["tickets"].tolist() == table["seeds"].tolist() == [2, 2, 2]
+    assert table["density"].tolist() == [1.0, 0.5, 0.5]
+    assert table.loc["dense", "test_accuracy"] == pytest.approx(0.91)
+    assert table.loc["ticket", "test_accuracy"] == pytest.approx(0.935)
+    assert table.loc["ticket", "test_accuracy_gain"] == pytest.approx(0.025)
+    # Of two tickets and two seeds the extreme draws are one ticket with one seed.
+    assert table.loc["ticket", "test_accuracy_gain_low"] == pytest.approx(0.01)
+    assert table.loc["ticket", "test_accuracy_gain_high"] == pytest.approx(0.04)
+    for end in ("", "_low", "_high"):
+        assert table.loc["shuffled_mask", f"test_accuracy_lead{end}"] == pytest.approx(0.02)
+        assert table.loc["ticket", f"speed{end}"] == 2.0
+        assert table.loc["shuffled_mask", f"slowdown{end}"] == 3.0
+    assert table.loc["ticket", "verdict"] == "better, beats shuffled_mask"
+
+
+def test_tickets_of_different_sizes_are_not_pooled_and_controls_may_be_absent():
+    rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
+    tables = results(rows)
+    tables.levels.loc[(tables.levels["ticket"] == "b") & (tables.levels["level"] == 1), "kept_weights"] = 49
+    table = transfer_table(tables, margin=0.005)
+    assert table["kept_weights"].tolist() == [100, 50, 100, 49]
+    assert table["verdict"].tolist() == [None, "better", None, "better"]
+
+
+def test_the_table_does_not_depend_on_what_ended_first():
+    rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
+    controls = [(t, s, 0, accuracy - 0.01 * (s + 1)) for t, s, accuracy in CELLS]
+    tables = results(rows, controls)
+    table = transfer_table(tables, margin=0.005)
+    for seed in range(3):
+        shuffled = {
+            name: getattr(tables, name).sample(frac=1, random_state=seed).reset_index(drop=True)
+            for name in ("levels", "controls")
+        }
+        pd.testing.assert_frame_equal(transfer_table(dataclasses.replace(tables, **shuffled), margin=0.005), table)
+
+
+def test_each_arm_says_how_many_trainings_it_rests_on():
+    rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
+    controls = [(t, s, 0, accuracy if t == "a" else np.nan) for t, s, accuracy in CELLS]
+    # A third seed, whose tickets have all diverged, has a dense network.
+    table = transfer_table(results([*rows, ("a", 2, 0, 0.9)], controls), margin=0.005).set_index("arm")
+    assert table["seeds"].to_dict() == {"dense": 3, "ticket": 2, "shuffled_mask": 2}
+    assert table["tickets"].to_dict() == {"dense": 2, "ticket": 2, "shuffled_mask": 1}
+    assert table["trainings"].to_dict() == {"dense": 3, "ticket": 4, "shuffled_mask": 2}
+
+
+def test_of_one_pair_nothing_is_claimed():
+    table = transfer_table(results([("a", 0, 0, 0.9), ("a", 0, 1, 0.95)], [("a", 0, 0, 0.8)]), margin=0.005)
+    assert table["verdict"].tolist() == [None, "undecided", None]
+
+
+def test_a_training_that_is_missing_leaves_the_others():
+    rows = [row for t, s, accuracy in CELLS[:-1] for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
+    table = transfer_table(results([*rows, ("b", 1, 0, 0.9)]), margin=0.005).set_index("arm")
+    assert table.loc["ticket", "test_accuracy"] == pytest.approx(np.mean([0.93, 0.92, 0.95]))
+
+
+def test_what_is_read_back_from_the_store_is_the_ticket(found, tmp_path):
+    ticket, _ = found({"rewind_iteration": 7})
+    (tmp_path / "t.safetensors").write_bytes(ticket.to_bytes())
+    again = Ticket.from_entry(ticket.to_entry())
+    assert again.to_bytes() == ticket.to_bytes() == read_ticket(tmp_path / "t.safetensors").to_bytes()

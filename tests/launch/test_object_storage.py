@@ -1,0 +1,202 @@
+"""Searches in object storage: the same numbers as on a disk, whatever the server goes through."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from ticket_search import load_results
+from ticket_search.cli import main
+from ticket_search.engines.job import make_job
+from ticket_search.engines.worker import run_job
+from ticket_search.errors import StorageError
+from ticket_search.launch.run import run_search
+from ticket_search.results.events import read_events
+from ticket_search.search.driver import LevelReport, SearchDriver
+from ticket_search.storage import folder as storage
+from ticket_search.storage.folder import open_folder
+
+#: May differ between two runs of the same trajectory.
+CLOCK = ["train_seconds", "reused"]
+TABLES = ("levels", "trajectories", "curves", "layers")
+IMPATIENT = """
+from torch import nn
+from ticket_search.storage import folder
+
+folder.PATIENCE_SECONDS = 2.0
+
+def network(image_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, classes))
+"""
+
+
+def tables_of(run_dir):
+    tables = vars(load_results(run_dir))
+    return {name: tables[name].drop(columns=CLOCK, errors="ignore") for name in TABLES}
+
+
+def assert_same(one, other):
+    for name, table in tables_of(one).items():
+        pd.testing.assert_frame_equal(table, tables_of(other)[name], check_exact=True, obj=name)
+
+
+def assert_each_level_was_finished_once(run_dir):
+    finished = Counter(e["level_key"] for e in read_events(run_dir) if e["event"] == "level_finished")
+    levels = load_results(run_dir).levels
+    assert not levels.duplicated(["trajectory_id", "level"]).any()
+    assert finished == dict.fromkeys(levels["level_key"], 1)
+
+
+def say(*arguments):
+    """What a command prints."""
+    said = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert said.exit_code == 0, said.output
+    return said.stdout
+
+
+@pytest.fixture(scope="module")
+def grid(search):
+    """Four trajectories, of two seeds."""
+    base = {"rewind_iteration": 20}
+    return search(
+        {"pruning_rate": [0.3, 0.6]}, seeds=(0, 1), base=base, sampler="grid", trials=None, early_stopping=None
+    )
+
+
+@pytest.fixture(scope="module")
+def on_a_disk(grid, tmp_path_factory):
+    """The same search, run here without Ray."""
+    folder = open_folder(tmp_path_factory.mktemp("disk"))
+    driven = SearchDriver(grid, folder)
+    while (suggestion := driven.next()) is not None:
+        trajectory = grid.point(suggestion.values, suggestion.seed)
+        for report in run_job(make_job(grid, suggestion.number, trajectory, folder, "")):
+            tell = driven.level_finished if isinstance(report, LevelReport) else driven.ended
+            tell(suggestion.number, report)
+    driven.flush()
+    assert driven.progress.counts["completed"] == 4
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_command(grid, s3, tmp_path_factory):
+    """Run by the command, on a Ray of its own, in an empty working directory; the server named by the environment."""
+    cwd, space = tmp_path_factory.mktemp("cwd"), tmp_path_factory.mktemp("space") / "space.yaml"
+    space.write_text(grid.to_yaml())
+    said = subprocess.run(
+        [sys.executable, "-m", "ticket_search.cli", "run", str(space), "--output", "s3://tests/command"],
+        cwd=cwd,
+        env=os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3.port}", "RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert said.returncode == 0, said.stderr
+    return s3.location("command"), cwd, said.stdout
+
+
+def test_the_tables_are_those_of_a_disk(on_a_disk, by_command):
+    location, _, _ = by_command
+    assert len(load_results(location).levels) == 12
+    assert_same(location, on_a_disk)
+    assert_each_level_was_finished_once(location)
+
+
+def test_nothing_of_it_is_left_on_the_disk(by_command):
+    _, cwd, _ = by_command
+    assert list(cwd.iterdir()) == []
+
+
+def test_pandas_reads_the_tables(by_command, s3, monkeypatch):
+    location, _, said = by_command
+    place, _, query = location.partition("?")
+    assert said.splitlines()[-1] == f"results: {location} (pd.read_parquet('{place}/levels?{query}'))"
+    for table in TABLES:
+        named = pd.read_parquet(f"{place}/{table}?{query}")
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.port}")
+            pd.testing.assert_frame_equal(pd.read_parquet(f"{place}/{table}"), named)
+        assert len(named) == len(getattr(load_results(location), table)) > 0
+
+
+def test_the_commands_that_read(by_command):
+    location, _, _ = by_command
+    status = json.loads(say("status", location, "--json"))
+    assert (status["running"], status["trajectories"], status["levels"]) == (False, {"completed": 4}, 12)
+    levels = load_results(location).levels
+    matching = levels.query("matching and level > 0")
+    tickets = json.loads(say("tickets", location, "--json"))
+    assert {ticket["trajectory_id"] for ticket in tickets} == set(matching["trajectory_id"]) != set()
+    store = say("store", location).splitlines()
+    assert store[0] == f"store: {location.replace('command', 'command/store')}"
+    # 2 dense networks, and for each 2 rates of 2 levels.
+    assert store[1].split()[:2] == ["levels", "10"]
+    assert f"used by {location}" in store
+    assert store[-1] == "a search needs each of them"
+
+
+def test_resume_trains_nothing(by_command, on_a_disk, ray_address):
+    location, cwd, _ = by_command
+    events = len(read_events(location))
+    said = subprocess.run(
+        [sys.executable, "-m", "ticket_search.cli", "resume", location, "--address", ray_address],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert said.returncode == 0, said.stderr
+    assert len(read_events(location)) == events
+    assert_same(location, on_a_disk)
+    assert list(cwd.iterdir()) == []
+
+
+def test_a_server_that_is_killed_and_started_again_is_waited_for(on_a_disk, ray_address, grid, s3):
+    location, restarts = s3.location("restarted"), []
+
+    def kill_at_the_first_end(progress, row):
+        if progress.done == 1:
+            s3.kill()
+            restarts.append(threading.Timer(2.0, s3.start))
+            restarts[0].start()
+
+    try:
+        progress = run_search(grid, location, listener=kill_at_the_first_end)
+    finally:
+        restarts[0].join()
+    assert progress.counts == {"running": 0, "completed": 4, "stopped": 0, "diverged": 0, "failed": 0}
+    assert_same(location, on_a_disk)
+    assert_each_level_was_finished_once(location)
+
+
+@pytest.fixture
+def impatient_network(tmp_path, monkeypatch):
+    """A network of the user's whose module makes the process that loads it, a worker say, wait for 2 s only."""
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 2.0)
+    yield {"model.name": "impatient:network"}
+    sys.modules.pop("impatient", None)
+
+
+def test_a_server_that_stays_away_is_one_message_and_it_can_be_gone_on_from(ray_address, search, s3, impatient_network):
+    settings = {"sampler": "grid", "trials": None, "early_stopping": None, "max_concurrent": 1}
+    spec = search({"pruning_rate": [0.3, 0.6]}, seeds=(0,), base=impatient_network, **settings)
+    location = s3.location("away")
+    try:
+        with pytest.raises(StorageError, match=r"^cannot \w+ 's3://tests/away[^']*': ") as error:
+            run_search(spec, location, listener=lambda progress, row: s3.kill())
+    finally:
+        s3.start()
+    assert "\n" not in str(error.value)
+    assert json.loads(say("status", location, "--json"))["running"] is False
+    # This process lives on, and does not stand in its own way.
+    assert run_search(spec, location).counts["completed"] == 2
+    assert len(load_results(location).levels) == 6
+    assert_each_level_was_finished_once(location)

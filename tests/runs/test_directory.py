@@ -1,0 +1,353 @@
+"""A run directory has one search and at most one process; and how that process is asked to stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from ticket_search.errors import RunDirectoryError, StorageError, TicketSearchError
+from ticket_search.launch import run
+from ticket_search.runs import directory
+from ticket_search.runs.directory import (
+    check_same_search,
+    held_by,
+    hold,
+    is_stop_requested,
+    read_run,
+    read_spec,
+    request_stop,
+)
+from ticket_search.search.driver import EndReport, LevelReport, SearchDriver
+from ticket_search.search.suggestions import SuggestionRecord
+from ticket_search.storage import lease
+from ticket_search.storage.folder import open_folder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ticket_search.runs.directory import hold
+from ticket_search.config.loading import load_search
+from ticket_search.storage.folder import open_folder
+with hold(open_folder(sys.argv[1]), load_search(Path(sys.argv[2]))):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def spec(search):
+    return search({"pruning_rate": [0.5, 0.3]}, seeds=(0, 1), sampler="grid")
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return open_folder(tmp_path / "run")
+
+
+@pytest.fixture
+def held_elsewhere(spec, run_dir, tmp_path):
+    """Another process that runs the directory."""
+    (tmp_path / "space.yaml").write_text(spec.to_yaml())
+    command = [sys.executable, "-c", HOLD, str(run_dir), str(tmp_path / "space.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture
+def far(run_dir, monkeypatch):
+    """A claim on the directory of a process on another machine, whose silence is soon long enough."""
+    for module in (lease, directory):
+        monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.8)
+    hurried = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: time.sleep(0.05))
+    monkeypatch.setattr(directory, "time", hurried)
+    owner = replace(lease._this_process(), machine="elsewhere", host="far", pid=1)
+    run_dir.write("lock/run.aaaaaaaaaaaa.json", json.dumps(asdict(owner)).encode())
+    return run_dir / "lock"
+
+
+class TestOneProcess:
+    def test_a_second_one_is_refused_with_who_runs_it(self, run_dir, spec, held_elsewhere):
+        who = rf"run' is being run by process {held_elsewhere.pid} on \S+ \(since 2.*\)$"
+        assert held_by(run_dir).pid == held_elsewhere.pid
+        with pytest.raises(RunDirectoryError, match=who), hold(run_dir, spec):
+            pass
+        with pytest.raises(RunDirectoryError, match=who):
+            check_same_search(run_dir, spec)
+        assert held_elsewhere.poll() is None
+        assert held_by(run_dir).pid == held_elsewhere.pid
+
+    def test_the_lock_of_a_killed_one_is_broken_and_that_is_said(self, run_dir, spec, held_elsewhere):
+        owner = held_by(run_dir)
+        held_elsewhere.send_signal(signal.SIGKILL)
+        held_elsewhere.wait()
+        assert held_by(run_dir) is None
+        check_same_search(run_dir, spec)
+        said = []
+        started = time.monotonic()
+        with hold(run_dir, spec, said.append) as held:
+            assert said == [f"broke the lock of {owner}, which is gone"]
+            assert not held.is_new
+            assert held_by(run_dir).pid == os.getpid()
+        assert time.monotonic() - started < 1
+
+    def test_nothing_is_left_of_the_lock_or_said_of_it_in_the_end(self, run_dir, spec):
+        said = []
+        for _ in range(2):
+            with hold(run_dir, spec, said.append):
+                assert held_by(run_dir).pid == os.getpid()
+            assert held_by(run_dir) is None
+        with pytest.raises(ZeroDivisionError), hold(run_dir, spec):
+            1 / 0  # noqa: B018
+        assert held_by(run_dir) is None
+        assert ((run_dir / "lock").files(), said) == ([], [])
+
+    def test_a_silent_one_elsewhere_is_waited_for_and_its_lock_broken(self, run_dir, spec, far):
+        said = []
+        started = time.monotonic()
+        with hold(run_dir, spec, said.append):
+            assert time.monotonic() - started > 0.8
+        assert len(said) == 2
+        assert "run' was being run by process 1 on far (since 2" in said[0]
+        assert said[0].endswith("; waiting 1 s to see whether it still is")
+        assert said[1].startswith("broke the lock of process 1 on far (since 2")
+        assert far.files() == []
+
+    def test_one_elsewhere_that_gives_signs_of_life_keeps_it(self, run_dir, spec, far):
+        over = threading.Event()
+
+        def beat():
+            while not over.wait(0.1):
+                far.write("run.aaaaaaaaaaaa.beat", b"")
+
+        heart = threading.Thread(target=beat)
+        heart.start()
+        started = time.monotonic()
+        try:
+            with pytest.raises(RunDirectoryError, match="is being run by process 1 on far"), hold(run_dir, spec):
+                pass
+        finally:
+            over.set()
+            heart.join()
+        assert time.monotonic() - started < 6
+        assert "run.aaaaaaaaaaaa.json" in [file.name for file in far.files()]
+        assert run_dir.read("search.yaml") is None
+
+    def test_one_that_lost_its_lock_learns_of_it(self, run_dir, spec, monkeypatch):
+        monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.02)
+        with hold(run_dir, spec) as held:
+            run._check_held(run_dir, held)
+            (run_dir / "lock").remove_all()
+            deadline = time.monotonic() + 10
+            while not held.lease.is_lost:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            with pytest.raises(TicketSearchError, match=r"another process has taken '.*run' over"):
+                run._check_held(run_dir, held)
+
+    def test_one_that_slept_and_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
+        """Its machine slept; another process broke the lock and went on; it wakes."""
+        now = [0.0]
+        monkeypatch.setattr(lease, "_clock", lambda: now[0])
+        with hold(run_dir, spec) as held:
+            asleep = SearchDriver(spec, run_dir, guard=lambda: run._check_held(run_dir, held))
+            assert asleep.next().number == 0
+            asleep.flush()
+            (run_dir / "lock").remove_all()
+            with hold(run_dir, spec):
+                other = SearchDriver(spec, run_dir)
+                assert [other.next().number for _ in range(3)] == [0, 1, 2]
+                other.flush()
+                now[0] = 100.0
+                for write in (asleep.next, asleep.flush):
+                    with pytest.raises(TicketSearchError, match="another process has taken"):
+                        write()
+                assert len(pd.read_parquet(run_dir.path / "trajectories")) == 3
+        assert [suggestion.number for suggestion in SuggestionRecord(run_dir).read()] == [0, 1, 2]
+
+
+class TestOneSearch:
+    def test_is_known_again_wherever_its_directory_is_moved_to(self, run_dir, spec, tmp_path):
+        with hold(run_dir, spec) as held:
+            assert (held.is_new, held.before) == (True, None)
+            first = held.run
+        run_dir.path.rename(tmp_path / "there")
+        with hold(open_folder(tmp_path / "there"), spec) as held:
+            assert (held.is_new, held.before, held.run) == (False, spec, first)
+        assert read_run(open_folder(tmp_path / "there")) == first
+        with hold(run_dir, spec) as held:
+            assert held.run.run_id != first.run_id
+
+    @pytest.mark.parametrize(
+        ("changes", "lines"),
+        [
+            ({}, []),
+            ({"early_stopping": {"patience": 3}}, ["search.early_stopping.patience was 2 and is 3 from here on"]),
+            (
+                {"trials": 30, "max_concurrent": 2, "checkpoint_seconds": None},
+                [
+                    "search.checkpoint_seconds was 60.0 and is null from here on",
+                    "search.max_concurrent was null and is 2 from here on",
+                    "search.trials was 24 and is 30 from here on",
+                ],
+            ),
+        ],
+    )
+    def test_may_have_its_rules_changed_which_is_said(self, run_dir, spec, search, changes, lines):
+        changed = search({"pruning_rate": [0.5, 0.3]}, seeds=(0, 1), sampler="grid", **changes)
+        with hold(run_dir, spec):
+            pass
+        check_same_search(run_dir, changed)
+        with hold(run_dir, changed) as held:
+            assert held.before == spec
+            assert run._changes(held, changed) == lines
+        assert read_spec(run_dir) == changed
+        with hold(run_dir, changed) as held:
+            assert run._changes(held, changed) == []
+
+    def test_may_be_without_early_stopping_from_now_on(self, run_dir, spec, search):
+        changed = search({"pruning_rate": [0.5, 0.3]}, seeds=(0, 1), sampler="grid", early_stopping=None)
+        for before, after in ((spec, changed), (changed, spec)):
+            with hold(run_dir, before):
+                pass
+            with hold(run_dir, after) as held:
+                lines = run._changes(held, after)
+                assert lines
+                assert all(line.startswith("search.early_stopping") for line in lines)
+
+    def test_may_not_have_its_space_changed(self, run_dir, spec, search):
+        other = search({"pruning_rate": [0.5, 0.2]}, seeds=(0, 1), sampler="grid", early_stopping=None)
+        with hold(run_dir, spec):
+            pass
+        refusal = (
+            rf"run' holds another search \('x', which differs in space.pruning_rate\); give another --output, "
+            rf"with --store '{run_dir}/store' to train no level again that the two share$"
+        )
+        with pytest.raises(RunDirectoryError, match=refusal):
+            check_same_search(run_dir, other)
+        with pytest.raises(RunDirectoryError, match=refusal), hold(run_dir, other):
+            pass
+        assert read_spec(run_dir) == spec
+        assert (run_dir / "lock").files() == []
+
+    def test_does_not_move_in_with_other_files(self, run_dir, spec):
+        run_dir.write("thesis/chapter.tex", b"")
+        with pytest.raises(RunDirectoryError, match="is not empty and holds no search"):
+            check_same_search(run_dir, spec)
+
+    def test_moves_in_where_one_died_before_it_began(self, run_dir, spec):
+        mine = lease._this_process()
+        dead = replace(mine, started=mine.started - 1)
+        run_dir.write("lock/run.aaaaaaaaaaaa.json", json.dumps(asdict(dead)).encode())
+        check_same_search(run_dir, spec)
+        with hold(run_dir, spec) as held:
+            assert held.is_new
+        assert read_spec(run_dir) == spec
+
+    def test_says_that_its_directory_is_damaged(self, run_dir, spec):
+        with hold(run_dir, spec):
+            pass
+        for damage in (b"", b"{", b"[]", b'{"run_id": "x"}'):
+            run_dir.write("run.json", damage)
+            with pytest.raises(RunDirectoryError, match=r"run/run\.json' is damaged: "), hold(run_dir, spec):
+                pass
+
+    def test_sweeps_what_a_killed_one_had_half_written(self, run_dir, spec):
+        run_dir.write(".search.yaml.0.partial", b"name")
+        with hold(run_dir, spec):
+            assert not (run_dir.path / ".search.yaml.0.partial").exists()
+
+
+class TestStopping:
+    def test_is_asked_of_the_process_that_runs_it(self, run_dir, held_elsewhere):
+        assert not is_stop_requested(run_dir)
+        assert request_stop(run_dir).pid == held_elsewhere.pid
+        assert is_stop_requested(run_dir)
+
+    def test_is_over_when_it_is_run_again(self, run_dir, spec):
+        with hold(run_dir, spec):
+            request_stop(run_dir)
+            assert is_stop_requested(run_dir)
+        assert is_stop_requested(run_dir)
+        with hold(run_dir, spec):
+            assert not is_stop_requested(run_dir)
+
+    def test_needs_a_process_to_stop(self, run_dir, spec):
+        with pytest.raises(RunDirectoryError, match="is not a run directory"):
+            request_stop(run_dir)
+        with hold(run_dir, spec):
+            pass
+        with pytest.raises(RunDirectoryError, match="is not being run, so there is nothing to stop"):
+            request_stop(run_dir)
+        assert not is_stop_requested(run_dir)
+
+
+def level_0(suggestion, **more):
+    row = dict.fromkeys(("train_seconds", "density", "compression", "val_accuracy", "dense_val_accuracy"), 1.0)
+    row |= {"trajectory_id": suggestion.trajectory_id, "level": 0, "level_key": "k", "iterations": 40, "matching": True}
+    return LevelReport(level=row, curve=[], layers=[], **more)
+
+
+class TestASearchThatIsToStop:
+    def test_hands_out_no_more_but_takes_in_what_is_being_done(self, spec, tmp_path):
+        asked = False
+        driven = SearchDriver(spec, tmp_path, is_asked_to_stop=lambda: asked)
+        first, second = driven.next(), driven.next()
+        driven.flush_if_due()
+        assert not driven.progress.stopped
+        asked, driven._flush_after = True, 0.0
+        driven.level_finished(first.number, level_0(first))
+        assert driven.progress.stopped
+        assert driven.next() is None
+        assert not driven.progress.exhausted
+        driven.level_finished(second.number, level_0(second))
+        driven.ended(second.number, EndReport(status="completed"))
+        driven.flush()
+        again = SearchDriver(spec, tmp_path)
+        assert (again.next(), again.progress.stopped, again.progress.counts["completed"]) == (first, False, 1)
+
+    def test_is_asked_every_few_seconds_not_at_every_level(self, spec, tmp_path):
+        asked = []
+        driven = SearchDriver(spec, tmp_path, is_asked_to_stop=lambda: asked.append(0))
+        for _ in range(100):
+            driven.flush_if_due()
+        assert len(asked) == 1
+
+    def test_does_not_forget_it(self, spec, tmp_path):
+        answers = iter([True, False, False])
+        driven = SearchDriver(spec, tmp_path, is_asked_to_stop=lambda: next(answers))
+        for _ in range(3):
+            driven._flush_after = 0.0
+            driven.flush_if_due()
+        assert driven.progress.stopped
+
+    def test_hands_out_nothing_when_halted_and_keeps_the_first_reason(self, spec, tmp_path):
+        driven = SearchDriver(spec, tmp_path)
+        first, second = driven.next(), StorageError("full")
+        driven.halt(second)
+        driven.halt(StorageError("still full"))
+        assert driven.halted is second
+        assert driven.next() is None
+        assert not driven.progress.stopped
+        assert SearchDriver(spec, tmp_path).next() == first
+
+
+def test_notices_of_a_level_are_said_in_their_order(spec, tmp_path):
+    said = []
+    driven = SearchDriver(spec, tmp_path, say=said.append)
+    suggestion = driven.next()
+    driven.level_finished(suggestion.number, level_0(suggestion))
+    assert said == []
+    driven.level_finished(suggestion.number, level_0(suggestion, notices=("one", "two")))
+    assert said == ["one", "two"]

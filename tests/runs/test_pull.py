@@ -1,0 +1,111 @@
+"""A copy of a search's results: all that is read of it, wherever it lies, and nothing that only a search needs."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from by_hand import run_by_hand
+from click.testing import CliRunner
+
+from ticket_search.cli import main
+from ticket_search.errors import RunDirectoryError, StorageError
+from ticket_search.results.reading import load_results
+from ticket_search.runs.pull import pull
+from ticket_search.storage.folder import open_folder
+
+# Stands for ssh: leaves out who and where, and runs what rsync asks for on this machine.
+ON_THIS_MACHINE = '#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n'
+
+
+@pytest.fixture(scope="module")
+def spec(search):
+    return search({"pruning_rate": [0.5, 0.8]}, seeds=[0], sampler="grid", trials=None)
+
+
+@pytest.fixture(params=["disk", "s3", "host"])
+def source(request, tmp_path, spec, monkeypatch):
+    """A finished search; how its directory is called where it is pulled from; and as a folder."""
+    if request.param == "s3":
+        folder = open_folder(request.getfixturevalue("s3").location(f"pull {tmp_path.name}/run"))
+    else:
+        folder = open_folder(tmp_path / "a place" / "run")
+    run_by_hand(spec, folder)
+    name = str(folder)
+    if request.param == "host":
+        if not shutil.which("rsync"):
+            pytest.skip("pulling from a host needs rsync")
+        shell = tmp_path / "shell"
+        shell.write_text(ON_THIS_MACHINE)
+        shell.chmod(0o700)
+        monkeypatch.setenv("RSYNC_RSH", str(shell))
+        name = f"somebody@head:{name}/"
+    return name, folder
+
+
+def test_what_is_read_is_copied_and_the_store_is_not(source, tmp_path, spec):
+    name, folder = source
+    folder.write("tickets/best.safetensors", b"exported")
+    folder.write("confirmation/store/ab/weights", b"large")
+    folder.write("confirmation/levels/part", b"small")
+    copy = tmp_path / "copies" / "run"
+    done = pull(name, copy)
+    assert (done.files, done.unchanged) == (len(open_folder(copy).files(recursive=True)), 0)
+    for table in ("levels", "trajectories", "curves", "layers"):
+        pd.testing.assert_frame_equal(getattr(load_results(copy), table), getattr(load_results(folder), table))
+    assert (copy / "tickets" / "best.safetensors").read_bytes() == b"exported"
+    assert list((copy / "tensorboard").rglob("events.*"))
+    assert (copy / "confirmation" / "levels" / "part").read_bytes() == b"small"
+    assert not list(copy.rglob("store"))
+    assert not (copy / "lock").exists()
+    assert load_results(copy).levels.shape == (6, load_results(folder).levels.shape[1])
+
+
+def test_again_it_copies_what_has_changed(source, tmp_path):
+    name, folder = source
+    first = pull(name, tmp_path / "copy")
+    assert pull(name, tmp_path / "copy").files == 0
+    folder.write("levels/part-00000.parquet", folder.read("levels/part-00000.parquet") + b"more")
+    again = pull(name, tmp_path / "copy")
+    assert (again.files, again.unchanged) == (1, first.files - 1)
+    assert (tmp_path / "copy" / "levels" / "part-00000.parquet").read_bytes().endswith(b"more")
+
+
+def test_another_searchs_directory_is_left_as_it_is(source, tmp_path, spec):
+    name, _ = source
+    other = tmp_path / "other"
+    run_by_hand(spec, other)
+    before = sorted(path.name for path in other.rglob("*"))
+    with pytest.raises(RunDirectoryError, match="is not empty and no copy of"):
+        pull(name, other)
+    assert sorted(path.name for path in other.rglob("*")) == before
+
+
+def test_an_older_run_is_told_by_its_search(source, tmp_path):
+    name, folder = source
+    folder.remove("run.json")
+    pull(name, tmp_path / "copy")
+    assert pull(name, tmp_path / "copy").files == 0
+
+
+def test_what_is_no_run_directory_is_said_and_nothing_is_made(source, tmp_path):
+    name, _ = source
+    place, mark, options = name.rstrip("/").partition("?")
+    with pytest.raises(
+        (RunDirectoryError, StorageError), match=r"not a run directory|cannot be read: rsync: .*No such"
+    ):
+        pull(f"{place}_absent{mark}{options}", tmp_path / "copy")
+    (tmp_path / "elsewhere").mkdir()
+    absent = str(tmp_path / "elsewhere") if mark or "@" not in name else f"somebody@head:{tmp_path / 'elsewhere'}"
+    with pytest.raises(RunDirectoryError, match=r"is not a run directory: it has no search\.yaml"):
+        pull(absent, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_the_command(tmp_path, spec):
+    run_by_hand(spec, tmp_path / "run")
+    said = CliRunner().invoke(main, ["pull", str(tmp_path / "run"), str(tmp_path / "copy")])
+    assert said.exit_code == 0, said.output
+    assert "files copied" in said.output
+    missing = CliRunner().invoke(main, ["pull", str(tmp_path / "nothing"), str(tmp_path / "copy")])
+    assert missing.exit_code == 2
+    assert "is not a run directory" in missing.output

@@ -1,0 +1,83 @@
+"""Storage that a machine does not share with the one that began the search is noticed before it is trained on."""
+
+import pytest
+from by_hand import run_by_hand
+
+from ticket_search.engines.job import make_job
+from ticket_search.engines.worker import run_job
+from ticket_search.errors import RunDirectoryError, SpecError, StorageError
+from ticket_search.launch.run import run_search
+from ticket_search.runs import sharing
+from ticket_search.runs.directory import read_run
+from ticket_search.runs.places import store_folder
+from ticket_search.runs.sharing import check_shared, check_shared_once
+from ticket_search.search.driver import HaltReport, LevelReport
+from ticket_search.storage.folder import open_folder
+
+
+@pytest.fixture(autouse=True)
+def on_a_node(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "node7")
+    check_shared_once.cache_clear()
+
+
+@pytest.fixture
+def begun(folder, search):
+    """A search that has ended, and the arguments with which a node looks for its storage."""
+    spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
+    run_by_hand(spec, folder)
+    check_shared_once.cache_clear()
+    return spec, [str(store_folder(spec, folder)), str(folder), read_run(folder).run_id]
+
+
+def test_what_is_shared_is_found(begun):
+    check_shared(*begun[1])
+
+
+@pytest.mark.parametrize("which", ["store", "run_dir", "run_id"])
+def test_what_is_not_is_named_with_the_node(begun, tmp_path, which):
+    _, (store, run_dir, run_id) = begun
+    other = str(tmp_path / "of_this_node_alone")
+    asked = {"store": store, "run_dir": run_dir, "run_id": run_id} | {which: other}
+    with pytest.raises(StorageError) as refused:
+        check_shared(**asked)
+    place = other if which != "run_id" else run_dir
+    assert str(refused.value).startswith(f"on node7 {place!r} is not what the search writes to; give an --output")
+
+
+def test_what_cannot_be_written_to_is_no_fault_of_the_trajectorys(begun, monkeypatch):
+    spec, (_, run_dir, run_id) = begun
+
+    def refuse(folder):
+        raise RunDirectoryError(f"cannot write to {str(folder)!r}: Read-only file system")
+
+    monkeypatch.setattr(sharing, "check_writable", refuse)
+    job = make_job(spec, 0, spec.point({"pruning_rate": 0.5}, 0), open_folder(run_dir), run_id)
+    (report,) = run_job(job)
+    assert isinstance(report, HaltReport)
+    assert report.reason.startswith("on node7: cannot write to '")
+
+
+def test_a_worker_looks_once(begun, monkeypatch):
+    spec, (_, run_dir, run_id) = begun
+    job = make_job(spec, 0, spec.point({"pruning_rate": 0.5}, 0), open_folder(run_dir), run_id)
+    assert isinstance(next(run_job(job)), LevelReport)
+    monkeypatch.setattr(sharing, "read_run", lambda folder: pytest.fail("it looked again"))
+    assert isinstance(next(run_job(job)), LevelReport)
+
+
+def test_a_search_that_a_node_cannot_join_leaves_nothing_behind(ray_address, tmp_path, search, monkeypatch):
+    def refuse(function, arguments):
+        function(*arguments)  # here it is reached
+        raise SpecError("node 10.0.0.2: it is not")
+
+    monkeypatch.setattr("ticket_search.engines.ray.connection.on_each_other_node", refuse)
+    spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
+    shared = tmp_path / "shared" / "store"
+    with pytest.raises(SpecError, match="it is not"):
+        run_search(spec.model_copy(update={"store": str(shared)}), tmp_path / "runs" / "run")
+    assert list(tmp_path.iterdir()) == []
+    open_folder(shared).write("ab/kept", b"of another search")
+    with pytest.raises(SpecError, match="it is not"):
+        run_search(spec.model_copy(update={"store": str(shared)}), tmp_path / "runs" / "run")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["kept"]

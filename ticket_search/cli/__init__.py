@@ -1,0 +1,5 @@
+"""The command line."""
+
+from ticket_search.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""``python -m ticket_search.cli``."""
+
+from ticket_search.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What comes after a search: confirm, transfer, stability, export."""

@@ -1,0 +1,62 @@
+"""The best configurations of a search again, on fresh seeds and with controls: itself a search."""
+
+from collections.abc import Iterable
+
+from ticket_search.config.base import validate
+from ticket_search.config.search import SearchSpec, dotted
+from ticket_search.errors import SpecError
+from ticket_search.runs.directory import read_spec
+from ticket_search.runs.places import store_folder
+from ticket_search.search.suggestions import SuggestionRecord
+from ticket_search.storage.folder import Folder
+
+_LAST_LEVEL = "max_levels"
+
+
+def confirmation(
+    run_dir: Folder, tickets: Iterable[tuple[str, int]], *, top: int, seeds: int, draws: int
+) -> SearchSpec:
+    """The search that confirms another.
+
+    Its points are the configurations of the best tickets, each up to the level of its best; its seeds are the first
+    that the search did not have; its store is the search's.
+
+    Args:
+        run_dir: of the search.
+        tickets: trajectory and level of its matching tickets, the best first.
+        top: how many configurations.
+        seeds: how many fresh seeds.
+        draws: of each kind of control, at each ticket. Tickets whose weights are not rewound have none.
+
+    Raises:
+        SpecError: no ticket of the search matches.
+    """
+    spec = read_spec(run_dir)
+    suggestions = {s.trajectory_id: s for s in SuggestionRecord(run_dir).read()}
+    points: list[dict[str, object]] = []
+    found: list[object] = []
+    for trajectory_id, level in tickets:
+        values = dict(suggestions[trajectory_id].values)
+        if values not in found and len(points) < top:
+            found.append(values)
+            values = {name: value for name, value in values.items() if dotted(name) != f"pruning.{_LAST_LEVEL}"}
+            points.append(values | {_LAST_LEVEL: level})
+    if not points:
+        raise SpecError(f"{str(run_dir)!r}: no ticket matches its dense network, so there is nothing to confirm")
+    first = max(spec.seeds) + 1
+    plain = spec.model_dump(mode="json")
+    rewinds = all(spec.point(values, first).pruning.retrain == "weights" for values in points)
+    plain |= {
+        "name": f"{spec.name[:90]}_confirm",
+        "space": {name: _distinct([point[name] for point in points]) for name in points[0]},
+        "points": points,
+        "seeds": list(range(first, first + seeds)),
+        "controls": {"kinds": ["random_reinit", "shuffled_mask"] if rewinds else [], "draws": draws, "levels": "last"},
+        "store": str(store_folder(spec, run_dir)),
+    }
+    plain["search"] |= {"sampler": "grid", "trials": None, "early_stopping": None}
+    return validate(SearchSpec, plain, where="confirm: ")
+
+
+def _distinct(values: list[object]) -> list[object]:
+    return [value for place, value in enumerate(values) if value not in values[:place]]

@@ -1,0 +1,135 @@
+"""Copies of a ticket, and of its dense network, trained in parallel on Ray, and the errors between them."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ticket_search.config.base import validate
+from ticket_search.config.trajectory import TrajectorySpec
+from ticket_search.engines.job import Job, make_job
+from ticket_search.engines.ray.connection import connect, on_each_worker, share
+from ticket_search.engines.ray.placement import check_now
+from ticket_search.follow_up.export import find_ticket, open_bench, read_data
+from ticket_search.runs.directory import COPIES, read_spec
+from ticket_search.storage.folder import Folder
+
+if TYPE_CHECKING:
+    from ticket_search.data.dataset import Dataset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """What copies are made of: a ticket, or the dense network (level 0) from its rewind iteration on."""
+
+    trajectory: TrajectorySpec
+    level: int
+    density: float
+
+
+def lines_between_copies(
+    run_dir: Folder,
+    ticket: str,
+    *,
+    copies: int,
+    points: int,
+    rewinds: Sequence[int] = (),
+    data_dir: str | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:
+    """The errors on the lines between copies of a ticket, and between copies of its dense network.
+
+    Copies start from the same weights and differ in the order of the data, its augmentation and dropout. They are
+    entries of the level store, so what was trained by an earlier call is found there; which, is noted in the run
+    directory for `store_use`.
+
+    Args:
+        run_dir: of the search.
+        ticket: ``<trajectory_id>/<level>``.
+        copies: of each, at least 2.
+        points: on each line, both ends included.
+        rewinds: iterations from which on copies of the dense network are trained; none means those that the search
+            lists, and the ticket's own.
+        data_dir: where data sets lie, if not where the search had them.
+        address: of a Ray cluster; see `connection.connect`.
+        say: told, in a line, what is done.
+
+    Returns:
+        A row for each point: ``ticket``, ``arm`` (``ticket`` or ``dense``), ``rewind_iteration``, ``density``,
+        ``first`` and ``second`` (numbers of the copies), ``position`` (0 at the first, 1 at the second), ``val_error``
+        and ``test_error`` (1 - accuracy; nan where a copy diverged).
+
+    Raises:
+        SpecError: the search has no such ticket, the data are others, or a rewind is past the training.
+        TicketSearchError: a training failed.
+    """
+    spec = read_spec(run_dir)
+    trajectory, level, figures = find_ticket(run_dir, ticket)
+    arrays = read_data(run_dir, trajectory, data_dir)
+    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), arrays)
+    own = trajectory.pruning.rewind_iteration
+    dense = [
+        _Arm(trajectory=_dense_from(k, trajectory, bench.data), level=0, density=1.0)
+        for k in sorted(set(rewinds) or {*spec.rewind_iterations, own})
+    ]
+    all_arms = [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"]))), *dense]
+    keys = [bench.of(arm.trajectory).copy_key(arm.level, copy) for arm in all_arms for copy in range(copies)]
+    (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
+    tasks: list[tuple[dict[str, Any], Job, int]] = []
+    for arm in all_arms:
+        job = make_job(spec, 0, arm.trajectory, run_dir, "")
+        k = arm.trajectory.pruning.rewind_iteration
+        name = "ticket" if arm.level else "dense"
+        head = {"ticket": ticket, "arm": name, "rewind_iteration": k, "density": arm.density}
+        tasks.append((head, job, arm.level))
+    with connect(address, room=arrays.size):
+        check_now(spec.resources)
+        data = share({trajectory.dataset.source: arrays})
+        tasks = [(head, dataclasses.replace(job, data=data), number) for head, job, number in tasks]
+        trainings = [(job, level, copy) for _, job, level in tasks for copy in range(copies)]
+        say(f"{len(trainings)} trainings: {copies} of each of a ticket and {len(dense)} dense networks")
+        on_each_worker(train_copy, trainings, spec, "trained", say)
+        pairs = list(itertools.combinations(range(copies), 2))
+        lines = [(job, level, one, other, points) for _, job, level in tasks for one, other in pairs]
+        found = on_each_worker(errors_between, lines, spec, "measured", say)
+    heads = [head | {"first": one, "second": other} for head, _, _ in tasks for one, other in pairs]
+    return pd.DataFrame([head | point for head, line in zip(heads, found, strict=True) for point in line])
+
+
+def train_copy(job: Job, level: int, copy: int) -> None:
+    """In a worker: see that a copy is in the store."""
+    _bench(job).train_copy(level, copy)
+
+
+def errors_between(job: Job, level: int, one: int, other: int, points: int) -> list[dict[str, float]]:
+    """In a worker: the errors between two copies, which are in the store."""
+    bench = _bench(job)
+    ends = bench.train_copy(level, one), bench.train_copy(level, other)
+    return [dataclasses.asdict(error) for error in bench.errors_between(*ends, points)]
+
+
+def _bench(job: Job) -> Any:
+    from ticket_search.engines.worker import prepare
+    from ticket_search.lottery.workbench import Workbench
+    from ticket_search.store.level_store import LevelStore
+
+    spec, data = prepare(job)
+    store, seconds = LevelStore(job.store), job.checkpoint_seconds
+    return Workbench(spec, data, store, lambda event, **fields: None, checkpoint_seconds=seconds)
+
+
+def _dense_from(iteration: int, trajectory: TrajectorySpec, data: "Dataset") -> TrajectorySpec:
+    """The trajectory's dense network and the iteration to rewind to, and nothing about tickets.
+
+    Raises:
+        SpecError: the iteration is past the training.
+    """
+    plain = trajectory.model_dump(mode="json")
+    plain |= {"pruning": {"rewind_iteration": iteration}, "controls": {}}
+    dense = validate(TrajectorySpec, plain)
+    dense.resolve(len(data.train))
+    return dense

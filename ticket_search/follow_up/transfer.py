@@ -1,0 +1,105 @@
+"""Tickets on another data set than the one they were found on: itself a search, of one level each."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from ticket_search.config.base import Spec
+from ticket_search.config.identity import digest
+from ticket_search.config.loading import parse_search
+from ticket_search.config.pruning import ControlsSpec, PruningSpec
+from ticket_search.config.search import SearchSpec
+from ticket_search.errors import SpecError
+from ticket_search.lottery.ticket import Ticket, read_ticket
+from ticket_search.runs.directory import differences
+
+_SAID = ("pruning_rate", "strategy", "criterion", "rewind_iteration")
+
+
+def read_tickets(paths: Sequence[Path]) -> dict[str, Ticket]:
+    """The tickets of some files, each under the key that a level store keeps it under.
+
+    Raises:
+        SpecError: a file is no ticket, or given twice.
+    """
+    tickets: dict[str, Ticket] = {}
+    for path in paths:
+        ticket = read_ticket(path)
+        if ticket.key in tickets:
+            raise SpecError(f"{str(path)!r} is the same ticket as another file given; give each once")
+        tickets[ticket.key] = ticket
+    return tickets
+
+
+def transfer(
+    tickets: Mapping[str, Ticket],
+    dataset: str,
+    *,
+    seeds: int,
+    draws: int,
+    mask_alone: bool,
+    settings: tuple[str, ...] = (),
+) -> SearchSpec:
+    """The search that trains tickets on another data set, with every seed, beside dense networks and controls.
+
+    Network and training are those the tickets were found with, lengths in iterations; so are the size of the validation
+    split and the augmentation. Its seeds are the first that no ticket was found with.
+
+    Args:
+        tickets: by key, see `read_tickets`.
+        dataset: the name of the data set.
+        seeds: how many.
+        draws: of each kind of control, for each ticket and seed.
+        mask_alone: start from the rewind weights of the dense networks trained there, instead of the tickets' own.
+        settings: ``KEY=VALUE``, see `load_search`.
+
+    Raises:
+        SpecError: the tickets were not found in one way, or hold trained weights; or the settings are wrong.
+    """
+    first, *others = tickets.values()
+    for other in others:
+        if different := differences(_found_by(first), _found_by(other)):
+            raise SpecError(
+                f"tickets {first.name!r} and {other.name!r} differ in {', '.join(different)}, so they are not found in "
+                "one way; transfer them one by one"
+            )
+    for ticket in tickets.values():
+        if ticket.spec.pruning.retrain != "weights" and not mask_alone:
+            raise SpecError(
+                f"ticket {ticket.name!r} starts from trained weights (pruning.retrain "
+                f"{ticket.spec.pruning.retrain!r}), which would be fine-tuned; transfer its mask with --mask-alone"
+            )
+    spec = first.spec.model_dump(mode="json")
+    fresh = 1 + max(ticket.spec.seed for ticket in tickets.values())
+    what = first.name.replace("/", "_") if not others else f"{len(tickets)}_tickets_{digest(sorted(tickets))[:8]}"
+    plain = {
+        "name": re.sub(r"[^\w.-]", "_", f"{what}_on_{dataset}{'_mask_alone' if mask_alone else ''}")[:100],
+        "dataset": {**spec["dataset"], "name": dataset, "path": None, "normalize": None},
+        "model": spec["model"],
+        "training": spec["training"],
+        "pruning": {
+            # How the tickets were found; of a ticket that is given only the rewind iteration is looked at.
+            **{name: spec["pruning"][name] for name in _SAID},
+            "ticket": next(iter(tickets)),
+            "ticket_weights": "own" if mask_alone else "ticket",
+        },
+        # The mask alone is a random reinitialization already.
+        "controls": {"kinds": ["shuffled_mask"] if mask_alone else ["random_reinit", "shuffled_mask"], "draws": draws},
+        "space": {"ticket": list(tickets)},
+        "seeds": list(range(fresh, fresh + seeds)),
+        "search": {"sampler": "grid", "early_stopping": None},
+    }
+    search = parse_search(yaml.safe_dump(plain, sort_keys=False), "transfer", settings)
+    if list(search.space) != ["ticket"]:
+        raise SpecError(f"--set: the space of a transfer is its tickets, not {list(search.space)}; fix other fields")
+    return search
+
+
+def _found_by(ticket: Ticket) -> Spec:
+    """How a ticket was found, but for the seed, the controls and how far its trajectory went."""
+    plain = PruningSpec.model_fields
+    far = {name: plain[name].default for name in ("min_density", "max_levels")}
+    pruning = ticket.spec.pruning.model_copy(update=far)
+    return ticket.spec.model_copy(update={"pruning": pruning, "controls": ControlsSpec(), "seed": 0})

@@ -1,0 +1,1 @@
+"""A run directory: its lock, its use of disk and level store, copies of it."""

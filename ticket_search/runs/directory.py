@@ -1,0 +1,263 @@
+"""A run directory: it belongs to one search, and one process at a time runs it."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import ticket_search
+from ticket_search.config.base import Spec
+from ticket_search.config.loading import parse_search
+from ticket_search.config.search import CHANGEABLE_SETTINGS, PLACES, SearchSpec
+from ticket_search.errors import RunDirectoryError, StorageError
+from ticket_search.runs.places import store_folder
+from ticket_search.storage.folder import Folder, LocalFolder
+from ticket_search.storage.lease import EXPIRY_SECONDS, Lease, Leases, Owner
+
+SPEC_FILE = "search.yaml"
+RUN_FILE = "run.json"
+#: A folder of notes: which copies `stability` trains.
+COPIES = "copies"
+LOCKS = "lock"
+_LOCK = "run"
+_STOP_FILE = "stop.json"
+_TRIES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What tells a search's run from every other, wherever its directory is moved to.
+
+    Attributes:
+        run_id: random.
+        created: when it was begun, in Unix seconds.
+        version: of ticket_search, that began it.
+    """
+
+    run_id: str
+    created: float
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """A run directory that this process runs.
+
+    Attributes:
+        is_new: it held no search before.
+        before: the search as it was run last; None if it is new.
+        run: what it is.
+        lease: to see whether it still is this process's.
+    """
+
+    is_new: bool
+    before: SearchSpec | None
+    run: Run
+    lease: Lease
+
+
+def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
+    """The search that a directory holds, with ``KEY=VALUE`` settings on top.
+
+    Raises:
+        RunDirectoryError: it holds none.
+    """
+    data = run_dir.read(SPEC_FILE)
+    if data is None:
+        raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no {SPEC_FILE}")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise RunDirectoryError(f"{run_dir.place(SPEC_FILE)!r} is damaged: {error}") from None
+    return parse_search(text, run_dir.place(SPEC_FILE), settings)
+
+
+def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
+    """Refuse a directory that holds another search, or things that are not a search's, or that is being run.
+
+    Raises:
+        RunDirectoryError: quotes the directory, and says where the search could go.
+    """
+    if isinstance(run_dir, LocalFolder) and run_dir.path.exists() and not run_dir.path.is_dir():
+        raise RunDirectoryError(f"{str(run_dir)!r} is a file; give --output a directory")
+    if run_dir.read(SPEC_FILE) is not None:
+        if (owner := held_by(run_dir)) is not None and owner.is_here:
+            raise _being_run(run_dir, owner)
+        _check_identity(run_dir, spec)
+    elif not _is_empty(run_dir):
+        raise RunDirectoryError(f"{str(run_dir)!r} is not empty and holds no search; give another --output")
+
+
+def _is_empty(run_dir: Folder) -> bool:
+    if isinstance(run_dir, LocalFolder):
+        # What a process killed in its first moments left: its lock, and a file half written.
+        names = [path.name for path in run_dir.path.iterdir()] if run_dir.path.is_dir() else []
+        return all(name == LOCKS or (name.startswith(".") and name.endswith(".partial")) for name in names)
+    return all(file.name.startswith(f"{LOCKS}/") for file in run_dir.files(recursive=True))
+
+
+def check_writable(folder: Folder) -> None:
+    """See that a folder can be written to; leaves nothing behind.
+
+    Raises:
+        RunDirectoryError: quotes the folder and the system's reason.
+    """
+    if isinstance(folder, LocalFolder):
+        missing = missing_folders(folder)
+        probe: Folder = LocalFolder(missing[-1].parent if missing else folder.path)
+    else:
+        probe = folder / LOCKS
+    name = f".{uuid4().hex}.partial"
+    try:
+        probe.write(name, b"")
+        probe.remove(name)
+    except StorageError as error:
+        reason = str(error).partition(": ")[2] or str(error)
+        raise RunDirectoryError(f"cannot write to {str(folder)!r}: {reason}") from None
+
+
+def missing_folders(folder: Folder) -> list[Path]:
+    """Of a local folder and those it is in, the ones that are not there yet, from the inside out."""
+    if not isinstance(folder, LocalFolder):
+        return []
+    return [path for path in (folder.path, *folder.path.parents) if not path.exists()]
+
+
+def remove(run_dir: Folder, made: list[Path]) -> None:
+    """Remove a run directory, and of the folders that were `made` for it those that nobody else uses by now."""
+    run_dir.remove_all()
+    run_dir.sweep()
+    if isinstance(run_dir, LocalFolder):
+        inner = sorted((path for path in run_dir.path.rglob("*") if path.is_dir()), reverse=True)
+        for folder in (*inner, *made):
+            try:
+                folder.rmdir()
+            except OSError:  # another search has moved in meanwhile
+                return
+
+
+@contextmanager
+def hold(run_dir: Folder, spec: SearchSpec, say: Callable[[str], None] = lambda notice: None) -> Iterator[Hold]:
+    """Make the directory this search's, and keep other processes from running it meanwhile.
+
+    A lock left by a process that is gone is broken. That it is gone is known at once on the same machine; elsewhere,
+    after its heartbeat has not been seen for a minute.
+
+    Args:
+        run_dir: the directory.
+        spec: the search.
+        say: told what is worth knowing of the lock.
+
+    Raises:
+        RunDirectoryError: another process runs it; the message says which. Or it holds another search by now.
+    """
+    with _acquire(run_dir, say) as lease:
+        for owner in lease.broken:
+            say(f"broke the lock of {owner}, which is gone")
+        data = run_dir.read(SPEC_FILE)
+        before = None if data is None else _check_identity(run_dir, spec)
+        # Before anything else: it is what makes the directory a search's.
+        run_dir.write(SPEC_FILE, spec.to_yaml().encode())
+        run = read_run(run_dir)
+        if run is None:
+            run = Run(run_id=uuid4().hex, created=time.time(), version=ticket_search.__version__)
+            run_dir.write(RUN_FILE, json.dumps(asdict(run)).encode())
+        run_dir.remove(_STOP_FILE)
+        run_dir.sweep()
+        yield Hold(is_new=data is None, before=before, run=run, lease=lease)
+
+
+def held_by(run_dir: Folder) -> Owner | None:
+    """The process that runs the directory now, as far as can be told by one look; None if there is none."""
+    return Leases(run_dir / LOCKS).owner(_LOCK)
+
+
+def request_stop(run_dir: Folder) -> Owner:
+    """Ask the process that runs a directory to stop once the levels that it is training are done.
+
+    Returns:
+        The process.
+
+    Raises:
+        RunDirectoryError: it is no run directory, or nobody runs it.
+    """
+    read_spec(run_dir)
+    owner = held_by(run_dir)
+    if owner is None:
+        raise RunDirectoryError(f"{str(run_dir)!r} is not being run, so there is nothing to stop")
+    run_dir.write(_STOP_FILE, json.dumps({"time": time.time()}).encode())
+    return owner
+
+
+def is_stop_requested(run_dir: Folder) -> bool:
+    """Whether somebody has asked the process that runs the directory to stop."""
+    return run_dir.read(_STOP_FILE) is not None
+
+
+def differences(there: Spec, here: Spec) -> list[str]:
+    """The fields, with dots, in which two specifications differ."""
+    one, other = (_flat(spec.model_dump(mode="json")) for spec in (there, here))
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+
+def _acquire(run_dir: Folder, say: Callable[[str], None]) -> Lease:
+    leases = Leases(run_dir / LOCKS)
+    started = time.monotonic()
+    waiting, tries = False, 0
+    while isinstance(lease := leases.try_acquire(_LOCK), Owner):
+        # On this machine what is there is alive; elsewhere that takes a while to see.
+        tries += 1
+        if lease.is_here and tries < _TRIES:  # two that start at once both withdraw
+            time.sleep(random.uniform(0.02, 0.2))
+            continue
+        if lease.is_here or time.monotonic() - started > 1.5 * EXPIRY_SECONDS:
+            raise _being_run(run_dir, lease)
+        if not waiting:
+            say(f"{str(run_dir)!r} was being run by {lease}; waiting {EXPIRY_SECONDS:.0f} s to see whether it still is")
+        waiting = True
+        time.sleep(1.0)
+    return lease
+
+
+def _being_run(run_dir: Folder, owner: Owner) -> RunDirectoryError:
+    return RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}")
+
+
+def read_run(run_dir: Folder) -> Run | None:
+    """What tells the run of a directory from others; None if the directory holds none.
+
+    Raises:
+        RunDirectoryError: it is damaged.
+    """
+    data = run_dir.read(RUN_FILE)
+    try:
+        return None if data is None else Run(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise RunDirectoryError(f"{run_dir.place(RUN_FILE)!r} is damaged: {error}") from None
+
+
+def _check_identity(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
+    there = read_spec(run_dir)
+    if there.identity() != spec.identity():
+        changeable = (*PLACES, *(f"search.{setting}" for setting in CHANGEABLE_SETTINGS))
+        fields = [name for name in differences(there, spec) if not name.startswith(changeable)]
+        store = store_folder(there, run_dir)
+        raise RunDirectoryError(
+            f"{str(run_dir)!r} holds another search ({there.name!r}, which differs in {', '.join(fields)}); "
+            f"give another --output, with --store '{store}' to train no level again that the two share"
+        )
+    return there
+
+
+def _flat(value: object, path: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {
+        name: inner
+        for key, part in value.items()
+        for name, inner in _flat(part, f"{path}.{key}" if path else key).items()
+    }

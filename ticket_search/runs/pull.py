@@ -1,0 +1,119 @@
+"""Copying a search's results to where they are read: its tables, tickets, TensorBoard files, not its level store."""
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ticket_search.errors import RunDirectoryError, StorageError
+from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, read_run, read_spec
+from ticket_search.storage.folder import File, Folder, LocalFolder, open_folder
+
+#: Folders that only a search that goes on needs; a confirmation, which is a search in another's directory, has its own.
+_LEFT_BEHIND = ("store", LOCKS, COPIES)
+_ON_A_HOST = re.compile(r"[^/\s:]+:.+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """What came of a pull.
+
+    Attributes:
+        files: that were copied.
+        size: of those, in bytes.
+        unchanged: files that were there as they are.
+    """
+
+    files: int
+    size: int
+    unchanged: int
+
+
+def pull(source: str, directory: Path) -> Pulled:
+    """Copy the results of a search; again, only what has changed since. The search may be running.
+
+    Args:
+        source: its run directory: ``user@host:path``, which takes rsync and ssh, a URI of object storage, or a path.
+        directory: becomes the copy; it may hold an earlier one.
+
+    Raises:
+        RunDirectoryError: the source is no run directory, or `directory` holds something else.
+        StorageError: the source cannot be reached or read.
+    """
+    if _ON_A_HOST.fullmatch(source) and "://" not in source and not Path(source).exists():
+        # What rsync is told it takes as it stands; a path that is not absolute is below the home there.
+        return _from_host(source.rstrip("/").replace(":~/", ":", 1), directory)
+    folder = open_folder(source)
+    read_spec(folder)
+    _check(LocalFolder(directory), folder, source)
+    return _from_folder(folder, directory)
+
+
+def _check(copy: LocalFolder, original: Folder, source: str) -> None:
+    """Refuse a directory that is not a copy of that search."""
+    if not copy.path.exists() or (copy.path.is_dir() and not any(copy.path.iterdir())):
+        return
+    if not (copy.path.is_dir() and _identity(copy) == _identity(original)):
+        raise RunDirectoryError(f"{str(copy)!r} is not empty and no copy of {source!r}; give another directory")
+
+
+def _identity(folder: Folder) -> object:
+    """What tells a run directory from others; of one without `run.json`, the search itself."""
+    return read_run(folder) or folder.read(SPEC_FILE)
+
+
+def _from_folder(folder: Folder, directory: Path) -> Pulled:
+    copied, size, unchanged = 0, 0, 0
+    for file in _results(folder):
+        path = directory / file.name
+        if path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (file.size, file.modified):
+            unchanged += 1
+            continue
+        data = folder.read(file.name)
+        if data is None:  # replaced by another since it was listed
+            continue
+        LocalFolder(directory).write(file.name, data)
+        if len(data) == file.size:  # else it was replaced since it was listed: the next pull looks again
+            os.utime(path, ns=(file.modified, file.modified))
+        copied, size = copied + 1, size + len(data)
+    return Pulled(files=copied, size=size, unchanged=unchanged)
+
+
+def _results(folder: Folder) -> Iterator[File]:
+    yield from folder.files()
+    for name in folder.folders():
+        if name not in _LEFT_BEHIND:
+            inside = _results(folder / name)
+            yield from (File(name=f"{name}/{file.name}", size=file.size, modified=file.modified) for file in inside)
+
+
+def _from_host(source: str, directory: Path) -> Pulled:
+    with tempfile.TemporaryDirectory() as scratch:
+        # Two small files first: they tell whether this is the search that the directory is a copy of.
+        _rsync(f"{source}/", scratch, source, f"--include=/{SPEC_FILE}", f"--include=/{RUN_FILE}", "--exclude=*")
+        original = LocalFolder(Path(scratch))
+        if original.read(SPEC_FILE) is None:
+            raise RunDirectoryError(f"{source!r} is not a run directory: it has no {SPEC_FILE}")
+        _check(LocalFolder(directory), original, source)
+    directory.mkdir(parents=True, exist_ok=True)
+    left_behind = [f"--exclude={name}/" for name in _LEFT_BEHIND] + ["--exclude=.*.partial"]
+    said = _rsync(f"{source}/", str(directory), source, *left_behind, "--out-format=%i %l")
+    sizes = [int(line.split()[1]) for line in said.splitlines() if line.startswith(">f")]
+    there = len(LocalFolder(directory).files(recursive=True))
+    return Pulled(files=len(sizes), size=sum(sizes), unchanged=there - len(sizes))
+
+
+def _rsync(place: str, target: str, source: str, *options: str) -> str:
+    command = ["rsync", "-a", "-s", *options, place, target]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})  # noqa: S603
+    except FileNotFoundError:
+        raise StorageError(f"{source!r} cannot be read: that takes rsync, which is not installed here") from None
+    # 24: a file was replaced by another while it was copied.
+    if said.returncode not in (0, 24):
+        lines = [line for line in said.stderr.splitlines() if line.strip()] or [f"exit code {said.returncode}"]
+        raise StorageError(f"{source!r} cannot be read: {lines[0]}")
+    return said.stdout

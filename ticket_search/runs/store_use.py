@@ -1,0 +1,268 @@
+"""What a level store holds, which of it the searches that share it need, and the removal of the rest."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ticket_search.config.identity import rewind_key
+from ticket_search.config.pruning import PruningSpec
+from ticket_search.config.search import Range, SearchSpec, dotted
+from ticket_search.errors import RunDirectoryError
+from ticket_search.results.events import read_events
+from ticket_search.results.reading import Results, load_results
+from ticket_search.runs.directory import COPIES, Run, held_by, read_run, read_spec
+from ticket_search.runs.places import store_folder
+from ticket_search.runs.sharing import SEARCHES, note_of
+from ticket_search.search.suggestions import SuggestionRecord
+from ticket_search.storage.folder import File, Folder, LocalFolder, open_folder
+from ticket_search.storage.lease import Leases
+
+#: Folders of a store that hold no entries.
+_CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"
+#: What is being written is younger.
+_OLD_SECONDS = 3600.0
+_UNKNOWN = "of no search"
+_KINDS = ("levels", "rewind weights", "tickets", "copies", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
+_ENDED = ("completed", "stopped", "diverged")
+#: What a store names its files; any other is not the store's, and left alone.
+_FILE = re.compile(
+    rf"([0-9a-f]{{2}})/\1[0-9a-f]{{30}}\.safetensors|{_CHECKPOINTS}/[0-9a-f]{{32}}\.safetensors"
+    rf"|{_DAMAGED}/[0-9a-f]{{32}}\.safetensors\.\d+"
+)
+#: Events that say which level of which trajectory a key is of.
+_LEVEL_EVENTS = ("level_started", "level_finished", "level_reused")
+
+Best = Callable[[Results], pd.DataFrame]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreUse:
+    """A store and those who use it.
+
+    Attributes:
+        folder: of the store.
+        kinds: ``levels``, ``rewind weights``, ``tickets`` (found elsewhere), ``copies`` (of `stability`),
+            ``checkpoints``, ``damaged`` and ``of no search`` -> the files.
+        searches: the run directories that use it, and are there.
+        gone: those that used it and are not found where they were. What they need is not known: entries that none of
+            the others needs count as needed, unless they are forgotten.
+        unneeded: the files that no search needs.
+    """
+
+    folder: Folder
+    kinds: dict[str, list[File]]
+    searches: list[str]
+    gone: list[str]
+    unneeded: list[File]
+
+
+def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
+    """Note in a store that a search uses it."""
+    note = {"run_dir": str(run_dir), "name": spec.name}
+    store.write(note_of(run_dir, run.run_id), json.dumps(note).encode())
+
+
+def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = False) -> StoreUse:
+    """Look at a store.
+
+    Args:
+        directory: of a search, or of a store itself.
+        best: picks tickets (``trajectory_id``, ``level``) from a search's tables; of trajectories that have ended, only
+            these are needed then. None needs every level.
+        forget_gone: nothing is needed by a search that is not found where it was.
+
+    Raises:
+        RunDirectoryError: the directory is neither, one of its searches is running, or a note of one is damaged.
+    """
+    store, searches, gone = _searches(directory)
+    levels: set[str] = set()
+    rewinds: set[str] = set()
+    needed: set[str] = set()
+    tickets: set[str] = set()
+    copies: set[str] = set()
+    unfinished = False
+    for run_dir in searches:
+        if (owner := held_by(run_dir)) is not None:
+            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; look at its store when it has ended")
+        spec, results = read_spec(run_dir), load_results(run_dir)
+        reached = _levels(run_dir, spec, results)
+        levels |= set(reached["level_key"])
+        rewinds |= set(_rewind_keys(spec, reached))
+        unfinished = unfinished or not _is_finished(spec, results)
+        tickets |= _tickets(spec)
+        copies |= set(_copies(run_dir))
+        needed |= tickets | (copies if best is None else set()) | set(_needed(spec, results, reached, best))
+    kinds: dict[str, list[File]] = {kind: [] for kind in _KINDS}
+    spared = bool(gone) and not forget_gone
+    unneeded = []
+    files = [file for file in store.files(recursive=True) if _FILE.fullmatch(file.name)]
+    entries = {_key(file) for file in files if len(file.name.partition("/")[0]) == 2}
+    for file in files:
+        kind = _kind(file, {"levels": levels, "rewind weights": rewinds, "tickets": tickets, "copies": copies})
+        kinds[kind].append(file)
+        if kind == _CHECKPOINTS:
+            # One that is left of a finished level, or of searches that have ended, is gone on from by nobody.
+            if _key(file) in entries or not (unfinished or spared):
+                unneeded.append(file)
+        elif kind == _DAMAGED or (_key(file) not in needed and not spared):
+            unneeded.append(file)
+    return StoreUse(
+        folder=store, kinds=kinds, searches=[str(run_dir) for run_dir in searches], gone=gone, unneeded=unneeded
+    )
+
+
+def prune(use: StoreUse) -> None:
+    """Remove the files that no search needs, and the claims of dead processes."""
+    for file in use.unneeded:
+        use.folder.remove(file.name)
+    shards = [f"{number:02x}" for number in range(256)]
+    for name in (*shards, _CHECKPOINTS, _DAMAGED, _LEASES, SEARCHES):
+        (use.folder / name).sweep(older_than_seconds=_OLD_SECONDS)
+    leases = Leases(use.folder / _LEASES)
+    for name in leases.names():
+        leases.break_dead(name)
+
+
+def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
+    """The store; the run directories that use it; those that are gone."""
+    here: dict[str, Folder] = {}
+    run_ids: set[str] = set()
+    if isinstance(directory, LocalFolder) and _is_store_of(LocalFolder(directory.path.parent), directory):
+        directory = LocalFolder(directory.path.parent)
+    if directory.read("search.yaml") is not None:
+        store = store_folder(read_spec(directory), directory)
+        run = read_run(directory)
+        here[str(directory)] = directory
+        run_ids |= {run.run_id} if run else set()
+    else:
+        store = directory
+        if not _notes(store):
+            raise RunDirectoryError(f"{str(directory)!r} is neither a run directory nor a level store")
+    absent = {}
+    for run_dir, run_id in _notes(store).items():
+        if run_dir in here:
+            continue
+        folder = open_folder(run_dir)
+        found = read_run(folder)
+        if found is None or found.run_id != run_id:
+            absent[run_dir] = run_id
+        else:
+            here[run_dir] = folder
+            run_ids.add(run_id)
+    # A store within a run directory is moved with it. Of another, what is found elsewhere may be an older copy.
+    if any(_is_within(store, run_dir) for run_dir in here.values()):
+        absent = {run_dir: run_id for run_dir, run_id in absent.items() if run_id not in run_ids}
+    return store, list(here.values()), list(absent)
+
+
+def _is_within(store: Folder, run_dir: Folder) -> bool:
+    return str(store) == str(run_dir / "store")
+
+
+def _is_store_of(run_dir: Folder, store: Folder) -> bool:
+    return run_dir.read("search.yaml") is not None and str(store_folder(read_spec(run_dir), run_dir)) == str(store)
+
+
+def _notes(store: Folder) -> dict[str, str]:
+    """The run directories of the searches that have noted that they use a store, each with the id of its run."""
+    notes = {}
+    for file in (store / SEARCHES).files():
+        if not re.fullmatch(r"[0-9a-f]{32}\.[0-9a-f]{8}\.json", file.name):
+            continue
+        try:
+            run_dir = json.loads((store / SEARCHES).read(file.name) or b"")["run_dir"]
+            notes[str(run_dir)] = file.name.partition(".")[0]
+        except (ValueError, TypeError, KeyError):
+            raise RunDirectoryError(
+                f"{(store / SEARCHES).place(file.name)!r} is damaged, so nobody knows which search uses the store; "
+                "remove it, or resume that search, which writes it anew"
+            ) from None
+    return notes
+
+
+def _tickets(spec: SearchSpec) -> set[str]:
+    """The keys of the tickets that a search trains, or will train."""
+    searched = [domain for name, domain in spec.space.items() if dotted(name) == "pruning.ticket"]
+    listed = [ticket for domain in searched if not isinstance(domain, Range) for ticket in domain]
+    return {ticket for ticket in (*listed, spec.pruning.ticket) if ticket}
+
+
+def _copies(run_dir: Folder) -> Iterator[str]:
+    """The keys of the copies that `stability` has trained, or is training."""
+    for file in (run_dir / COPIES).files():
+        try:
+            yield from map(str, json.loads((run_dir / COPIES).read(file.name) or b"[]"))
+        except (ValueError, TypeError):
+            raise RunDirectoryError(
+                f"{(run_dir / COPIES).place(file.name)!r} is damaged, so nobody knows which copies it names; remove it"
+            ) from None
+
+
+def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:
+    """How each trajectory that was suggested prunes."""
+    return {
+        suggestion.trajectory_id: spec.point(suggestion.values, suggestion.seed).pruning
+        for suggestion in SuggestionRecord(run_dir).read()
+    }
+
+
+def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame:
+    """Every level the search has come to: also those that diverged, or that a killed driver had not written down."""
+    columns = ["trajectory_id", "level", "level_key", "rewind_iteration"]
+    rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")
+    pruning = _points(run_dir, spec)
+    for event in read_events(run_dir):
+        if event["event"] in _LEVEL_EVENTS and event["trajectory_id"] in pruning:
+            row = {name: event[name] for name in columns[:3]}
+            rows.append(row | {"rewind_iteration": pruning[event["trajectory_id"]].rewind_iteration})
+    levels = pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
+    kept = {name for name, found in pruning.items() if found.retrain != "weights"}
+    return levels.assign(starts_from_parent=levels["trajectory_id"].isin(kept))
+
+
+def _needed(spec: SearchSpec, results: Results, levels: pd.DataFrame, best: Best | None) -> Iterator[str]:
+    if best is None:
+        yield from levels["level_key"]
+        yield from _rewind_keys(spec, levels)
+        return
+    chosen = levels.merge(best(results)[["trajectory_id", "level"]])
+    yield from chosen["level_key"]
+    parents = chosen.loc[chosen["starts_from_parent"], ["trajectory_id", "level"]]
+    yield from levels.merge(parents.assign(level=parents["level"] - 1))["level_key"]
+    ended = results.trajectories.loc[results.trajectories["status"].isin(_ENDED), "trajectory_id"]
+    going_on = levels[~levels["trajectory_id"].isin(ended)]
+    yield from going_on["level_key"]
+    kept = levels[levels["trajectory_id"].isin({*chosen["trajectory_id"], *going_on["trajectory_id"]})]
+    dense = levels[levels["level"] == 0] if not _is_finished(spec, results) else kept[kept["level"] == 0]
+    yield from dense["level_key"]
+    for key, iteration in zip(dense["level_key"], dense["rewind_iteration"], strict=True):
+        yield rewind_key(key, int(iteration))
+    if not _is_finished(spec, results):
+        yield from _rewind_keys(spec, levels)
+
+
+def _rewind_keys(spec: SearchSpec, levels: pd.DataFrame) -> Iterator[str]:
+    dense = levels[levels["level"] == 0]
+    for key in dense["level_key"].unique():
+        for iteration in {*spec.rewind_iterations, *dense.loc[dense["level_key"] == key, "rewind_iteration"]}:
+            yield rewind_key(key, int(iteration))
+
+
+def _is_finished(spec: SearchSpec, results: Results) -> bool:
+    ended = int(results.trajectories["status"].isin(_ENDED).sum())
+    return spec.planned_trials is not None and ended >= spec.planned_trials
+
+
+def _kind(file: File, keys: Mapping[str, set[str]]) -> str:
+    folder = file.name.partition("/")[0]
+    if folder in (_CHECKPOINTS, _DAMAGED):
+        return folder
+    return next((kind for kind, known in keys.items() if _key(file) in known), _UNKNOWN)
+
+
+def _key(file: File) -> str:
+    return file.name.rpartition("/")[2].partition(".")[0]

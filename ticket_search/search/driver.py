@@ -1,0 +1,340 @@
+"""One search, told by whoever runs its trajectories what came of them. Knows nothing of Ray, so a test can drive it.
+
+The tables and the record of suggestions are its memory: a new process reads them and goes on.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import log2
+from typing import Any, Literal
+
+from ticket_search.config.search import SearchSpec
+from ticket_search.errors import TicketSearchError
+from ticket_search.results.events import EventLog
+from ticket_search.results.schema import column
+from ticket_search.results.tables import Tables
+from ticket_search.results.tensorboard import TensorBoardWriter
+from ticket_search.search.early_stopping import EarlyStopping
+from ticket_search.search.sampler import Outcome, Sampler
+from ticket_search.search.suggestions import Suggestion, SuggestionRecord
+from ticket_search.storage.folder import Location, open_folder
+
+Row = dict[str, Any]
+Status = Literal["completed", "stopped", "diverged", "failed"]
+#: A trajectory that failed is run again by a resumed search; what the others came to stands.
+_SETTLED = ("completed", "stopped", "diverged")
+#: Between two writings of the tables, at least; and this many times as long as the last writing took.
+_FLUSH_SECONDS = 2.0
+_FLUSH_SHARE = 20.0
+#: What early stopping and the sampler need to know of the levels of an earlier process.
+_LEVEL_COLUMNS = [
+    *("trajectory_id", "level", "seed", "compression", "density"),
+    *("val_accuracy", "dense_val_accuracy", "matching"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelReport:
+    """A finished level as rows: one of `levels`, those of `curves`, `layers`, `controls` and `early_bird`.
+
+    `notices` are lines for the user: an entry of the store that was damaged, say.
+    """
+
+    level: Row
+    curve: list[Row]
+    layers: list[Row]
+    controls: list[Row] = field(default_factory=list)
+    early_bird: list[Row] = field(default_factory=list)
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndReport:
+    """How a trajectory ended by itself. `reason` is one line; `error` a traceback."""
+
+    status: Status
+    reason: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HaltReport:
+    """Why no trajectory can go on: the disk is full, say. The one that reports it has not ended."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotStarted:
+    """The search was asked to stop before the trajectory's turn came. It has not ended."""
+
+
+@dataclass
+class Progress:
+    """Where a search stands.
+
+    Attributes:
+        trials: how many trajectories there will be; None until a grid's end is known.
+        counts: status -> trajectories.
+        levels: finished in this process.
+        best: the row of `levels` of the sparsest matching ticket so far; level 0 is none.
+        exhausted: every point of the space has been run with every seed.
+        stopped: somebody asked for the search to stop before its end.
+    """
+
+    trials: int | None
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("running", "completed", "stopped", "diverged", "failed"), 0)
+    )
+    levels: int = 0
+    best: Row | None = None
+    exhausted: bool = False
+    stopped: bool = False
+
+    @property
+    def done(self) -> int:
+        """Trajectories that have ended."""
+        return sum(count for status, count in self.counts.items() if status != "running")
+
+
+Listener = Callable[[Progress, Row], None]
+
+
+class SearchDriver:
+    """Hands out suggestions, takes in levels, and writes down both.
+
+    Args:
+        spec: what to search.
+        run_dir: where the tables and the record lie; what is there is gone on from.
+        listener: told of every trajectory that ends, with its row of `trajectories`.
+        say: told, in a line, of what the user should know.
+        is_asked_to_stop: asked every few seconds.
+        guard: called before anything is written; raises if the directory is not this process's any more.
+    """
+
+    def __init__(
+        self,
+        spec: SearchSpec,
+        run_dir: Location,
+        listener: Listener = lambda progress, row: None,
+        *,
+        say: Callable[[str], None] = lambda notice: None,
+        is_asked_to_stop: Callable[[], bool] = lambda: False,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
+        run_dir = open_folder(run_dir)
+        self.spec = spec
+        self.halted: TicketSearchError | None = None
+        self._say = say
+        self._is_asked_to_stop = is_asked_to_stop
+        self._guard = guard
+        self.progress = Progress(trials=spec.planned_trials)
+        self._listener = listener
+        self._tables = Tables(run_dir, spec.space)
+        self._tensorboard = TensorBoardWriter(run_dir / "tensorboard", spec.space)
+        self._events = EventLog(run_dir)
+        self._record = SuggestionRecord(run_dir)
+        self._sampler = Sampler(spec)
+        self._early_stopping = EarlyStopping(spec.search.early_stopping, spec.search.tolerance)
+        self._running: dict[int, Row] = {}
+        self._started: set[int] = set()
+        self._deaths: Counter[int] = Counter()
+        self._best: dict[int, Row] = {}
+        self._suggestions: dict[int, Suggestion] = {}
+        self._waiting: list[Suggestion] = []
+        self._flush_after = 0.0
+        self._go_on_from_the_disk()
+
+    @property
+    def unfinished(self) -> int:
+        """How many of the trajectories that were handed out have not ended."""
+        return len(self._running)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no more trajectories are handed out, since it was asked to stop or cannot go on."""
+        return self.progress.stopped or self.halted is not None
+
+    def next(self) -> Suggestion | None:
+        """The next trajectory to run, recorded by now; None when there is none, or none is to be started any more."""
+        if self.is_ending:
+            return None
+        if self._waiting:
+            suggestion = self._waiting.pop(0)
+        else:
+            if self.progress.exhausted:
+                return None
+            if self.progress.trials is not None and len(self._suggestions) >= self.progress.trials:
+                self.progress.exhausted = self.progress.trials < (self.spec.search.trials or 0)
+                return None
+            asked = self._sampler.ask()
+            if asked is None:
+                self.progress.exhausted = True
+                return None
+            suggestion = asked
+            self._guard()
+            self._record.append(suggestion)
+            self._suggestions[suggestion.number] = suggestion
+        self._running[suggestion.number] = self._trajectory_row(suggestion)
+        self._tables.trajectories.put(self._running[suggestion.number])
+        return suggestion
+
+    def level_finished(self, number: int, report: LevelReport) -> str | None:
+        """Take in a level of the trajectory of suggestion `number`.
+
+        Returns:
+            Why the trajectory should be dropped, or None.
+        """
+        for notice in report.notices:
+            self._say(notice)
+        trajectory, values = self._running[number], self._suggestions[number].values
+        row = report.level | {column(name): value for name, value in values.items()}
+        key = (row["trajectory_id"], row["level"])
+        if row["level"] == 0:
+            # A trajectory that starts over, after its worker died, tells its levels again.
+            self._early_stopping.forget(row["trajectory_id"])
+            trajectory.update(levels=0, iterations=0, train_seconds=0.0, sparsest_matching_density=None)
+            self._best.pop(number, None)
+        if key not in self._tables.levels:
+            self._tables.curves.put_group(report.curve)
+            self._tables.layers.put_group(report.layers)
+            self._tables.controls.put_group(report.controls)
+            self._tables.early_bird.put_group(report.early_bird)
+            self._tables.levels.put(row)
+            self._tensorboard.level(row, report.curve)
+        self.progress.levels += 1
+        self._count(number, trajectory, row)
+        self._tables.trajectories.put(trajectory)
+        self.flush_if_due()
+        reason = self._observe(row)
+        # A trajectory that is told again has been further than this: it is not cut below what it has shown.
+        return None if (row["trajectory_id"], row["level"] + 1) in self._tables.levels else reason
+
+    def ended(self, number: int, end: EndReport) -> None:
+        """Take in that the trajectory of suggestion `number` has ended, by itself or dropped."""
+        row = self._running.pop(number)
+        row |= {"status": end.status, "reason": end.reason, "error": end.error}
+        self._tables.trajectories.put(row)
+        self._tensorboard.trajectory(row)
+        self._events.log("trajectory_ended", trajectory_id=row["trajectory_id"], status=end.status, reason=end.reason)
+        self._sampler.tell(self._suggestions[number], self._outcome(row, self._best.pop(number, None)))
+        self._started.discard(number)
+        self.progress.counts["running"] = len(self._started)
+        self.progress.counts[end.status] += 1
+        self.flush_if_due()
+        self._listener(self.progress, row)
+
+    def hand_out_again(self, number: int) -> bool:
+        """Take back a trajectory whose worker died before it began; False if that has happened `max_failures` times."""
+        self._deaths[number] += 1
+        if self._deaths[number] > self.spec.search.max_failures:
+            return False
+        del self._running[number]
+        self._waiting.insert(0, self._suggestions[number])
+        return True
+
+    def started(self, number: int) -> None:
+        """Note that a worker has taken up the trajectory of suggestion `number`, for the first time or again."""
+        event = "trajectory_restarted" if number in self._started else "trajectory_started"
+        self._events.log(event, trajectory_id=self._suggestions[number].trajectory_id)
+        self._started.add(number)
+        self.progress.counts["running"] = len(self._started)
+
+    def halt(self, error: TicketSearchError) -> None:
+        """Note that the search cannot go on; of several errors the first counts."""
+        self.halted = self.halted or error
+
+    def flush(self) -> None:
+        """Write the tables.
+
+        Raises:
+            StorageError: they could not be written, and will be by the next flush.
+            TicketSearchError: from `guard`; nothing is written.
+        """
+        self._guard()
+        self._tensorboard.flush()
+        self._tables.flush()
+
+    def flush_if_due(self) -> None:
+        """Write the tables every few seconds: seldom enough to spend a twentieth of the time on it at most."""
+        started = time.monotonic()
+        if started < self._flush_after or self.halted:
+            return
+        self.flush()
+        self.progress.stopped = self.progress.stopped or self._is_asked_to_stop()
+        now = time.monotonic()
+        self._flush_after = now + max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))
+
+    def _count(self, number: int, trajectory: Row, row: Row) -> None:
+        trajectory["levels"] += 1
+        trajectory["iterations"] += row["iterations"]
+        trajectory["train_seconds"] += row["train_seconds"]
+        if row["matching"]:
+            self._best[number] = row
+            trajectory["score"] = log2(row["compression"])
+            if row["level"] > 0:
+                trajectory["sparsest_matching_density"] = row["density"]
+                self._note_ticket(row)
+
+    def _note_ticket(self, row: Row) -> None:
+        if self.progress.best is None or row["density"] < self.progress.best["density"]:
+            self.progress.best = row
+
+    def _observe(self, row: Row) -> str | None:
+        return self._early_stopping.observe(
+            row["trajectory_id"],
+            compression=row["compression"],
+            val_accuracy=row["val_accuracy"],
+            dense_val_accuracy=row["dense_val_accuracy"],
+        )
+
+    def _trajectory_row(self, suggestion: Suggestion) -> Row:
+        pruning = self.spec.pruning
+        fixed = {n: getattr(pruning, n) for n in ("pruning_rate", "strategy", "criterion", "rewind_iteration")}
+        searched = {column(name): value for name, value in suggestion.values.items()}
+        return {
+            "trajectory_id": suggestion.trajectory_id,
+            **fixed,
+            **searched,
+            "seed": suggestion.seed,
+            "status": "running",
+            "reason": None,
+            "levels": 0,
+            "score": None,
+            "sparsest_matching_density": None,
+            "iterations": 0,
+            "train_seconds": 0.0,
+            "error": None,
+        }
+
+    def _outcome(self, row: Mapping[str, Any], best: Mapping[str, Any] | None) -> Outcome:
+        return Outcome(
+            failed=row["status"] == "failed",
+            score=row["score"],
+            val_accuracy=None if best is None else best["val_accuracy"],
+        )
+
+    def _go_on_from_the_disk(self) -> None:
+        """Rebuild what the sampler and early stopping know from the record and the tables."""
+        trajectories = {row["trajectory_id"]: row for row in self._tables.trajectories.rows()}
+        levels: dict[str, list[Row]] = {}
+        for row in self._tables.levels.rows(_LEVEL_COLUMNS):
+            levels.setdefault(row["trajectory_id"], []).append(row)
+        for suggestion in self._record.read():
+            self._suggestions[suggestion.number] = suggestion
+            row = trajectories.get(suggestion.trajectory_id, {"status": "running", "levels": 0})
+            # One whose levels are not all there, after something removed a file, is told again from the store.
+            if row["status"] not in _SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
+                self._waiting.append(suggestion)
+                self._sampler.replay(suggestion, None)
+                continue
+            reached = sorted(levels.get(suggestion.trajectory_id, []), key=lambda level: int(level["level"]))
+            for level in reached:
+                self._observe(level)
+            matching = [level for level in reached if level["matching"]]
+            self._sampler.replay(suggestion, self._outcome(row, matching[-1] if matching else None))
+            self.progress.counts[row["status"]] += 1
+            if len(matching) > 1:
+                self._note_ticket(matching[-1])
