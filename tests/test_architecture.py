@@ -21,6 +21,7 @@ ALLOWED = {
     "data": {"errors", "config"},
     "results": {"errors", "config", "storage"},
     "store": {"errors", "config", "storage"},
+    "tasks": {"errors", "config"},
     "training": {"errors", "config", "pruning"},
     "lottery": {"errors", "config", "training", "pruning", "models", "data", "store", "results"},
     "search": {"errors", "config", "storage", "results"},

@@ -137,7 +137,7 @@ def test_the_checksums_of_the_store_are_over_the_whole_file():
 def test_a_dense_level_is_read(copy):
     level = from_entry(LevelStore(copy / "store").load(LEVELS[FIRST][0]), LEVELS[FIRST][0], reused=True)
     assert (level.number, level.iterations, level.test_loss, level.next_mask) == (0, 60, 0.9213771396213107, None)
-    assert [(p.iteration, p.val_accuracy) for p in level.curve] == [
+    assert [(p.iteration, p.val_metric) for p in level.curve] == [
         (20, 0.3933333333333333),
         (40, 0.5166666666666667),
         (60, 0.6433333333333333),

@@ -116,10 +116,10 @@ def test_between_a_copy_and_itself_nothing_changes(bench, trained):
     made, _, _ = trained()
     copy = made.train_copy(1, 0)
     found = made.errors_between(copy, copy, 3)
-    assert {p.val_error for p in found} == {1 - copy.val_accuracy}
-    assert {p.test_error for p in found} == {1 - copy.test_accuracy}
+    assert {p.val_error for p in found} == {1 - copy.val_metric}
+    assert {p.test_error for p in found} == {1 - copy.test_metric}
     one = made.errors_between(copy, made.train_copy(1, 1), 4)
-    assert (one[0].test_error, one[-1].test_error) == (1 - copy.test_accuracy, 1 - made.train_copy(1, 1).test_accuracy)
+    assert (one[0].test_error, one[-1].test_error) == (1 - copy.test_metric, 1 - made.train_copy(1, 1).test_metric)
 
 
 def test_of_a_copy_that_diverged_nothing_is_known(bench, trained):

@@ -112,8 +112,8 @@ def test_tickets_are_compared_with_the_dense_network_trained_to_its_end(bench, t
     assert levels[0].dense is control.level
     assert plain[0].dense is plain[0]
     rows = [level_row(spec, level, levels[0].dense, 0.0) for level in levels]
-    assert [row["dense_val_accuracy"] for row in rows] == [plain[0].val_accuracy] * 2
-    assert rows[0]["matching"] == (levels[0].val_accuracy >= plain[0].val_accuracy)
+    assert [row["dense_val_accuracy"] for row in rows] == [plain[0].val_metric] * 2
+    assert rows[0]["matching"] == (levels[0].val_metric >= plain[0].val_metric)
     assert [row["control"] for row in control_rows(spec, levels[0])] == ["dense"]
     # What a ticket is rewound to is the dense network's, whoever ends it.
     assert bench.counts()["level_started"] == 2 + 2

@@ -18,13 +18,13 @@ def level(number=2, val_accuracy=0.75, **fields):
         "next_mask": None,
         "final_weights": {},
         "curve": [
-            Point(iteration=10, train_loss=2.0, val_loss=1.5, val_accuracy=0.5),
-            Point(iteration=20, train_loss=1.0, val_loss=1.25, val_accuracy=val_accuracy),
+            Point(iteration=10, train_loss=2.0, val_loss=1.5, val_metric=0.5),
+            Point(iteration=20, train_loss=1.0, val_loss=1.25, val_metric=val_accuracy),
         ],
         "test_loss": 1.75,
-        "test_accuracy": 0.625,
+        "test_metric": 0.625,
         "early_stop_iteration": 20,
-        "early_stop_test_accuracy": 0.5,
+        "early_stop_test_metric": 0.5,
         "iterations": 20,
         "train_seconds": 0.25,
         "reused": True,
@@ -35,7 +35,7 @@ def level(number=2, val_accuracy=0.75, **fields):
 
 def test_a_level_is_a_row(trajectory):
     spec = trajectory({"pruning_rate": 0.3}, seed=4)
-    row = level_row(spec, level(), level(0, 0.8, test_accuracy=0.7), tolerance=0.1)
+    row = level_row(spec, level(), level(0, 0.8, test_metric=0.7), tolerance=0.1)
     assert row == {
         "trajectory_id": trajectory_id(spec),
         "level_key": "k",
@@ -88,8 +88,8 @@ def test_the_curve_and_the_layers(trajectory):
 
 def test_a_level_is_read_as_it_was_written():
     outputs = LevelOutputs(
-        weights={}, kept={}, curve=level().curve, diverged=False, test_loss=1.75, test_accuracy=0.625,
-        early_stop_iteration=20, early_stop_test_accuracy=0.5, iterations=20, train_seconds=0.25,
+        weights={}, kept={}, curve=level().curve, diverged=False, test_loss=1.75, test_metric=0.625,
+        early_stop_iteration=20, early_stop_test_metric=0.5, iterations=20, train_seconds=0.25,
     )  # fmt: skip
     next_mask = {"z": tensor([[True, False], [False, True]]), "a": tensor([False, True])}
     written = to_entry(outputs, number=2, mask=MASK, next_mask=next_mask, final_weights={"b": tensor([0.1])})
@@ -100,4 +100,4 @@ def test_a_level_is_read_as_it_was_written():
     assert {n: kept.tolist() for n, kept in read.next_mask.items()} == {n: k.tolist() for n, k in next_mask.items()}
     assert read.final_weights["b"].tolist() == tensor([0.1]).tolist()
     assert (read.curve, read.number, read.key, read.reused) == (level().curve, 2, "k", True)
-    assert (read.test_loss, read.train_seconds, read.val_loss, read.val_accuracy) == (1.75, 0.25, 1.25, 0.75)
+    assert (read.test_loss, read.train_seconds, read.val_loss, read.val_metric) == (1.75, 0.25, 1.25, 0.75)

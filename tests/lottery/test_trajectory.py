@@ -73,8 +73,8 @@ class TestTheLadder:
     def test_a_figure_is_what_training_measured(self, bench, trajectory, stores):
         levels = bench.run(trajectory({"max_levels": 1}), stores())
         assert [level.curve for level in levels] == [outputs.curve for outputs in bench.outputs]
-        assert [level.test_accuracy for level in levels] == [outputs.test_accuracy for outputs in bench.outputs]
-        assert [level.val_accuracy for level in levels] == [outputs.curve[-1].val_accuracy for outputs in bench.outputs]
+        assert [level.test_metric for level in levels] == [outputs.test_metric for outputs in bench.outputs]
+        assert [level.val_metric for level in levels] == [outputs.curve[-1].val_metric for outputs in bench.outputs]
         assert [level.iterations for level in levels] == [40, 40]
 
 

@@ -48,7 +48,7 @@ def assert_same(outputs, expected):
     assert same(outputs.weights, expected.weights)
     assert list(outputs.kept) == list(expected.kept)
     assert all(same(outputs.kept[k], expected.kept[k]) for k in expected.kept)
-    for name in ("test_loss", "test_accuracy", "early_stop_iteration", "early_stop_test_accuracy", "iterations"):
+    for name in ("test_loss", "test_metric", "early_stop_iteration", "early_stop_test_metric", "iterations"):
         assert getattr(outputs, name) == getattr(expected, name), name
 
 

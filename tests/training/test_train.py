@@ -58,7 +58,7 @@ def same(a, b):
 
 
 def curve(outputs):
-    return [(p.iteration, p.train_loss, p.val_loss, p.val_accuracy) for p in outputs.curve]
+    return [(p.iteration, p.train_loss, p.val_loss, p.val_metric) for p in outputs.curve]
 
 
 class Watched:
@@ -141,8 +141,8 @@ class TestTheCurve:
         network = make()
         outputs = train(network, digits, spec())
         network.load_state_dict(outputs.weights)
-        assert evaluate(network, digits, "validation") == (outputs.curve[-1].val_loss, outputs.curve[-1].val_accuracy)
-        assert evaluate(network, digits, "test") == (outputs.test_loss, outputs.test_accuracy)
+        assert evaluate(network, digits, "validation") == (outputs.curve[-1].val_loss, outputs.curve[-1].val_metric)
+        assert evaluate(network, digits, "test") == (outputs.test_loss, outputs.test_metric)
 
     def test_the_training_loss_is_the_mean_since_the_last_point(self, digits):
         each = [p.train_loss for p in train(make(), digits, spec(evaluate_every=1, iterations=6)).curve]
@@ -171,8 +171,8 @@ class TestTheCurve:
         assert outputs.early_stop_iteration == best
         assert best < 40
         network.load_state_dict(outputs.kept[best])
-        assert outputs.early_stop_test_accuracy == evaluate(network, digits, "test")[1]
-        assert outputs.early_stop_test_accuracy != outputs.test_accuracy
+        assert outputs.early_stop_test_metric == evaluate(network, digits, "test")[1]
+        assert outputs.early_stop_test_metric != outputs.test_metric
 
 
 class TestEvaluate:
@@ -200,7 +200,7 @@ class TestDivergence:
         assert outputs.diverged is True
         assert (outputs.iterations, [p.iteration for p in outputs.curve]) == (10, [10])
         assert outputs.curve[0].is_finite is False
-        assert (outputs.early_stop_iteration, np.isnan(outputs.test_accuracy)) == (-1, True)
+        assert (outputs.early_stop_iteration, np.isnan(outputs.test_metric)) == (-1, True)
 
     def test_a_loss_that_is_a_number_again_does_not_hide_it(self, digits):
         """One batch of an infinite loss between two evaluations is enough."""
@@ -325,5 +325,5 @@ class TestReproducibility:
         assert same(alone[0].weights, alone[1].weights) is False
 
     def test_there_is_something_to_learn(self, digits):
-        accuracy = train(make(), digits, spec(ADAM, iterations=150)).test_accuracy
+        accuracy = train(make(), digits, spec(ADAM, iterations=150)).test_metric
         assert accuracy > 0.7

@@ -11,16 +11,16 @@ from ticket_search.pruning.masks import Mask, pack, unpack
 from ticket_search.store.level_store import Entry
 from ticket_search.training.train import LevelOutputs, Point
 
-#: What a level's record holds beside its curve; the names of `LevelOutputs`.
-_FIGURES = (
-    "diverged",
-    "test_loss",
-    "test_accuracy",
-    "early_stop_iteration",
-    "early_stop_test_accuracy",
-    "iterations",
-    "train_seconds",
-)
+#: What a level's record holds beside its curve: the names of `LevelOutputs` -> those in the record.
+_FIGURES = {
+    "diverged": "diverged",
+    "test_loss": "test_loss",
+    "test_metric": "test_accuracy",
+    "early_stop_iteration": "early_stop_iteration",
+    "early_stop_test_metric": "early_stop_test_accuracy",
+    "iterations": "iterations",
+    "train_seconds": "train_seconds",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class Level:
         next_mask: which its training leaves; None for level 0, where that depends on how it will be pruned.
         final_weights: of level 0 only; empty for the others.
         curve: the learning curve; its last point is after the last iteration.
-        test_loss, test_accuracy: after the last iteration.
+        test_loss, test_metric: after the last iteration.
         early_stop_iteration: of the lowest validation loss.
-        early_stop_test_accuracy: at that iteration.
+        early_stop_test_metric: at that iteration.
         iterations: updates made for this level.
         train_seconds: spent when it was trained, here or elsewhere.
         reused: whether somebody else had trained it: another trajectory or another search.
@@ -52,9 +52,9 @@ class Level:
     final_weights: dict[str, Tensor]
     curve: list[Point]
     test_loss: float
-    test_accuracy: float
+    test_metric: float
     early_stop_iteration: int
-    early_stop_test_accuracy: float
+    early_stop_test_metric: float
     iterations: int
     train_seconds: float
     reused: bool
@@ -73,9 +73,9 @@ class Level:
         return self.curve[-1].val_loss
 
     @property
-    def val_accuracy(self) -> float:
-        """In [0, 1], on the validation split after the last iteration."""
-        return self.curve[-1].val_accuracy
+    def val_metric(self) -> float:
+        """The task's metric on the validation split after the last iteration."""
+        return self.curve[-1].val_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +104,9 @@ def to_entry(
     mask_distances: Iterable[MaskDistance] = (),
 ) -> Entry:
     """What the store keeps of a level: its figures as JSON, its masks at one bit a weight, and who trained it."""
-    record: dict[str, Any] = {"level": number, "trainer": trainer} | {name: getattr(outputs, name) for name in _FIGURES}
-    record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in outputs.curve]
+    record: dict[str, Any] = {"level": number, "trainer": trainer}
+    record |= {stored: getattr(outputs, name) for name, stored in _FIGURES.items()}
+    record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]
     if distances := [list(astuple(each)) for each in mask_distances]:
         record["mask_distances"] = distances
     record["shapes"] = {name: list(kept.shape) for name, kept in mask.items()}
@@ -125,10 +126,10 @@ def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
         mask=mask,
         next_mask=next_mask or None,
         final_weights={n.removeprefix("final/"): t for n, t in entry.tensors.items() if n.startswith("final/")},
-        curve=[Point(iteration=i, train_loss=t, val_loss=v, val_accuracy=a) for i, t, v, a in record["curve"]],
+        curve=[Point(iteration=i, train_loss=t, val_loss=v, val_metric=a) for i, t, v, a in record["curve"]],
         reused=reused,
         mask_distances=tuple(distances_of(record.get("mask_distances", []))),
-        **{name: record[name] for name in _FIGURES},
+        **{name: record[stored] for name, stored in _FIGURES.items()},
     )
 
 

@@ -32,14 +32,14 @@ def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float
         "density": kept / prunable,
         "compression": prunable / kept,
         "val_loss": level.val_loss,
-        "val_accuracy": level.val_accuracy,
+        "val_accuracy": level.val_metric,
         "test_loss": level.test_loss,
-        "test_accuracy": level.test_accuracy,
-        "dense_val_accuracy": dense.val_accuracy,
-        "dense_test_accuracy": dense.test_accuracy,
-        "matching": is_matching(level.val_accuracy, dense.val_accuracy, tolerance),
+        "test_accuracy": level.test_metric,
+        "dense_val_accuracy": dense.val_metric,
+        "dense_test_accuracy": dense.test_metric,
+        "matching": is_matching(level.val_metric, dense.val_metric, tolerance),
         "early_stop_iteration": level.early_stop_iteration,
-        "early_stop_test_accuracy": level.early_stop_test_accuracy,
+        "early_stop_test_accuracy": level.early_stop_test_metric,
         "iterations": level.iterations,
         "train_seconds": level.train_seconds,
         "reused": level.reused,
@@ -58,11 +58,11 @@ def control_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
             "seed": spec.seed,
             "density": kept_weights(level.mask) / prunable_weights(level.mask),
             "val_loss": control.level.val_loss,
-            "val_accuracy": control.level.val_accuracy,
+            "val_accuracy": control.level.val_metric,
             "test_loss": control.level.test_loss,
-            "test_accuracy": control.level.test_accuracy,
+            "test_accuracy": control.level.test_metric,
             "early_stop_iteration": None if control.level.diverged else control.level.early_stop_iteration,
-            "early_stop_test_accuracy": control.level.early_stop_test_accuracy,
+            "early_stop_test_accuracy": control.level.early_stop_test_metric,
             "iterations": control.level.iterations,
             "train_seconds": control.level.train_seconds,
             "reused": control.level.reused,
@@ -85,7 +85,17 @@ def configuration(spec: TrajectorySpec) -> Row:
 
 def curve_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
     """The rows of `curves`: one for each evaluation."""
-    return [{"trajectory_id": trajectory_id(spec), "level": level.number, **asdict(point)} for point in level.curve]
+    return [
+        {
+            "trajectory_id": trajectory_id(spec),
+            "level": level.number,
+            "iteration": point.iteration,
+            "train_loss": point.train_loss,
+            "val_loss": point.val_loss,
+            "val_accuracy": point.val_metric,
+        }
+        for point in level.curve
+    ]
 
 
 def early_bird_rows(spec: TrajectorySpec, level: Level) -> list[Row]:

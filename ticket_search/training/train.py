@@ -86,7 +86,7 @@ class Point:
     iteration: int
     train_loss: float
     val_loss: float
-    val_accuracy: float
+    val_metric: float
 
     @property
     def is_finite(self) -> bool:
@@ -103,9 +103,9 @@ class LevelOutputs:
         kept: iteration -> weights, for the iterations in `LevelInputs.keep`.
         curve: one point every `evaluate_every` iterations, and one at the end. Its last point is the level's result.
         diverged: whether the last point's losses are not finite; training ended there and nothing below is known.
-        test_loss, test_accuracy: after the last iteration; not measured where training was to `LevelInputs.stop`.
+        test_loss, test_metric: after the last iteration; not measured where training was to `LevelInputs.stop`.
         early_stop_iteration: of the lowest validation loss on the curve (the first of equal ones).
-        early_stop_test_accuracy: of the weights at that iteration.
+        early_stop_test_metric: of the weights at that iteration.
         iterations: updates made.
     """
 
@@ -114,9 +114,9 @@ class LevelOutputs:
     curve: list[Point]
     diverged: bool
     test_loss: float = math.nan
-    test_accuracy: float = math.nan
+    test_metric: float = math.nan
     early_stop_iteration: int = -1
-    early_stop_test_accuracy: float = math.nan
+    early_stop_test_metric: float = math.nan
     iterations: int
     train_seconds: float
 
@@ -285,7 +285,7 @@ def _restore(state: TrainingState, network: nn.Module, update: "Update", watch: 
     update.load_optimizer_state({name: value.to(device) for name, value in below("optimizer/").items()})
     if watch:
         watch.restore(state.record["watch"], below("watch/"))
-    curve = [Point(iteration=i, train_loss=t, val_loss=v, val_accuracy=a) for i, t, v, a in state.record["curve"]]
+    curve = [Point(iteration=i, train_loss=t, val_loss=v, val_metric=a) for i, t, v, a in state.record["curve"]]
     return _Course(
         done=state.iteration,
         kept={k: part(f"kept/{k}/") for k in state.record["kept"]},
@@ -304,15 +304,15 @@ def _test(
     data: Data,
     training: TrainingSpec,
 ) -> LevelOutputs:
-    test_loss, test_accuracy = evaluate(network, data, "test", training.precision)
+    test_loss, test_metric = evaluate(network, data, "test", training.precision)
     _load(network, best_weights)
-    _, early_stop_test_accuracy = evaluate(network, data, "test", training.precision)
+    _, early_stop_test_metric = evaluate(network, data, "test", training.precision)
     return replace(
         outputs,
         test_loss=test_loss,
-        test_accuracy=test_accuracy,
+        test_metric=test_metric,
         early_stop_iteration=min(outputs.curve, key=lambda point: point.val_loss).iteration,
-        early_stop_test_accuracy=early_stop_test_accuracy,
+        early_stop_test_metric=early_stop_test_metric,
     )
 
 
@@ -404,9 +404,9 @@ def evaluate(
 
 
 def _evaluate(network: nn.Module, data: Data, iteration: int, losses: list[Tensor], training: TrainingSpec) -> Point:
-    val_loss, val_accuracy = evaluate(network, data, "validation", training.precision)
+    val_loss, val_metric = evaluate(network, data, "validation", training.precision)
     train_loss = float(torch.stack(losses).mean())
-    return Point(iteration=iteration, train_loss=train_loss, val_loss=val_loss, val_accuracy=val_accuracy)
+    return Point(iteration=iteration, train_loss=train_loss, val_loss=val_loss, val_metric=val_metric)
 
 
 def _optimizer(network: nn.Module, training: TrainingSpec) -> torch.optim.Optimizer:
