@@ -8,8 +8,9 @@ import torch
 from ticket_search.config.base import validate
 from ticket_search.config.search import ResourcesSpec
 from ticket_search.engines.job import make_job
-from ticket_search.engines.ray import placement
-from ticket_search.engines.ray.placement import NodeType, Slots, check, describe, fitting_on, node_types
+from ticket_search.engines.placement import NodeType, check, describe, fitting_on
+from ticket_search.engines.ray import nodes
+from ticket_search.engines.ray.nodes import Slots, node_types
 from ticket_search.engines.worker import prepare
 from ticket_search.errors import SpecError
 from ticket_search.storage.folder import open_folder
@@ -112,8 +113,8 @@ class TestCheck:
 class TestNodeTypes:
     @pytest.fixture(autouse=True)
     def on_a_head(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(placement, "_LAUNCHED", tmp_path / "bootstrap.yaml")
-        monkeypatch.setattr(placement, "own_processes", set)
+        monkeypatch.setattr(nodes, "_LAUNCHED", tmp_path / "bootstrap.yaml")
+        monkeypatch.setattr(nodes, "own_processes", set)
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         self.launched = tmp_path / "bootstrap.yaml"
         self.patch = monkeypatch
@@ -124,7 +125,7 @@ class TestNodeTypes:
         listed = [{"Alive": True, "Resources": LAPTOP, "Labels": labels}] * count
         listed += [{"Alive": True, "Resources": HEAD, "Labels": {"ray.io/node-group": "head"}}] * (kind != "local")
         listed += [{"Alive": False, "Resources": GPU_NODE, "Labels": labels}]
-        self.patch.setattr(placement, "ray", SimpleNamespace(nodes=lambda: listed))
+        self.patch.setattr(nodes, "ray", SimpleNamespace(nodes=lambda: listed))
 
     def test_of_a_cloud_all_but_the_heads(self):
         self.launched.write_text(
@@ -167,7 +168,7 @@ class TestNodeTypes:
 
     def test_a_ray_of_our_own_starts_none(self):
         self.launched.write_text("max_workers: 9\nhead_node_type: a\navailable_node_types: {b: {resources: {CPU: 9}}}")
-        self.patch.setattr(placement, "own_processes", lambda: {1})
+        self.patch.setattr(nodes, "own_processes", lambda: {1})
         assert node_types() == []
 
 
@@ -175,10 +176,10 @@ class TestSlots:
     @pytest.fixture(autouse=True)
     def cluster(self, monkeypatch):
         self.there, self.may_come = [LAPTOP], []
-        monkeypatch.setattr(placement, "_nodes", lambda: self.there)
-        monkeypatch.setattr(placement, "node_types", lambda: self.may_come)
-        monkeypatch.setattr(placement, "own_processes", set)
-        monkeypatch.setattr(placement, "_LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(nodes, "_nodes", lambda: self.there)
+        monkeypatch.setattr(nodes, "node_types", lambda: self.may_come)
+        monkeypatch.setattr(nodes, "own_processes", set)
+        monkeypatch.setattr(nodes, "_LOOK_SECONDS", 0.0)
 
     def test_as_many_as_fit_and_one_that_calls_for_another_node(self):
         slots = Slots(resources(cpus=2), None)

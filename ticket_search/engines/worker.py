@@ -23,6 +23,38 @@ if TYPE_CHECKING:
 Report = LevelReport | EndReport | HaltReport | NotStarted
 
 
+class Worker:
+    """Runs trajectories in this process, level by level.
+
+    Ray's actors, the processes of `engines.processes` and the inline engine each hold one. Whoever holds it takes up a
+    job, then asks for one report after another; between two reports nothing runs.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[int, Iterator[Report]] = {}
+
+    @property
+    def numbers(self) -> list[int]:
+        """The trajectories it runs, by the numbers of their jobs."""
+        return list(self._running)
+
+    def take(self, job: Job) -> None:
+        """Take up a trajectory. Nothing of earlier ones is kept but the data set."""
+        self._running[job.number] = run_job(job)
+
+    def advance(self) -> tuple[int, Report]:
+        """Run until a trajectory has something to report: its number, and a level or how it ended."""
+        number, reports = next(iter(self._running.items()))
+        report = next(reports)
+        if not isinstance(report, LevelReport):
+            del self._running[number]
+        return number, report
+
+    def drop(self, number: int) -> None:
+        """Give up a trajectory where it stands."""
+        self._running.pop(number).close()  # type: ignore[attr-defined]
+
+
 def run_job(job: Job) -> Iterator[Report]:
     """Run a trajectory; whatever happens, the last report says how it ended."""
     try:

@@ -1,4 +1,4 @@
-"""Copies of a ticket, and of its dense network, trained in parallel on Ray, and the errors between them."""
+"""Copies of a ticket, and of its dense network, trained side by side, and the errors between them."""
 
 import dataclasses
 import itertools
@@ -10,9 +10,8 @@ import pandas as pd
 
 from ticket_search.config.base import validate
 from ticket_search.config.trajectory import TrajectorySpec
+from ticket_search.engines.engine import open_engine
 from ticket_search.engines.job import Job, make_job
-from ticket_search.engines.ray.connection import connect, on_each_worker, share
-from ticket_search.engines.ray.placement import check_now
 from ticket_search.follow_up.export import find_ticket, open_bench, read_data
 from ticket_search.runs.directory import COPIES, read_spec
 from ticket_search.storage.folder import Folder
@@ -38,6 +37,7 @@ def lines_between_copies(
     points: int,
     rewinds: Sequence[int] = (),
     data_dir: str | None = None,
+    engine: str = "ray",
     address: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def lines_between_copies(
         rewinds: iterations from which on copies of the dense network are trained; none means those that the search
             lists, and the ticket's own.
         data_dir: where data sets lie, if not where the search had them.
-        address: of a Ray cluster; see `connection.connect`.
+        engine, address: where; see `launch.run.run_search`.
         say: told, in a line, what is done.
 
     Returns:
@@ -86,16 +86,16 @@ def lines_between_copies(
         name = "ticket" if arm.level else "dense"
         head = {"ticket": ticket, "arm": name, "rewind_iteration": k, "density": arm.density}
         tasks.append((head, job, arm.level))
-    with connect(address, room=arrays.size):
-        check_now(spec.resources)
-        data = share({trajectory.dataset.source: arrays})
+    with open_engine(engine, address, room=arrays.size) as opened:
+        opened.plan(spec)
+        data = opened.share({trajectory.dataset.source: arrays})
         tasks = [(head, dataclasses.replace(job, data=data), number) for head, job, number in tasks]
         trainings = [(job, level, copy) for _, job, level in tasks for copy in range(copies)]
         say(f"{len(trainings)} trainings: {copies} of each of a ticket and {len(dense)} dense networks")
-        on_each_worker(train_copy, trainings, spec, "trained", say)
+        opened.call(train_copy, trainings, spec, "trained", say)
         pairs = list(itertools.combinations(range(copies), 2))
         lines = [(job, level, one, other, points) for _, job, level in tasks for one, other in pairs]
-        found = on_each_worker(errors_between, lines, spec, "measured", say)
+        found = opened.call(errors_between, lines, spec, "measured", say)
     heads = [head | {"first": one, "second": other} for head, _, _ in tasks for one, other in pairs]
     return pd.DataFrame([head | point for head, line in zip(heads, found, strict=True) for point in line])
 

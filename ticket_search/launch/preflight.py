@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.trajectory import FULLY_CONNECTED, DatasetSpec, TrajectorySpec
 from ticket_search.data import Arrays, check_fits, read_arrays
+from ticket_search.engines.placement import gpus
 from ticket_search.errors import DataError, SpecError
 from ticket_search.launch.disk import NetworkSize
 from ticket_search.runs.places import data_path
@@ -40,12 +41,6 @@ class Checked:
         for arrays in taken.values():
             _ = arrays.fingerprint
         return taken
-
-
-def cluster_address(address: str | None) -> str | None:
-    """The Ray cluster to run on: the one named, else that of ``RAY_ADDRESS``; None for a Ray of our own here."""
-    found = address or os.environ.get("RAY_ADDRESS")
-    return None if found in (None, "", "local") else found
 
 
 def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None] = lambda key: None) -> Checked:
@@ -130,16 +125,9 @@ def _check_resources(spec: SearchSpec) -> None:
     if resources.cpus > cpus:
         raise SpecError(f"resources.cpus: {resources.cpus:g} is more than this machine's {cpus}; give at most {cpus}")
     if resources.gpus:
-        gpus = _gpus()
-        if math.ceil(resources.gpus) > gpus:
+        there = gpus()
+        if math.ceil(resources.gpus) > there:
             raise SpecError(
-                f"resources.gpus: {resources.gpus:g} asks for a GPU and this machine has {gpus}; "
+                f"resources.gpus: {resources.gpus:g} asks for a GPU and this machine has {there}; "
                 "give 0 to train on the CPU, or the --address of a cluster that has one"
             )
-
-
-def _gpus() -> int:
-    """The GPUs that this process may use."""
-    import torch
-
-    return torch.cuda.device_count()

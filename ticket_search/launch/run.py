@@ -5,6 +5,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ticket_search.config.search import SearchSpec
+from ticket_search.engines.engine import Engine, is_local, open_engine
+from ticket_search.engines.job import Shared
+from ticket_search.engines.place import Place
 from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.launch import disk, preflight
 from ticket_search.runs.directory import (
@@ -18,7 +21,7 @@ from ticket_search.runs.directory import (
     remove,
 )
 from ticket_search.runs.places import store_folder
-from ticket_search.runs.sharing import check_shared, note_of, notes_folder
+from ticket_search.runs.sharing import note_of, notes_folder
 from ticket_search.runs.store_use import register
 from ticket_search.search.driver import Listener, Progress, SearchDriver
 from ticket_search.storage.folder import Folder, Location, impatient, open_folder
@@ -31,6 +34,7 @@ def run_search(
     spec: SearchSpec,
     run_dir: Location,
     *,
+    engine: str = "ray",
     address: str | None = None,
     listener: Listener = lambda progress, row: None,
     on_start: Callable[[Progress], None] = lambda progress: None,
@@ -43,7 +47,8 @@ def run_search(
         spec: what to search.
         run_dir: where the results go, a path or a URI of object storage; a directory that holds this search is gone on
             from.
-        address: of a Ray cluster; see `connection.connect`.
+        engine: where trajectories run: ``inline``, ``processes`` or ``ray``.
+        address: of a Ray cluster; see `engines.ray.connection.connect`.
         listener: told of every trajectory that ends, with its row of `trajectories`.
         on_start: given, once, the object that says where the search stands from then on.
         entries: what its trajectories find in the level store, by key: tickets found elsewhere.
@@ -59,13 +64,10 @@ def run_search(
     """
     folder = open_folder(run_dir)
     store = store_folder(spec, folder)
-    checked = _checked(spec, folder, address, entries)
-    from ticket_search.engines.ray.connection import connect, on_each_other_node, share
-    from ticket_search.engines.ray.placement import plan
-    from ticket_search.engines.ray.tune_hooks import run_on_ray
-
+    checked = _checked(spec, folder, is_local(engine, address), entries)
     missing = [*missing_folders(store), *missing_folders(folder)]
     with hold(folder, spec, say) as held, ExitStack() as stack:
+        place = Place(run_dir=folder, store=store, run_id=held.run.run_id)
         try:
             for change in _changes(held, spec):
                 say(change)
@@ -78,12 +80,12 @@ def run_search(
                 guard=lambda: _check_held(folder, held),
             )
             on_start(search.progress)
-            stack.enter_context(connect(address, room=checked.data_size))
-            for line in plan(spec):
+            opened = stack.enter_context(open_engine(engine, address, room=checked.data_size))
+            for line in opened.plan(spec):
                 say(line)
             register(store, folder, held.run, spec)
-            on_each_other_node(check_shared, (str(store), str(folder), held.run.run_id))
-            data = share(checked.take_data())
+            opened.check_storage(place)
+            data = opened.share(checked.take_data())
             for key, entry in entries.items():
                 LevelStore(store).save(key, entry)
             if held.is_new:
@@ -92,17 +94,27 @@ def run_search(
             if held.is_new:
                 _withdraw(store, folder, held, missing)
             raise
-        try:
-            run_on_ray(search, folder, held.run.run_id, data=data)
-            search.flush()
-            held.lease.confirm()  # the directory may have been moved away
-            _check_held(folder, held)
-        except BaseException:
-            # An interrupt ends within ten seconds, whether or not the storage can be reached; an error says more.
-            with impatient(), suppress(TicketSearchError):
-                search.flush()
-            raise
+        _run(opened, search, place, data, held)
         return search.progress
+
+
+def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held: Hold) -> None:
+    """Run a search that has begun; whatever ends it, what it knows is written down."""
+    try:
+        engine.run(search, place, data)
+        if search.halted:
+            raise search.halted
+        search.flush()
+        held.lease.confirm()  # the directory may have been moved away
+        _check_held(place.run_dir, held)
+    except BaseException as error:
+        # An interrupt ends within ten seconds, whether or not the storage can be reached; an error says more.
+        with impatient(), suppress(TicketSearchError):
+            search.flush()
+        if isinstance(error, SpecError):
+            # The search was fit to be run when it began: this is a failure, exit code 1, and no bad input.
+            raise TicketSearchError(str(error)) from error
+        raise
 
 
 def _withdraw(store: Folder, folder: Folder, held: Hold, made: list[Path]) -> None:
@@ -114,30 +126,27 @@ def _withdraw(store: Folder, folder: Folder, held: Hold, made: list[Path]) -> No
             path.rmdir()
 
 
-def dry_run(spec: SearchSpec, run_dir: Location, *, address: str | None = None, say: Say) -> None:
+def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address: str | None = None, say: Say) -> None:
     """Say where a search's trajectories would run and the disk they would take; nothing is left behind.
 
     Args:
         spec: what to search.
         run_dir: where the results would go.
-        address: of a Ray cluster; see `connection.connect`.
+        engine, address: see `run_search`.
         say: told the plan, in lines.
 
     Raises:
         SpecError: the search cannot be run as written.
     """
     folder = open_folder(run_dir)
-    checked = _checked(spec, folder, address, {})
-    from ticket_search.engines.ray.connection import connect
-    from ticket_search.engines.ray.placement import plan
-
-    with connect(address):
-        for line in plan(spec):
+    checked = _checked(spec, folder, is_local(engine, address), {})
+    with open_engine(engine, address) as opened:
+        for line in opened.plan(spec):
             say(line)
     say(disk.describe(spec, disk.estimate(spec, checked.sizes), store_folder(spec, folder)))
 
 
-def _checked(spec: SearchSpec, folder: Folder, address: str | None, entries: Mapping[str, Entry]) -> preflight.Checked:
+def _checked(spec: SearchSpec, folder: Folder, is_here: bool, entries: Mapping[str, Entry]) -> preflight.Checked:
     """Refuse what cannot be run, before anything is started."""
     store = store_folder(spec, folder)
     check_same_search(folder, spec)
@@ -146,7 +155,7 @@ def _checked(spec: SearchSpec, folder: Folder, address: str | None, entries: Map
     levels = LevelStore(store)
     return preflight.check(
         spec,
-        local=preflight.cluster_address(address) is None,
+        local=is_here,
         entry=lambda key: entries.get(key) or levels.load(key),
     )
 

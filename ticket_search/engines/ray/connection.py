@@ -15,8 +15,8 @@ from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ticket_search.config.search import SearchSpec
+from ticket_search.engines.address import cluster_address
 from ticket_search.errors import SpecError, TicketSearchError
-from ticket_search.launch.preflight import cluster_address
 
 #: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
 _OBJECT_STORE_BYTES = 256 * 1024**2

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from ticket_search.engines.job import JOB, REPORT, make_job
 from ticket_search.engines.ray.connection import ends_with_ray
-from ticket_search.engines.ray.placement import Slots
+from ticket_search.engines.ray.nodes import Slots
 from ticket_search.engines.ray.trainable import TrajectoryTrainable
 from ticket_search.errors import SpecError, StorageError, TicketSearchError
 from ticket_search.search.driver import EndReport, HaltReport, LevelReport, NotStarted, SearchDriver

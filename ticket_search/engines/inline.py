@@ -1,0 +1,91 @@
+"""Trajectories in this process, one after another: for a debugger, a notebook, a test."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ticket_search.config.search import SearchSpec
+from ticket_search.engines import placement
+from ticket_search.engines.job import Shared
+from ticket_search.engines.place import Place
+from ticket_search.engines.receive import next_job, receive
+from ticket_search.engines.worker import Worker
+from ticket_search.errors import TicketSearchError
+from ticket_search.search.driver import SearchDriver
+
+T = TypeVar("T")
+
+
+class InlineEngine:
+    """Runs everything in this process; see `Engine`. What is raised has its whole traceback."""
+
+    def plan(self, spec: SearchSpec) -> list[str]:
+        """See `Engine`: one trajectory at a time, on this machine."""
+        placement.check(spec.resources, [placement.this_machine(spec.resources)], [])
+        return [f"plan: 1 trajectory at a time in this process, with {placement.share(spec.resources)}"]
+
+    def check_storage(self, place: Place) -> None:
+        """There is no other machine."""
+
+    def share(self, data: Mapping[Any, Any]) -> Shared:
+        """See `Engine`."""
+        return _InMemory(data)
+
+    def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
+        """See `Engine`."""
+        worker = Worker()
+        with _process_left_as_it_was():
+            while (job := next_job(search, place, data)) is not None:
+                search.started(job.number)
+                worker.take(job)
+                while worker.numbers:
+                    number, report = worker.advance()
+                    if not receive(search, number, report) and number in worker.numbers:
+                        worker.drop(number)
+
+    def call(
+        self,
+        function: Callable[..., T],
+        calls: Sequence[tuple[Any, ...]],
+        spec: SearchSpec,
+        done: str,
+        say: Callable[[str], None],
+    ) -> list[T]:
+        """See `Engine`."""
+        del spec
+        results: list[T] = []
+        with _process_left_as_it_was():
+            for arguments in calls:
+                try:
+                    results.append(function(*arguments))
+                except TicketSearchError:
+                    raise
+                except Exception as error:
+                    raise TicketSearchError(f"{type(error).__name__}: {error}") from error
+                say(f"{done} {len(results)} of {len(calls)}")
+        return results
+
+
+class _InMemory:
+    """Data of this process. Hashed by what it is, not by what is in it."""
+
+    def __init__(self, data: Mapping[Any, Any]) -> None:
+        self._data = data
+
+    def __call__(self) -> Mapping[Any, Any]:
+        return self._data
+
+
+@contextmanager
+def _process_left_as_it_was() -> Iterator[None]:
+    """A worker sets torch's threads and extends the import path; here both are the caller's."""
+    paths = list(sys.path)
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        sys.path[:] = paths

@@ -1,0 +1,113 @@
+"""How many trajectories fit on which machine, what each gets, and whether any machine could ever take one."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ticket_search.config.search import ResourcesSpec, SearchSpec
+from ticket_search.errors import SpecError
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeType:
+    """A kind of node that an autoscaler may start.
+
+    Attributes:
+        name: of the type.
+        resources: of each; empty where it is known only once such a node is there.
+        most: how many more there may be; 0 where there are all of them.
+    """
+
+    name: str
+    resources: Resources
+    most: int
+
+
+def check(resources: ResourcesSpec, nodes: list[Resources], types: list[NodeType] | None) -> None:
+    """Refuse what no node there is, and none that could be started, could give a trajectory.
+
+    Args:
+        resources: of a trajectory.
+        nodes: what each of the nodes has, by the name of the resource.
+        types: of the nodes that may be started; None where that is not known.
+
+    Raises:
+        SpecError: quotes what was asked for and what there is.
+    """
+    if any(fitting_on(resources, node) for node in nodes) or types is None:
+        return
+    left = [kind for kind in types if kind.most]
+    if any(not kind.resources or fitting_on(resources, kind.resources) for kind in left):
+        return
+    there = "; ".join(f"{_times(count)} {what}" for what, count in Counter(map(_has, nodes)).items())
+    may_come = "; ".join(f"up to {kind.most} more {kind.name} with {_has(kind.resources)}" for kind in left)
+    there += f", and an autoscaler may start {may_come}" if may_come else ""
+    wanted = f"{_of(resources.cpus, 'CPU')} and {_of(resources.gpus, 'GPU')}"
+    raise SpecError(f"resources: no node has {wanted} for a trajectory; there are {there}")
+
+
+def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | None) -> list[str]:
+    """A plan as lines for the user; the arguments are those of `check`."""
+    resources = spec.resources
+    fitting = sum(fitting_on(resources, node) for node in nodes)
+    limits = {"search.max_concurrent": spec.search.max_concurrent, "there are no more": spec.planned_trials}
+    number, why = min([(fitting, ""), *((limit, why) for why, limit in limits.items() if limit is not None)])
+    head = f"plan: {number} {'trajectory' if number == 1 else 'trajectories'} side by side"
+    if why and number < fitting:
+        head += f" ({why}; {fitting} would fit)"
+    lines = [f"{head}, each with {share(resources)}"]
+    for (what, fits), count in Counter((_has(node), fitting_on(resources, node)) for node in nodes).items():
+        lines.append(f"  {_times(count)} {what}: {fits}{' each' if count > 1 else ''}")
+    for kind in types or []:
+        if not kind.most:
+            continue
+        each = f"{fitting_on(resources, kind.resources)} each" if kind.resources else "seen once they are there"
+        lines.append(f"  up to {kind.most} more {kind.name} of {_has(kind.resources)}, which may be started: {each}")
+    if not fitting:
+        lines.append("  it waits for a node that can take one")
+    return lines
+
+
+def fitting_on(resources: ResourcesSpec, node: Resources) -> int:
+    """How many trajectories fit on a node that runs nothing else."""
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
+    # Ray counts in ten-thousandths.
+    return min(int(node.get(name, 0) / amount + 1e-4) for name, amount in wanted.items() if amount)
+
+
+def this_machine(resources: ResourcesSpec) -> Resources:
+    """What this machine has. Its GPUs are counted only where a trajectory asks for any: that takes loading torch."""
+    return {"CPU": os.cpu_count() or 1, "GPU": gpus() if resources.gpus else 0}
+
+
+def gpus() -> int:
+    """The GPUs that this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _has(resources: Resources) -> str:
+    if not resources:
+        return "resources that are not known yet"
+    return f"{_of(resources.get('CPU', 0), 'CPU')} and {_of(resources.get('GPU', 0), 'GPU')}"
+
+
+def share(resources: ResourcesSpec) -> str:
+    """What a trajectory gets, in words."""
+    share = Fraction(resources.gpus).limit_denominator(1000)
+    gpus = f"{share} of a GPU" if 0 < resources.gpus < 1 else _of(resources.gpus, "GPU")
+    given = [_of(resources.cpus, "CPU"), _of(resources.threads, "thread"), *([gpus] if resources.gpus else [])]
+    return f"{', '.join(given[:-1])} and {given[-1]}"
+
+
+def _of(amount: float, what: str) -> str:
+    return f"{amount:g} {what}{'' if amount == 1 else 's'}"
+
+
+def _times(count: int) -> str:
+    return "1 node of" if count == 1 else f"{count} nodes of"

@@ -1,0 +1,138 @@
+"""Trajectories in worker processes of this machine, without Ray."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ticket_search.config.search import SearchSpec
+from ticket_search.engines import placement
+from ticket_search.engines.job import Shared
+from ticket_search.engines.mapped import map_data
+from ticket_search.engines.place import Place
+from ticket_search.engines.receive import next_job, receive
+from ticket_search.engines.worker_process import WorkerDied, WorkerProcess
+from ticket_search.errors import TicketSearchError
+from ticket_search.search.driver import EndReport, SearchDriver
+
+T = TypeVar("T")
+#: Between two looks at whether the tables are due or somebody asked for a stop, while no worker reports.
+_LOOK_SECONDS = 1.0
+
+
+@contextmanager
+def open_processes() -> Iterator["ProcessEngine"]:
+    """The engine; what its workers share is removed with the block."""
+    with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch:
+        yield ProcessEngine(Path(scratch))
+
+
+class ProcessEngine:
+    """Runs trajectories side by side in processes of this machine; see `Engine`.
+
+    A worker that dies is replaced, and what it ran is handed out again up to ``search.max_failures`` times.
+
+    Args:
+        scratch: an empty folder on this machine.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+
+    def plan(self, spec: SearchSpec) -> list[str]:
+        """See `Engine`."""
+        nodes = [placement.this_machine(spec.resources)]
+        placement.check(spec.resources, nodes, [])
+        return placement.describe(spec, nodes, [])
+
+    def check_storage(self, place: Place) -> None:
+        """All processes are of this machine."""
+
+    def share(self, data: Mapping[Any, Any]) -> Shared:
+        """See `Engine`."""
+        return map_data(data, self._scratch / f"data_{len(list(self._scratch.iterdir()))}")
+
+    def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
+        """See `Engine`."""
+        with _workers(search.spec, search.progress.trials) as workers:
+            while search.halted is None:
+                for worker in workers:
+                    if not worker.busy and (job := next_job(search, place, data)) is not None:
+                        search.started(job.number)
+                        worker.take(job)
+                busy = [worker for worker in workers if worker.busy]
+                if not busy:
+                    return
+                for worker in _ready(busy):
+                    _take_in(worker, search)
+                search.flush_if_due()
+
+    def call(
+        self,
+        function: Callable[..., T],
+        calls: Sequence[tuple[Any, ...]],
+        spec: SearchSpec,
+        done: str,
+        say: Callable[[str], None],
+    ) -> list[T]:
+        """See `Engine`."""
+        results: dict[int, T] = {}
+        waiting = list(range(len(calls)))
+        deaths = Counter[int]()
+        with _workers(spec, len(calls)) as workers:
+            while len(results) < len(calls):
+                for worker in workers:
+                    if not worker.busy and waiting:
+                        number = waiting.pop(0)
+                        worker.call(number, function, calls[number])
+                for worker in _ready([worker for worker in workers if worker.busy]):
+                    number = worker.number
+                    try:
+                        results[number] = worker.result()
+                    except WorkerDied as death:
+                        deaths[number] += 1
+                        if deaths[number] > spec.search.max_failures:
+                            raise TicketSearchError(f"a worker died {deaths[number]} times: {death}") from None
+                        worker.restart()
+                        waiting.insert(0, number)
+                        continue
+                    say(f"{done} {len(results)} of {len(calls)}")
+        return [results[number] for number in range(len(calls))]
+
+
+def _take_in(worker: WorkerProcess, search: SearchDriver) -> None:
+    """Tell the search what a worker has to report; if the worker has died, of its death."""
+    number = worker.number
+    try:
+        report = worker.report()
+    except WorkerDied as death:
+        worker.restart()
+        if not search.hand_out_again(number):
+            search.ended(number, EndReport(status="failed", reason="its worker died", error=str(death) or None))
+        return
+    if receive(search, number, report):
+        worker.advance()
+    else:
+        worker.drop()
+
+
+def _ready(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+    """Those that have something to say, or have died; none after a while."""
+    found = wait([worker.connection for worker in workers], timeout=_LOOK_SECONDS)
+    return [worker for worker in workers if worker.connection in found]
+
+
+def _count(spec: SearchSpec, most: int | None) -> int:
+    """How many workers to start: as many as fit, as are allowed, and as there is work for."""
+    fitting = placement.fitting_on(spec.resources, placement.this_machine(spec.resources))
+    limits = [fitting, *(limit for limit in (spec.search.max_concurrent, most) if limit is not None)]
+    return max(1, min(limits))
+
+
+@contextmanager
+def _workers(spec: SearchSpec, most: int | None) -> Iterator[list[WorkerProcess]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(WorkerProcess(slot, spec.resources)) for slot in range(_count(spec, most))]

@@ -1,0 +1,36 @@
+"""How a worker's report reaches the search, for the engines that hand out the work themselves."""
+
+from ticket_search.engines.job import Job, Shared, make_job
+from ticket_search.engines.place import Place
+from ticket_search.engines.worker import Report
+from ticket_search.errors import StorageError
+from ticket_search.search.driver import EndReport, HaltReport, LevelReport, NotStarted, SearchDriver
+
+
+def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
+    """The job of the search's next suggestion; None where there is none now."""
+    suggestion = search.next()
+    if suggestion is None:
+        return None
+    trajectory = search.spec.point(suggestion.values, suggestion.seed)
+    return make_job(search.spec, suggestion.number, trajectory, place.run_dir, place.run_id, data=data)
+
+
+def receive(search: SearchDriver, number: int, report: Report) -> bool:
+    """Tell the search what came of a trajectory.
+
+    Returns:
+        Whether the trajectory goes on: it has neither ended, nor is it to be dropped, nor is the search ending.
+    """
+    if isinstance(report, LevelReport):
+        reason = search.level_finished(number, report)
+        if reason is not None:
+            search.ended(number, EndReport(status="stopped", reason=reason))
+        return reason is None and not search.is_ending
+    if isinstance(report, NotStarted):
+        search.progress.stopped = True
+    elif isinstance(report, HaltReport):
+        search.halt(StorageError(report.reason))
+    else:
+        search.ended(number, report)
+    return False

@@ -1,0 +1,63 @@
+"""The program of a worker process; see `WorkerProcess`, which starts it."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ticket_search.engines.worker import Worker
+from ticket_search.errors import TicketSearchError
+
+_WATCH_SECONDS = 1.0
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Answer what the parent asks until it closes the connection.
+
+    Args:
+        descriptor: of this end of the connection.
+        parent: its process id; without it nobody would end this process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=[parent], daemon=True).start()
+    worker = Worker()
+    with Connection(descriptor) as connection:
+        while True:
+            try:
+                action, *arguments = connection.recv()
+            except EOFError:
+                return
+            if action == "drop":
+                if arguments[0] in worker.numbers:
+                    worker.drop(*arguments)
+            elif action == "call":
+                connection.send(_called(*arguments))
+            else:
+                if action == "take":
+                    worker.take(*arguments)
+                connection.send(worker.advance()[1])
+
+
+def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    """Whether a function returned, and what; or the message of what it raised."""
+    try:
+        return True, function(*arguments)
+    except TicketSearchError as error:
+        return False, str(error)
+    except Exception as error:
+        return False, f"{type(error).__name__}: {error}"
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent, killed perhaps, is gone."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
