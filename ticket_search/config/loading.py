@@ -1,6 +1,8 @@
 """Reading a search space file, and what the command line sets on top of it."""
 
+import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +87,37 @@ def parse_search(text: str, source: str, settings: tuple[str, ...] = ()) -> Sear
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise SpecError(f"--set {setting!r} is not KEY=VALUE; for example --set training.iterations=500")
-        # Dots in a searched field's name belong to the name.
-        if key.startswith("space."):
-            space = raw.setdefault("space", {})
-            if isinstance(space, dict):
-                space[key.removeprefix("space.")] = parse_yaml(value, f"--set {key}")
-        else:
-            assign(raw, dotted(key), parse_yaml(value, f"--set {key}"))
+        _set(raw, key, parse_yaml(value, f"--set {key}"))
     return validate(SearchSpec, raw, where=f"{source} with --set: " if settings else f"{source}: ")
+
+
+def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str, Any]) -> SearchSpec:
+    """A search with some of its keys set.
+
+    Args:
+        search: the search, or the plain data of its file.
+        settings: dotted key of the file -> value; ``space.NAME`` is a field of the space.
+
+    Raises:
+        SpecError: one message with a line for each thing that is wrong.
+    """
+    if isinstance(search, SearchSpec) and not settings:
+        return search
+    raw = search.model_dump(mode="json") if isinstance(search, SearchSpec) else copy.deepcopy(dict(search))
+    try:
+        raw = with_newer_sections(raw)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    for key, value in settings.items():
+        _set(raw, key, value)
+    return validate(SearchSpec, raw)
+
+
+def _set(raw: dict[str, Any], key: str, value: Any) -> None:
+    # Dots in a searched field's name belong to the name.
+    if key.startswith("space."):
+        space = raw.setdefault("space", {})
+        if isinstance(space, dict):
+            space[key.removeprefix("space.")] = value
+    else:
+        assign(raw, dotted(key), value)

@@ -161,9 +161,9 @@ def on_each_worker(
         TicketSearchError: a call raised, or its workers died; no other is waited for.
     """
     resources = {"num_cpus": spec.resources.cpus, "num_gpus": spec.resources.gpus}
-    remote = ray.remote(function).options(**resources, max_retries=spec.search.max_failures)
+    remote: Any = ray.remote(_call).options(**resources, max_retries=spec.search.max_failures)
     with ends_with_ray():
-        results = [remote.remote(*arguments) for arguments in calls]
+        results = [remote.remote(function, arguments) for arguments in calls]
         waiting = list(results)
         try:
             while waiting:
@@ -179,6 +179,11 @@ def on_each_worker(
             for result in waiting:
                 ray.cancel(result, force=True)
         return found
+
+
+def _call(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    # Ray takes no built-in function, nor a decorated one.
+    return function(*arguments)
 
 
 def on_each_other_node(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -1,0 +1,330 @@
+"""The contract of engines: whoever runs a search, its tables are the same, and what goes wrong ends the same way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from ticket_search import load_results
+from ticket_search.engines.engine import NAMES, open_engine
+from ticket_search.engines.place import Place
+from ticket_search.errors import SpecError, StorageError, TicketSearchError
+from ticket_search.launch.run import run_search
+from ticket_search.results.events import read_events
+from ticket_search.results.schema import KEYS
+from ticket_search.runs.directory import request_stop
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.suggestions import SuggestionRecord
+from ticket_search.storage.folder import open_folder
+
+USER_MODULE = """
+import os, signal
+from pathlib import Path
+from torch import nn
+
+def network(image_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
+
+def broken(image_shape, classes):
+    raise RuntimeError("no such layer: 42")
+
+def killed_once(image_shape, classes):
+    marker = Path(os.environ["KILLED_ONCE"])
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return network(image_shape, classes)
+
+def always_killed(image_shape, classes):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+#: Ends itself once so many levels have been finished.
+RUN_AND_DIE = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from ticket_search.config.loading import load_search
+from ticket_search.launch.run import run_search
+from ticket_search.results.events import read_events
+
+space, output, engine = sys.argv[1:]
+
+def watch():
+    while sum(event["event"] == "level_finished" for event in read_events(output)) < 4:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=watch, daemon=True).start()
+run_search(load_search(Path(space)), output, engine=engine)
+"""
+
+
+@pytest.fixture(params=NAMES)
+def engine(request):
+    """Each engine. The searches on Ray share the one of the session."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_address")
+    return request.param
+
+
+@pytest.fixture(params=["processes", "ray"])
+def engine_of_processes(request):
+    """Each engine whose workers may die while it goes on."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_address")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def user_module(tmp_path_factory):
+    """A module of the user's own on the import path, here and in the workers."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "engine_networks.py").write_text(USER_MODULE)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def tpe_search(search):
+    """What is asked next depends on what was told before, so the order of everything counts."""
+    return search(
+        {"pruning_rate": {"low": 0.3, "high": 0.8}, "strategy": ["layerwise", "global"], "rewind_iteration": [0, 20]},
+        base={"controls": {"kinds": ["random_reinit"], "levels": "last"}},
+        seeds=(0, 1),
+        trials=6,
+        max_concurrent=1,
+        early_stopping=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(tpe_search, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("reference") / "run"
+    run_search(tpe_search, run_dir, engine="inline")
+    return run_dir
+
+
+def tables_of(run_dir):
+    """Every table, without what differs between two runs of the same search: the clock."""
+    results = load_results(run_dir)
+    return {name: getattr(results, name).drop(columns="train_seconds", errors="ignore") for name in KEYS}
+
+
+def assert_same_tables(one, other):
+    for name, table in tables_of(one).items():
+        pd.testing.assert_frame_equal(table, tables_of(other)[name], check_exact=True)
+
+
+def finished(run_dir):
+    """How often each level was finished."""
+    return Counter(event["level_key"] for event in read_events(run_dir) if event["event"] == "level_finished")
+
+
+def run_unchecked(engine, spec, run_dir):
+    """Run a search past the checks, which would notice a broken network before the start."""
+    folder = open_folder(run_dir)
+    driver = SearchDriver(spec, folder)
+    with open_engine(engine) as opened:
+        opened.run(driver, Place(run_dir=folder, store=folder / "store", run_id=""), None)
+    driver.flush()
+    return load_results(run_dir)
+
+
+def test_the_tables_are_the_same_to_the_bit(engine, tpe_search, reference, tmp_path):
+    progress = run_search(tpe_search, tmp_path / "run", engine=engine)
+    assert progress.counts == {"running": 0, "completed": 6, "stopped": 0, "diverged": 0, "failed": 0}
+    assert_same_tables(tmp_path / "run", reference)
+    assert SuggestionRecord(tmp_path / "run").read() == SuggestionRecord(reference).read()
+    assert set(finished(tmp_path / "run").values()) == {1}
+
+
+def test_killed_and_resumed_it_is_as_if_nothing_had_happened(engine, tpe_search, reference, tmp_path):
+    """SIGKILL to the process that runs the search; its directory is moved; another process goes on."""
+    (tmp_path / "space.yaml").write_text(tpe_search.to_yaml())
+    here, there = tmp_path / "here", tmp_path / "there"
+    arguments = [str(tmp_path / "space.yaml"), str(here), engine]
+    killed = subprocess.run([sys.executable, "-c", RUN_AND_DIE, *arguments], capture_output=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    wait_until_it_rests(here)
+    assert 4 <= sum(finished(here).values()) < len(load_results(reference).levels)
+    here.rename(there)
+    assert run_search(tpe_search, there, engine=engine).done == 6
+    assert_same_tables(there, reference)
+    assert set(finished(there).values()) == {1}
+
+
+def wait_until_it_rests(run_dir, seconds=3.0):
+    """Workers of a driver that was killed notice within a second or two."""
+    last = time.monotonic()
+    events = len(read_events(run_dir))
+    while time.monotonic() - last < seconds:
+        time.sleep(0.2)
+        if len(read_events(run_dir)) != events:
+            last, events = time.monotonic(), len(read_events(run_dir))
+
+
+def test_a_trajectory_that_raises_is_failed_and_the_others_go_on(engine, user_module, search, tmp_path):
+    names = {"model.name": ["engine_networks:broken", "engine_networks:network"]}
+    results = run_unchecked(engine, search(names, seeds=(0, 1), sampler="grid", trials=None), tmp_path)
+    trajectories = results.trajectories.set_index("model.name")
+    assert list(trajectories.loc["engine_networks:network", "status"]) == ["completed"] * 2
+    broken = trajectories.loc["engine_networks:broken"]
+    assert list(broken["status"]) == ["failed"] * 2
+    assert all("no such layer: 42" in reason for reason in broken["reason"])
+    assert all("Traceback" in error for error in broken["error"])
+
+
+def test_a_diverging_trajectory_says_so(engine, search, tmp_path):
+    spec = search({"training.optimizer.lr": [1e30, 1e-3]}, seeds=(0,), sampler="grid", trials=None)
+    progress = run_search(spec, tmp_path / "run", engine=engine)
+    assert progress.counts["diverged"] == 1
+    trajectories = load_results(tmp_path / "run").trajectories.set_index("training.optimizer.lr")
+    assert trajectories.loc[1e30, "reason"] == "the loss of level 0 was not finite at iteration 20"
+    assert list(trajectories["status"].sort_index()) == ["completed", "diverged"]
+
+
+def test_early_stopping_drops_a_trajectory(engine, search, tmp_path):
+    spec = search(
+        {"pruning_rate": [0.9, 0.2]},
+        base={"pruning.max_levels": 5, "pruning.min_density": 0.0001},
+        seeds=(0,),
+        sampler="grid",
+        trials=None,
+        max_concurrent=1,
+        early_stopping={"collapse": 0.2, "collapse_levels": 2},
+    )
+    run_search(spec, tmp_path / "run", engine=engine)
+    trajectories = load_results(tmp_path / "run").trajectories.set_index("pruning_rate")
+    assert trajectories.loc[0.9, "status"] == "stopped"
+    assert trajectories.loc[0.9, "reason"].startswith("collapsed: 2 levels")
+    assert trajectories.loc[0.9, "levels"] < 6 == trajectories.loc[0.2, "levels"]
+
+
+def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(engine, search, small_disk):
+    spec = search({"pruning_rate": [0.5, 0.6]}, seeds=(0, 1), sampler="grid", trials=None)
+    filler = small_disk / "filler"
+    filler.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 90_000))
+    with pytest.raises(StorageError, match=r"cannot write '.*': No space left on device") as error:
+        run_search(spec, small_disk / "run", engine=engine)
+    assert "\n" not in str(error.value)
+    filler.unlink()
+    assert run_search(spec, small_disk / "run", engine=engine).counts["completed"] == 4
+    assert len(load_results(small_disk / "run").levels) == 12
+    assert set(finished(small_disk / "run").values()) == {1}
+
+
+def test_asked_to_stop_it_ends_between_two_levels(engine, search, tmp_path):
+    spec = search({"pruning_rate": [0.2]}, base={"pruning.max_levels": 40}, seeds=(0,), sampler="grid", trials=None)
+
+    def stop_it(progress):
+        progress.stopped = True
+
+    progress = run_search(spec, tmp_path / "run", engine=engine, on_start=stop_it)
+    assert (progress.stopped, progress.done) == (True, 0)
+    with pytest.raises(SpecError, match="is not being run"):
+        request_stop(open_folder(tmp_path / "run"))
+
+
+def test_a_killed_worker_is_started_over_and_leaves_no_trace(
+    engine_of_processes, user_module, search, tmp_path, monkeypatch
+):
+    marker = user_module / f"killed_under_{engine_of_processes}"
+    # Ray's workers have the environment of the moment when Ray was started.
+    source = USER_MODULE.replace('os.environ["KILLED_ONCE"]', repr(str(marker)))
+    (user_module / f"killed_{engine_of_processes}.py").write_text(source)
+    names = {"model.name": [f"killed_{engine_of_processes}:killed_once"]}
+    results = run_unchecked(engine_of_processes, search(names, seeds=(0,), sampler="grid", trials=None), tmp_path)
+    assert marker.exists()
+    assert list(results.trajectories["status"]) == ["completed"]
+    assert list(results.levels["level"]) == [0, 1, 2]
+    assert [event["event"] for event in read_events(tmp_path)].count("trajectory_restarted") == 1
+
+
+def test_a_worker_that_always_dies_fails_its_trajectory(engine_of_processes, user_module, search, tmp_path):
+    names = {"model.name": ["engine_networks:always_killed", "engine_networks:network"]}
+    spec = search(names, seeds=(0,), sampler="grid", trials=None, max_failures=1)
+    trajectories = run_unchecked(engine_of_processes, spec, tmp_path).trajectories.set_index("model.name")
+    assert trajectories.loc["engine_networks:always_killed", ["status", "reason"]].tolist() == [
+        "failed",
+        "its worker died",
+    ]
+    assert trajectories.loc["engine_networks:network", "status"] == "completed"
+
+
+class TestCalls:
+    """Functions of the package that are called in the workers; here, functions of the standard library."""
+
+    def call(self, engine, search, function, calls, say=lambda line: None):
+        spec = search({"pruning_rate": [0.5]}, seeds=(0,), sampler="grid", trials=None)
+        with open_engine(engine) as opened:
+            return opened.call(function, calls, spec, "done", say)
+
+    def test_results_are_in_the_order_of_the_calls(self, engine, search):
+        said = []
+        assert self.call(engine, search, os.path.join, [("a", "b"), ("c", "d"), ("e", "f")], said.append) == [
+            *("a/b", "c/d", "e/f"),
+        ]
+        assert said == ["done 1 of 3", "done 2 of 3", "done 3 of 3"]
+
+    def test_what_a_call_raises_is_one_message(self, engine, search):
+        with pytest.raises(TicketSearchError) as error:
+            self.call(engine, search, int, [("3",), ("three",)])
+        assert str(error.value) == "ValueError: invalid literal for int() with base 10: 'three'"
+
+    def test_a_worker_that_dies_is_replaced_so_often_and_no_more(self, engine_of_processes, search):
+        with pytest.raises(TicketSearchError, match=r"die|crash|kill"):
+            self.call(engine_of_processes, search, os._exit, [(9,)])
+
+
+@pytest.mark.parametrize(
+    ("engine", "address", "message"),
+    [
+        ("procesess", None, "unknown engine 'procesess' (did you mean 'processes'?); known: inline, processes, ray"),
+        (
+            "inline",
+            "auto",
+            "--address 'auto' is of a Ray cluster, which engine 'inline' does not use; leave it out",
+        ),
+    ],
+)
+def test_an_engine_that_is_not_there_is_refused_and_nothing_is_left(search, tmp_path, engine, address, message):
+    spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
+    with pytest.raises(SpecError) as error:
+        run_search(spec, tmp_path / "run", engine=engine, address=address)
+    assert str(error.value) == message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_ray_the_other_engines_run():
+    """Ray and what only Ray needs are hidden from the process and its workers."""
+    code = (
+        "import sys\n"
+        "class NoRay:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'ray':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name='ray')\n"
+        "sys.meta_path.insert(0, NoRay())\n"
+        "from ticket_search.engines.engine import open_engine\n"
+        "from ticket_search.errors import SpecError\n"
+        "import ticket_search.launch.run\n"
+        "for name in ('inline', 'processes'):\n"
+        "    with open_engine(name) as engine:\n"
+        "        print(type(engine).__name__)\n"
+        "try:\n"
+        "    open_engine('ray').__enter__()\n"
+        "except SpecError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "InlineEngine",
+        "ProcessEngine",
+        "engine 'ray' needs Ray: pip install 'ray[tune]', or use engine 'processes'",
+    ]

@@ -1,0 +1,88 @@
+"""`ticket_search.run_search`, as a notebook calls it."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+import ticket_search
+from ticket_search.config.loading import load_search
+from ticket_search.errors import RunDirectoryError, SpecError
+
+SEARCH = {
+    "name": "small",
+    "dataset": {"name": "digits", "validation": 300},
+    "model": {"name": "lenet_8"},
+    "training": {
+        "optimizer": {"name": "adam", "lr": 0.01},
+        "batch_size": 64,
+        "iterations": 40,
+        "evaluate_every": 20,
+    },
+    "pruning": {"max_levels": 2},
+    "space": {"pruning_rate": [0.5, 0.3]},
+    "seeds": [0],
+    "search": {"sampler": "grid"},
+}
+
+
+def run(space, output, **arguments):
+    return ticket_search.run_search(space, output, engine="inline", say=lambda line: None, **arguments)
+
+
+def levels(results):
+    return results.levels.drop(columns="train_seconds")
+
+
+def test_a_dict_a_file_and_a_spec_are_the_same_search(tmp_path):
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SEARCH))
+    one = run(SEARCH, tmp_path / "dict")
+    assert isinstance(one, ticket_search.Results)
+    assert list(one.trajectories["status"]) == ["completed"] * 2
+    for name, space in {
+        "path": tmp_path / "space.yaml",
+        "str": str(tmp_path / "space.yaml"),
+        "spec": load_search(tmp_path / "space.yaml"),
+    }.items():
+        pd.testing.assert_frame_equal(levels(run(space, tmp_path / name)), levels(one), check_exact=True)
+
+
+def test_settings_are_those_of_the_command_line(tmp_path):
+    results = run(SEARCH, tmp_path / "run", trials=1, settings={"pruning.max_levels": 1, "space.pruning_rate": [0.6]})
+    assert list(results.levels["pruning_rate"]) == [0.6, 0.6]
+    assert SEARCH["space"] == {"pruning_rate": [0.5, 0.3]}
+
+
+def test_run_again_it_resumes_and_tells_of_each_trajectory_once(tmp_path):
+    ended, said = [], []
+    ticket_search.run_search(
+        SEARCH, tmp_path / "run", engine="inline", trials=1, say=said.append, on_trajectory=ended.append
+    )
+    results = run(SEARCH, tmp_path / "run", on_trajectory=ended.append)
+    assert [row["pruning_rate"] for row in ended] == [0.5, 0.3]
+    assert not results.levels.duplicated(["trajectory_id", "level"]).any()
+    assert said[0] == "plan: 1 trajectory at a time in this process, with 1 CPU and 1 thread"
+    with pytest.raises(RunDirectoryError, match="holds another search"):
+        run(SEARCH, tmp_path / "run", settings={"training.iterations": 60})
+
+
+def test_what_is_wrong_is_one_message(tmp_path):
+    with pytest.raises(SpecError) as error:
+        run(SEARCH | {"seeds": []}, tmp_path / "run")
+    assert str(error.value).startswith("seeds: [] is not valid")
+    with pytest.raises(SpecError, match="no search space 'digit': neither a file, nor one that ships"):
+        run("digit", tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_a_script_without_a_guard_processes_do_not_run_it_again(tmp_path):
+    """`multiprocessing` would import the script in every worker, and so start the search in each."""
+    (tmp_path / "script.py").write_text(
+        "import ticket_search\n"
+        f"results = ticket_search.run_search({SEARCH!r}, 'run', engine='processes')\n"
+        "print(len(results.trajectories))\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
