@@ -125,42 +125,6 @@ def test_a_search_that_shares_the_store_trains_only_what_is_missing(two_workers,
     assert not levels.query("pruning_rate == 0.5 and level > 0")["reused"].any()
 
 
-def test_a_trial_that_raises_is_failed_and_the_others_go_on(ray_address, user_module, search, tmp_path):
-    spec = search(
-        {"model.name": ["my_networks:network", "my_networks:broken"]},
-        seeds=(0, 1),
-        sampler="grid",
-        trials=None,
-        early_stopping=None,
-    )
-    from ticket_search.engines.ray.tune_hooks import run_on_ray
-    from ticket_search.search.driver import SearchDriver
-
-    running = SearchDriver(spec, tmp_path)
-    run_on_ray(running, tmp_path)  # past the checks, which would notice before the start
-    running.flush()
-    trajectories = load_results(tmp_path).trajectories.set_index("model.name")
-    assert list(trajectories.loc["my_networks:network", "status"]) == ["completed"] * 2
-    assert list(trajectories.loc["my_networks:broken", "status"]) == ["failed"] * 2
-    assert all("no such layer: 42" in error for error in trajectories.loc["my_networks:broken", "error"])
-    assert all("Traceback" in error for error in trajectories.loc["my_networks:broken", "error"])
-
-
-def test_a_killed_worker_is_started_over_and_leaves_no_trace(ray_address, user_module, search, tmp_path):
-    spec = search({"model.name": ["my_networks:killed_once"]}, seeds=(0,), sampler="grid", trials=None)
-    from ticket_search.engines.ray.tune_hooks import run_on_ray
-    from ticket_search.search.driver import SearchDriver
-
-    running = SearchDriver(spec, tmp_path)
-    run_on_ray(running, tmp_path)
-    running.flush()
-    assert (user_module / "killed").exists()
-    results = load_results(tmp_path)
-    assert list(results.trajectories["status"]) == ["completed"]
-    assert list(results.levels["level"]) == [0, 1, 2]
-    assert [e["event"] for e in read_events(tmp_path)].count("trajectory_restarted") == 1
-
-
 def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_address, search, tmp_path):
     from ticket_search.engines.ray.trainable import TrajectoryTrainable
     from ticket_search.engines.ray.tune_hooks import run_on_ray
@@ -184,34 +148,6 @@ def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_ad
     results = load_results(tmp_path / "run")
     assert list(results.trajectories["status"]) == ["completed"] * 2
     assert len(results.levels) == 4
-
-
-def test_a_diverging_trajectory_says_so(ray_address, search, tmp_path):
-    spec = search({"training.optimizer.lr": [1e30, 1e-3]}, seeds=(0,), sampler="grid", trials=None)
-    progress = run_search(spec, tmp_path / "run")
-    assert progress.counts["diverged"] == 1
-    trajectories = load_results(tmp_path / "run").trajectories.set_index("training.optimizer.lr")
-    assert trajectories.loc[1e30, "status"] == "diverged"
-    assert trajectories.loc[1e30, "reason"] == "the loss of level 0 was not finite at iteration 20"
-    assert trajectories.loc[1e-3, "status"] == "completed"
-
-
-@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
-def test_samplers_drop_collapsed_trajectories(ray_address, search, tmp_path, sampler):
-    spec = search(
-        {"pruning_rate": {"low": 0.5, "high": 0.9}, "criterion": ["magnitude", "random"]},
-        base={"pruning.max_levels": 6, "pruning.min_density": 0.001},
-        sampler=sampler,
-        trials=6,
-        early_stopping={"collapse": 0.2, "collapse_levels": 2},
-    )
-    progress = run_search(spec, tmp_path / "run")
-    assert progress.done == 6
-    trajectories = load_results(tmp_path / "run").trajectories
-    stopped = trajectories[trajectories["status"] == "stopped"]
-    assert progress.counts["stopped"] == len(stopped) >= 1
-    assert stopped["reason"].str.startswith(("collapsed: 2 levels", "no match for")).all()
-    assert sorted(trajectories["seed"]) == [0, 0, 1, 1, 2, 2]
 
 
 def test_killed_and_resumed_elsewhere_it_is_as_if_nothing_had_happened(ray_address, two_workers, grid_search, tmp_path):

@@ -1,12 +1,17 @@
 """A data set is read once, by whoever starts the search; the workers of a node read it from one piece of memory."""
 
+import pickle
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from by_hand import run_by_hand
 
 from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.data import read_arrays
+from ticket_search.engines.engine import NAMES
+from ticket_search.engines.mapped import map_data
 from ticket_search.errors import DataError
 from ticket_search.launch import preflight
 from ticket_search.launch.run import run_search
@@ -62,7 +67,8 @@ def test_workers_read_the_memory_of_their_node(ray_address, user_data):
         assert (fingerprint, total) == (arrays.fingerprint, arrays.train_images.sum(dtype="float64"))
 
 
-def test_a_search_reads_it_once(ray_address, user_data, tmp_path, search):
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_search_reads_it_once(engine, ray_address, user_data, tmp_path, search):
     spec = search(
         {"pruning_rate": [0.3, 0.6]},
         seeds=[0, 1],
@@ -70,18 +76,33 @@ def test_a_search_reads_it_once(ray_address, user_data, tmp_path, search):
         trials=None,
         base={"dataset.name": "counted_data:load"},
     )
-    run_search(spec, tmp_path / "run")
+    run_search(spec, tmp_path / "run", engine=engine)
     assert len(user_data.read_text().splitlines()) == 1
     assert list(load_results(tmp_path / "run").trajectories["status"]) == ["completed"] * 4
 
 
-def test_the_bits_are_those_of_a_data_set_of_ones_own(ray_address, tmp_path, search, monkeypatch):
+def test_the_bits_are_those_of_a_data_set_of_ones_own(tmp_path, search):
     spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
-    run_search(spec, tmp_path / "shared")
-    monkeypatch.setattr("ticket_search.engines.ray.connection.share", lambda data: None)
-    run_search(spec, tmp_path / "read")
+    run_search(spec, tmp_path / "shared", engine="inline")
+    run_by_hand(spec, tmp_path / "read")
     shared, read = (load_results(tmp_path / name).levels.drop(columns="train_seconds") for name in ("shared", "read"))
     assert shared.to_dict() == read.to_dict()
+
+
+def test_processes_map_it_from_one_file(tmp_path):
+    """Its arrays are views of the file, and nobody can write to them."""
+    images = np.arange(12, dtype=np.float32).reshape(3, 4)
+    data = {"numbers": {"images": images, "empty": np.empty(0), "labels": np.arange(3)}, "name": "three"}
+    mapped = pickle.loads(pickle.dumps(map_data(data, tmp_path / "data")))
+    assert (tmp_path / "data.arrays").stat().st_size == images.nbytes + 3 * 8
+    found = mapped()
+    assert (found["name"], found["numbers"]["images"].tolist()) == ("three", images.tolist())
+    assert found["numbers"]["empty"].shape == (0,)
+    assert not found["numbers"]["images"].flags.writeable
+    assert mapped() is found
+    with (tmp_path / "data.arrays").open("r+b") as file:
+        file.write(np.float32(7).tobytes())
+    assert found["numbers"]["images"][0, 0] == 7
 
 
 def test_where_it_is_missing_is_said(search, monkeypatch):

@@ -14,9 +14,9 @@ from ticket_search.results.reading import load_results
 CONTROLS = {"kinds": ["random_reinit", "shuffled_mask"], "draws": 2, "levels": [2]}
 
 
-def test_controls_stand_beside_the_tickets_they_belong_to(ray_address, search, tmp_path):
+def test_controls_stand_beside_the_tickets_they_belong_to(search, tmp_path):
     spec = search({"pruning_rate": [0.3, 0.5]}, seeds=(0, 1), base={"controls": CONTROLS}, sampler="grid", trials=None)
-    run_search(spec, tmp_path / "run")
+    run_search(spec, tmp_path / "run", engine="inline")
     results = load_results(tmp_path / "run")
     keys = ["trajectory_id", "level", "control", "draw"]
     assert len(results.controls) == 4 * 2 * 2
@@ -35,7 +35,7 @@ def test_controls_stand_beside_the_tickets_they_belong_to(ray_address, search, t
     assert set(results.controls["level_key"]) <= set(finished)
 
 
-def test_controls_asked_for_later_come_from_the_store_where_they_can(ray_address, search, tmp_path):
+def test_controls_asked_for_later_come_from_the_store_where_they_can(search, tmp_path):
     space, store = {"pruning_rate": [0.5]}, {"store": str(tmp_path / "store")}
     few, more = (
         search(space, seeds=(0,), base={"controls": CONTROLS | {"draws": n}}, sampler="grid", trials=None).model_copy(
@@ -43,8 +43,8 @@ def test_controls_asked_for_later_come_from_the_store_where_they_can(ray_address
         )
         for n in (1, 2)
     )
-    run_search(few, tmp_path / "few")
-    run_search(more, tmp_path / "more")
+    run_search(few, tmp_path / "few", engine="inline")
+    run_search(more, tmp_path / "more", engine="inline")
     controls = load_results(tmp_path / "more").controls
     assert dict(zip(controls["draw"], controls["reused"], strict=True)) == {0: True, 1: False}
     figures = ["control", "level_key", "test_loss", "test_accuracy"]
@@ -52,26 +52,26 @@ def test_controls_asked_for_later_come_from_the_store_where_they_can(ray_address
     pd.testing.assert_frame_equal(controls.loc[controls["draw"] == 0, figures].reset_index(drop=True), before)
 
 
-def test_a_search_of_an_older_version_has_no_controls(ray_address, search, tmp_path):
+def test_a_search_of_an_older_version_has_no_controls(search, tmp_path):
     spec = search({"pruning_rate": [0.5]}, seeds=(0,), sampler="grid", trials=None)
-    run_search(spec, tmp_path / "run")
+    run_search(spec, tmp_path / "run", engine="inline")
     for file in (tmp_path / "run" / "controls").iterdir():
         file.unlink()
     (tmp_path / "run" / "controls").rmdir()
     assert load_results(tmp_path / "run").controls.empty
-    run_search(spec, tmp_path / "run")
+    run_search(spec, tmp_path / "run", engine="inline")
     assert len(load_results(tmp_path / "run").levels) == 3
 
 
 @pytest.mark.parametrize("sampler", ["grid", "tpe"])
-def test_schedules_criteria_and_retraining_are_searched_by_name(ray_address, search, tmp_path, sampler):
+def test_schedules_criteria_and_retraining_are_searched_by_name(search, tmp_path, sampler):
     space = {
         "target_densities": [0.5, [0.5, 0.1]],
         "criterion": ["movement", "small_final"],
         "retrain": ["learning_rate", "finetune"],
     }
     spec = search(space, seeds=(0,), sampler=sampler, trials=8, base={"max_levels": None}, early_stopping=None)
-    progress = run_search(spec, tmp_path / "run")
+    progress = run_search(spec, tmp_path / "run", engine="inline")
     assert progress.counts["completed"] == 8
     results = load_results(tmp_path / "run")
     assert results.trajectories.groupby("target_densities")["levels"].unique().map(list).to_dict() == {
@@ -80,15 +80,15 @@ def test_schedules_criteria_and_retraining_are_searched_by_name(ray_address, sea
     }
     assert set(results.levels["retrain"]) == {"learning_rate", "finetune"}
     assert len(results.levels.drop_duplicates(["target_densities", "criterion", "retrain", "level"])) == 4 * 2 + 4 * 3
-    again = run_search(spec, tmp_path / "run")
+    again = run_search(spec, tmp_path / "run", engine="inline")
     assert again.levels == 0
 
 
-def test_pruning_at_initialization_is_a_search_like_any_other(ray_address, search, tmp_path):
+def test_pruning_at_initialization_is_a_search_like_any_other(search, tmp_path):
     space = {"criterion": ["snip", "grasp", "synflow"], "target_densities": [0.3, 0.1]}
     base = {"max_levels": None, "strategy": "global"}
     spec = search(space, seeds=(0,), sampler="grid", trials=None, base=base, early_stopping=None)
-    assert run_search(spec, tmp_path / "run").counts["completed"] == 6
+    assert run_search(spec, tmp_path / "run", engine="inline").counts["completed"] == 6
     levels = load_results(tmp_path / "run").levels
     assert sorted(levels.loc[levels["level"] == 1, "kept_weights"].unique()) == [118, 355]
 
@@ -104,11 +104,11 @@ def test_the_estimate_counts_controls_and_weights_that_are_gone_on_from(search):
     assert finetune.dense == pytest.approx(plain.dense + 2 * 4 * (64 * 16 + 16 + 16 * 10 + 10))
 
 
-def test_early_bird_is_a_table_and_a_field_like_any_other(ray_address, search, tmp_path):
+def test_early_bird_is_a_table_and_a_field_like_any_other(search, tmp_path):
     base = {"training.iterations": 119, "early_bird": {"window": 3, "threshold": 0.12}, "max_levels": 1}
     space = {"pruning_rate": [0.5], "pruning.early_bird.threshold": [0.12, 0.0001]}
     spec = search(space, seeds=(0,), base=base, sampler="grid", trials=None)
-    run_search(spec, tmp_path / "run")
+    run_search(spec, tmp_path / "run", engine="inline")
     results = load_results(tmp_path / "run")
     dense = results.levels[results.levels["level"] == 0].set_index("pruning.early_bird.threshold")
     assert dense.loc[0.12, "iterations"] < dense.loc[0.0001, "iterations"] == 119

@@ -13,12 +13,9 @@ from click.testing import CliRunner
 
 from ticket_search import load_results
 from ticket_search.cli import main
-from ticket_search.engines.job import make_job
-from ticket_search.engines.worker import run_job
 from ticket_search.errors import StorageError
 from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
-from ticket_search.search.driver import LevelReport, SearchDriver
 from ticket_search.storage import folder as storage
 from ticket_search.storage.folder import open_folder
 
@@ -73,14 +70,7 @@ def grid(search):
 def on_a_disk(grid, tmp_path_factory):
     """The same search, run here without Ray."""
     folder = open_folder(tmp_path_factory.mktemp("disk"))
-    driven = SearchDriver(grid, folder)
-    while (suggestion := driven.next()) is not None:
-        trajectory = grid.point(suggestion.values, suggestion.seed)
-        for report in run_job(make_job(grid, suggestion.number, trajectory, folder, "")):
-            tell = driven.level_finished if isinstance(report, LevelReport) else driven.ended
-            tell(suggestion.number, report)
-    driven.flush()
-    assert driven.progress.counts["completed"] == 4
+    assert run_search(grid, folder, engine="inline").counts["completed"] == 4
     return folder
 
 
@@ -157,7 +147,7 @@ def test_resume_trains_nothing(by_command, on_a_disk, ray_address):
     assert list(cwd.iterdir()) == []
 
 
-def test_a_server_that_is_killed_and_started_again_is_waited_for(on_a_disk, ray_address, grid, s3):
+def test_a_server_that_is_killed_and_started_again_is_waited_for(on_a_disk, grid, s3):
     location, restarts = s3.location("restarted"), []
 
     def kill_at_the_first_end(progress, row):
@@ -167,7 +157,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(on_a_disk, ray_
             restarts[0].start()
 
     try:
-        progress = run_search(grid, location, listener=kill_at_the_first_end)
+        progress = run_search(grid, location, engine="processes", listener=kill_at_the_first_end)
     finally:
         restarts[0].join()
     assert progress.counts == {"running": 0, "completed": 4, "stopped": 0, "diverged": 0, "failed": 0}
@@ -185,18 +175,18 @@ def impatient_network(tmp_path, monkeypatch):
     sys.modules.pop("impatient", None)
 
 
-def test_a_server_that_stays_away_is_one_message_and_it_can_be_gone_on_from(ray_address, search, s3, impatient_network):
+def test_a_server_that_stays_away_is_one_message_and_it_can_be_gone_on_from(search, s3, impatient_network):
     settings = {"sampler": "grid", "trials": None, "early_stopping": None, "max_concurrent": 1}
     spec = search({"pruning_rate": [0.3, 0.6]}, seeds=(0,), base=impatient_network, **settings)
     location = s3.location("away")
     try:
         with pytest.raises(StorageError, match=r"^cannot \w+ 's3://tests/away[^']*': ") as error:
-            run_search(spec, location, listener=lambda progress, row: s3.kill())
+            run_search(spec, location, engine="inline", listener=lambda progress, row: s3.kill())
     finally:
         s3.start()
     assert "\n" not in str(error.value)
     assert json.loads(say("status", location, "--json"))["running"] is False
     # This process lives on, and does not stand in its own way.
-    assert run_search(spec, location).counts["completed"] == 2
+    assert run_search(spec, location, engine="inline").counts["completed"] == 2
     assert len(load_results(location).levels) == 6
     assert_each_level_was_finished_once(location)

@@ -29,3 +29,13 @@ def test_a_half_line_is_left_out(tmp_path):
 
 def test_no_events(tmp_path):
     assert read_events(tmp_path) == []
+
+
+def test_two_logs_of_one_process_lose_nothing(folder):
+    one, other = EventLog(folder), EventLog(folder)
+    for number in range(3):
+        one.log("a", number=number)
+        other.log("b", number=number)
+    found = [(event["event"], event["number"]) for event in read_events(folder)]
+    assert sorted(found) == [(name, number) for name in "ab" for number in range(3)]
+    assert len((folder / "events").files()) == 1

@@ -5,6 +5,7 @@ import math
 import os
 import socket
 import time
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -25,20 +26,23 @@ class EventLog:
 
     def __init__(self, run_dir: Location, process: str | None = None) -> None:
         self._folder = open_folder(run_dir) / "events"
-        self._process = process
-        self._file: tuple[str, LineFile] | None = None
+        self._named = LineFile(self._folder, process) if process else None
 
     def log(self, event: str, **fields: Any) -> None:
         """Append ``{"time": ..., "event": ..., **fields}``, time in Unix seconds.
 
         What JSON has no word for is made fit: a float that is not finite becomes null, an object its ``str``.
         """
-        process = self._process or f"{socket.gethostname()}-{os.getpid()}-{_TOKEN}"
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         line = json.dumps({"time": time.time(), "event": event, **finite}, default=str)
-        if self._file is None or self._file[0] != process:
-            self._file = process, LineFile(self._folder, process)
-        self._file[1].append(line, durable=False)
+        file = self._named or _file(str(self._folder), f"{socket.gethostname()}-{os.getpid()}-{_TOKEN}")
+        file.append(line, durable=False)
+
+
+@lru_cache(maxsize=64)
+def _file(folder: str, process: str) -> LineFile:
+    # One for each file, however many logs write to it: where files cannot grow, two would overwrite each other's lines.
+    return LineFile(open_folder(folder), process)
 
 
 def read_events(run_dir: Location) -> list[dict[str, Any]]:
