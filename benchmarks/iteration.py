@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 from machine import describe
+from ticket_search.training.train import LevelInputs, Update
 from torch.nn.functional import cross_entropy
 
 from ticket_search.config.trajectory import DatasetSpec, ModelSpec, OptimizerSpec, TrainingSpec
 from ticket_search.data.dataset import load_dataset
 from ticket_search.models import build, prunable
 from ticket_search.pruning.masks import full_mask
-from ticket_search.training.train import LevelInputs, Update
 
 BATCH, BLOCK, BLOCKS = 128, 200, 30
 

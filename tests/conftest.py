@@ -53,31 +53,31 @@ def search():
 
 @pytest.fixture(scope="session")
 def digits():
-    """1,137 training, 300 validation and 360 test images of 8x8."""
+    """The task of 1,137 training, 300 validation and 360 test images of 8x8."""
     import torch
 
     from ticket_search.data.dataset import load_dataset
+    from ticket_search.tasks.images import ImageTask
 
     torch.set_num_threads(1)
-    return load_dataset(DatasetSpec(name="digits", validation=300), Path())
+    return ImageTask(load_dataset(DatasetSpec(name="digits", validation=300), Path()))
 
 
 @pytest.fixture
 def trainings(monkeypatch):
     """What training is given (`levels`, and copies of their weights, `inputs`) and what it gives (`outputs`)."""
-    from ticket_search.lottery import trainer
+    from ticket_search.training.executors import plain
 
     seen = SimpleNamespace(levels=[], inputs=[], outputs=[])
-    train_levels = trainer.train_levels
+    train = plain.train
 
-    def recorded(levels, *rest):
-        seen.levels += levels
-        seen.inputs += [{name: value.clone() for name, value in level.weights.items()} for level in levels]
-        outputs = train_levels(levels, *rest)
-        seen.outputs += outputs
-        return outputs
+    def recorded(request):
+        seen.levels.append(request.level)
+        seen.inputs.append({name: value.clone() for name, value in request.level.weights.items()})
+        seen.outputs.append(train(request))
+        return seen.outputs[-1]
 
-    monkeypatch.setattr(trainer, "train_levels", recorded)
+    monkeypatch.setattr(plain, "train", recorded)
     return seen
 
 

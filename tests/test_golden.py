@@ -55,10 +55,10 @@ def copy(tmp_path):
 
 @pytest.fixture
 def nothing_is_trained(monkeypatch):
-    def train_levels(*_):
+    def train(request):
         raise AssertionError("a level of the golden store was not found")
 
-    monkeypatch.setattr("ticket_search.lottery.trainer.train_levels", train_levels)
+    monkeypatch.setattr("ticket_search.training.executors.plain.train", train)
 
 
 def test_the_files_name_no_machine():

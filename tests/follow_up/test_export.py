@@ -24,7 +24,6 @@ from ticket_search.runs import store_use
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.storage.folder import LocalFolder
 from ticket_search.store.level_store import LevelStore
-from ticket_search.training.train import evaluate
 
 RATE = 0.5
 
@@ -55,21 +54,21 @@ TRAIN_AGAIN = """
 import json, sys
 from pathlib import Path
 import torch
-from ticket_search.data.dataset import load_dataset
 from ticket_search.lottery.ticket import read_ticket
-from ticket_search.models import build
-from ticket_search.training.train import LevelInputs, train_levels
+from ticket_search.tasks.registry import load_task
+from ticket_search.training.executors.plain import train
+from ticket_search.training.request import LevelInputs, TrainRequest
 
 torch.set_num_threads(1)
 ticket = read_ticket(sys.argv[1])
-data = load_dataset(ticket.spec.dataset, Path())
-network = build(ticket.spec.model, ticket.image_shape, ticket.classes, 99)
+task = load_task(ticket.spec, Path())
+network = task.build(ticket.spec.model, 99)
 level = LevelInputs(
     weights=ticket.weights, mask=ticket.mask, seed=ticket.spec.seed, start=ticket.start, shift=ticket.shift
 )
-(outputs,) = train_levels([level], network, data, ticket.spec.training)
-print(json.dumps([[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in outputs.curve]))
-print(json.dumps([outputs.test_loss, outputs.test_accuracy]))
+outputs = train(TrainRequest(level=level, network=network, task=task, training=ticket.spec.training, key=""))
+print(json.dumps([[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]))
+print(json.dumps([outputs.test_loss, outputs.test_metric]))
 """
 
 
@@ -91,7 +90,7 @@ def test_in_a_fresh_process_it_trains_to_the_same_bits_as_its_level(run, tmp_pat
         [sys.executable, "-c", TRAIN_AGAIN, tmp_path / "ticket.safetensors"], capture_output=True, text=True, check=True
     )
     curve, test = map(json.loads, found.stdout.splitlines())
-    assert curve == [[p.iteration, p.train_loss, p.val_loss, p.val_accuracy] for p in levels[-1].curve]
+    assert curve == [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in levels[-1].curve]
     assert test == [levels[-1].test_loss, levels[-1].test_accuracy]
 
 
@@ -99,16 +98,16 @@ def test_with_plain_pytorch_its_network_trains_to_the_same_accuracy(run, tmp_pat
     folder, levels, name = run()
     export_ticket(folder, name, tmp_path / "ticket.safetensors")
     network = ticket_search.load_ticket(tmp_path / "ticket.safetensors")
-    training, stream = network.ticket.spec.training, digits.stream(seed=1, batch_size=64)
+    training, stream = network.ticket.spec.training, digits.data.stream(seed=1, batch_size=64)
     optimizer = torch.optim.Adam(network.parameters(), lr=training.optimizer.lr)
     for iteration in range(network.ticket.start, 40):
         images, labels = stream.batch(iteration)
         optimizer.zero_grad()
         cross_entropy(network(images), labels).backward()
         optimizer.step()
-    loss, accuracy = evaluate(network, digits, "test")
-    assert accuracy == levels[-1].test_accuracy
-    assert loss == pytest.approx(levels[-1].test_loss, rel=1e-4)
+    score = digits.score(network, "test", "fp32")
+    assert score.value == levels[-1].test_accuracy
+    assert score.loss == pytest.approx(levels[-1].test_loss, rel=1e-4)
     for module, kept in ((network.fc1, "fc1.weight"), (network.output, "output.weight")):
         assert torch.equal(module.weight != 0, levels[-1].mask[kept])
 
@@ -120,7 +119,7 @@ def test_what_is_in_the_file(run, tmp_path, digits):
     assert (ticket.name, ticket.level_key, ticket.start, ticket.shift) == (name, levels[-1].key, 7, 0)
     export_ticket(folder, name, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "t.safetensors").read_bytes()
-    assert (ticket.image_shape, ticket.classes, ticket.spec.seed) == ((1, 8, 8), 10, 1)
+    assert (ticket.inputs, ticket.spec.seed) == ({"image_shape": (1, 8, 8), "classes": 10}, 1)
     assert all(torch.equal(ticket.mask[n], kept) for n, kept in levels[-1].mask.items())
     assert list(ticket.mask) == list(levels[-1].mask)
     assert ticket.figures["val_accuracy"] == levels[-1].val_accuracy

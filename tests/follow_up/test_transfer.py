@@ -22,14 +22,15 @@ from ticket_search.data.dataset import load_dataset
 from ticket_search.errors import SpecError
 from ticket_search.follow_up.transfer import read_tickets, transfer
 from ticket_search.launch.run import run_search
+from ticket_search.lottery.finished import FinishedTrajectory
 from ticket_search.lottery.ticket import Ticket, read_ticket
 from ticket_search.lottery.trajectory import run_trajectory
-from ticket_search.lottery.workbench import Workbench
 from ticket_search.results.reading import Results, load_results
 from ticket_search.results.schema import schemas
 from ticket_search.runs.store_use import inspect, prune
 from ticket_search.storage.folder import LocalFolder
 from ticket_search.store.level_store import LevelStore
+from ticket_search.tasks.images import ImageTask
 
 KEY = "0123456789abcdef" * 2
 #: Four classes of 8x8 images, and ten of 6x6.
@@ -53,7 +54,7 @@ def small():
 def other_data(tmp_path, monkeypatch):
     (tmp_path / "other_data.py").write_text(OTHER_DATA)
     monkeypatch.syspath_prepend(tmp_path)
-    return lambda name: load_dataset(DatasetSpec(name=f"other_data:{name}", validation=100), tmp_path)
+    return lambda name: ImageTask(load_dataset(DatasetSpec(name=f"other_data:{name}", validation=100), tmp_path))
 
 
 @pytest.fixture
@@ -64,8 +65,7 @@ def found(trajectory, digits, stores):
         spec = trajectory({"max_levels": 1, "pruning_rate": 0.5, **dict(changes)}, seed=seed)
         store = stores()
         level = list(run_trajectory(spec, digits, store))[-1]
-        bench = Workbench(spec, digits, store, lambda event, **fields: None)
-        return bench.ticket(1, f"aa{seed}/1", {"density": 0.5}), level
+        return FinishedTrajectory(spec, digits, store).ticket(1, f"aa{seed}/1", {"density": 0.5}), level
 
     return make
 

@@ -18,7 +18,7 @@ WALK = """
 import json, sys, time
 from pathlib import Path
 import torch
-from ticket_search.data.dataset import load_dataset
+from ticket_search.tasks.registry import load_task
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.events import EventLog
 from ticket_search.config.base import validate
@@ -27,13 +27,13 @@ from ticket_search.store.level_store import LevelStore
 
 torch.set_num_threads(1)
 run_dir, store, ready, others = map(Path, sys.argv[1:5])
-data = load_dataset(DatasetSpec(name="digits", validation=300), Path())
 ready.touch()
 while not others.exists():
     time.sleep(0.005)
 for trajectory in json.loads(sys.argv[5]):
+    spec = validate(TrajectorySpec, trajectory)
     for level in run_trajectory(
-        validate(TrajectorySpec, trajectory), data, LevelStore(store), rewind_iterations=(0, 20),
+        spec, load_task(spec, Path()), LevelStore(store), rewind_iterations=(0, 20),
         log=EventLog(run_dir).log,
     ):
         print(level.key, level.val_loss, flush=True)

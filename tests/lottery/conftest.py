@@ -11,7 +11,7 @@ from ticket_search.store.level_store import LevelStore
 class Bench:
     """Runs trajectories on digits, and remembers what was logged and what training was given and gave."""
 
-    data: object
+    task: object
     events: list = field(default_factory=list)
     inputs: list = field(default_factory=list)
     levels: list = field(default_factory=list)
@@ -19,7 +19,7 @@ class Bench:
 
     def run(self, spec, store, rewind_iterations=()):
         log = lambda event, **fields: self.events.append((event, fields["level"]))  # noqa: E731
-        return list(run_trajectory(spec, self.data, store, rewind_iterations=rewind_iterations, log=log))
+        return list(run_trajectory(spec, self.task, store, rewind_iterations=rewind_iterations, log=log))
 
     def counts(self):
         counted = Counter(event for event, _ in self.events)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from ticket_search.lottery.finished import FinishedTrajectory
+from ticket_search.lottery.lanes import finish
 from ticket_search.lottery.stability import errors_between
-from ticket_search.lottery.workbench import Workbench
+from ticket_search.tasks.images import ImageTask
 
 
 class Numbers:
@@ -30,7 +32,7 @@ def test_the_errors_between_two_networks_by_hand():
     """Between 2x - 1 and -2x + 1: ``(2 - 4p) x - (1 - 2p)`` at the position p, nothing in the middle."""
     network, one = scores(2.0, -1.0)
     _, other = scores(-2.0, 1.0)
-    found = errors_between(one, other, 5, network, Numbers(), "fp32")
+    found = errors_between(one, other, 5, network, ImageTask(Numbers()), "fp32")
     assert [p.position for p in found] == [0.0, 0.25, 0.5, 0.75, 1.0]
     # In the middle both scores are 0, and the first class is said.
     assert [p.val_error for p in found] == [0.0, 0.0, 1.0, 1.0, 1.0]
@@ -41,7 +43,7 @@ def test_the_bias_moves_as_the_weights_do():
     """Between x + 0 and x + 10 the bias is 10 p: of the images -1 to -4 those above -10 p are right."""
     network, one = scores(1.0, 0.0)
     _, other = scores(1.0, 10.0)
-    found = errors_between(one, other, 6, network, Numbers(), "fp32")
+    found = errors_between(one, other, 6, network, ImageTask(Numbers()), "fp32")
     assert [p.test_error for p in found] == [1.0, 0.75, 0.25, 0.0, 0.0, 0.0]
 
 
@@ -51,7 +53,7 @@ def test_statistics_lie_on_the_line_and_counters_do_not():
     other = {name: value + 2 for name, value in one.items()}
     seen = []
     network.register_forward_hook(lambda *_: seen.append({n: v.clone() for n, v in network.state_dict().items()}))
-    errors_between(one, other, 3, network, Numbers(), "fp32")
+    errors_between(one, other, 3, network, ImageTask(Numbers()), "fp32")
     middle = seen[2]
     assert torch.equal(middle["1.running_mean"], one["1.running_mean"] + 1)
     assert middle["1.num_batches_tracked"] == one["1.num_batches_tracked"]
@@ -60,7 +62,7 @@ def test_statistics_lie_on_the_line_and_counters_do_not():
 
 @pytest.fixture
 def trained(bench, trajectory, stores):
-    """A trajectory, its levels, and a workbench over its store; what training was given is forgotten."""
+    """A trajectory, its levels, and the same to be asked of its store; what training was given is forgotten."""
 
     def make(**changes):
         spec, store = trajectory({"pruning_rate": 0.5, **changes}, seed=3), stores()
@@ -68,7 +70,9 @@ def trained(bench, trajectory, stores):
         inputs = list(bench.inputs)
         for seen in (bench.levels, bench.inputs, bench.outputs):
             seen.clear()
-        made = Workbench(spec, bench.data, store, lambda event, **fields: bench.events.append((event, fields["level"])))
+        made = FinishedTrajectory(
+            spec, bench.task, store, lambda event, **fields: bench.events.append((event, fields["level"]))
+        )
         bench.events.clear()
         return made, levels, inputs
 
@@ -98,7 +102,7 @@ def test_of_level_0_they_are_the_dense_network_from_the_rewind_iteration_on(benc
     made, levels, _ = trained(rewind_iteration=k)
     made.train_copy(0, 0)
     (level,), (given,) = bench.levels, bench.inputs
-    rewind = made.rewind(levels[0].mask)
+    rewind = finish(made._levels.starts.rewind_weights())
     assert (level.start, level.mask) == (k, {})
     assert all(torch.equal(given[n], rewind[n]) for n in given)
     assert bench.outputs[0].iterations == 40 - k
@@ -136,7 +140,7 @@ def test_dense_copies_are_shared_by_all_ways_to_prune(bench, trajectory, stores)
     keys = set()
     for changes in ({}, {"strategy": "global"}, {"early_bird": {"window": 2, "every": 10}}):
         spec = trajectory({"pruning_rate": 0.5, **changes}, seed=3)
-        made = Workbench(spec, bench.data, store, lambda event, **fields: None)
+        made = FinishedTrajectory(spec, bench.task, store)
         keys.add(made.train_copy(0, 0).key)
     assert len(keys) == 1
     assert len(bench.levels) == 1

@@ -1,6 +1,6 @@
 """The engine on a GPU: the same promises as on the CPU. Skipped where there is none."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,10 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.models import build, prunable
 from ticket_search.pruning.masks import full_mask, kept_weights
 from ticket_search.store.level_store import LevelStore
-from ticket_search.training import saliency, train
+from ticket_search.tasks.images import ImageSample, ImageTask
+from ticket_search.training import saliency
+from ticket_search.training.executors.plain import train
+from ticket_search.training.request import LevelInputs, TrainRequest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cuda_digits():
-    return load_dataset(DatasetSpec(name="digits", validation=300), Path(), "cuda")
+    return ImageTask(load_dataset(DatasetSpec(name="digits", validation=300), Path(), "cuda"))
 
 
 def figures(levels):
@@ -49,10 +52,11 @@ def test_a_trajectory_twice_is_the_same_to_the_bit(trajectory, cuda_digits, tmp_
 def test_from_a_checkpoint_to_the_same_bits(trajectory, cuda_digits, model, tmp_path):
     """Interrupted after every eighth iteration, and gone on from what was written down."""
     training = trajectory().resolve(1137).training
-    network = build(ModelSpec(name=model), cuda_digits.image_shape, cuda_digits.classes, seed=0).to("cuda")
+    network = build(ModelSpec(name=model), **cuda_digits.inputs, seed=0).to("cuda")
     weights = {name: value.clone() for name, value in network.state_dict().items()}
-    level = train.LevelInputs(weights=weights, mask=full_mask(weights, prunable(network)), seed=0, keep=(3, 20))
-    (whole,) = train.train_levels([level], network, cuda_digits, training)
+    level = LevelInputs(weights=weights, mask=full_mask(weights, prunable(network)), seed=0, keep=(3, 20))
+    request = TrainRequest(level=level, network=network, task=cuda_digits, training=training, key="")
+    whole = train(request)
 
     class Interrupted(Exception):
         pass
@@ -72,7 +76,7 @@ def test_from_a_checkpoint_to_the_same_bits(trajectory, cuda_digits, model, tmp_
     keeps = Keeps()
     while True:
         try:
-            (pieces,) = train.train_levels([level], network, cuda_digits, training, [keeps])
+            pieces = train(replace(request, checkpoints=keeps))
         except Interrupted:
             continue
         break
@@ -86,7 +90,7 @@ def test_from_a_checkpoint_to_the_same_bits(trajectory, cuda_digits, model, tmp_
 def test_pruned_weights_are_zero_and_a_ticket_is_the_mask_times_the_rewind_weights(
     trajectory, cuda_digits, tmp_path, bench
 ):
-    bench.data = cuda_digits
+    bench.task = cuda_digits
     levels = bench.run(trajectory({"model.name": "resnet8", "rewind_iteration": 5}), LevelStore(tmp_path))
     rewind = bench.outputs[0].kept[5]
     for level, given, outputs in zip(levels[1:], bench.inputs[1:], bench.outputs[1:], strict=True):
@@ -97,12 +101,12 @@ def test_pruned_weights_are_zero_and_a_ticket_is_the_mask_times_the_rewind_weigh
 
 @pytest.mark.parametrize("criterion", saliency.CRITERIA)
 def test_saliency_is_that_of_the_cpu(cuda_digits, criterion):
-    network = build(ModelSpec(name="resnet8"), cuda_digits.image_shape, cuda_digits.classes, seed=0)
+    network = build(ModelSpec(name="resnet8"), **cuda_digits.inputs, seed=0)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))
-    images, labels = cuda_digits.stream(0, 100).batch(0)
-    on_cuda = saliency.saliency(criterion, network.to("cuda"), weights, mask, images, labels, seed=0)
-    on_cpu = saliency.saliency(criterion, network.cpu(), weights, mask, images.cpu(), labels.cpu(), seed=0)
+    images, labels = cuda_digits.data.stream(0, 100).batch(0)
+    on_cuda = saliency.saliency(criterion, network.to("cuda"), weights, mask, ImageSample(images, labels), seed=0)
+    on_cpu = saliency.saliency(criterion, network.cpu(), weights, mask, ImageSample(images.cpu(), labels.cpu()), seed=0)
     for name, score in on_cpu.items():
         assert torch.allclose(on_cuda[name], score, rtol=1e-2, atol=1e-4 * score.abs().max().item())
 

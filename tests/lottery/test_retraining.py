@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ticket_search.models import build
 from ticket_search.pruning.masks import density, kept_weights
-from ticket_search.training import train
+from ticket_search.tasks.images import ImageTask
+from ticket_search.training import lane
 
 T = 40
 STEP = {"training.schedule": {"name": "step", "milestones": [20], "gamma": 0.5}}
@@ -15,7 +15,7 @@ STEP = {"training.schedule": {"name": "step", "milestones": [20], "gamma": 0.5}}
 def rates(monkeypatch):
     """The learning rate of every update, one list for each training."""
     found = []
-    original, start = train.learning_rate, train.Update.__init__
+    original, start = lane.learning_rate, lane.PlainLane.__init__
 
     def learning_rate(training, iteration):
         found[-1].append(original(training, iteration))
@@ -25,8 +25,8 @@ def rates(monkeypatch):
         found.append([])
         start(self, *arguments)
 
-    monkeypatch.setattr(train, "learning_rate", learning_rate)
-    monkeypatch.setattr(train.Update, "__init__", begin)
+    monkeypatch.setattr(lane, "learning_rate", learning_rate)
+    monkeypatch.setattr(lane.PlainLane, "__init__", begin)
     return found
 
 
@@ -69,9 +69,9 @@ class TestRetraining:
 
     def test_the_data_of_fine_tuning_goes_on(self, bench, trajectory, stores, digits):
         asked = []
-        stream = digits.stream(0, 64)
+        stream = digits.data.stream(0, 64)
         batch, stream.batch = stream.batch, lambda i: asked.append(i) or batch(i)
-        bench.data = Spy(digits, lambda seed, size: stream)
+        bench.task = ImageTask(Spy(digits.data, lambda seed, size: stream))
         self.run(bench, trajectory, stores, "finetune")
         assert asked == list(range(T + 30 + 30))
 
@@ -103,7 +103,7 @@ class TestReinitialization:
     def test_a_fresh_draw(self, bench, trajectory, stores, digits, k):
         spec = trajectory()
         mask, given, _ = self.run(bench, trajectory, stores, reinit_kept="fresh", rewind_iteration=k)
-        other = build(spec.model, digits.image_shape, digits.classes, spec.seed, draw=1).state_dict()
+        other = digits.build(spec.model, spec.seed, draw=1).state_dict()
         assert equal(given, masked(other, mask))
         assert not torch.equal(given["fc1.weight"], bench.inputs[0]["fc1.weight"] * mask["fc1.weight"])
         assert bench.levels[1].start == k
@@ -203,8 +203,8 @@ class TestCriteria:
     @pytest.mark.parametrize("criterion", ["snip", "grasp"])
     def test_the_batch_follows_the_seed(self, bench, trajectory, stores, criterion, digits):
         asked = []
-        stream = digits.stream
-        bench.data = Spy(digits, lambda seed, size: asked.append((seed, size)) or stream(seed, size))
+        stream = digits.data.stream
+        bench.task = ImageTask(Spy(digits.data, lambda seed, size: asked.append((seed, size)) or stream(seed, size)))
         bench.run(trajectory({"criterion": criterion, "max_levels": 1, "target_densities": 0.3}, seed=3), stores())
         assert set(asked) == {(3, 64)}
 

@@ -5,7 +5,7 @@ from ticket_search.config.identity import trajectory_id
 from ticket_search.lottery.level import Level, from_entry, to_entry
 from ticket_search.lottery.rows import curve_rows, layer_rows, level_row
 from ticket_search.results.schema import schemas
-from ticket_search.training.train import LevelOutputs, Point
+from ticket_search.training.outcome import LevelOutputs, Point
 
 MASK = {"z": tensor([[True, False], [True, True]]), "a": tensor([False, True])}
 

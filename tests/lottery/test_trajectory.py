@@ -8,10 +8,10 @@ import torch
 
 from ticket_search.config.identity import rewind_key
 from ticket_search.errors import Diverged, SpecError
-from ticket_search.lottery import trainer
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.pruning.masks import density, kept_weights
 from ticket_search.results.events import read_events
+from ticket_search.training.executors import plain
 
 
 @pytest.fixture
@@ -254,13 +254,13 @@ class TestDivergence:
     def test_the_levels_before_it_were_yielded(self, bench, trajectory, stores, digits, monkeypatch):
         """Level 2 diverges: its weights are given a number that no loss survives."""
 
-        def poisoned(levels, *rest):
-            if sum(int(kept.sum()) for kept in levels[0].mask.values()) == 1184 // 4:
-                levels[0].weights["fc1.bias"][:] = 1e38
-            return train_levels(levels, *rest)
+        def poisoned(request):
+            if sum(int(kept.sum()) for kept in request.level.mask.values()) == 1184 // 4:
+                request.level.weights["fc1.bias"][:] = 1e38
+            return train(request)
 
-        train_levels = trainer.train_levels
-        monkeypatch.setattr(trainer, "train_levels", poisoned)
+        train = plain.train
+        monkeypatch.setattr(plain, "train", poisoned)
         store, spec, yielded = stores(), trajectory({"pruning_rate": 0.5, "strategy": "global"}), []
         for _ in range(2):
             with pytest.raises(Diverged, match="level 2"):
@@ -273,7 +273,7 @@ import sys
 from functools import partial
 from pathlib import Path
 import torch
-from ticket_search.data.dataset import load_dataset
+from ticket_search.tasks.registry import load_task
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.events import EventLog
 from ticket_search.config.base import validate
@@ -284,11 +284,11 @@ torch.set_num_threads(1)
 level_store._POLL_SECONDS = 0.01
 folder, raw = Path(sys.argv[1]), eval(sys.argv[2])
 spec = validate(TrajectorySpec, raw)
-data = load_dataset(spec.dataset, folder)
+task = load_task(spec, folder)
 (folder / f"ready-{sys.argv[3]}").touch()
 while len(list(folder.glob("ready-*"))) < 2:
     pass
-for level in run_trajectory(spec, data, level_store.LevelStore(folder / "store"), log=EventLog(folder).log):
+for level in run_trajectory(spec, task, level_store.LevelStore(folder / "store"), log=EventLog(folder).log):
     print(level.number, level.val_loss)
 """
 

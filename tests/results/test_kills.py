@@ -267,7 +267,8 @@ def test_the_store(kill, tmp_path, moment, before, place):
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_level_that_was_being_saved_is_computed_once_more_or_found(kill, tmp_path, moment):
     kill("safetensors", moment, _compute, tmp_path)
-    found, reused = LevelStore(tmp_path).get_or_compute(KEY, lambda: entry(3))
+    with LevelStore(tmp_path).claim(KEY) as claim:
+        found = claim.save(entry(3))
     assert (number(found), reused) == ((2, True) if moment == "renamed" else (3, False))
     LevelStore(tmp_path).tidy(KEY)
     assert Leases(open_folder(tmp_path / "leases")).names() == []
@@ -275,7 +276,8 @@ def test_a_level_that_was_being_saved_is_computed_once_more_or_found(kill, tmp_p
 
 
 def _compute(root):
-    LevelStore(root).get_or_compute(KEY, lambda: entry(2))
+    with LevelStore(root).claim(KEY) as claim:
+        claim.save(entry(2))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

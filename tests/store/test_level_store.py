@@ -36,6 +36,20 @@ def number(found):
     return found.record["number"]
 
 
+def get_or_compute(store, key, compute, saved=lambda: None):
+    """The entry of a key, waited for or computed here, and whether it was found."""
+    while (claim := store.claim(key)) is None:
+        time.sleep(store.poll_seconds)
+    if isinstance(claim, Entry):
+        return claim, True
+    with claim:
+        computed = compute()
+        found = claim.save(computed)
+        if found is computed:
+            saved()
+    return found, found is not computed
+
+
 class TestEntries:
     def test_what_is_saved_is_loaded(self, store):
         tensors = {
@@ -117,7 +131,7 @@ class TestDamage:
     @pytest.mark.parametrize("damage", [b"", b"\x00", b"not a store's entry at all", save({"w": torch.zeros(1)})])
     def test_a_damaged_entry_is_set_aside_told_of_and_computed_again(self, store, folder, events, damage):
         folder.write(PATH, damage)
-        found, reused = store.get_or_compute(KEY, lambda: entry(5))
+        found, reused = get_or_compute(store, KEY, lambda: entry(5))
         assert (number(found), reused) == (5, False)
         (event,) = events
         assert (event["event"], event["key"]) == ("entry_damaged", KEY)
@@ -143,14 +157,14 @@ class TestDamage:
 
 class TestComputing:
     def test_once_then_reused(self, store):
-        assert [reused for _, reused in (store.get_or_compute(KEY, entry), store.get_or_compute(KEY, entry))] == [
+        assert [reused for _, reused in (get_or_compute(store, KEY, entry), get_or_compute(store, KEY, entry))] == [
             False,
             True,
         ]
-        assert number(store.get_or_compute(KEY, lambda: entry(9))[0]) == 1
+        assert number(get_or_compute(store, KEY, lambda: entry(9))[0]) == 1
 
     def test_nothing_is_left_of_the_lease(self, store, folder):
-        store.get_or_compute(KEY, entry)
+        get_or_compute(store, KEY, entry)
         assert [file.name for file in folder.files(recursive=True)] == [PATH]
 
     def test_a_computation_that_fails_gives_the_lock_back(self, store):
@@ -158,9 +172,9 @@ class TestComputing:
             raise RuntimeError("no")
 
         with pytest.raises(RuntimeError, match="no"):
-            store.get_or_compute(KEY, fail)
+            get_or_compute(store, KEY, fail)
         assert store.load(KEY) is None
-        assert store.get_or_compute(KEY, entry)[1] is False
+        assert get_or_compute(store, KEY, entry)[1] is False
 
     def test_of_threads_that_need_it_one_computes_and_the_others_wait(self, store):
         calls, results = [], []
@@ -173,7 +187,7 @@ class TestComputing:
 
         def need():
             everyone.wait()
-            found, reused = store.get_or_compute(KEY, compute)
+            found, reused = get_or_compute(store, KEY, compute)
             results.append((number(found), reused))
 
         threads = [threading.Thread(target=need) for _ in range(4)]
@@ -186,22 +200,22 @@ class TestComputing:
 
     def test_other_keys_do_not_wait(self, store):
         def compute():
-            return entry(store.get_or_compute("cd34", lambda: entry(2))[0].record["number"])
+            return entry(get_or_compute(store, "cd34", lambda: entry(2))[0].record["number"])
 
-        assert number(store.get_or_compute(KEY, compute)[0]) == 2
+        assert number(get_or_compute(store, KEY, compute)[0]) == 2
 
     def test_a_waiter_takes_over_from_a_killed_process(self, store, folder, events):
         """It waits while the owner lives."""
         code = (
             "import sys, time; from ticket_search.store.level_store import LevelStore\n"
             "wait = lambda: print('computing', flush=True) or time.sleep(60)\n"
-            "LevelStore(sys.argv[1]).get_or_compute(sys.argv[2], wait)"
+            "LevelStore(sys.argv[1]).claim(sys.argv[2]).__enter__(); wait()"
         )
         command = [sys.executable, "-c", code, str(folder), KEY]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
             assert owner.stdout.readline() == "computing\n"
             results = []
-            thread = threading.Thread(target=lambda: results.append(store.get_or_compute(KEY, entry)[1]))
+            thread = threading.Thread(target=lambda: results.append(get_or_compute(store, KEY, entry)[1]))
             thread.start()
             thread.join(0.3)
             assert (thread.is_alive(), results) == (True, [])
@@ -215,14 +229,13 @@ class TestComputing:
     def test_what_a_process_that_died_after_saving_left_is_tidied(self, store, folder):
         code = (
             "import os, signal, sys; from ticket_search.store.level_store import Entry, LevelStore\n"
-            "die = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
             "store, entry = LevelStore(sys.argv[1]), Entry(record={'number': 1}, tensors={})\n"
             "store.checkpoint(sys.argv[2]).save(entry)\n"
-            "store.get_or_compute(sys.argv[2], lambda: entry, saved=die)"
+            "store.claim(sys.argv[2]).__enter__().save(entry); os.kill(os.getpid(), signal.SIGKILL)"
         )
         assert subprocess.run([sys.executable, "-c", code, str(folder), KEY]).returncode == -9
         assert len(folder.files(recursive=True)) == 3
-        found, reused = store.get_or_compute(KEY, entry)
+        found, reused = get_or_compute(store, KEY, entry)
         assert (number(found), reused) == (1, True)
         store.tidy(KEY)
         assert [file.name for file in folder.files(recursive=True)] == [PATH]
@@ -233,7 +246,7 @@ class TestComputing:
         def saved():
             order.append((number(store.load(KEY)), len((folder / "leases").files())))
 
-        store.get_or_compute(KEY, entry, saved=saved)
+        get_or_compute(store, KEY, entry, saved=saved)
         assert order == [(1, 1)]
 
     def test_who_was_given_up_for_dead_takes_what_the_other_saved(self, store, folder, monkeypatch):
@@ -246,7 +259,7 @@ class TestComputing:
             LevelStore(folder).save(KEY, entry(8))
             return entry(1)
 
-        found, reused = store.get_or_compute(KEY, compute)
+        found, reused = get_or_compute(store, KEY, compute)
         assert (number(found), reused) == (8, True)
 
 
@@ -254,11 +267,11 @@ def test_a_full_disk_is_said_and_what_is_there_is_kept(small_disk):
     from ticket_search.errors import StorageError
 
     store = LevelStore(LocalFolder(small_disk))
-    store.get_or_compute(KEY, entry)
+    get_or_compute(store, KEY, entry)
     big = Entry(record={}, tensors={"w": torch.zeros(1_000_000)})
     with pytest.raises(StorageError, match=r"cannot write '.*cd34.safetensors': No space left on device"):
-        store.get_or_compute("cd34", lambda: big)
+        get_or_compute(store, "cd34", lambda: big)
     assert number(store.load(KEY)) == 1
     assert store.load("cd34") is None
-    assert store.get_or_compute("cd34", lambda: entry(2))[1] is False
+    assert get_or_compute(store, "cd34", lambda: entry(2))[1] is False
     assert not list(small_disk.rglob(".*"))

@@ -7,11 +7,14 @@ import pytest
 import torch
 from test_train import ADAM, MOMENTUM, SGD, curve, half, inputs, make, same, spec, train
 from torch import nn
+from trainings import train_levels
 
 from ticket_search.config.pruning import EarlyBirdSpec
 from ticket_search.lottery.early_bird import EarlyBird
 from ticket_search.store.level_store import Entry, LevelStore, decode, encode
-from ticket_search.training.train import LevelInputs, TrainingState, train_levels
+from ticket_search.tasks.images import ImageTask
+from ticket_search.training.checkpoints import TrainingState
+from ticket_search.training.request import LevelInputs
 
 
 class Killed(Exception):
@@ -125,13 +128,13 @@ def test_a_store_keeps_it_until_the_level_is_done(digits, tmp_path, trajectory):
     def log(event, **fields):
         events.append((event, fields.get("level", fields.get("iteration"))))
 
-    def run(data):
-        return list(run_trajectory(spec, data, store, log=log, checkpoint_seconds=0.0))
+    def run(task):
+        return list(run_trajectory(spec, task, store, log=log, checkpoint_seconds=0.0))
 
     expected = list(run_trajectory(spec, digits, LevelStore(tmp_path / "alone")))
     for at in (5, 25, 30, 35):
         with pytest.raises(Killed):
-            run(_Killing(digits, at))
+            run(ImageTask(_Killing(digits.data, at)))
     levels = run(digits)
     assert [event for event in events if event[0] in ("level_continued", "level_finished")] == [
         ("level_continued", 5),

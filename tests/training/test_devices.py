@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from trainings import train_levels
 
 from ticket_search.config.trajectory import OptimizerSpec, TrainingSpec
-from ticket_search.training import train
+from ticket_search.training.determinism import reproducible
 
 
 def test_on_cuda_fp32_is_fp32_and_the_fast_kernels_stay_on(monkeypatch):
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())  # wants a device
     matmul = torch.backends.cuda.matmul.allow_tf32
-    with train.reproducible(torch.device("cuda", 0)):
+    with reproducible(torch.device("cuda", 0)):
         assert torch.backends.cudnn.enabled
         assert torch.backends.cudnn.deterministic
         assert not torch.backends.cudnn.benchmark
@@ -31,6 +32,8 @@ def test_the_same_bits_twice_on_cuda(model):
     from ticket_search.data.dataset import load_dataset
     from ticket_search.models import build, prunable
     from ticket_search.pruning.masks import full_mask
+    from ticket_search.tasks.images import ImageTask
+    from ticket_search.training.request import LevelInputs
 
     data = load_dataset(DatasetSpec(name="digits", validation=300), Path(), "cuda")
     network = build(ModelSpec(name=model), data.image_shape, data.classes, seed=0).to("cuda")
@@ -38,7 +41,7 @@ def test_the_same_bits_twice_on_cuda(model):
     training = TrainingSpec(
         optimizer=OptimizerSpec(name="adam", lr=1e-3), batch_size=64, iterations=20, evaluate_every=10
     )
-    level = train.LevelInputs(weights=weights, mask=full_mask(weights, prunable(network)), seed=0)
-    one, other = train.train_levels([level, level], network, data, training)
+    level = LevelInputs(weights=weights, mask=full_mask(weights, prunable(network)), seed=0)
+    one, other = train_levels([level, level], network, ImageTask(data), training)
     assert one.curve == other.curve
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in weights)

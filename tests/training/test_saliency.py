@@ -9,6 +9,7 @@ from ticket_search.config.trajectory import ModelSpec
 from ticket_search.models import build, prunable
 from ticket_search.pruning.masks import apply_mask, full_mask, kept_weights
 from ticket_search.pruning.strategies import STRATEGIES, Amount, in_rounds, prune
+from ticket_search.tasks.images import ImageSample
 from ticket_search.training import saliency
 
 
@@ -35,7 +36,7 @@ def scores(criterion, mask=None, images=None):
     mask = mask or full_mask(weights, weights)
     weights = apply_mask(mask, weights)
     images = X.view(1, 1, 1, 2) if images is None else images
-    found = saliency.saliency(criterion, Line(), weights, mask, images, tensor([1]), seed=0)
+    found = saliency.saliency(criterion, Line(), weights, mask, ImageSample(images, tensor([1])), seed=0)
     return found["first.weight"], found["second.weight"]
 
 
@@ -111,8 +112,8 @@ def test_with_batch_norm_and_dropout_the_same_again_is_the_same_to_the_bit(crite
     )
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))
-    images, labels = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
-    one, other = (saliency.saliency(criterion, network, weights, mask, images, labels, seed=3) for _ in range(2))
+    sample = ImageSample(torch.rand(20, 1, 8, 8), torch.arange(20) % 10)
+    one, other = (saliency.saliency(criterion, network, weights, mask, sample, seed=3) for _ in range(2))
     assert [torch.equal(one[name], other[name]) for name in mask] == [True, True]
     assert all(torch.isfinite(score).all() for score in one.values())
     assert {score.shape for score in one.values()} == {weights[name].shape for name in mask}
@@ -124,7 +125,8 @@ def test_synflow_empties_no_layer_where_magnitude_does():
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))
     total = kept_weights(mask)
-    images, labels = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
+    images = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    sample = ImageSample(images, torch.arange(64) % 10)
 
     def emptied(found, mask):
         """Tensors with none of the best-scored thousandth."""
@@ -135,7 +137,7 @@ def test_synflow_empties_no_layer_where_magnitude_does():
     assert emptied({name: weights[name].abs() for name in mask}, mask)
     groups = STRATEGIES["global"](mask, Amount(rate=0.2, target=1e-3))
     for step in in_rounds(mask, groups, saliency.ROUNDS["synflow"]):
-        found = saliency.saliency("synflow", network, apply_mask(mask, weights), mask, images, labels, seed=0)
+        found = saliency.saliency("synflow", network, apply_mask(mask, weights), mask, sample, seed=0)
         before, mask = mask, prune(mask, found, step)
     assert emptied(found, before) == []
     assert kept_weights(mask) == round(total * 1e-3)

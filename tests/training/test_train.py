@@ -1,14 +1,17 @@
+import math
 import random
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from trainings import evaluate, train_levels
 
 from ticket_search.config.trajectory import OptimizerSpec, ScheduleSpec, TrainingSpec
 from ticket_search.pruning.masks import apply_mask
-from ticket_search.training import train as module
-from ticket_search.training.train import LevelInputs, evaluate, train_levels
+from ticket_search.tasks.images import ImageTask
+from ticket_search.training import lane as module
+from ticket_search.training.request import LevelInputs
 
 ADAM = OptimizerSpec(name="adam", lr=2e-3, weight_decay=1e-2)
 MOMENTUM = OptimizerSpec(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-2)
@@ -64,9 +67,9 @@ def curve(outputs):
 class Watched:
     """A data set that calls `watch(iteration)` as each batch is asked for."""
 
-    def __init__(self, data, watch):
-        self.data, self.watch = data, watch
-        self.batches = data.batches
+    def __init__(self, task, watch):
+        self.data, self.watch = task.data, watch
+        self.batches = task.data.batches
 
     def stream(self, seed, batch_size):
         self.inner = self.data.stream(seed, batch_size)
@@ -88,7 +91,7 @@ class TestTheMask:
             parameters = dict(network.named_parameters())
             off.append(sum(int(parameters[name][~kept].count_nonzero()) for name, kept in mask.items()))
 
-        outputs = train(network, Watched(digits, watch), spec(optimizer), inputs(network, mask))
+        outputs = train(network, ImageTask(Watched(digits, watch)), spec(optimizer), inputs(network, mask))
         assert off == [0] * 30
         assert sum(int(outputs.weights[name][~kept].count_nonzero()) for name, kept in mask.items()) == 0
 
@@ -118,7 +121,7 @@ class TestTheMask:
         def watch(iteration):
             off.append(int(network[1].weight[~mask["1.weight"]].count_nonzero()))
 
-        train(network, Watched(digits, watch), spec(iterations=3), inputs(network, mask))
+        train(network, ImageTask(Watched(digits, watch)), spec(iterations=3), inputs(network, mask))
         assert off == [0, 0, 0]
 
 
@@ -179,7 +182,7 @@ class TestEvaluate:
     def test_a_mean_over_all_images(self, digits):
         network = make().eval()
         logits, labels = [], []
-        for images, batch in digits.batches("validation"):
+        for images, batch in digits.data.batches("validation"):
             logits.append(network(images).detach())
             labels.append(batch)
         logits, labels = torch.cat(logits), torch.cat(labels)
@@ -199,7 +202,7 @@ class TestDivergence:
         outputs = train(make(), digits, spec(OptimizerSpec(name="sgd", lr=1e30), iterations=50))
         assert outputs.diverged is True
         assert (outputs.iterations, [p.iteration for p in outputs.curve]) == (10, [10])
-        assert outputs.curve[0].is_finite is False
+        assert not math.isfinite(outputs.curve[0].val_loss)
         assert (outputs.early_stop_iteration, np.isnan(outputs.test_metric)) == (-1, True)
 
     def test_a_loss_that_is_a_number_again_does_not_hide_it(self, digits):
@@ -227,7 +230,7 @@ class TestTakingUpMidway:
         rate = module.learning_rate
         monkeypatch.setattr(module, "learning_rate", lambda t, i: rated.append(i) or rate(t, i))
         network = make()
-        train(network, Watched(digits, asked.append), spec(), inputs(network, start=25))
+        train(network, ImageTask(Watched(digits, asked.append)), spec(), inputs(network, start=25))
         assert asked == [25, 26, 27, 28, 29]
         assert rated == [25, 26, 27, 28, 29]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ticket_search.config.base import Spec
@@ -13,8 +14,9 @@ from ticket_search.config.trajectory import TrajectorySpec
 #: a changed default of a specification included: defaults are left out of the canonical form,
 #: so that a field added later changes no older key.
 ENGINE_VERSION = 1
-#: How levels are trained together; another executor's numbers may differ in the last bits.
-EXECUTOR = {"name": "plain", "width": 1}
+#: What an executor's numbers depend on; another executor's may differ in the last bits.
+ExecutorKey = Mapping[str, Any]
+PLAIN: ExecutorKey = {"name": "plain", "width": 1}
 
 
 def digest(value: Any) -> str:
@@ -40,44 +42,49 @@ def trajectory_id(spec: TrajectorySpec) -> str:
     return digest(["trajectory", plain])[:16]
 
 
-def dense_key(spec: TrajectorySpec, *, data: str, network: str) -> str:
+def dense_key(spec: TrajectorySpec, *, data: str, network: str, task: str = "", executor: ExecutorKey = PLAIN) -> str:
     """The level key of level 0.
 
     Args:
         spec: the trajectory, resolved: durations in iterations, ``dataset.normalize`` the constants in force.
         data: the fingerprint of the data set.
         network: a digest of the code of a user's own network; "" for the networks of this package.
+        task: a digest of the code of a user's own task; "" for the tasks of this package.
+        executor: of the one that trains it.
     """
+    default = TrajectorySpec.model_fields["task"].default
     return digest(
         {
             "engine": ENGINE_VERSION,
-            "executor": EXECUTOR,
+            **({} if spec.task == default else {"task": {"name": spec.task, "source": task}}),
+            "executor": dict(executor),
             "data": data,
             "dataset": canonical(spec.dataset, without={"name", "path", "download"}),
             "model": canonical(spec.model),
             "network": network,
-            "training": canonical(spec.training),
+            "training": canonical(spec.training, without={"executor"}),
             "seed": spec.seed,
         }
     )
 
 
-def pruned_key(parent: str, pruning: PruningSpec, level: int) -> str:
+def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: ExecutorKey | None = None) -> str:
     """The level key of the level of that number, which prunes the level of key `parent`.
 
     How far a trajectory goes decides which levels exist, not what is in them; the ``global`` strategy has no layers'
     rates, unless the output layer is left whole; where levels have target densities there is no rate. Of the targets
     only the level's own counts, and the next one, whose mask its entry holds. Of a ticket that was found elsewhere that
-    ticket counts. What early-bird does is in the parent's key.
+    ticket counts. What early-bird does is in the parent's key. So is the executor, but where the level has another.
     """
+    start: dict[str, Any] = {"parent": parent} | ({} if executor is None else {"executor": dict(executor)})
     if pruning.ticket is not None:
-        start = {"weights": pruning.ticket_weights, "rewind_iteration": pruning.rewind_iteration}
-        return digest({"parent": parent, "ticket": pruning.ticket, **start})
+        given = {"weights": pruning.ticket_weights, "rewind_iteration": pruning.rewind_iteration}
+        return digest({**start, "ticket": pruning.ticket, **given})
     plain = _mask_fields(pruning, idle=set())
     if pruning.target_densities is None:
-        return digest({"parent": parent, "pruning": plain})
+        return digest({**start, "pruning": plain})
     targets = list(pruning.target_densities[level - 1 : level + 1])
-    return digest({"parent": parent, "pruning": plain, "target_densities": targets})
+    return digest({**start, "pruning": plain, "target_densities": targets})
 
 
 def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) -> str:

@@ -1,4 +1,4 @@
-"""A user's own network or data set: the function named by ``package.module:function``, and a digest of its source."""
+"""What is a user's own: the function named by ``package.module:function``, and a digest of its source."""
 
 import hashlib
 import importlib

@@ -13,7 +13,7 @@ from ticket_search.config.fields import NonNegativeInt, PositiveInt, Seed
 from ticket_search.config.identity import canonical, digest
 from ticket_search.config.older import OLDER_SECTIONS, older_path, with_newer_sections, with_older_sections
 from ticket_search.config.pruning import ControlsSpec, PruningSpec
-from ticket_search.config.trajectory import DatasetSpec, ModelSpec, TrainingSpec, TrajectorySpec
+from ticket_search.config.trajectory import DatasetSpec, ModelSpec, TrainingSpec, TrajectorySpec, check_task
 from ticket_search.errors import SpecError
 
 SECTIONS: dict[str, type[Spec]] = {
@@ -163,6 +163,7 @@ class SearchSpec(Spec):
 
     Attributes:
         name: names the default run directory.
+        task: what networks are trained to do; see `TrajectorySpec`.
         controls: what is trained beside the tickets.
         space: field name -> what it may be. A name is a dotted path such as ``training.optimizer.lr``; the fields
             of ``pruning`` may be written short, as ``pruning_rate``.
@@ -173,6 +174,7 @@ class SearchSpec(Spec):
     """
 
     name: str
+    task: str = "classification"
     dataset: DatasetSpec
     model: ModelSpec
     training: TrainingSpec
@@ -206,6 +208,11 @@ class SearchSpec(Spec):
                 f"{name[:120]!r} is no name for a directory; give up to 100 letters, digits, '_', '-' and '.'"
             )
         return name
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        return check_task(name)
 
     @field_validator("seeds")
     @classmethod
@@ -293,7 +300,8 @@ class SearchSpec(Spec):
         raw: dict[str, Any] = {name: getattr(self, name).model_dump(mode="json") for name in SECTIONS}
         for name, value in values.items():
             assign(raw, dotted(name), value)
-        return validate(TrajectorySpec, {**raw, "controls": self.controls.model_dump(mode="json"), "seed": seed})
+        raw |= {"task": self.task, "controls": self.controls.model_dump(mode="json"), "seed": seed}
+        return validate(TrajectorySpec, raw)
 
     def grid(self) -> list[dict[str, Any]]:
         """Every combination of the space, the last field varying fastest; or the points there are instead."""

@@ -18,12 +18,14 @@ from ticket_search.config.older import with_newer_sections
 from ticket_search.config.pruning import ControlsSpec, PruningSpec, check_early_bird, check_rewind
 from ticket_search.errors import SpecError
 
+TASKS = ("classification",)
+EXECUTORS = ("plain",)
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "parquet")
 MODELS = (
     *("lenet_A_B[_C...]", "mlp_A_B[_C...]", "conv2", "conv4", "conv6", "vgg16", "vgg19"),
     *("resnet20", "resnet_N (N = 8, 14, 20, ...)", "torchvision/<name>"),
 )
-#: Somebody's own network or data set, named by where its function can be imported.
+#: Somebody's own network, data set, task or executor, named by where its function can be imported.
 USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAMED = {"conv2", "conv4", "conv6", "vgg16", "vgg19"}
 FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
@@ -193,6 +195,8 @@ class TrainingSpec(Spec):
         evaluate_every: iterations between two points of the learning curve, or ``"1ep"``.
         precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` where torch's autocast takes
             it; weights, updates, masks and losses are fp32 in both.
+        executor: how levels are trained: one of `EXECUTORS`, or ``package.module:function``; ``auto`` chooses for each
+            level, by its settings alone.
     """
 
     optimizer: OptimizerSpec
@@ -201,6 +205,14 @@ class TrainingSpec(Spec):
     iterations: Duration
     evaluate_every: Duration
     precision: Precision = "fp32"
+    executor: str = "auto"
+
+    @field_validator("executor")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ("auto", *EXECUTORS) and not USER_FUNCTION.fullmatch(name):
+            raise ValueError(unknown("executor", name, ["auto", *EXECUTORS, "package.module:function"]))
+        return name
 
     @field_validator("iterations", "evaluate_every")
     @classmethod
@@ -208,9 +220,21 @@ class TrainingSpec(Spec):
         return check_positive(value)
 
 
-class TrajectorySpec(Spec):
-    """One IMP run: a configuration and a seed, and which controls are trained beside its tickets."""
+def check_task(name: str) -> str:
+    """The name of a task, if there can be one of that name."""
+    if name not in TASKS and not USER_FUNCTION.fullmatch(name):
+        raise ValueError(unknown("task", name, [*TASKS, "package.module:function"]))
+    return name
 
+
+class TrajectorySpec(Spec):
+    """One IMP run: a configuration and a seed, and which controls are trained beside its tickets.
+
+    Attributes:
+        task: what networks are trained to do: one of `TASKS`, or ``package.module:function``.
+    """
+
+    task: str = "classification"
     dataset: DatasetSpec
     model: ModelSpec
     training: TrainingSpec
@@ -222,6 +246,11 @@ class TrajectorySpec(Spec):
     @classmethod
     def _older_sections(cls, raw: Any) -> Any:
         return with_newer_sections(raw)
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        return check_task(name)
 
     @model_validator(mode="after")
     def _controls_of_tickets(self) -> "TrajectorySpec":

@@ -16,9 +16,10 @@ from ticket_search.runs.directory import is_stop_requested
 from ticket_search.runs.sharing import check_shared_once
 from ticket_search.search.driver import EndReport, HaltReport, LevelReport, NotStarted
 from ticket_search.storage.folder import open_folder
+from ticket_search.tasks.registry import task_kind
 
 if TYPE_CHECKING:
-    from ticket_search.data.dataset import Dataset
+    from ticket_search.tasks.task import Task
 
 Report = LevelReport | EndReport | HaltReport | NotStarted
 
@@ -74,18 +75,18 @@ def run_job(job: Job) -> Iterator[Report]:
         yield EndReport(status="failed", reason=reason, error=traceback.format_exc())
 
 
-def prepare(job: Job) -> "tuple[TrajectorySpec, Dataset]":
-    """Make this process fit for a job: its threads, its modules; the trajectory, and the data on its device."""
+def prepare(job: Job) -> "tuple[TrajectorySpec, Task]":
+    """Make this process fit for a job: its threads, its modules; the trajectory, and its task on its device."""
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
     import torch
 
     torch.set_num_threads(job.threads)
     spec = validate(TrajectorySpec, job.trajectory)
-    return spec, _dataset(spec.dataset, job.data, job.data_dir, "cuda" if job.gpu else "cpu")
+    return spec, _task(spec.task, spec.dataset, job.data, job.data_dir, "cuda" if job.gpu else "cpu")
 
 
 def _levels(job: Job) -> Iterator[LevelReport]:
-    spec, data = prepare(job)
+    spec, task = prepare(job)
     from ticket_search.lottery.rows import control_rows, curve_rows, early_bird_rows, layer_rows, level_row
     from ticket_search.lottery.trajectory import run_trajectory
     from ticket_search.store.level_store import LevelStore
@@ -93,12 +94,12 @@ def _levels(job: Job) -> Iterator[LevelReport]:
     log = _Log(job, trajectory_id(spec))
     levels = run_trajectory(
         spec,
-        data,
+        task,
         LevelStore(job.store, log),
         rewind_iterations=job.rewind_iterations,
         log=log,
-        was_finished=log.was_finished,
-        trainer=f"{job.run_id}/{trajectory_id(spec)}",
+        owner_finished=log.was_finished,
+        owner=f"{job.run_id}/{trajectory_id(spec)}",
         checkpoint_seconds=job.checkpoint_seconds,
     )
     dense = None
@@ -151,8 +152,7 @@ class _Log:
 
 
 @lru_cache(maxsize=1)
-def _dataset(spec: DatasetSpec, data: Any, data_dir: str, device: str) -> "Dataset":
-    from ticket_search.data.dataset import load_dataset, make_dataset
-
-    arrays = None if data is None else data().get(spec.source)
-    return load_dataset(spec, Path(data_dir), device) if arrays is None else make_dataset(spec, arrays, device)
+def _task(name: str, dataset: DatasetSpec, data: Any, data_dir: str, device: str) -> "Task":
+    kind = task_kind(name)
+    source = None if data is None else data().get(dataset.source)
+    return kind.on(dataset, kind.read(dataset, Path(data_dir)) if source is None else source, device)

@@ -8,16 +8,17 @@ import pandas as pd
 
 from ticket_search.config.base import unknown
 from ticket_search.config.trajectory import TrajectorySpec
-from ticket_search.data import Arrays, read_arrays
 from ticket_search.errors import SpecError
 from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import read_spec
 from ticket_search.runs.places import data_path, store_folder
 from ticket_search.search.suggestions import SuggestionRecord
 from ticket_search.storage.folder import Folder, LocalFolder
+from ticket_search.tasks.registry import task_kind
+from ticket_search.tasks.task import Source
 
 if TYPE_CHECKING:
-    from ticket_search.lottery.workbench import Workbench
+    from ticket_search.lottery.finished import FinishedTrajectory
 
 
 def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | None = None) -> None:
@@ -44,35 +45,39 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
             f"{name!r} holds its pruned weights at their initial values (pruning.reinit_pruned "
             f"{trajectory.pruning.reinit_pruned!r}); a ticket's are zero"
         )
-    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), read_data(run_dir, trajectory, data_dir))
-    ticket = bench.ticket(level, name, figures)
+    source = read_data(run_dir, trajectory, data_dir)
+    finished = open_finished(run_dir, trajectory, level, str(figures["level_key"]), source)
+    ticket = finished.ticket(level, name, figures)
     LocalFolder(path.parent.absolute()).write(path.name, ticket.to_bytes())
 
 
-def read_data(run_dir: Folder, trajectory: TrajectorySpec, data_dir: str | None) -> Arrays:
+def read_data(run_dir: Folder, trajectory: TrajectorySpec, data_dir: str | None) -> Source:
     """The data set of a trajectory of a search, from where the search had it or from `data_dir`."""
-    return read_arrays(trajectory.dataset, Path(data_dir) if data_dir else data_path(read_spec(run_dir)))
+    place = Path(data_dir) if data_dir else data_path(read_spec(run_dir))
+    source: Source = task_kind(trajectory.task).read(trajectory.dataset, place)
+    return source
 
 
-def open_bench(run_dir: Folder, trajectory: TrajectorySpec, level: int, level_key: str, arrays: Arrays) -> "Workbench":
-    """The workbench of a trajectory of a search, in this process, with the data set as it is read now.
+def open_finished(
+    run_dir: Folder, trajectory: TrajectorySpec, level: int, level_key: str, source: Source
+) -> "FinishedTrajectory":
+    """A trajectory of a search, in this process, with the data set as it is read now.
 
     Raises:
         SpecError: with the data that is read now, or the code of a user's own network, the level has another key.
     """
-    from ticket_search.data.dataset import make_dataset
-    from ticket_search.lottery.workbench import Workbench
+    from ticket_search.lottery.finished import FinishedTrajectory
     from ticket_search.store.level_store import LevelStore
 
     spec = read_spec(run_dir)
-    data = make_dataset(trajectory.dataset, arrays)
-    bench = Workbench(trajectory, data, LevelStore(store_folder(spec, run_dir)), lambda event, **fields: None)
-    if bench.level_key(level) != level_key:
+    task = task_kind(trajectory.task).on(trajectory.dataset, source, "cpu")
+    finished = FinishedTrajectory(trajectory, task, LevelStore(store_folder(spec, run_dir)))
+    if finished.level_key(level) != level_key:
         raise SpecError(
             f"dataset {trajectory.dataset.name!r}: what is read now is not what the search was run on, or the source "
             "of its own network has changed; give the --data-dir of the same data"
         )
-    return bench
+    return finished
 
 
 def find_ticket(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[str, object]]:

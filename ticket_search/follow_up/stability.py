@@ -12,12 +12,13 @@ from ticket_search.config.base import validate
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.engines.engine import open_engine
 from ticket_search.engines.job import Job, make_job
-from ticket_search.follow_up.export import find_ticket, open_bench, read_data
+from ticket_search.follow_up.export import find_ticket, open_finished, read_data
 from ticket_search.runs.directory import COPIES, read_spec
 from ticket_search.storage.folder import Folder
 
 if TYPE_CHECKING:
-    from ticket_search.data.dataset import Dataset
+    from ticket_search.lottery.finished import FinishedTrajectory
+    from ticket_search.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,15 +70,15 @@ def lines_between_copies(
     """
     spec = read_spec(run_dir)
     trajectory, level, figures = find_ticket(run_dir, ticket)
-    arrays = read_data(run_dir, trajectory, data_dir)
-    bench = open_bench(run_dir, trajectory, level, str(figures["level_key"]), arrays)
+    source = read_data(run_dir, trajectory, data_dir)
+    finished = open_finished(run_dir, trajectory, level, str(figures["level_key"]), source)
     own = trajectory.pruning.rewind_iteration
     dense = [
-        _Arm(trajectory=_dense_from(k, trajectory, bench.data), level=0, density=1.0)
+        _Arm(trajectory=_dense_from(k, trajectory, finished.task), level=0, density=1.0)
         for k in sorted(set(rewinds) or {*spec.rewind_iterations, own})
     ]
     all_arms = [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"]))), *dense]
-    keys = [bench.of(arm.trajectory).copy_key(arm.level, copy) for arm in all_arms for copy in range(copies)]
+    keys = [finished.of(arm.trajectory).copy_key(arm.level, copy) for arm in all_arms for copy in range(copies)]
     (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
     tasks: list[tuple[dict[str, Any], Job, int]] = []
     for arm in all_arms:
@@ -86,9 +87,9 @@ def lines_between_copies(
         name = "ticket" if arm.level else "dense"
         head = {"ticket": ticket, "arm": name, "rewind_iteration": k, "density": arm.density}
         tasks.append((head, job, arm.level))
-    with open_engine(engine, address, room=arrays.size) as opened:
+    with open_engine(engine, address, room=source.size) as opened:
         opened.plan(spec)
-        data = opened.share({trajectory.dataset.source: arrays})
+        data = opened.share({trajectory.dataset.source: source})
         tasks = [(head, dataclasses.replace(job, data=data), number) for head, job, number in tasks]
         trainings = [(job, level, copy) for _, job, level in tasks for copy in range(copies)]
         say(f"{len(trainings)} trainings: {copies} of each of a ticket and {len(dense)} dense networks")
@@ -102,27 +103,26 @@ def lines_between_copies(
 
 def train_copy(job: Job, level: int, copy: int) -> None:
     """In a worker: see that a copy is in the store."""
-    _bench(job).train_copy(level, copy)
+    _finished(job).train_copy(level, copy)
 
 
 def errors_between(job: Job, level: int, one: int, other: int, points: int) -> list[dict[str, float]]:
     """In a worker: the errors between two copies, which are in the store."""
-    bench = _bench(job)
-    ends = bench.train_copy(level, one), bench.train_copy(level, other)
-    return [dataclasses.asdict(error) for error in bench.errors_between(*ends, points)]
+    finished = _finished(job)
+    ends = finished.train_copy(level, one), finished.train_copy(level, other)
+    return [dataclasses.asdict(error) for error in finished.errors_between(*ends, points)]
 
 
-def _bench(job: Job) -> Any:
+def _finished(job: Job) -> "FinishedTrajectory":
     from ticket_search.engines.worker import prepare
-    from ticket_search.lottery.workbench import Workbench
+    from ticket_search.lottery.finished import FinishedTrajectory
     from ticket_search.store.level_store import LevelStore
 
-    spec, data = prepare(job)
-    store, seconds = LevelStore(job.store), job.checkpoint_seconds
-    return Workbench(spec, data, store, lambda event, **fields: None, checkpoint_seconds=seconds)
+    spec, task = prepare(job)
+    return FinishedTrajectory(spec, task, LevelStore(job.store), checkpoint_seconds=job.checkpoint_seconds)
 
 
-def _dense_from(iteration: int, trajectory: TrajectorySpec, data: "Dataset") -> TrajectorySpec:
+def _dense_from(iteration: int, trajectory: TrajectorySpec, task: "Task") -> TrajectorySpec:
     """The trajectory's dense network and the iteration to rewind to, and nothing about tickets.
 
     Raises:
@@ -131,5 +131,5 @@ def _dense_from(iteration: int, trajectory: TrajectorySpec, data: "Dataset") -> 
     plain = trajectory.model_dump(mode="json")
     plain |= {"pruning": {"rewind_iteration": iteration}, "controls": {}}
     dense = validate(TrajectorySpec, plain)
-    dense.resolve(len(data.train))
+    dense.resolve(task.training_examples)
     return dense

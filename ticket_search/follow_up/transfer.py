@@ -76,6 +76,7 @@ def transfer(
     what = first.name.replace("/", "_") if not others else f"{len(tickets)}_tickets_{digest(sorted(tickets))[:8]}"
     plain = {
         "name": re.sub(r"[^\w.-]", "_", f"{what}_on_{dataset}{'_mask_alone' if mask_alone else ''}")[:100],
+        "task": spec["task"],
         "dataset": {**spec["dataset"], "name": dataset, "path": None, "normalize": None},
         "model": spec["model"],
         "training": spec["training"],

@@ -11,6 +11,7 @@ from ticket_search.config.search import Domain, Range, SearchSpec, dotted
 from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.errors import SpecError
 from ticket_search.storage.folder import Folder, LocalFolder
+from ticket_search.tasks.task import NetworkSize
 
 _DRAWS = 200
 # Bytes, measured on searches over the digits.
@@ -22,14 +23,6 @@ _LEVEL_IN_TABLES = 800
 _EMPTY_TABLES = 15_000
 _FLOAT = 4
 _BYTES_PER_MASK_WEIGHT = 1 / 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSize:
-    """Numbers of a network: all that is kept of it, and the weights that pruning may touch."""
-
-    values: int
-    prunable: int
 
 
 Sizes = Mapping[tuple[str, DatasetSpec], tuple[NetworkSize, int]]

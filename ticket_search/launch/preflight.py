@@ -1,6 +1,5 @@
 """What can be known to be wrong before anything is started."""
 
-import itertools
 import math
 import os
 import socket
@@ -8,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ticket_search.config.search import SearchSpec
-from ticket_search.config.trajectory import FULLY_CONNECTED, DatasetSpec, TrajectorySpec
-from ticket_search.data import Arrays, check_fits, read_arrays
+from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.engines.placement import gpus
 from ticket_search.errors import DataError, SpecError
-from ticket_search.launch.disk import NetworkSize
 from ticket_search.runs.places import data_path
 from ticket_search.store.level_store import Entry
+from ticket_search.tasks.registry import task_kind
+from ticket_search.tasks.task import Fit, NetworkSize, Source, TaskKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +26,19 @@ class Checked:
     """
 
     sizes: dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]]
-    data: dict[tuple[str, str | None], Arrays] = field(repr=False)
+    data: dict[tuple[str, str | None], Source] = field(repr=False)
 
     @property
     def data_size(self) -> int:
         """Bytes."""
-        return sum(arrays.size for arrays in self.data.values())
+        return sum(source.size for source in self.data.values())
 
-    def take_data(self) -> dict[tuple[str, str | None], Arrays]:
+    def take_data(self) -> dict[tuple[str, str | None], Source]:
         """The data, for others: their digests taken, once for all, and not kept here any longer."""
         taken = dict(self.data)
         self.data.clear()
-        for arrays in taken.values():
-            _ = arrays.fingerprint
+        for source in taken.values():
+            _ = source.fingerprint
         return taken
 
 
@@ -56,68 +55,45 @@ def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None]
     """
     if local:
         _check_resources(spec)
-    shapes: dict[DatasetSpec, tuple[int, tuple[int, int, int], int]] = {}
-    sizes: dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]] = {}
-    data: dict[tuple[str, str | None], Arrays] = {}
+    kind = task_kind(spec.task)
+    fits: dict[tuple[str, DatasetSpec], Fit] = {}
+    data: dict[tuple[str, str | None], Source] = {}
     for trajectory in _points(spec):
         dataset = trajectory.dataset
-        if dataset not in shapes:
-            if dataset.source not in data:
-                data[dataset.source] = _read(spec, dataset, local)
-            arrays = data[dataset.source]
-            check_fits(dataset, arrays)
-            channels, height, width = arrays.train_images.shape[1:]
-            train_images = len(arrays.train_labels) - dataset.validation
-            shapes[dataset] = train_images, (channels, height, width), arrays.classes
-        train_images, image_shape, classes = shapes[dataset]
-        trajectory.resolve(train_images)
-        _check_ticket(trajectory, image_shape, classes, entry)
-        if (trajectory.model.name, dataset) not in sizes:
-            sizes[trajectory.model.name, dataset] = _check_model(trajectory, image_shape, classes), train_images
-    return Checked(sizes=sizes, data=data)
+        if dataset.source not in data:
+            data[dataset.source] = _read(kind, spec, dataset, local)
+        tried = trajectory.model.name, dataset
+        if tried not in fits:
+            fits[tried] = kind.check(trajectory, data[dataset.source])
+        trajectory.resolve(fits[tried].training_examples)
+        _check_ticket(trajectory, fits[tried], entry)
+    return Checked(sizes={tried: (fit.size, fit.training_examples) for tried, fit in fits.items()}, data=data)
 
 
-def _read(spec: SearchSpec, dataset: DatasetSpec, local: bool) -> Arrays:
+def _read(kind: TaskKind, spec: SearchSpec, dataset: DatasetSpec, local: bool) -> Source:
     try:
-        return read_arrays(dataset, data_path(spec))
+        source: Source = kind.read(dataset, data_path(spec))
     except DataError as error:
         if local:
             raise
         raise DataError(f"on {socket.gethostname()}, from which every node gets its data: {error}") from error
+    return source
 
 
 def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
     return (spec.point(values, spec.seeds[0]) for values in spec.trial_points())
 
 
-def _check_ticket(
-    trajectory: TrajectorySpec,
-    image_shape: tuple[int, int, int],
-    classes: int,
-    entry: Callable[[str], Entry | None],
-) -> None:
+def _check_ticket(trajectory: TrajectorySpec, fit: Fit, entry: Callable[[str], Entry | None]) -> None:
     key = trajectory.pruning.ticket
     if key is None:
         return
     from ticket_search.lottery.ticket import ticket_in_store
-    from ticket_search.models import build
+    from ticket_search.models import build_from
 
-    ticket = ticket_in_store(key, entry, trajectory.model, image_shape)
-    network = build(trajectory.model, image_shape, classes, seed=0)
-    ticket.cut_to({name: value.shape for name, value in network.state_dict().items()}, classes)
-
-
-def _check_model(trajectory: TrajectorySpec, image_shape: tuple[int, int, int], classes: int) -> NetworkSize:
-    # A fully connected network takes any image; for the others torch is worth the 4 s of its import.
-    if FULLY_CONNECTED.fullmatch(trajectory.model.name):
-        hidden = [int(width) for width in trajectory.model.name.split("_")[1:]]
-        widths = [math.prod(image_shape), *hidden, classes]
-        prunable = sum(a * b for a, b in itertools.pairwise(widths))
-        return NetworkSize(values=prunable + sum(widths[1:]), prunable=prunable)
-    from ticket_search.models import check as check_model
-
-    values, prunable = check_model(trajectory.model, image_shape, classes)
-    return NetworkSize(values=values, prunable=prunable)
+    ticket = ticket_in_store(key, entry, trajectory.model, fit.inputs)
+    network = build_from(trajectory.model, fit.inputs, seed=0)
+    ticket.cut_to({name: value.shape for name, value in network.state_dict().items()}, fit.inputs)
 
 
 def _check_resources(spec: SearchSpec) -> None:

@@ -24,7 +24,7 @@ class MaskDistance:
 
 
 class EarlyBird:
-    """A `training.train.Watch` that ends the dense training once the mask stays as it is.
+    """A `training.request.Watch` that ends the dense training once the mask stays as it is.
 
     Args:
         spec: resolved: `every` in iterations.

@@ -9,7 +9,7 @@ from torch import Tensor
 from ticket_search.lottery.early_bird import MaskDistance, distances_of
 from ticket_search.pruning.masks import Mask, pack, unpack
 from ticket_search.store.level_store import Entry
-from ticket_search.training.train import LevelOutputs, Point
+from ticket_search.training.outcome import LevelOutputs, Point
 
 #: What a level's record holds beside its curve: the names of `LevelOutputs` -> those in the record.
 _FIGURES = {
@@ -100,11 +100,11 @@ def to_entry(
     mask: Mask,
     next_mask: Mask | None,
     final_weights: Mapping[str, Tensor],
-    trainer: str | None = None,
+    owner: str | None = None,
     mask_distances: Iterable[MaskDistance] = (),
 ) -> Entry:
-    """What the store keeps of a level: its figures as JSON, its masks at one bit a weight, and who trained it."""
-    record: dict[str, Any] = {"level": number, "trainer": trainer}
+    """What the store keeps of a level: its figures as JSON, its masks at one bit a weight, and whose it is."""
+    record: dict[str, Any] = {"level": number, "trainer": owner}
     record |= {stored: getattr(outputs, name) for name, stored in _FIGURES.items()}
     record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]
     if distances := [list(astuple(each)) for each in mask_distances]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ticket_search.config.trajectory import Precision
-from ticket_search.training.train import Data, evaluate, reproducible
+from ticket_search.tasks.task import Task
+from ticket_search.training.determinism import reproducible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class ErrorBetween:
 
     Attributes:
         position: 0 at the one, 1 at the other.
-        val_error, test_error: 1 - accuracy there, in [0, 1].
+        val_error, test_error: the task's metric there as an error: 1 - accuracy, in [0, 1], of a classification.
     """
 
     position: float
@@ -33,7 +34,7 @@ def errors_between(
     other: Mapping[str, Tensor],
     points: int,
     network: nn.Module,
-    data: Data,
+    task: Task,
     precision: Precision,
 ) -> list[ErrorBetween]:
     """The errors at evenly spaced points of the line, both ends included.
@@ -44,18 +45,16 @@ def errors_between(
     Args:
         one, other: every parameter and buffer of the network, by name.
         points: how many, at least 2.
-        network: on the device of the data. Its own values are overwritten.
-        data: whose validation and test splits are measured.
+        network: on the task's device. Its own values are overwritten.
+        task: whose validation and test splits are measured.
         precision: of the forward passes.
     """
     found = []
     with reproducible(next(network.parameters()).device):
         for position in torch.linspace(0.0, 1.0, points, dtype=torch.float64).tolist():
             network.load_state_dict({name: _between(value, other[name], position) for name, value in one.items()})
-            _, val_accuracy = evaluate(network, data, "validation", precision)
-            _, test_accuracy = evaluate(network, data, "test", precision)
-            error = ErrorBetween(position=position, val_error=1 - val_accuracy, test_error=1 - test_accuracy)
-            found.append(error)
+            val, test = (task.error(task.score(network, s, precision).value) for s in ("validation", "test"))
+            found.append(ErrorBetween(position=position, val_error=val, test_error=test))
     return found
 
 

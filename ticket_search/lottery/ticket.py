@@ -17,12 +17,14 @@ from ticket_search.config.base import validate
 from ticket_search.config.identity import canonical
 from ticket_search.config.trajectory import ModelSpec, TrajectorySpec
 from ticket_search.errors import SpecError
-from ticket_search.models import build
+from ticket_search.models import build_from
 from ticket_search.pruning.masks import Mask, density
 from ticket_search.store.level_store import Entry
 
 FORMAT = "ticket_search.ticket.1"
 _METADATA = "ticket"
+#: The inputs that stand in a file by their own names; those of other networks stand together under ``inputs``.
+_IMAGES = ("image_shape", "classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,8 @@ class Ticket:
         name: ``<trajectory_id>/<level>``.
         level_key: of the level that trains it.
         spec: the trajectory that found it, resolved: every duration in iterations, its constants of normalisation.
-        image_shape: ``(c, h, w)`` of the images that the network takes.
-        classes: the network's outputs.
+        inputs: keyword arguments that the network is built with; ``image_shape`` and ``classes`` of one that
+            classifies images.
         start: the iteration of the schedule that its training starts at.
         shift: see `LevelInputs`; 0 but for fine-tuned ones.
         mask: parameter name -> boolean tensor, True = kept.
@@ -45,8 +47,7 @@ class Ticket:
     name: str
     level_key: str
     spec: TrajectorySpec
-    image_shape: tuple[int, int, int]
-    classes: int
+    inputs: Mapping[str, Any]
     start: int
     shift: int
     mask: Mask
@@ -84,25 +85,27 @@ class Ticket:
     @property
     def key(self) -> str:
         """Under which a level store keeps it: a digest of all that its training on other data depends on."""
-        sha = hashlib.sha256(json.dumps([canonical(self.spec.model), self.image_shape, self.classes]).encode())
+        inputs = [self.inputs[name] for name in _IMAGES] if set(self.inputs) == set(_IMAGES) else [dict(self.inputs)]
+        sha = hashlib.sha256(json.dumps([canonical(self.spec.model), *inputs]).encode())
         for name, value in sorted(self._tensors().items()):
             sha.update(f"|{name} {value.dtype} {list(value.shape)}|".encode())
             sha.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
         return sha.hexdigest()[:32]
 
-    def cut_to(self, shapes: Mapping[str, torch.Size], classes: int) -> "Ticket":
-        """The ticket as far as it fits a network of these shapes: a head for other classes is left out.
+    def cut_to(self, shapes: Mapping[str, torch.Size], inputs: Mapping[str, Any]) -> "Ticket":
+        """The ticket as far as it fits a network of these shapes and inputs: a head for other classes is left out.
 
         Raises:
             SpecError: another tensor than one of the head does not fit, so it is not the network of the ticket.
         """
         head = set()
+        classes = self.inputs.get("classes"), inputs.get("classes")
         for name in (*shapes, *self.weights):
             its, new = self.weights.get(name), shapes.get(name)
             old = None if its is None else its.shape
             if new is not None and old == new:
                 continue
-            if not new or not old or (old[0], new[0]) != (self.classes, classes) or old[1:] != new[1:]:
+            if not new or not old or (old[0], new[0]) != classes or old[1:] != new[1:]:
                 raise SpecError(
                     f"ticket {self.name!r}: {name!r} has the shape {old and list(old)} in the ticket and "
                     f"{new and list(new)} in {self.spec.model.name!r}, whose code has changed; export the ticket anew"
@@ -125,8 +128,7 @@ class Ticket:
             "ticket": self.name,
             "level_key": self.level_key,
             "trajectory": self.spec.model_dump(mode="json"),
-            "image_shape": list(self.image_shape),
-            "classes": self.classes,
+            **_plain_inputs(self.inputs),
             "start": self.start,
             "shift": self.shift,
             "mask": list(self.mask),
@@ -135,7 +137,7 @@ class Ticket:
 
     def model(self) -> nn.Module:
         """The network with the ticket's weights, its mask held by ``torch.nn.utils.prune``, ready to train."""
-        network = build(self.spec.model, self.image_shape, self.classes, self.spec.seed)
+        network = build_from(self.spec.model, self.inputs, self.spec.seed)
         network.load_state_dict(self.weights, strict=True)
         for name, kept in self.mask.items():
             weight = network.get_parameter(name)
@@ -146,12 +148,12 @@ class Ticket:
 
 
 def ticket_in_store(
-    key: str, load: Callable[[str], Entry | None], model: ModelSpec, image_shape: tuple[int, int, int]
+    key: str, load: Callable[[str], Entry | None], model: ModelSpec, inputs: Mapping[str, Any]
 ) -> Ticket:
-    """The ticket that a level store keeps under a key, for a network and images; their classes may be others.
+    """The ticket that a level store keeps under a key, for a network and its inputs; their classes may be others.
 
     Raises:
-        SpecError: it is not there, is no ticket, or is for another network or images.
+        SpecError: it is not there, is no ticket, or is for another network or inputs.
     """
     entry = load(key)
     if entry is None:
@@ -167,13 +169,20 @@ def ticket_in_store(
             f"ticket {ticket.name!r} is of the network {ticket.spec.model.name!r}, which {model.name!r} is not; "
             f"give model.name {ticket.spec.model.name!r}"
         )
-    if ticket.image_shape != image_shape:
-        takes, found = (" x ".join(map(str, shape)) for shape in (ticket.image_shape, image_shape))
+    takes, found = _taken(ticket.inputs), _taken(inputs)
+    if takes != found:
         raise SpecError(
-            f"ticket {ticket.name!r} takes images of {takes}, and the data set's are {found}; "
-            "give a data set of images that it takes"
+            f"ticket {ticket.name!r} takes {takes}, and the data set's are {found.removeprefix('images of ')}; "
+            "give a data set that it takes"
         )
     return ticket
+
+
+def _taken(inputs: Mapping[str, Any]) -> str:
+    """What a network takes, its outputs aside."""
+    if set(inputs) == set(_IMAGES):
+        return f"images of {' x '.join(map(str, inputs['image_shape']))}"
+    return json.dumps({name: value for name, value in inputs.items() if name != "classes"}, sort_keys=True)
 
 
 def read_ticket(path: str | Path) -> Ticket:
@@ -199,14 +208,26 @@ def read_ticket(path: str | Path) -> Ticket:
         raise SpecError(f"{str(path)!r} is a damaged ticket: {type(error).__name__}: {error}") from None
 
 
-def _ticket(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ticket:
+def _plain_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    if set(inputs) != set(_IMAGES):
+        return {"inputs": dict(inputs)}
+    return {"image_shape": list(inputs["image_shape"]), "classes": inputs["classes"]}
+
+
+def _inputs(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inverse of `_plain_inputs`."""
+    if "inputs" in plain:
+        return dict(plain["inputs"])
     channels, height, width = map(int, plain["image_shape"])
+    return {"image_shape": (channels, height, width), "classes": int(plain["classes"])}
+
+
+def _ticket(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ticket:
     ticket = Ticket(
         name=str(plain["ticket"]),
         level_key=plain["level_key"],
         spec=validate(TrajectorySpec, plain["trajectory"]),
-        image_shape=(channels, height, width),
-        classes=int(plain["classes"]),
+        inputs=_inputs(plain),
         start=int(plain["start"]),
         shift=int(plain["shift"]),
         mask={name: tensors[f"mask/{name}"] for name in plain["mask"]},

@@ -1,15 +1,15 @@
-"""Trains levels, each once: what the store knows is not trained again, and the log is told of what is."""
+"""Trains each thing once: what the store knows is not trained again, and the log is told of what is."""
 
 from collections.abc import Callable
 from typing import Protocol
 
-from torch import nn
-
-from ticket_search.config.trajectory import TrainingSpec
-from ticket_search.data.dataset import Dataset
+from ticket_search.lottery.context import Context
 from ticket_search.lottery.level import Level, from_entry
-from ticket_search.store.level_store import Checkpoint, Entry, LevelStore
-from ticket_search.training.train import LevelInputs, LevelOutputs, TrainingState, train_levels
+from ticket_search.lottery.steps import Steps, Wait
+from ticket_search.store.level_store import Checkpoint, Claim, Entry, LevelStore
+from ticket_search.training.checkpoints import TrainingState
+from ticket_search.training.outcome import LevelOutputs
+from ticket_search.training.request import LevelInputs, TrainRequest
 
 
 class Log(Protocol):
@@ -19,76 +19,104 @@ class Log(Protocol):
         """Note one event."""
 
 
+def no_log(event: str, **fields: object) -> None:
+    """Note nothing."""
+
+
 class Trainer:
-    """Trains the levels of one network, through a store.
+    """Trains what one trajectory needs, through a store.
 
     Args:
-        network: on the device to train on. Its own values are overwritten.
-        data: on the same device.
-        training: resolved.
+        context: of the trajectory.
         store: where levels are kept, and found.
         log: told of each level that is started, continued, finished or reused.
-        was_finished: see `run_trajectory`, as for the rest.
-        name: who trains.
+        owner_finished: see `run_trajectory`, as for the rest.
+        owner: whom it is trained for.
         checkpoint_seconds: between two checkpoints.
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        data: Dataset,
-        training: TrainingSpec,
+        context: Context,
         store: LevelStore,
         log: Log,
         *,
-        was_finished: Callable[[str], bool | None],
-        name: str | None,
+        owner_finished: Callable[[str], bool | None],
+        owner: str | None,
         checkpoint_seconds: float | None,
     ) -> None:
-        self.name = name
-        self._network = network
-        self._data = data
-        self._training = training
-        self._store = store
+        self.owner = owner
+        self.store = store
+        self._context = context
         self._log = log
-        self._was_finished = was_finished
+        self._owner_finished = owner_finished
         self._checkpoint_seconds = checkpoint_seconds
 
-    def found_or_trained(self, number: int, key: str, train: Callable[[], Entry], **said: object) -> Level:
+    def level(self, number: int, key: str, compute: Callable[[], Steps[Entry]], **said: object) -> Steps[Level]:
         """The level of a key.
 
         Args:
             number: of the level.
             key: its level key.
-            train: makes its entry, where the store has none.
+            compute: makes its entry, where the store has none.
             said: what else the log is told of it.
         """
 
-        def train_and_log() -> Entry:
+        def compute_and_log() -> Steps[Entry]:
             self._log("level_started", level_key=key, level=number, **said)
-            return train()
+            return (yield from compute())
 
         def finished() -> None:
             self._log("level_finished", level_key=key, level=number, **said)
-            self._store.checkpoint(key).remove()
 
-        entry, found = self._store.get_or_compute(key, train_and_log, saved=finished)
-        reused = found and (self.name is None or entry.record.get("trainer") != self.name)
+        entry, found = yield from self.found_or_computed(key, compute_and_log, saved=finished)
+        reused = found and (self.owner is None or entry.record.get("trainer") != self.owner)
         if found and not reused:
             # Trained for this trajectory by a process that may have died before it said so.
-            if self._was_finished(key) is False:
-                self._log("level_finished", level_key=key, level=number, **said)
-            self._store.tidy(key)
+            if self._owner_finished(key) is False:
+                finished()
+            self.store.tidy(key)
         if found:
             self._log("level_reused", level_key=key, level=number, **said)
         return from_entry(entry, key, reused=reused)
 
-    def train(self, inputs: LevelInputs, key: str) -> LevelOutputs:
-        """Train from a start, going on from the checkpoint of the key, if there is one."""
+    def found_or_computed(
+        self, key: str, compute: Callable[[], Steps[Entry]], saved: Callable[[], None] = lambda: None
+    ) -> Steps[tuple[Entry, bool]]:
+        """The entry of a key, computed here unless somebody has done or is doing so, and whether it was found.
+
+        Args:
+            key: of the entry.
+            compute: called while nobody else computes the same.
+            saved: called once what `compute` made is in the store, before anybody else may compute or tidy the same.
+        """
+        while (claim := self.store.claim(key)) is None:
+            yield Wait(seconds=self.store.poll_seconds)
+        if not isinstance(claim, Claim):
+            return claim, True
+        with claim:
+            computed = yield from compute()
+            entry = claim.save(computed)
+            if entry is computed:
+                saved()
+                self.store.checkpoint(key).remove()
+        return entry, entry is not computed
+
+    def train(self, inputs: LevelInputs, key: str) -> Steps[LevelOutputs]:
+        """Ask for a training from a start, going on from the checkpoint of the key, if there is one."""
         checkpoints = None
         if self._checkpoint_seconds is not None:
-            checkpoints = _Checkpoints(self._store.checkpoint(key), self._checkpoint_seconds, key, self._log)
-        (outputs,) = train_levels([inputs], self._network, self._data, self._training, [checkpoints])
+            checkpoints = _Checkpoints(self.store.checkpoint(key), self._checkpoint_seconds, key, self._log)
+        context = self._context
+        outputs: LevelOutputs = yield TrainRequest(
+            level=inputs,
+            network=context.network,
+            task=context.task,
+            training=context.spec.training,
+            key=key,
+            executor=context.executor,
+            checkpoints=checkpoints,
+        )
         return outputs
 
 

@@ -14,54 +14,76 @@ from dataclasses import replace
 
 from ticket_search.config.pruning import PruningSpec
 from ticket_search.config.trajectory import TrajectorySpec
-from ticket_search.data.dataset import Dataset
+from ticket_search.lottery.lanes import run_alone
 from ticket_search.lottery.level import Level
-from ticket_search.lottery.trainer import Log
-from ticket_search.lottery.workbench import Workbench
+from ticket_search.lottery.levels import TrajectoryLevels
+from ticket_search.lottery.steps import Steps
+from ticket_search.lottery.trainer import Log, no_log
 from ticket_search.pruning.masks import Mask, density, kept_weights
 from ticket_search.store.level_store import LevelStore
+from ticket_search.tasks.task import Task
+from ticket_search.training.executors.executor import Executor
+from ticket_search.training.executors.registry import executor_for
+
+
+def trajectory_steps(levels: TrajectoryLevels, rewind_iterations: Collection[int] = ()) -> Steps[None]:
+    """One trajectory, level by level; what it needs trained it asks for, see `steps`.
+
+    Args:
+        levels: of the trajectory.
+        rewind_iterations: see `run_trajectory`.
+
+    Raises:
+        Diverged: a level's loss stopped being finite; the levels before it were yielded.
+    """
+    spec = levels.spec
+    level = yield from levels.train_dense({*rewind_iterations, spec.pruning.rewind_iteration})
+    yield level
+    while spec.pruning.last_level is None or level.number < spec.pruning.last_level:
+        mask = yield from levels.prune(level)
+        if not _is_worth_training(mask, level.mask, spec.pruning):
+            return
+        level = yield from levels.train_ticket(level, mask)
+        controls = []
+        for kind, draw in spec.controls.of(level.number, spec.pruning.last_level):
+            controls.append((yield from levels.train_control(level, kind, draw)))
+        yield replace(level, controls=tuple(controls))
 
 
 def run_trajectory(
     spec: TrajectorySpec,
-    data: Dataset,
+    task: Task,
     store: LevelStore,
     *,
+    executor: Callable[[str], Executor] = executor_for,
     rewind_iterations: Collection[int] = (),
-    log: Log = lambda event, **fields: None,
-    was_finished: Callable[[str], bool | None] = lambda level_key: None,
-    trainer: str | None = None,
+    log: Log = no_log,
+    owner_finished: Callable[[str], bool | None] = lambda level_key: None,
+    owner: str | None = None,
     checkpoint_seconds: float | None = None,
 ) -> Iterator[Level]:
     """Train the levels of one trajectory, or take them from the store, and yield each as it is finished.
 
     Args:
         spec: what to run.
-        data: the data set of ``spec.dataset``, on the device to train on.
+        task: of the specification, on the device to train on; see `tasks.registry.load_task`.
         store: where levels are kept, and found.
+        executor: makes the executor of a name.
         rewind_iterations: other iterations that trajectories sharing level 0 may rewind to; their weights are kept.
         log: told of ``level_started``, ``level_continued``, ``level_finished`` and ``level_reused``.
-        was_finished: whether the log says so of a level key already; None if it does not know of the level at all.
-        trainer: who trains. A level that the same trainer finds again in the store counts as its own, not as reused;
-            None counts none as its own.
+        owner_finished: whether the log says so of a level key already; None if it does not know of the level at all.
+        owner: whom the levels are trained for. A level that the same owner finds again in the store counts as its own,
+            not as reused; None counts none as its own.
         checkpoint_seconds: between two checkpoints of a level's training, from which it would go on; None makes none.
 
     Raises:
         SpecError: the specification does not fit the data.
         Diverged: a level's loss stopped being finite; the levels before it were yielded.
     """
-    bench = Workbench(
-        spec, data, store, log, was_finished=was_finished, trainer=trainer, checkpoint_seconds=checkpoint_seconds
+    levels = TrajectoryLevels(
+        spec, task, store, log, owner_finished=owner_finished, owner=owner, checkpoint_seconds=checkpoint_seconds
     )
-    level = bench.train_dense({*rewind_iterations, spec.pruning.rewind_iteration})
-    yield level
-    while spec.pruning.last_level is None or level.number < spec.pruning.last_level:
-        mask = bench.prune(level)
-        if not _is_worth_training(mask, level.mask, spec.pruning):
-            return
-        level = bench.train_ticket(level, mask)
-        arms = spec.controls.of(level.number, spec.pruning.last_level)
-        yield replace(level, controls=tuple(bench.train_control(level, kind, draw) for kind, draw in arms))
+    yield from run_alone(trajectory_steps(levels, rewind_iterations), executor)
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:

@@ -1,5 +1,8 @@
 """A network from its name, and the parameters of a network that pruning may touch."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -16,28 +19,48 @@ def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed
     """A network on the CPU, initialised from the seed alone; torch's global generators are left as they were.
 
     Args:
-        spec: which one. A user's function is called as ``function(image_shape=..., classes=...)``; its random numbers
-            must come from torch's global CPU generator, as those of ``torch.nn`` do.
+        spec: which one.
         image_shape: ``(c, h, w)``.
         classes: number of outputs.
         seed: the run's seed.
         draw: 0 is the run's own initialization, each other number another one.
 
     Raises:
-        SpecError: an unknown name, images too small, or a user's function that fails or returns no ``nn.Module``.
+        SpecError: as `build_from`, or images too small.
+    """
+    return build_from(spec, {"image_shape": image_shape, "classes": classes}, seed, draw)
+
+
+def build_from(spec: ModelSpec, inputs: Mapping[str, Any], seed: int, draw: int = 0) -> nn.Module:
+    """A network for any task; see `build`.
+
+    Args:
+        spec: which one. A user's function is called with `inputs` as keyword arguments; its random numbers must come
+            from torch's global CPU generator, as those of ``torch.nn`` do.
+        inputs: what the task says a network is built with. The networks of this package take images.
+        seed: the run's seed.
+        draw: 0 is the run's own initialization, each other number another one.
+
+    Raises:
+        SpecError: an unknown name, one of a network that does not go with the task, or a user's function that fails or
+            returns no ``nn.Module``.
     """
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the generators of every GPU as well, which are not forked.
         torch.default_generator.manual_seed(derive_seed(seed, "init", *([draw] if draw else [])))
-        network = _named(spec.name, image_shape, classes)
+        network = _user(spec.name, inputs) if USER_FUNCTION.fullmatch(spec.name) else _named(spec.name, inputs)
         if spec.init is not None:
             initialize(network, spec.init)
         return network
 
 
-def _named(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    if USER_FUNCTION.fullmatch(name):
-        return _user(name, image_shape, classes)
+def _named(name: str, inputs: Mapping[str, Any]) -> nn.Module:
+    if set(inputs) != {"image_shape", "classes"}:
+        raise SpecError(
+            f"model {name!r} classifies images, and the task gives its networks {', '.join(inputs) or 'nothing'}; "
+            "give a network of your own, package.module:function"
+        )
+    image_shape, classes = inputs["image_shape"], inputs["classes"]
     if name.startswith(("lenet_", "mlp_")):
         return lenet(name, image_shape, classes)
     if name.startswith("resnet"):
@@ -49,10 +72,10 @@ def _named(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Mod
     return conv(name, image_shape, classes)
 
 
-def _user(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+def _user(name: str, inputs: Mapping[str, Any]) -> nn.Module:
     function = load_function(name)
     try:
-        network = function(image_shape=image_shape, classes=classes)
+        network = function(**inputs)
     except (Exception, SystemExit) as error:
         raise SpecError(f"model {name!r}: the function raised {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -12,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ticket_search.storage.folder import Location, open_folder
-from ticket_search.storage.lease import Leases
+from ticket_search.storage.lease import Lease, Leases, Owner
 
 #: Between two looks at whether another process has finished what this one waits for.
 _POLL_SECONDS = 0.2
@@ -98,48 +101,35 @@ class LevelStore:
         """Write an entry whole. An entry that is there already is replaced by an equal one."""
         self._root.write(_entry_name(key), encode(entry))
 
-    def get_or_compute(
-        self,
-        key: str,
-        compute: Callable[[], Entry],
-        *,
-        saved: Callable[[], None] = lambda: None,
-    ) -> tuple[Entry, bool]:
-        """The entry under a key, computed here unless some process has done or is doing so.
-
-        Args:
-            key: of the entry.
-            compute: called while no other process computes the same.
-            saved: called once the entry that `compute` returned is in the store, before any other process may compute
-                or tidy the same.
+    def claim(self, key: str) -> "Claim | Entry | None":
+        """The entry under a key, or else the right to compute it; never waits.
 
         Returns:
-            The entry, and whether it was reused rather than computed by this call.
+            The entry; a claim, to be used as a context; or None while somebody else computes the entry, in this process
+            or another: ask again after about `poll_seconds`.
         """
-        entry = self.load(key)
-        if entry is not None:
-            return entry, True
-        poll = _POLL_SECONDS if self._root.grows else _POLL_SECONDS_REMOTE
-        while True:
-            lease = self._leases.acquire(key, poll_seconds=poll, until=lambda: self._has(key))
-            if lease is None:
-                if (entry := self.load(key)) is not None:
-                    return entry, True
-                continue  # it was damaged
-            with lease:
-                for owner in lease.broken:
-                    self._log("lease_broken", key=key, owner=str(owner))
-                if (entry := self.load(key)) is not None:
-                    return entry, True
-                for name in (_entry_name(key), _checkpoint_name(key)):
-                    self._root.sweep(name)
-                entry = compute()
-                # One that was suspended for long may have been taken for dead, and its work done by another.
-                if not lease.confirm() and (theirs := self.load(key)) is not None:
-                    return theirs, True
-                self.save(key, entry)
-                saved()
-                return entry, False
+        if (entry := self.load(key)) is not None:
+            return entry
+        lease = self._leases.try_acquire(key)
+        if isinstance(lease, Owner):
+            return None
+        with ExitStack() as held:
+            held.enter_context(lease)
+            for owner in lease.broken:
+                self._log("lease_broken", key=key, owner=str(owner))
+            if (entry := self.load(key)) is not None:
+                return entry
+            for name in (_entry_name(key), _checkpoint_name(key)):
+                self._root.sweep(name)
+            return Claim(self, key, lease, held.pop_all())
+
+    @property
+    def poll_seconds(self) -> float:
+        """Between two looks at whether somebody else has finished what is waited for.
+
+        At random, so that two who gave way to each other do not claim at once again.
+        """
+        return (_POLL_SECONDS if self._root.grows else _POLL_SECONDS_REMOTE) * random.uniform(0.5, 1.0)
 
     def tidy(self, key: str) -> None:
         """Remove what a process that died once the entry was saved has left: its claim and its checkpoint."""
@@ -149,10 +139,6 @@ class LevelStore:
     def checkpoint(self, key: str) -> "Checkpoint":
         """Where the half-done computation of a key is kept."""
         return Checkpoint(self, key)
-
-    def _has(self, key: str) -> bool:
-        folder, _, name = _entry_name(key).rpartition("/")
-        return any(file.name == name for file in (self._root / folder).files())
 
     def _read(self, name: str, key: str) -> Entry | None:
         data = self._root.read(name)
@@ -169,6 +155,33 @@ class LevelStore:
             self._root.remove(name)
             self._log("entry_damaged", key=key, path=self._root.place(aside), reason=str(error))
             return None
+
+
+class Claim(AbstractContextManager["Claim"]):
+    """The right to compute the entry of a key, until the end of the ``with`` block; see `LevelStore.claim`."""
+
+    def __init__(self, store: LevelStore, key: str, lease: Lease, held: ExitStack) -> None:
+        self._store = store
+        self._key = key
+        self._lease = lease
+        self._held = held
+
+    def save(self, entry: Entry) -> Entry:
+        """Store what was computed; until the block ends nobody else computes or tidies the same.
+
+        Returns:
+            What is in the store: the same entry, or somebody else's, where this process was suspended for so long that
+            it was taken for dead, and its work done by another.
+        """
+        if not self._lease.confirm() and (theirs := self._store.load(self._key)) is not None:
+            return theirs
+        self._store.save(self._key, entry)
+        return entry
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
 
 
 class Checkpoint:

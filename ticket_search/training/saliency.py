@@ -7,57 +7,55 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ticket_search.config.pruning import Criterion
 from ticket_search.pruning.criteria import Scores
 from ticket_search.pruning.masks import Mask
-from ticket_search.training.train import reproducible, seed_generators
+from ticket_search.tasks.task import Sample
+from ticket_search.training.determinism import reproducible, seed_generators
 
 #: SynFlow prunes in so many steps, taking the scores again after each (Tanaka et al. 2020).
 ROUNDS: dict[Criterion, int] = {"snip": 1, "grasp": 1, "synflow": 100}
 
 
-def snip(network: nn.Module, images: Tensor, labels: Tensor, mask: Mask) -> Scores:
-    """``|w * dL/dw|`` on one batch, batch norm with the batch's statistics (Lee et al. 2019)."""
-    weights, gradients = _gradients(network, images, labels, mask, create_graph=False)
+def snip(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
+    """``|w * dL/dw|`` on a sample, batch norm with the sample's statistics (Lee et al. 2019)."""
+    weights, gradients = _gradients(network, sample, mask, create_graph=False)
     return {name: (w * g).abs().detach() for name, w, g in zip(mask, weights, gradients, strict=True)}
 
 
-def grasp(network: nn.Module, images: Tensor, labels: Tensor, mask: Mask) -> Scores:
-    """``w * (H g)``, with g the gradient of the loss on one batch and H its Hessian (Wang et al. 2020, equation 8).
+def grasp(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
+    """``w * (H g)``, with g the gradient of the loss on a sample and H its Hessian (Wang et al. 2020, equation 8).
 
     Removing a weight changes the gradient's squared norm by about -2 w (H g): those whose removal reduces it least,
     or raises it, have the lowest scores and go. The norm is that of the surviving weights' gradient. The paper's code
     divides the logits by a temperature of 200, of which the paper's equations say nothing; here there is none.
     """
-    weights, gradients = _gradients(network, images, labels, mask, create_graph=True)
+    weights, gradients = _gradients(network, sample, mask, create_graph=True)
     kept = [mask[name].to(g.device) for name, g in zip(mask, gradients, strict=True)]
     inner = sum((g * g.detach() * k).sum() for g, k in zip(gradients, kept, strict=True))
     products = torch.autograd.grad(inner, weights)  # type: ignore[arg-type]
     return {name: (w * hg).detach() for name, w, hg in zip(mask, weights, products, strict=True)}
 
 
-def synflow(network: nn.Module, images: Tensor, labels: Tensor, mask: Mask) -> Scores:
-    """``|w * dR/dw|`` in float64, R the sum of the outputs for an image of ones with every weight made positive.
+def synflow(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
+    """``|w * dR/dw|`` in float64, R the sum of the outputs for an example of ones with every weight made positive.
 
     Tanaka et al. (2020), equation 3 with their code's treatment of batch norm: in evaluation mode, all its values
-    made positive too. The batch gives no more than its shape.
+    made positive too. The sample gives no more than its shape.
     """
-    del labels
     with torch.no_grad():
         for value in network.state_dict().values():
             value.abs_()
     network.double().eval()
     weights = _parameters(network, mask)
-    ones = torch.ones_like(images[:1], dtype=torch.float64)
-    gradients = torch.autograd.grad(network(ones).sum(), weights)
+    gradients = torch.autograd.grad(network(sample.ones()).sum(), weights)
     scores = {name: (w * g).abs().detach() for name, w, g in zip(mask, weights, gradients, strict=True)}
     network.float()
     return scores
 
 
-CRITERIA: dict[Criterion, Callable[[nn.Module, Tensor, Tensor, Mask], Scores]] = {
+CRITERIA: dict[Criterion, Callable[[nn.Module, Sample, Mask], Scores]] = {
     "snip": snip,
     "grasp": grasp,
     "synflow": synflow,
@@ -69,26 +67,24 @@ def saliency(
     network: nn.Module,
     weights: Mapping[str, Tensor],
     mask: Mask,
-    images: Tensor,
-    labels: Tensor,
+    sample: Sample,
     seed: int,
 ) -> Scores:
     """The scores of masked weights, on the CPU.
 
     Args:
         criterion: which scores.
-        network: the architecture, on the device of the images. Its own values are overwritten.
+        network: the architecture, on the device of the sample. Its own values are overwritten.
         weights: every parameter and buffer, masked.
         mask: of the prunable weights.
-        images: normalised, float32 ``[b, c, h, w]``.
-        labels: int64 ``[b]``.
+        sample: of the training examples.
         seed: of dropout.
     """
-    device = images.device
+    device = next(network.parameters()).device
     network.load_state_dict({name: value.to(device) for name, value in weights.items()}, strict=True)
     with reproducible(device):
         seed_generators(device, seed)
-        scores = CRITERIA[criterion](network.train(), images, labels, mask)
+        scores = CRITERIA[criterion](network.train(), sample, mask)
     return {name: score.cpu() for name, score in scores.items()}
 
 
@@ -98,8 +94,7 @@ def _parameters(network: nn.Module, names: Iterable[str]) -> list[nn.Parameter]:
 
 
 def _gradients(
-    network: nn.Module, images: Tensor, labels: Tensor, mask: Mask, *, create_graph: bool
+    network: nn.Module, sample: Sample, mask: Mask, *, create_graph: bool
 ) -> tuple[list[nn.Parameter], tuple[Tensor, ...]]:
     weights = _parameters(network, mask)
-    loss = cross_entropy(network(images), labels)
-    return weights, torch.autograd.grad(loss, weights, create_graph=create_graph)
+    return weights, torch.autograd.grad(sample.loss(network), weights, create_graph=create_graph)

@@ -1,0 +1,21 @@
+"""Trainings without a trajectory."""
+
+from ticket_search.training.executors.plain import PlainExecutor
+from ticket_search.training.request import TrainRequest
+
+
+def train_levels(levels, network, task, training, checkpoints=None):
+    """Levels of one architecture, trained by the plain executor; each with its own checkpoints, if any."""
+    executor, outputs = PlainExecutor(), []
+    for level, place in zip(levels, checkpoints or [None] * len(levels), strict=True):
+        executor.submit(
+            TrainRequest(level=level, network=network, task=task, training=training, key="", checkpoints=place)
+        )
+        outputs += [done for _, done in executor.advance()]
+    return outputs
+
+
+def evaluate(network, task, split):
+    """Loss and metric."""
+    score = task.score(network, split, "fp32")
+    return score.loss, score.value

@@ -1,0 +1,125 @@
+"""A trajectory that a store holds: its tickets taken out, its levels trained again as copies, and compared."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ticket_search.config.trajectory import TrajectorySpec
+from ticket_search.errors import StorageError
+from ticket_search.lottery.lanes import finish
+from ticket_search.lottery.level import Level, from_entry
+from ticket_search.lottery.levels import TrajectoryLevels
+from ticket_search.lottery.stability import ErrorBetween, errors_between, unknown_errors
+from ticket_search.lottery.steps import Steps
+from ticket_search.lottery.ticket import Ticket
+from ticket_search.lottery.trainer import Log, no_log
+from ticket_search.pruning.masks import Mask
+from ticket_search.store.level_store import LevelStore
+from ticket_search.tasks.task import Task
+from ticket_search.training.request import LevelInputs
+
+
+class FinishedTrajectory:
+    """What can be asked of a trajectory once its levels are in a store.
+
+    Args:
+        spec: of the trajectory.
+        task: of the specification, on the device to train on.
+        store: that holds its levels.
+        log: told of each copy that is started, continued, finished or reused.
+        checkpoint_seconds: between two checkpoints of a copy's training; None makes none.
+
+    Raises:
+        SpecError: the specification does not fit the data.
+    """
+
+    def __init__(
+        self,
+        spec: TrajectorySpec,
+        task: Task,
+        store: LevelStore,
+        log: Log = no_log,
+        checkpoint_seconds: float | None = None,
+    ) -> None:
+        self.task = task
+        self._store = store
+        self._levels = TrajectoryLevels(spec, task, store, log, checkpoint_seconds=checkpoint_seconds)
+        self._context = self._levels.context
+
+    def of(self, spec: TrajectorySpec) -> "FinishedTrajectory":
+        """Another trajectory over the same data and store."""
+        return FinishedTrajectory(spec, self.task, self._store)
+
+    def level_key(self, number: int) -> str:
+        """The key of a level of the trajectory."""
+        return self._context.level_key(number)
+
+    def copy_key(self, number: int, copy: int) -> str:
+        """The store's key of what `train_copy` trains."""
+        return self._context.copy_key(number, copy)
+
+    def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
+        """The ticket that level `number` trained, from the store.
+
+        Raises:
+            StorageError: a level that it needs is not there any more.
+        """
+        level = self._stored(number)
+        start = finish(self._start_of(number, level.mask))
+        return Ticket(
+            name=name,
+            level_key=level.key,
+            spec=self._context.spec,
+            inputs=self.task.inputs,
+            start=start.start,
+            shift=start.shift,
+            mask=level.mask,
+            weights=dict(start.weights),
+            figures=figures,
+        )
+
+    def train_copy(self, number: int, copy: int) -> Level:
+        """The ticket of level `number` trained once more, from the same start under another data order.
+
+        Of level 0 it is the dense network that is trained again, from `rewind_iteration` on.
+
+        Args:
+            number: of the level.
+            copy: counted from 0; none is the training of the level itself.
+
+        Returns:
+            What it came to, with its final weights.
+
+        Raises:
+            StorageError: the ticket's level is not in the store any more.
+        """
+        mask = self._stored(number).mask if number > 0 else self._context.whole_mask()
+        return finish(self._levels.train_copy(number, mask, copy, lambda: self._start_of(number, mask)))
+
+    def errors_between(self, one: Level, other: Level, points: int) -> list[ErrorBetween]:
+        """The errors on the straight line between the final weights of two trainings, both ends included.
+
+        Of a training that diverged nothing is known: the errors are nan.
+        """
+        if one.diverged or other.diverged:
+            return unknown_errors(points)
+        network, precision = self._context.network, self._context.spec.training.precision
+        return errors_between(one.final_weights, other.final_weights, points, network, self.task, precision)
+
+    def _start_of(self, number: int, mask: Mask) -> Steps[LevelInputs]:
+        """Where the level of that number, which the store has, started; of level 0, where its copies start."""
+        pruning = self._context.pruning
+        if number == 0:
+            weights = yield from self._levels.starts.rewind_weights()
+            return LevelInputs(weights=weights, mask={}, seed=0, start=pruning.rewind_iteration)
+        if pruning.retrain == "weights":
+            return (yield from self._levels.starts.rewound(mask))
+        return (yield from self._levels.starts.after(self._stored(number - 1), mask))
+
+    def _stored(self, number: int) -> Level:
+        key = self.level_key(number)
+        entry = self._store.load(key)
+        if entry is None:
+            raise StorageError(
+                f"level {number} ({key}) is not in the store any more; a new search would train it again"
+            )
+        return from_entry(entry, key, reused=True)

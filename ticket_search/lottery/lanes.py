@@ -1,0 +1,166 @@
+"""Trajectories side by side in one process: their levels are trained together, by the executors that they ask for."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from ticket_search.lottery.level import Level
+from ticket_search.lottery.steps import Steps, Wait
+from ticket_search.training.executors.executor import Executor
+from ticket_search.training.executors.registry import executor_for
+from ticket_search.training.outcome import LevelOutputs
+from ticket_search.training.request import TrainRequest
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a trajectory ended: with a value, or with the error that it raised."""
+
+    value: Any = None
+    error: Exception | None = None
+
+    def result(self) -> Any:
+        """The value, or the error raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@dataclass(eq=False)
+class _Lane(Generic[K]):
+    """A trajectory; `ready_at`, by the monotonic clock, is infinite while it is trained."""
+
+    name: K
+    steps: Steps[Any]
+    ready_at: float = 0.0
+
+
+@dataclass(eq=False)
+class _Crew(Generic[K]):
+    """An executor, the trainings that it holds, and those that it has no lane for yet."""
+
+    executor: Executor
+    waiting: deque[tuple[TrainRequest, _Lane[K]]] = field(default_factory=deque)
+    held: dict[TrainRequest, _Lane[K]] = field(default_factory=dict)
+
+
+class Lanes(Generic[K]):
+    """Trajectories by name. None of them feels the others, but for the time that it takes.
+
+    Args:
+        executor: makes the executor of a name.
+    """
+
+    def __init__(self, executor: Callable[[str], Executor] = executor_for) -> None:
+        self._executor = executor
+        self._lanes: dict[K, _Lane[K]] = {}
+        self._crews: dict[str, _Crew[K]] = {}
+
+    def __len__(self) -> int:
+        """How many trajectories have not ended."""
+        return len(self._lanes)
+
+    def add(self, name: K, steps: Steps[Any]) -> None:
+        """Take up a trajectory, from wherever its steps are."""
+        self._lanes[name] = _Lane(name, steps)
+
+    def remove(self, name: K) -> None:
+        """Give up a trajectory whose level `advance` has returned last."""
+        self._lanes.pop(name).steps.close()
+
+    def close(self) -> None:
+        """Give up all of them: their claims on the store are released."""
+        for name in list(self._lanes):
+            self.remove(name)
+        self._crews.clear()
+
+    def advance(self) -> list[tuple[K, Level | Ended]]:
+        """Let all go on until at least one has finished a level or has ended; called while there is one.
+
+        A trajectory that has finished a level goes no further before the next call.
+        """
+        while True:
+            now = time.monotonic()
+            ready = [lane for lane in self._lanes.values() if lane.ready_at <= now]
+            found = [(lane.name, self._go_on(lane, lane.steps.send, None)) for lane in ready]
+            found += self._train() if not any(outcome for _, outcome in found) else []
+            if outcomes := [(name, outcome) for name, outcome in found if outcome is not None]:
+                return outcomes
+
+    def _train(self) -> list[tuple[K, Level | Ended | None]]:
+        """Train until a training of each busy executor is done; where none is busy, wait for who is waited for."""
+        busy = [crew for crew in self._crews.values() if crew.waiting or crew.held]
+        if not busy:
+            first = min(lane.ready_at for lane in self._lanes.values())
+            time.sleep(max(0.0, first - time.monotonic()))
+        return [outcome for crew in busy for outcome in self._train_with(crew)]
+
+    def _train_with(self, crew: _Crew[K]) -> list[tuple[K, Level | Ended | None]]:
+        while crew.waiting and len(crew.held) < crew.executor.lanes:
+            request, lane = crew.waiting.popleft()
+            crew.held[request] = lane
+            crew.executor.submit(request)
+        try:
+            done = crew.executor.advance()
+        except Exception as error:  # whose training it was, only their trajectories can say
+            failed, crew.held = list(crew.held.values()), {}
+            return [(lane.name, self._go_on(lane, lane.steps.throw, error)) for lane in failed]
+        return [self._trained(crew.held.pop(request), outputs) for request, outputs in done]
+
+    def _trained(self, lane: _Lane[K], outputs: LevelOutputs) -> tuple[K, Level | Ended | None]:
+        return lane.name, self._go_on(lane, lane.steps.send, outputs)
+
+    def _go_on(self, lane: _Lane[K], resume: Callable[[Any], object], sent: Any) -> Level | Ended | None:
+        """Its next step: what it came to; None where it waits or is trained now."""
+        lane.ready_at = 0.0
+        try:
+            step = resume(sent)
+        except StopIteration as stop:
+            return self._ended(lane, Ended(value=stop.value))
+        except Exception as error:
+            return self._ended(lane, Ended(error=error))
+        if isinstance(step, Level):
+            return step
+        if isinstance(step, Wait):
+            lane.ready_at = time.monotonic() + step.seconds
+        elif isinstance(step, TrainRequest):
+            lane.ready_at = float("inf")
+            if step.executor not in self._crews:
+                self._crews[step.executor] = _Crew(self._executor(step.executor))
+            self._crews[step.executor].waiting.append((step, lane))
+        return None
+
+    def _ended(self, lane: _Lane[K], ended: Ended) -> Ended:
+        del self._lanes[lane.name]
+        return ended
+
+
+def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_for) -> Iterator[Level]:
+    """The levels of one trajectory, trained by executors that nobody shares."""
+    lanes: Lanes[str] = Lanes(executor)
+    lanes.add("", steps)
+    try:
+        while True:
+            for _, outcome in lanes.advance():
+                if isinstance(outcome, Ended):
+                    outcome.result()
+                    return
+                yield outcome
+    finally:
+        lanes.close()
+
+
+def finish(steps: Steps[T]) -> T:
+    """Do all of some steps, and return what they come to."""
+    lanes: Lanes[str] = Lanes()
+    lanes.add("", steps)
+    while True:
+        for _, outcome in lanes.advance():
+            if isinstance(outcome, Ended):
+                value: T = outcome.result()
+                return value

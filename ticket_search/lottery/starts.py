@@ -1,0 +1,120 @@
+"""What levels start from: rewound, redrawn or trained weights, or those of a ticket found elsewhere."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ticket_search.lottery.context import Context
+from ticket_search.lottery.level import Level
+from ticket_search.lottery.steps import Steps
+from ticket_search.lottery.ticket import Ticket, ticket_in_store
+from ticket_search.lottery.trainer import Trainer
+from ticket_search.pruning.masks import Mask, apply_mask
+from ticket_search.store.level_store import Entry
+from ticket_search.training.request import LevelInputs
+
+
+class Starts:
+    """Where the levels of one trajectory start.
+
+    Args:
+        context: of the trajectory.
+        trainer: gets the rewind weights.
+    """
+
+    def __init__(self, context: Context, trainer: Trainer) -> None:
+        self._context = context
+        self._trainer = trainer
+
+    def after(self, parent: Level, mask: Mask) -> Steps[LevelInputs]:
+        """Where the level after `parent` starts: weights, schedule and data."""
+        context, retrain = self._context, self._context.pruning.retrain
+        if retrain == "weights":
+            return (yield from self.rewound(mask))
+        weights = context.tied(apply_mask(mask, parent.final_weights))
+        iterations, k = int(context.spec.training.iterations), context.pruning.rewind_iteration
+        shift = (parent.number + 1) * (iterations - k) if retrain == "finetune" else 0
+        return self._inputs(weights, mask, shift)
+
+    def rewound(self, mask: Mask) -> Steps[LevelInputs]:
+        """The start of a ticket: its `ticket_weights`, from `rewind_iteration` on."""
+        return self._inputs((yield from self.ticket_weights(mask)), mask)
+
+    def redrawn(self, mask: Mask, number: int) -> Steps[LevelInputs]:
+        """The start of a ticket whose kept weights are another initialization."""
+        weights = yield from self._placed(mask, self._context.draw(number))
+        return self._inputs(weights, mask)
+
+    def ticket_weights(self, mask: Mask) -> Steps[dict[str, Tensor]]:
+        """The ticket: kept weights, and all that is never pruned, as they were after `rewind_iteration` iterations.
+
+        Or as `reinit_kept` and `reinit_pruned` say.
+        """
+        kept = yield from self.kept_weights()
+        return (yield from self._placed(mask, kept))
+
+    def kept_weights(self) -> Steps[dict[str, Tensor]]:
+        """What weights start from where they are kept."""
+        context = self._context
+        if context.pruning.reinit_kept == "fresh":
+            return context.draw(1)
+        rewind = yield from self.rewind_weights()
+        if self.given is not None and context.pruning.ticket_weights == "ticket":
+            return {name: self.given.weights.get(name, own) for name, own in rewind.items()}
+        if context.pruning.reinit_kept == "rewind":
+            return dict(rewind)
+        return {n: _signed(w, context.initial[n].cpu()) if n in context.prunable else w for n, w in rewind.items()}
+
+    @cached_property
+    def given(self) -> Ticket | None:
+        """The ticket that was found elsewhere, as far as it fits: a head for other classes is left out.
+
+        Raises:
+            SpecError: the store does not hold it, or it is of another network or takes other inputs.
+        """
+        context = self._context
+        if context.pruning.ticket is None:
+            return None
+        ticket = ticket_in_store(
+            context.pruning.ticket, self._trainer.store.load, context.spec.model, context.task.inputs
+        )
+        return ticket.cut_to({name: value.shape for name, value in context.initial.items()}, context.task.inputs)
+
+    def rewind_weights(self) -> Steps[Mapping[str, Tensor]]:
+        """Every parameter and buffer after `rewind_iteration` iterations of the dense training, on the CPU."""
+        context, key = self._context, self._context.rewind_key
+        iteration = context.pruning.rewind_iteration
+
+        def train_again() -> Steps[Entry]:
+            """Level 0 was trained when nobody asked for these weights: train its beginning once more."""
+            if iteration == 0:
+                return weights_entry(context.initial, 0)
+            start = LevelInputs(weights=context.initial, mask={}, seed=context.spec.seed, stop=iteration)
+            outputs = yield from self._trainer.train(start, key)
+            return weights_entry(outputs.weights, iteration)
+
+        entry, _ = yield from self._trainer.found_or_computed(key, train_again)
+        return entry.tensors
+
+    def _inputs(self, weights: Mapping[str, Tensor], mask: Mask, shift: int = 0) -> LevelInputs:
+        k, seed = self._context.pruning.rewind_iteration, self._context.spec.seed
+        return LevelInputs(weights=weights, mask=mask, seed=seed, start=k, shift=shift)
+
+    def _placed(self, mask: Mask, kept: Mapping[str, Tensor]) -> Steps[dict[str, Tensor]]:
+        """Values where the mask keeps weights, and what pruned ones are held at where it does not."""
+        if self._context.pruning.reinit_pruned == "zero":
+            return self._context.tied(apply_mask(mask, kept))
+        held = yield from self.rewind_weights()
+        return self._context.tied({n: torch.where(mask[n], w, held[n]) if n in mask else w for n, w in kept.items()})
+
+
+def weights_entry(weights: Mapping[str, Tensor], iteration: int) -> Entry:
+    """What the store keeps of weights to rewind to."""
+    return Entry(record={"iteration": iteration}, tensors={n: w.cpu() for n, w in weights.items()})
+
+
+def _signed(weights: Tensor, initial: Tensor) -> Tensor:
+    """The sign of each weight times the standard deviation of its layer's initialization."""
+    return weights.sign() * initial.std(correction=0)

@@ -1,0 +1,36 @@
+"""One training after another, each on its own network."""
+
+from ticket_search.training.determinism import reproducible
+from ticket_search.training.lane import PlainLane
+from ticket_search.training.loop import Training
+from ticket_search.training.outcome import LevelOutputs
+from ticket_search.training.request import TrainRequest
+
+
+class PlainExecutor:
+    """The `Executor` that the others are measured by."""
+
+    name = "plain"
+    lanes = 1
+
+    def __init__(self) -> None:
+        self._held: list[TrainRequest] = []
+
+    def submit(self, request: TrainRequest) -> None:
+        """Take a training."""
+        self._held.append(request)
+
+    def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
+        """Train the one that was taken first."""
+        request = self._held.pop(0)
+        return [(request, train(request))]
+
+
+def train(request: TrainRequest) -> LevelOutputs:
+    """Make all updates of a training."""
+    with reproducible(next(request.network.parameters()).device):
+        update = PlainLane(request)
+        training = Training(request, update)
+        while not training.is_done:
+            training.after_update(update(training.iteration))
+        return training.outputs()

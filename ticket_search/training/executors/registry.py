@@ -1,0 +1,53 @@
+"""Which executor a level takes, what it is called in level keys, and the executor itself."""
+
+from collections.abc import Callable
+
+from ticket_search.config.base import unknown
+from ticket_search.config.identity import PLAIN, ExecutorKey
+from ticket_search.config.imports import load_function, source_digest
+from ticket_search.config.trajectory import EXECUTORS, USER_FUNCTION, TrainingSpec
+from ticket_search.errors import SpecError
+from ticket_search.training.executors.executor import Executor
+from ticket_search.training.executors.plain import PlainExecutor
+
+_EXECUTORS: dict[str, Callable[[], Executor]] = {"plain": PlainExecutor}
+_KEYS: dict[str, ExecutorKey] = {"plain": PLAIN}
+
+
+def chosen_executor(training: TrainingSpec) -> str:
+    """The name of the executor that trains a level: a function of its settings alone, never of load."""
+    return "plain" if training.executor == "auto" else training.executor
+
+
+def executor_key(name: str) -> ExecutorKey:
+    """What the numbers of an executor depend on, for level keys; a user's has the digest of its source.
+
+    Raises:
+        SpecError: the user's module cannot be imported.
+    """
+    if key := _KEYS.get(name):
+        return key
+    return {"name": name, "source": source_digest(name)}
+
+
+def executor_for(name: str) -> Executor:
+    """The executor of a name: one of `EXECUTORS`, or ``package.module:function``, called without arguments.
+
+    Raises:
+        SpecError: there is none of that name, or a user's function fails or gives something else.
+    """
+    if make := _EXECUTORS.get(name):
+        return make()
+    if not USER_FUNCTION.fullmatch(name):
+        raise SpecError(unknown("executor", name, [*EXECUTORS, "package.module:function"]))
+    function = load_function(name)
+    try:
+        executor = function()
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"executor {name!r}: the function raised {type(error).__name__}: {error}") from error
+    if not isinstance(executor, Executor):
+        raise SpecError(
+            f"executor {name!r}: the function returned {executor!r:.80}, "
+            "not a ticket_search.training.executors.executor.Executor"
+        )
+    return executor
