@@ -92,6 +92,7 @@ def test_the_tables_are_read():
         "train_loss": 1.1675692796707153,
         "val_loss": 1.0608578491210938,
         "val_accuracy": 0.6466666666666666,
+        "val_metric": 0.6466666666666666,
     }
     assert list(results.layers["kept_weights"]) == [256, 40, 185, 37, 133, 33, 256, 40, 121, 27, 53, 21]
     assert list(pd.read_parquet(GOLDEN / "layers")["name"].unique()) == ["fc1.weight", "output.weight"]

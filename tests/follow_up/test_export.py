@@ -122,7 +122,7 @@ def test_what_is_in_the_file(run, tmp_path, digits):
     assert (ticket.inputs, ticket.spec.seed) == ({"image_shape": (1, 8, 8), "classes": 10}, 1)
     assert all(torch.equal(ticket.mask[n], kept) for n, kept in levels[-1].mask.items())
     assert list(ticket.mask) == list(levels[-1].mask)
-    assert ticket.figures["val_accuracy"] == levels[-1].val_accuracy
+    assert ticket.figures["val_accuracy"] == levels[-1].val_metric
     assert ticket.figures["density"] == pytest.approx(0.25, abs=0.01)
     with safe_open(tmp_path / "t.safetensors", framework="np") as file:  # as anybody else would read it
         assert json.loads(file.metadata()["ticket"])["format"] == "ticket_search.ticket.1"

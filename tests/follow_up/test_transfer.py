@@ -93,7 +93,7 @@ def moved(ticket, data, stores, *, weights="ticket", seed=None, controls=(), **d
 
 
 def points(level):
-    return [(p.iteration, p.train_loss, p.val_loss, p.val_accuracy) for p in level.curve]
+    return [(p.iteration, p.train_loss, p.val_loss, p.val_metric) for p in level.curve]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_for_other_classes_the_head_is_new_and_whole(found, trainings, other_dat
     (control,) = level.controls
     assert control.level.mask["output.weight"].all()
     assert int(control.level.mask["fc1.weight"].sum()) == int(ticket.mask["fc1.weight"].sum())
-    assert level.val_accuracy > 0.5 < dense.val_accuracy
+    assert level.val_metric > 0.5 < dense.val_metric
 
 
 def test_images_that_it_does_not_take(found, other_data, stores):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from torch import tensor
 
@@ -5,9 +7,20 @@ from ticket_search.config.identity import trajectory_id
 from ticket_search.lottery.level import Level, from_entry, to_entry
 from ticket_search.lottery.rows import curve_rows, layer_rows, level_row
 from ticket_search.results.schema import schemas
+from ticket_search.tasks.metric import Metric
 from ticket_search.training.outcome import LevelOutputs, Point
 
 MASK = {"z": tensor([[True, False], [True, True]]), "a": tensor([False, True])}
+FIGURES = {
+    "test_loss": 1.75,
+    "test_metric": 0.625,
+    "early_stop_iteration": 20,
+    "early_stop_test_metric": 0.5,
+    "iterations": 20,
+    "train_seconds": 0.25,
+}
+ACCURACY = Metric(name="accuracy", higher_is_better=True, unit="fraction of the images")
+NATS = Metric(name="nats_per_character", higher_is_better=False, unit="nats")
 
 
 def level(number=2, val_accuracy=0.75, **fields):
@@ -21,21 +34,16 @@ def level(number=2, val_accuracy=0.75, **fields):
             Point(iteration=10, train_loss=2.0, val_loss=1.5, val_metric=0.5),
             Point(iteration=20, train_loss=1.0, val_loss=1.25, val_metric=val_accuracy),
         ],
-        "test_loss": 1.75,
-        "test_metric": 0.625,
-        "early_stop_iteration": 20,
-        "early_stop_test_metric": 0.5,
-        "iterations": 20,
-        "train_seconds": 0.25,
+        "figures": FIGURES | fields,
         "reused": True,
         "diverged": False,
     }
-    return Level(**known | fields)
+    return Level(**known)
 
 
 def test_a_level_is_a_row(trajectory):
     spec = trajectory({"pruning_rate": 0.3}, seed=4)
-    row = level_row(spec, level(), level(0, 0.8, test_metric=0.7), tolerance=0.1)
+    row = level_row(spec, level(), level(0, 0.8, test_metric=0.7), tolerance=0.1, metric=ACCURACY)
     assert row == {
         "trajectory_id": trajectory_id(spec),
         "level_key": "k",
@@ -61,6 +69,14 @@ def test_a_level_is_a_row(trajectory):
         "iterations": 20,
         "train_seconds": 0.25,
         "reused": True,
+        "task": "classification",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "val_metric": 0.75,
+        "test_metric": 0.625,
+        "dense_val_metric": 0.8,
+        "dense_test_metric": 0.7,
+        "early_stop_test_metric": 0.5,
     }
     assert list(row) == schemas({})["levels"].names
 
@@ -70,15 +86,27 @@ def test_a_level_is_a_row(trajectory):
     [(0.8, 0.0, True), (0.799, 0.0, False), (0.7, 0.1, True), (0.69, 0.1, False)],
 )
 def test_matching_is_by_the_dense_network_of_the_same_trajectory(trajectory, val_accuracy, tolerance, matching):
-    assert level_row(trajectory(), level(2, val_accuracy), level(0, 0.8), tolerance)["matching"] is matching
+    assert level_row(trajectory(), level(2, val_accuracy), level(0, 0.8), tolerance, ACCURACY)["matching"] is matching
+
+
+def test_where_the_metric_is_another_the_accuracies_are_null_and_lower_is_better(trajectory):
+    """Of a ticket at 1.4 nats and a dense network at 1.5."""
+    row = level_row(trajectory(), level(2, 1.4), level(0, 1.5), 0.0, NATS)
+    assert {name for name, value in row.items() if value is None} == {
+        *("val_accuracy", "test_accuracy", "dense_val_accuracy", "dense_test_accuracy", "early_stop_test_accuracy"),
+    }
+    assert (row["metric"], row["higher_is_better"]) == ("nats_per_character", False)
+    assert (row["val_metric"], row["dense_val_metric"], row["matching"]) == (1.4, 1.5, True)
+    assert level_row(trajectory(), level(2, 1.6), level(0, 1.5), 0.05, NATS)["matching"] is False
+    assert curve_rows(trajectory(), level(2, 1.4), NATS)[1]["val_accuracy"] is None
 
 
 def test_the_curve_and_the_layers(trajectory):
     spec = trajectory()
     common = {"trajectory_id": trajectory_id(spec), "level": 2}
-    assert curve_rows(spec, level()) == [
-        common | {"iteration": 10, "train_loss": 2.0, "val_loss": 1.5, "val_accuracy": 0.5},
-        common | {"iteration": 20, "train_loss": 1.0, "val_loss": 1.25, "val_accuracy": 0.75},
+    assert curve_rows(spec, level(), ACCURACY) == [
+        common | {"iteration": 10, "train_loss": 2.0, "val_loss": 1.5, "val_accuracy": 0.5, "val_metric": 0.5},
+        common | {"iteration": 20, "train_loss": 1.0, "val_loss": 1.25, "val_accuracy": 0.75, "val_metric": 0.75},
     ]
     assert layer_rows(spec, level()) == [
         common | {"name": "z", "kept_weights": 3, "weights": 4, "density": 0.75},
@@ -101,3 +129,14 @@ def test_a_level_is_read_as_it_was_written():
     assert read.final_weights["b"].tolist() == tensor([0.1]).tolist()
     assert (read.curve, read.number, read.key, read.reused) == (level().curve, 2, "k", True)
     assert (read.test_loss, read.train_seconds, read.val_loss, read.val_metric) == (1.75, 0.25, 1.25, 0.75)
+
+
+def test_a_record_of_the_store_is_read_under_older_names_and_by_older_versions():
+    outputs = LevelOutputs(
+        weights={}, kept={}, curve=level().curve, diverged=False, test_loss=1.75, test_metric=0.625,
+        early_stop_iteration=20, early_stop_test_metric=0.5, iterations=20, train_seconds=0.25,
+    )  # fmt: skip
+    entry = to_entry(outputs, number=2, mask=MASK, next_mask=None, final_weights={})
+    assert entry.record["test_accuracy"] == entry.record["test_metric"] == 0.625
+    older = {name: value for name, value in entry.record.items() if not name.endswith("_metric")}
+    assert from_entry(replace(entry, record=older), "k", reused=True).figures == FIGURES

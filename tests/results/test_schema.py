@@ -3,7 +3,6 @@ import pytest
 
 from ticket_search.config.search import Range
 from ticket_search.results.schema import KEYS, configuration, decode, encode, is_json, schemas
-from ticket_search.results.verdict import is_matching
 
 STRING, INT, LONG, DOUBLE, BOOL = "string", "int32", "int64", "double", "bool"
 
@@ -40,6 +39,14 @@ def test_the_columns_are_those_of_the_contract():
         ("iterations", LONG),
         ("train_seconds", DOUBLE),
         ("reused", BOOL),
+        ("task", STRING),
+        ("metric", STRING),
+        ("higher_is_better", BOOL),
+        ("val_metric", DOUBLE),
+        ("test_metric", DOUBLE),
+        ("dense_val_metric", DOUBLE),
+        ("dense_test_metric", DOUBLE),
+        ("early_stop_test_metric", DOUBLE),
         ("seed_is_no_field.lr", DOUBLE),
     ]
     assert list(columns(found["trajectories"]).items()) == [
@@ -66,6 +73,7 @@ def test_the_columns_are_those_of_the_contract():
         ("train_loss", DOUBLE),
         ("val_loss", DOUBLE),
         ("val_accuracy", DOUBLE),
+        ("val_metric", DOUBLE),
     ]
     assert list(columns(found["layers"]).items()) == [
         ("trajectory_id", STRING),
@@ -75,7 +83,7 @@ def test_the_columns_are_those_of_the_contract():
         ("weights", LONG),
         ("density", DOUBLE),
     ]
-    assert all(schema.metadata == {b"ticket_search.schema_version": b"1"} for schema in found.values())
+    assert all(schema.metadata == {b"ticket_search.schema_version": b"2"} for schema in found.values())
 
 
 @pytest.mark.parametrize(
@@ -115,12 +123,3 @@ def test_the_long_form_of_a_column_adds_none_and_other_fields_keep_their_names()
         "pruning.max_levels",
         "output_layer_rate",
     ]
-
-
-def test_matching_forgives_binary_fractions_and_nothing_more():
-    nan = float("nan")
-    assert is_matching(0.9, 0.9, 0.0)
-    assert is_matching(0.7, 0.8, 0.1)  # 0.8 - 0.1 is 0.7000000000000001
-    assert not is_matching(0.8999, 0.9, 0.0)
-    assert not is_matching(nan, 0.9, 0.0)
-    assert not is_matching(0.9, nan, 0.0)

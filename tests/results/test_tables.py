@@ -169,10 +169,10 @@ def test_leftovers_of_a_kill_are_no_rows_and_are_swept_at_opening(tmp_path):
 
 
 def test_what_cannot_be_continued_is_refused(tmp_path):
-    newer = SCHEMA.with_metadata({"ticket_search.schema_version": "2"})
+    newer = SCHEMA.with_metadata({"ticket_search.schema_version": "3"})
     (tmp_path / "newer").mkdir()
     pq.write_table(newer.empty_table(), tmp_path / "newer" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match=r"newer.* has schema version 2; this ticket_search reads up to 1"):
+    with pytest.raises(RunDirectoryError, match=r"newer.* has schema version 3; this ticket_search reads up to 2"):
         keyed(tmp_path / "newer")
 
     (tmp_path / "foreign").mkdir()
@@ -323,7 +323,7 @@ def test_what_is_no_run_directory_is_refused(tmp_path):
         load_results(tmp_path)
     newer = pa.schema([("trajectory_id", pa.string())], {"ticket_search.schema_version": "7"})
     pq.write_table(newer.empty_table(), tmp_path / "curves" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match="curves has schema version 7; this ticket_search reads up to 1"):
+    with pytest.raises(RunDirectoryError, match="curves has schema version 7; this ticket_search reads up to 2"):
         load_results(tmp_path)
 
 
@@ -337,3 +337,30 @@ def test_five_thousand_levels_are_flushed_quickly(tmp_path):
         table.flush()
         best = min(best, time.perf_counter() - start)
     assert best < 0.5  # seconds: 0.05 on an idle machine, and this one need not be
+
+
+def test_an_upgrade_that_is_cut_off_leaves_a_table_that_can_be_read_and_is_done_later(tmp_path, monkeypatch):
+    """Three chunks of version 1; the process dies when one of them has been written anew."""
+    now = schemas({})["curves"]
+    then = pa.schema([field for field in now if field.name != "val_metric"], {"ticket_search.schema_version": "1"})
+    for chunk in range(3):
+        rows = [{"trajectory_id": f"t{chunk}", "level": n, "iteration": 1, "val_accuracy": n / 4} for n in range(2)]
+        pq.write_table(pa.Table.from_pylist(rows, schema=then), tmp_path / f"part-{chunk:05}.parquet")
+    save, saved = Table._save, []
+
+    def save_once(table, chunk, content):
+        saved.append(chunk)
+        if len(saved) > 1:
+            raise KeyboardInterrupt
+        save(table, chunk, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "_save", save_once)
+        with pytest.raises(KeyboardInterrupt):
+            Table(tmp_path, now, ("trajectory_id", "level"), name="curves", capacity=2)
+    assert saved == [2, 1]
+    assert "val_metric" not in pd.read_parquet(tmp_path)
+    assert len(pd.read_parquet(tmp_path)) == 6
+    table = Table(tmp_path, now, ("trajectory_id", "level"), name="curves", capacity=2)
+    assert [row["val_metric"] for row in table.rows()] == [0.0, 0.25] * 3
+    assert list(pd.read_parquet(tmp_path)["val_metric"]) == [0.0, 0.25] * 3

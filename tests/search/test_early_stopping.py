@@ -4,6 +4,10 @@ import pytest
 
 from ticket_search.config.search import EarlyStoppingSpec
 from ticket_search.search.early_stopping import EarlyStopping
+from ticket_search.tasks.metric import Metric
+
+ACCURACY = Metric(name="accuracy", higher_is_better=True, unit="fraction of the images")
+NATS = Metric(name="nats_per_character", higher_is_better=False, unit="nats")
 
 #: Of the rules, only the comparison can drop anything.
 COMPARE = {"collapse": 1.0, "margin": 0.05, "patience": 2, "worst_fraction": 0.5, "min_trajectories": 4}
@@ -25,8 +29,7 @@ class Course:
     def tell(self, *levels):
         """What was said of each level."""
         return [
-            self.watch.observe(self.name, compression=c, val_accuracy=a, dense_val_accuracy=self.dense)
-            for c, a in levels
+            self.watch.observe(self.name, compression=c, value=a, dense=self.dense, metric=ACCURACY) for c, a in levels
         ]
 
 
@@ -151,7 +154,7 @@ class TestCollapse:
         assert Course(stopping(**COLLAPSE), "a").tell((2.0, 0.8), (4.0, 0.6), (8.0, 0.5)) == [
             None,
             None,
-            "collapsed: 2 levels more than 0.2 below the dense network's accuracy",
+            "collapsed: 2 levels more than 0.2 worse than the dense network",
         ]
 
     def test_not_when_one_of_them_recovers(self):
@@ -171,3 +174,15 @@ def test_turned_off_nothing_is_dropped():
     for name in "abcd":
         Course(watch, name).tell((2.0, 0.8), (4.0, 0.8), (8.0, 0.8))
     assert Course(watch, "e").tell((2.0, 0.0), (4.0, 0.0), (8.0, 0.0)) == [None, None, None]
+
+
+def test_where_lower_is_better_the_same_leads_end_the_same_trajectories():
+    """Values mirrored about the dense network's, with a metric of the other direction, get the same answers."""
+    answers = []
+    for metric, sign in ((ACCURACY, 1), (NATS, -1)):
+        watch, said = stopping(**COLLAPSE), []
+        for compression, lead in ((1.0, 0.0), (2.0, 0.1), (4.0, -0.1), (8.0, -0.3), (16.0, -0.4)):
+            value = 0.5 + sign * lead
+            said.append(watch.observe("t", compression=compression, value=value, dense=0.5, metric=metric))
+        answers.append(said)
+    assert answers[0] == answers[1] == [None] * 4 + ["collapsed: 2 levels more than 0.2 worse than the dense network"]

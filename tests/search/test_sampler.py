@@ -18,7 +18,7 @@ STEPS = {"pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1}, "strategy": ["l
 def outcome(suggestion):
     """What a trajectory comes to: a function of the suggestion, every eighth or so failed."""
     draw = random.Random(suggestion.trajectory_id)
-    return Outcome(failed=draw.random() < 0.125, score=4 * draw.random(), val_accuracy=draw.random())
+    return Outcome(failed=draw.random() < 0.125, score=4 * draw.random(), merit=draw.random())
 
 
 def exhaust(sampler, limit=200):
@@ -146,7 +146,7 @@ class TestSuggestions:
         for _ in range(24):
             suggestion = asked.ask()
             distances.append(abs(suggestion.values["pruning_rate"] - 0.3))
-            asked.tell(suggestion, Outcome(score=-distances[-1], val_accuracy=0.5))
+            asked.tell(suggestion, Outcome(score=-distances[-1], merit=0.5))
         assert sum(distances[12:]) < sum(distances[:8])
 
 
@@ -158,17 +158,17 @@ class TestTelling:
         return trial.state, trial.values
 
     def test_what_ended_counts_with_its_value(self, search):
-        assert self.state(search, Outcome(score=2.5, val_accuracy=0.9)) == (TrialState.COMPLETE, [2.5])
+        assert self.state(search, Outcome(score=2.5, merit=0.9)) == (TrialState.COMPLETE, [2.5])
 
     def test_what_failed_says_nothing_of_the_point(self, search):
-        assert self.state(search, Outcome(failed=True, score=2.5, val_accuracy=0.9)) == (TrialState.FAIL, None)
+        assert self.state(search, Outcome(failed=True, score=2.5, merit=0.9)) == (TrialState.FAIL, None)
 
     def test_what_diverged_at_once_is_worse_than_a_dense_network_alone(self, search):
         assert self.state(search, Outcome()) == (TrialState.COMPLETE, [-1.0])
-        assert self.state(search, Outcome(score=0.0, val_accuracy=0.9)) == (TrialState.COMPLETE, [0.0])
+        assert self.state(search, Outcome(score=0.0, merit=0.9)) == (TrialState.COMPLETE, [0.0])
 
     def test_nsga2_learns_the_accuracy_and_the_compression(self, search):
-        assert self.state(search, Outcome(score=2.5, val_accuracy=0.9), "nsga2") == (TrialState.COMPLETE, [0.9, 2.5])
+        assert self.state(search, Outcome(score=2.5, merit=0.9), "nsga2") == (TrialState.COMPLETE, [0.9, 2.5])
         assert self.state(search, Outcome(), "nsga2") == (TrialState.COMPLETE, [0.0, -1.0])
 
 
@@ -188,7 +188,7 @@ class TestReplay:
         spec = search(MIXED)
         asked, again = Sampler(spec), Sampler(spec)
         made = [asked.ask() for _ in range(4)]
-        outcomes = [Outcome(score=1.0, val_accuracy=0.5), None, Outcome(failed=True), Outcome()]
+        outcomes = [Outcome(score=1.0, merit=0.5), None, Outcome(failed=True), Outcome()]
         for suggestion, what in zip(made, outcomes, strict=True):
             again.replay(suggestion, what)
         assert [(trial.state, trial.values) for trial in again.study.trials] == [
@@ -197,7 +197,7 @@ class TestReplay:
             (TrialState.FAIL, None),
             (TrialState.COMPLETE, [-1.0]),
         ]
-        again.tell(made[1], Outcome(score=3.0, val_accuracy=0.5))
+        again.tell(made[1], Outcome(score=3.0, merit=0.5))
         assert again.study.trials[1].values == [3.0]
         assert again.study.best_trial.params["pruning_rate"] == made[1].values["pruning_rate"]
 

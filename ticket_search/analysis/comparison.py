@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ticket_search.results.figures import CONFIGURATION_NAMES
 from ticket_search.results.reading import Results
 from ticket_search.results.schema import schemas
 
-#: What makes two trajectories the same configuration, beside the searched fields.
-_CONFIGURATION = ("pruning_rate", "strategy", "criterion", "rewind_iteration")
 _FIGURES = ("test_accuracy", "early_stop_test_accuracy", "early_stop_iteration")
 _DRAWS = 10_000
 #: The arms that are no controls of a ticket.
@@ -113,7 +112,7 @@ def compare(results: Results) -> pd.DataFrame:
         controls, is their early-stop iteration over the ticket's.
     """
     fixed = schemas({})["levels"].names
-    configuration = [*_CONFIGURATION, *(name for name in results.levels.columns if name not in fixed)]
+    configuration = [*CONFIGURATION_NAMES, *(name for name in results.levels.columns if name not in fixed)]
     rows: list[dict[str, Any]] = []
     for values, levels in results.levels.groupby(configuration, sort=True, dropna=False):
         controls = results.controls[results.controls["trajectory_id"].isin(levels["trajectory_id"])]

@@ -3,12 +3,17 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ticket_search.results.figures import CONFIGURATION_NAMES, SEED
 from ticket_search.results.reading import Results
 
-#: What `tickets` puts after the configuration.
-FIGURES = ["density", "compression", "val_accuracy", "dense_val_accuracy", "test_accuracy", "dense_test_accuracy"]
+#: What `tickets` puts after the configuration: the metric under its own name where that is accuracy.
+_SIZES = ["density", "compression"]
+_ACCURACIES = ["val_accuracy", "dense_val_accuracy", "test_accuracy", "dense_test_accuracy"]
+_METRICS = ["val_metric", "dense_val_metric", "test_metric", "dense_test_metric"]
+FIGURES = [*_SIZES, *_ACCURACIES, *_METRICS]
 
 
 def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
@@ -20,21 +25,23 @@ def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
 
     Returns:
         One row per trajectory that has a matching ticket (level 0, the dense network, is none): ``ticket`` (its
-        name, ``<trajectory_id>/<level>``), ``trajectory_id``, ``level``, the configuration, `FIGURES`. Of equal
-        densities, the higher validation accuracy relative to the dense network comes first.
+        name, ``<trajectory_id>/<level>``), ``trajectory_id``, ``level``, the configuration, ``density``,
+        ``compression``, and the metric: ``val_accuracy`` and so on, or ``val_metric`` where it is another. Of equal
+        densities, the ticket with the greater lead over its dense network comes first.
     """
     matching = results.levels[results.levels["matching"] & (results.levels["level"] > 0)]
     sparsest = matching.sort_values(["trajectory_id", "level"]).groupby("trajectory_id", as_index=False).tail(1)
     # What was searched may have the name's name: which tickets were transferred.
     sparsest = sparsest.rename(columns={"ticket": "trajectory.ticket"}).assign(
         ticket=sparsest["trajectory_id"] + "/" + sparsest["level"].astype(str),
-        gap=sparsest["val_accuracy"] - sparsest["dense_val_accuracy"],
+        lead=(sparsest["val_metric"] - sparsest["dense_val_metric"]) * np.where(sparsest["higher_is_better"], 1, -1),
     )
-    ordered = sparsest.sort_values(["density", "gap", "trajectory_id"], ascending=[True, False, True])
-    configuration = ["pruning_rate", "strategy", "criterion", "rewind_iteration", "seed"]
+    ordered = sparsest.sort_values(["density", "lead", "trajectory_id"], ascending=[True, False, True])
+    configuration = [*CONFIGURATION_NAMES, SEED.name]
     searched = ["trajectory.ticket" if name == "ticket" else name for name in searched]
     others = [name for name in searched if name in ordered.columns and name not in configuration]
-    columns = ["ticket", "trajectory_id", "level", *configuration, *others, *FIGURES]
+    metrics = _ACCURACIES if (results.levels["metric"] == "accuracy").all() else _METRICS
+    columns = ["ticket", "trajectory_id", "level", *configuration, *others, *_SIZES, *metrics]
     return ordered[columns].reset_index(drop=True)
 
 

@@ -116,7 +116,7 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
     shown = {"ticket", "seed", *map(column, spec.space), *FIGURES}
     shown |= {"trajectory.ticket" for name in spec.space if dotted(name) == "pruning.ticket"}
     if console.width < _WIDE:
-        shown -= {"compression", "test_accuracy", "dense_test_accuracy"}
+        shown -= {"compression", "test_accuracy", "dense_test_accuracy", "test_metric", "dense_test_metric"}
     columns = [name for name in tickets.columns if name in shown]
     for name in columns:
         justify: Literal["left", "right"] = "left" if name == "ticket" else "right"
@@ -193,7 +193,7 @@ def _line(progress: Progress, row: dict[str, Any], spec: SearchSpec) -> str:
 def _ticket(row: dict[str, Any]) -> str:
     return (
         f"{row['trajectory_id']}/{row['level']}  density {row['density']:.4f} ({row['compression']:.1f}x)  "
-        f"validation accuracy {row['val_accuracy']:.4f}, dense {row['dense_val_accuracy']:.4f}"
+        f"validation {row['metric']} {row['val_metric']:.4f}, dense {row['dense_val_metric']:.4f}"
     )
 
 

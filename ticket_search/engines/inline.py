@@ -10,7 +10,7 @@ from ticket_search.engines import placement
 from ticket_search.engines.job import Shared
 from ticket_search.engines.place import Place
 from ticket_search.engines.receive import next_job, receive
-from ticket_search.engines.worker import Worker
+from ticket_search.engines.worker import Worker, lanes_of
 from ticket_search.errors import TicketSearchError
 from ticket_search.search.driver import SearchDriver
 
@@ -34,15 +34,20 @@ class InlineEngine:
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
         """See `Engine`."""
-        worker = Worker()
         with _process_left_as_it_was():
-            while (job := next_job(search, place, data)) is not None:
-                search.started(job.number)
-                worker.take(job)
-                while worker.numbers:
+            worker, lanes = Worker(), lanes_of(search.spec)
+            try:
+                while True:
+                    while len(worker.numbers) < lanes and (job := next_job(search, place, data)) is not None:
+                        search.started(job.number)
+                        worker.take(job)
+                    if not worker.numbers or search.halted:
+                        return
                     number, report = worker.advance()
                     if not receive(search, number, report) and number in worker.numbers:
                         worker.drop(number)
+            finally:
+                worker.close()
 
     def call(
         self,

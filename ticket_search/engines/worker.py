@@ -1,7 +1,8 @@
-"""A worker: runs one trajectory, level by level, whichever engine the process belongs to."""
+"""A worker: runs trajectories level by level, whichever engine its process belongs to."""
 
 import sys
 import traceback
+from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ticket_search.config.base import validate
 from ticket_search.config.identity import trajectory_id
+from ticket_search.config.search import SearchSpec
 from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.engines.job import Job
 from ticket_search.errors import Diverged, StorageError
@@ -19,60 +21,95 @@ from ticket_search.storage.folder import open_folder
 from ticket_search.tasks.registry import task_kind
 
 if TYPE_CHECKING:
+    from ticket_search.lottery.lanes import Ended
+    from ticket_search.lottery.level import Level
+    from ticket_search.lottery.steps import Steps
     from ticket_search.tasks.task import Task
 
 Report = LevelReport | EndReport | HaltReport | NotStarted
 
 
 class Worker:
-    """Runs trajectories in this process, level by level.
+    """Runs trajectories in this process, level by level: one, or as many as its executor trains together.
 
     Ray's actors, the processes of `engines.processes` and the inline engine each hold one. Whoever holds it takes up a
     job, then asks for one report after another; between two reports nothing runs.
     """
 
     def __init__(self) -> None:
-        self._running: dict[int, Iterator[Report]] = {}
+        from ticket_search.lottery.lanes import Lanes
+
+        self._lanes: Lanes[int] = Lanes()
+        self._reporters: dict[int, _Reporter] = {}
+        self._reports: deque[tuple[int, Report]] = deque()
 
     @property
     def numbers(self) -> list[int]:
-        """The trajectories it runs, by the numbers of their jobs."""
-        return list(self._running)
+        """The trajectories that have not reported their end, by the numbers of their jobs."""
+        return list(self._reporters)
 
     def take(self, job: Job) -> None:
         """Take up a trajectory. Nothing of earlier ones is kept but the data set."""
-        self._running[job.number] = run_job(job)
+        self._reporters[job.number] = reporter = _Reporter(job)
+        try:
+            if job.run_id:  # this node may have joined after the search was begun
+                check_shared_once(job.store, job.run_dir, job.run_id)
+            if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
+                self._reports.append((job.number, NotStarted()))
+                return
+            self._lanes.add(job.number, reporter.steps())
+        except Exception as error:
+            self._reports.append((job.number, end_of(error)))
 
     def advance(self) -> tuple[int, Report]:
         """Run until a trajectory has something to report: its number, and a level or how it ended."""
-        number, reports = next(iter(self._running.items()))
-        report = next(reports)
+        if not self._reports:
+            for number, outcome in self._lanes.advance():
+                self._reports.append((number, self._reporters[number].report(outcome)))
+        number, report = self._reports.popleft()
         if not isinstance(report, LevelReport):
-            del self._running[number]
+            del self._reporters[number]
         return number, report
 
     def drop(self, number: int) -> None:
-        """Give up a trajectory where it stands."""
-        self._running.pop(number).close()  # type: ignore[attr-defined]
+        """Give up a trajectory whose level `advance` has returned last."""
+        del self._reporters[number]
+        self._lanes.remove(number)
+
+    def close(self) -> None:
+        """Give up all trajectories."""
+        self._lanes.close()
+        self._reporters.clear()
 
 
 def run_job(job: Job) -> Iterator[Report]:
-    """Run a trajectory; whatever happens, the last report says how it ended."""
+    """Run one trajectory; whatever happens, the last report says how it ended."""
+    worker = Worker()
+    worker.take(job)
     try:
-        if job.run_id:  # this node may have joined after the search was begun
-            check_shared_once(job.store, job.run_dir, job.run_id)
-        if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
-            yield NotStarted()
-            return
-        yield from _levels(job)
-        yield EndReport(status="completed")
-    except StorageError as error:  # no fault of this trajectory's, and none could do better
-        yield HaltReport(reason=str(error))
-    except Diverged as error:
-        yield EndReport(status="diverged", reason=str(error))
-    except Exception as error:  # the search goes on without this trajectory, and its table says why
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        yield EndReport(status="failed", reason=reason, error=traceback.format_exc())
+        while worker.numbers:
+            yield worker.advance()[1]
+    finally:
+        worker.close()
+
+
+def lanes_of(spec: SearchSpec) -> int:
+    """How many trajectories of a search one worker runs side by side: as many as its executor trains together."""
+    from ticket_search.training.executors.registry import chosen_executor, executor_for
+
+    lanes = executor_for(chosen_executor(spec.training)).lanes
+    return min(lanes, spec.search.max_concurrent or lanes)
+
+
+def end_of(error: Exception) -> HaltReport | EndReport:
+    """What an error means for its trajectory, and for the search."""
+    if isinstance(error, StorageError):  # no fault of this trajectory's, and no other would fare better
+        return HaltReport(reason=str(error))
+    if isinstance(error, Diverged):
+        return EndReport(status="diverged", reason=str(error))
+    # The search continues without this trajectory, and its table says why.
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return EndReport(status="failed", reason=reason, error="".join(traceback.format_exception(error)))
 
 
 def prepare(job: Job) -> "tuple[TrajectorySpec, Task]":
@@ -85,33 +122,49 @@ def prepare(job: Job) -> "tuple[TrajectorySpec, Task]":
     return spec, _task(spec.task, spec.dataset, job.data, job.data_dir, "cuda" if job.gpu else "cpu")
 
 
-def _levels(job: Job) -> Iterator[LevelReport]:
-    spec, task = prepare(job)
-    from ticket_search.lottery.rows import control_rows, curve_rows, early_bird_rows, layer_rows, level_row
-    from ticket_search.lottery.trajectory import run_trajectory
-    from ticket_search.store.level_store import LevelStore
+class _Reporter:
+    """Makes reports of what a trajectory comes to."""
 
-    log = _Log(job, trajectory_id(spec))
-    levels = run_trajectory(
-        spec,
-        task,
-        LevelStore(job.store, log),
-        rewind_iterations=job.rewind_iterations,
-        log=log,
-        owner_finished=log.was_finished,
-        owner=f"{job.run_id}/{trajectory_id(spec)}",
-        checkpoint_seconds=job.checkpoint_seconds,
-    )
-    dense = None
-    for level in levels:
-        dense = dense or level.dense
-        yield LevelReport(
-            level=level_row(spec, level, dense, job.tolerance),
-            curve=curve_rows(spec, level),
-            layers=layer_rows(spec, level),
-            controls=control_rows(spec, level),
-            early_bird=early_bird_rows(spec, level),
-            notices=log.take_notices(),
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._dense: Level | None = None
+
+    def steps(self) -> "Steps[None]":
+        """The trajectory, from its beginning."""
+        self._spec, task = prepare(self._job)
+        from ticket_search.lottery.levels import TrajectoryLevels
+        from ticket_search.lottery.trajectory import trajectory_steps
+        from ticket_search.store.level_store import LevelStore
+
+        job, name = self._job, trajectory_id(self._spec)
+        self._metric, self._log = task.metric, _Log(job, name)
+        levels = TrajectoryLevels(
+            self._spec,
+            task,
+            LevelStore(job.store, self._log),
+            self._log,
+            owner_finished=self._log.was_finished,
+            owner=f"{job.run_id}/{name}",
+            checkpoint_seconds=job.checkpoint_seconds,
+        )
+        return trajectory_steps(levels, job.rewind_iterations)
+
+    def report(self, outcome: "Level | Ended") -> Report:
+        """The report of a level, or of how the trajectory ended."""
+        from ticket_search.lottery.lanes import Ended
+        from ticket_search.lottery.rows import control_rows, curve_rows, early_bird_rows, layer_rows, level_row
+
+        if isinstance(outcome, Ended):
+            return EndReport(status="completed") if outcome.error is None else end_of(outcome.error)
+        spec, metric = self._spec, self._metric
+        self._dense = self._dense or outcome.dense
+        return LevelReport(
+            level=level_row(spec, outcome, self._dense, self._job.tolerance, metric),
+            curve=curve_rows(spec, outcome, metric),
+            layers=layer_rows(spec, outcome),
+            controls=control_rows(spec, outcome, metric),
+            early_bird=early_bird_rows(spec, outcome),
+            notices=self._log.take_notices(),
         )
 
 

@@ -13,9 +13,8 @@ from ticket_search.config.pruning import ControlsSpec, PruningSpec
 from ticket_search.config.search import SearchSpec
 from ticket_search.errors import SpecError
 from ticket_search.lottery.ticket import Ticket, read_ticket
+from ticket_search.results.figures import CONFIGURATION_NAMES
 from ticket_search.runs.directory import differences
-
-_SAID = ("pruning_rate", "strategy", "criterion", "rewind_iteration")
 
 
 def read_tickets(paths: Sequence[Path]) -> dict[str, Ticket]:
@@ -82,7 +81,7 @@ def transfer(
         "training": spec["training"],
         "pruning": {
             # How the tickets were found; of a ticket that is given only the rewind iteration is looked at.
-            **{name: spec["pruning"][name] for name in _SAID},
+            **{name: spec["pruning"][name] for name in CONFIGURATION_NAMES},
             "ticket": next(iter(tickets)),
             "ticket_weights": "own" if mask_alone else "ticket",
         },

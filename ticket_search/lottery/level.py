@@ -7,20 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ticket_search.lottery.early_bird import MaskDistance, distances_of
-from ticket_search.pruning.masks import Mask, pack, unpack
+from ticket_search.pruning.masks import Mask, kept_weights, pack, prunable_weights, unpack
+from ticket_search.results.figures import stored_figures
 from ticket_search.store.level_store import Entry
 from ticket_search.training.outcome import LevelOutputs, Point
-
-#: What a level's record holds beside its curve: the names of `LevelOutputs` -> those in the record.
-_FIGURES = {
-    "diverged": "diverged",
-    "test_loss": "test_loss",
-    "test_metric": "test_accuracy",
-    "early_stop_iteration": "early_stop_iteration",
-    "early_stop_test_metric": "early_stop_test_accuracy",
-    "iterations": "iterations",
-    "train_seconds": "train_seconds",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +24,7 @@ class Level:
         next_mask: which its training leaves; None for level 0, where that depends on how it will be pruned.
         final_weights: of level 0 only; empty for the others.
         curve: the learning curve; its last point is after the last iteration.
-        test_loss, test_metric: after the last iteration.
-        early_stop_iteration: of the lowest validation loss.
-        early_stop_test_metric: at that iteration.
-        iterations: updates made for this level.
-        train_seconds: spent when it was trained, here or elsewhere.
+        figures: what its training measured, by the names of `results.figures.stored_figures`.
         reused: whether somebody else had trained it: another trajectory or another search.
         diverged: whether its loss stopped being finite; then all but the curve is unknown.
         controls: what was trained beside its ticket.
@@ -51,12 +37,7 @@ class Level:
     next_mask: Mask | None
     final_weights: dict[str, Tensor]
     curve: list[Point]
-    test_loss: float
-    test_metric: float
-    early_stop_iteration: int
-    early_stop_test_metric: float
-    iterations: int
-    train_seconds: float
+    figures: Mapping[str, Any]
     reused: bool
     diverged: bool
     controls: tuple["ControlLevel", ...] = ()
@@ -76,6 +57,46 @@ class Level:
     def val_metric(self) -> float:
         """The task's metric on the validation split after the last iteration."""
         return self.curve[-1].val_metric
+
+    @property
+    def test_loss(self) -> float:
+        """On the test split after the last iteration."""
+        return float(self.figures["test_loss"])
+
+    @property
+    def test_metric(self) -> float:
+        """The task's metric there."""
+        return float(self.figures["test_metric"])
+
+    @property
+    def early_stop_iteration(self) -> int:
+        """Of the lowest validation loss."""
+        return int(self.figures["early_stop_iteration"])
+
+    @property
+    def early_stop_test_metric(self) -> float:
+        """The task's metric on the test split at that iteration."""
+        return float(self.figures["early_stop_test_metric"])
+
+    @property
+    def iterations(self) -> int:
+        """Updates made for this level."""
+        return int(self.figures["iterations"])
+
+    @property
+    def train_seconds(self) -> float:
+        """Spent on them when it was trained, here or elsewhere."""
+        return float(self.figures["train_seconds"])
+
+    @property
+    def kept_weights(self) -> int:
+        """That the mask keeps."""
+        return kept_weights(self.mask)
+
+    @property
+    def prunable_weights(self) -> int:
+        """That a mask could remove."""
+        return prunable_weights(self.mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +125,9 @@ def to_entry(
     mask_distances: Iterable[MaskDistance] = (),
 ) -> Entry:
     """What the store keeps of a level: its figures as JSON, its masks at one bit a weight, and whose it is."""
-    record: dict[str, Any] = {"level": number, "trainer": owner}
-    record |= {stored: getattr(outputs, name) for name, stored in _FIGURES.items()}
+    record: dict[str, Any] = {"level": number, "trainer": owner, "diverged": outputs.diverged}
+    # Under older names too: a store may be shared with searches of an older version.
+    record |= {name: getattr(outputs, figure.name) for figure in stored_figures() for name in figure.stored}
     record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]
     if distances := [list(astuple(each)) for each in mask_distances]:
         record["mask_distances"] = distances
@@ -129,7 +151,8 @@ def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
         curve=[Point(iteration=i, train_loss=t, val_loss=v, val_metric=a) for i, t, v, a in record["curve"]],
         reused=reused,
         mask_distances=tuple(distances_of(record.get("mask_distances", []))),
-        **{name: record[stored] for name, stored in _FIGURES.items()},
+        figures={figure.name: figure.read(record) for figure in stored_figures()},
+        diverged=record["diverged"],
     )
 
 

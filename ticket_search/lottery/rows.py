@@ -1,53 +1,41 @@
-"""A finished level as rows of the tables."""
+"""A finished level as rows of the tables; `results.figures` says what each column holds."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ticket_search.config.identity import trajectory_id
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.lottery.level import Level
-from ticket_search.pruning.masks import kept_weights, prunable_weights
-from ticket_search.results.verdict import is_matching
+from ticket_search.results import figures
+from ticket_search.results.figures import CONFIGURATION_NAMES, Finished
+from ticket_search.tasks.metric import Metric
 
 Row = dict[str, Any]
 
 
-def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float) -> Row:
+def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float, metric: Metric) -> Row:
     """The row of `levels`, without columns of other searched fields.
 
     Args:
         spec: of the trajectory.
         level: the level.
         dense: the dense network of the same trajectory, `Level.dense` of level 0.
-        tolerance: how far below the dense network's validation accuracy a ticket still matches.
+        tolerance: how much worse than the dense network's a ticket's validation metric may be and still match.
+        metric: of the task.
     """
-    kept, prunable = kept_weights(level.mask), prunable_weights(level.mask)
+    finished = _finished(spec, level, dense, tolerance, metric)
     return {
         "trajectory_id": trajectory_id(spec),
         "level_key": level.key,
         "level": level.number,
         **configuration(spec),
-        "kept_weights": kept,
-        "prunable_weights": prunable,
-        "density": kept / prunable,
-        "compression": prunable / kept,
-        "val_loss": level.val_loss,
-        "val_accuracy": level.val_metric,
-        "test_loss": level.test_loss,
-        "test_accuracy": level.test_metric,
-        "dense_val_accuracy": dense.val_metric,
-        "dense_test_accuracy": dense.test_metric,
-        "matching": is_matching(level.val_metric, dense.val_metric, tolerance),
-        "early_stop_iteration": level.early_stop_iteration,
-        "early_stop_test_accuracy": level.early_stop_test_metric,
-        "iterations": level.iterations,
-        "train_seconds": level.train_seconds,
-        "reused": level.reused,
+        **{figure.name: figure.of(finished) for figure in figures.FIGURES},
     }
 
 
-def control_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
+def control_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row]:
     """The rows of `controls`: one for each control of the level's ticket."""
+    ticket = _finished(spec, level, level, 0.0, metric)
     return [
         {
             "trajectory_id": trajectory_id(spec),
@@ -56,16 +44,12 @@ def control_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
             "draw": control.draw,
             "level_key": control.level.key,
             "seed": spec.seed,
-            "density": kept_weights(level.mask) / prunable_weights(level.mask),
-            "val_loss": control.level.val_loss,
-            "val_accuracy": control.level.val_metric,
-            "test_loss": control.level.test_loss,
-            "test_accuracy": control.level.test_metric,
-            "early_stop_iteration": None if control.level.diverged else control.level.early_stop_iteration,
-            "early_stop_test_accuracy": control.level.early_stop_test_metric,
-            "iterations": control.level.iterations,
-            "train_seconds": control.level.train_seconds,
-            "reused": control.level.reused,
+            "density": level.kept_weights / level.prunable_weights,
+            **{
+                figure.name: figure.of(replace(ticket, level=control.level))
+                for figure in figures.FIGURES
+                if figure.of_controls
+            },
         }
         for control in level.controls
     ]
@@ -73,28 +57,14 @@ def control_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
 
 def configuration(spec: TrajectorySpec) -> Row:
     """The columns that `levels` and `trajectories` share: what was run."""
-    pruning = spec.pruning
-    return {
-        "pruning_rate": pruning.pruning_rate,
-        "strategy": pruning.strategy,
-        "criterion": pruning.criterion,
-        "rewind_iteration": pruning.rewind_iteration,
-        "seed": spec.seed,
-    }
+    return {name: getattr(spec.pruning, name) for name in CONFIGURATION_NAMES} | {"seed": spec.seed}
 
 
-def curve_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
+def curve_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row]:
     """The rows of `curves`: one for each evaluation."""
+    head = {"trajectory_id": trajectory_id(spec), "level": level.number}
     return [
-        {
-            "trajectory_id": trajectory_id(spec),
-            "level": level.number,
-            "iteration": point.iteration,
-            "train_loss": point.train_loss,
-            "val_loss": point.val_loss,
-            "val_accuracy": point.val_metric,
-        }
-        for point in level.curve
+        head | {figure.name: figure.value(point, metric) for figure in figures.CURVE_FIGURES} for point in level.curve
     ]
 
 
@@ -111,3 +81,7 @@ def layer_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
         row = {"trajectory_id": trajectory_id(spec), "level": level.number, "name": name}
         rows.append(row | {"kept_weights": kept, "weights": weights, "density": kept / weights})
     return rows
+
+
+def _finished(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float, metric: Metric) -> Finished:
+    return Finished(level=level, dense=dense, metric=metric, task=spec.task, tolerance=tolerance)

@@ -2,13 +2,15 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ticket_search.errors import RunDirectoryError
-from ticket_search.results.schema import KEYS, LATER_TABLES, check_version, schemas
+from ticket_search.results.columns import SEARCHED, table_columns
+from ticket_search.results.schema import KEYS, LATER_TABLES, check_version, later_columns, schemas, version_of
 from ticket_search.storage.folder import Folder, Location, open_folder
 
 _ATTEMPTS = 5
@@ -52,7 +54,7 @@ def load_results(run_dir: Location) -> Results:
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no table {', '.join(missing)}")
     # Trajectories first: the writer writes them last, so the levels they speak of are there by now.
     order = ("trajectories", "levels", "layers", "curves", "controls", "early_bird")
-    return Results(**{name: _empty(name) if name in absent else _read(there[name], KEYS[name]) for name in order})
+    return Results(**{name: _empty(name) if name in absent else _read(there[name], name) for name in order})
 
 
 def _empty(name: str) -> pd.DataFrame:
@@ -60,10 +62,10 @@ def _empty(name: str) -> pd.DataFrame:
     return found
 
 
-def _read(folder: Folder, key: tuple[str, ...]) -> pd.DataFrame:
+def _read(folder: Folder, name: str) -> pd.DataFrame:
     for attempt in range(_ATTEMPTS):
         try:
-            return _read_once(folder, key)
+            return _read_once(folder, name)
         except RunDirectoryError:
             # In object storage, where a file is read in several requests, the search may have replaced it in between.
             if folder.grows or attempt == _ATTEMPTS - 1:
@@ -72,10 +74,28 @@ def _read(folder: Folder, key: tuple[str, ...]) -> pd.DataFrame:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _read_once(folder: Folder, key: tuple[str, ...]) -> pd.DataFrame:
+def _read_once(folder: Folder, name: str) -> pd.DataFrame:
     place = folder.parquet()
     try:
-        check_version(pq.read_schema(f"{place['path']}/part-00000.parquet", filesystem=place["filesystem"]), folder)
-        return pd.read_parquet(**place).sort_values(list(key), ignore_index=True)
+        schema = pq.read_schema(f"{place['path']}/part-00000.parquet", filesystem=place["filesystem"])
+        check_version(schema, folder)
+        frame = pd.read_parquet(**place)
     except (pa.ArrowException, OSError) as error:
         raise RunDirectoryError(f"{str(folder)!r} cannot be read: {error}") from None
+    frame = _with_later_columns(frame, name, version_of(schema))
+    return frame.sort_values(list(KEYS[name]), ignore_index=True)
+
+
+def _with_later_columns(frame: pd.DataFrame, name: str, version: int) -> pd.DataFrame:
+    """A table of an earlier schema version with the columns that came later, in the present order."""
+    missing = [column for column in later_columns(name, version) if column.name not in frame]
+    if not missing:
+        return frame
+    rows: list[dict[Any, Any]] = frame.to_dict("records")
+    for column in missing:
+        values = pa.array([column.older(row) for row in rows], column.type)
+        frame[column.name] = pa.table({"": values}).to_pandas()[""]
+    declared = [column.name for column in table_columns()[name]]
+    place = declared.index(SEARCHED.name) if SEARCHED.name in declared else len(declared)
+    searched = [column for column in frame.columns if column not in declared]
+    return frame[[*declared[:place], *searched, *declared[place + 1 :]]]

@@ -1,16 +1,16 @@
 """The columns of the tables. They are a contract: other people's scripts read them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from ticket_search.config.search import Domain, Range, dotted
 from ticket_search.errors import RunDirectoryError
+from ticket_search.results.columns import SEARCHED, table_columns
+from ticket_search.results.figures import CONFIGURATION, CONFIGURATION_NAMES, SCHEMA_VERSION, SEED, Column
 
-#: Raise it when a column changes its name, type or meaning; a reader of version n reads n - 1.
-SCHEMA_VERSION = 1
 KEYS: dict[str, tuple[str, ...]] = {
     "levels": ("trajectory_id", "level"),
     "trajectories": ("trajectory_id",),
@@ -23,69 +23,70 @@ KEYS: dict[str, tuple[str, ...]] = {
 LATER_TABLES = ("controls", "early_bird")
 _VERSION = b"ticket_search.schema_version"
 _ENCODING = b"ticket_search.encoding"
-_CONFIGURATION = {
-    "pruning_rate": pa.float64(),
-    "strategy": pa.string(),
-    "criterion": pa.string(),
-    "rewind_iteration": pa.int64(),
-    "seed": pa.int64(),
-}
+_TYPES = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
+_COLUMNS_OF_THEIR_OWN = (*CONFIGURATION_NAMES, SEED.name)
 
 
 def schemas(space: Mapping[str, Domain]) -> dict[str, pa.Schema]:
     """The schema of each table, for a search over `space` (field name -> what it may be)."""
-    searched = _searched(space)
-    columns = {
-        "levels": [
-            *_fields(trajectory_id=pa.string(), level_key=pa.string(), level=pa.int32()),
-            *_fields(**_CONFIGURATION, kept_weights=pa.int64(), prunable_weights=pa.int64()),
-            *_fields(density=pa.float64(), compression=pa.float64()),
-            *_fields(val_loss=pa.float64(), val_accuracy=pa.float64()),
-            *_fields(test_loss=pa.float64(), test_accuracy=pa.float64()),
-            *_fields(dense_val_accuracy=pa.float64(), dense_test_accuracy=pa.float64(), matching=pa.bool_()),
-            *_fields(early_stop_iteration=pa.int64(), early_stop_test_accuracy=pa.float64()),
-            *_fields(iterations=pa.int64(), train_seconds=pa.float64(), reused=pa.bool_()),
-            *searched,
-        ],
-        "trajectories": [
-            *_fields(trajectory_id=pa.string()),
-            *configuration(space),
-            *_fields(status=pa.string(), reason=pa.string(), levels=pa.int32()),
-            *_fields(score=pa.float64(), sparsest_matching_density=pa.float64()),
-            *_fields(iterations=pa.int64(), train_seconds=pa.float64(), error=pa.string()),
-        ],
-        "curves": [
-            *_fields(trajectory_id=pa.string(), level=pa.int32(), iteration=pa.int64()),
-            *_fields(train_loss=pa.float64(), val_loss=pa.float64(), val_accuracy=pa.float64()),
-        ],
-        "layers": [
-            *_fields(trajectory_id=pa.string(), level=pa.int32(), name=pa.string()),
-            *_fields(kept_weights=pa.int64(), weights=pa.int64(), density=pa.float64()),
-        ],
-        "controls": [
-            *_fields(trajectory_id=pa.string(), level=pa.int32(), control=pa.string(), draw=pa.int32()),
-            *_fields(level_key=pa.string(), seed=pa.int64(), density=pa.float64()),
-            *_fields(val_loss=pa.float64(), val_accuracy=pa.float64()),
-            *_fields(test_loss=pa.float64(), test_accuracy=pa.float64()),
-            *_fields(early_stop_iteration=pa.int64(), early_stop_test_accuracy=pa.float64()),
-            *_fields(iterations=pa.int64(), train_seconds=pa.float64(), reused=pa.bool_()),
-        ],
-        "early_bird": _fields(
-            trajectory_id=pa.string(), iteration=pa.int64(), earlier_iteration=pa.int64(), distance=pa.float64()
-        ),
+    return {
+        name: pa.schema(
+            [field for each in columns for field in _fields_of(each, space)], {_VERSION: str(SCHEMA_VERSION)}
+        )
+        for name, columns in table_columns().items()
     }
-    return {name: pa.schema(fields, {_VERSION: str(SCHEMA_VERSION)}) for name, fields in columns.items()}
+
+
+def later_columns(name: str, version: int) -> list[Column]:
+    """The columns that a table got after a schema version."""
+    return [column for column in table_columns()[name] if column.since > version]
+
+
+def version_of(schema: pa.Schema) -> int:
+    """The schema version that a table was written with."""
+    return int((schema.metadata or {}).get(_VERSION, 0))
+
+
+def upgraded(table: pa.Table, schema: pa.Schema, later: Sequence[Column]) -> pa.Table:
+    """A table of an earlier schema version as the present one has it.
+
+    Args:
+        table: as read.
+        schema: of the table now.
+        later: the columns that the table may lack; see `later_columns`.
+
+    Raises:
+        ValueError: the table has columns that the schema has not, or lacks others; names them.
+    """
+    table = with_later_columns(table, later)
+    differing = {
+        *(field.name for field in table.schema if field not in schema),
+        *(field.name for field in schema if field not in table.schema),
+    }
+    if differing:
+        raise ValueError(", ".join(sorted(differing)))
+    return table.select(schema.names).cast(schema)
+
+
+def with_later_columns(table: pa.Table, later: Sequence[Column]) -> pa.Table:
+    """A table with those of the later columns that it lacks, each with its value in older rows."""
+    missing = [column for column in later if column.name not in table.schema.names]
+    rows = table.to_pylist() if missing else []
+    for column in missing:
+        values = pa.array([column.older(row) for row in rows], _TYPES[column.type])
+        table = table.append_column(column.name, values)
+    return table
 
 
 def configuration(space: Mapping[str, Domain]) -> list[pa.Field]:
     """The columns that hold a trajectory's configuration and seed, the searched fields among them."""
-    return [*_fields(**_CONFIGURATION), *_searched(space)]
+    return [field for each in (*CONFIGURATION, SEED, SEARCHED) for field in _fields_of(each, space)]
 
 
 def column(name: str) -> str:
     """The column of the searched field `name`: itself, but ``pruning_rate`` for ``pruning.pruning_rate``."""
     short = dotted(name).removeprefix("pruning.")
-    return short if short in _CONFIGURATION else name
+    return short if short in _COLUMNS_OF_THEIR_OWN else name
 
 
 def is_json(field: pa.Field) -> bool:
@@ -118,12 +119,10 @@ def check_version(schema: pa.Schema, path: object) -> None:
         )
 
 
-def _fields(**types: pa.DataType) -> list[pa.Field]:
-    return [pa.field(name, type_) for name, type_ in types.items()]
-
-
-def _searched(space: Mapping[str, Domain]) -> list[pa.Field]:
-    return [_field(name, domain) for name, domain in space.items() if column(name) not in _CONFIGURATION]
+def _fields_of(column_: Column, space: Mapping[str, Domain]) -> list[pa.Field]:
+    if column_ is not SEARCHED:
+        return [pa.field(column_.name, _TYPES[column_.type])]
+    return [_field(name, domain) for name, domain in space.items() if column(name) not in _COLUMNS_OF_THEIR_OWN]
 
 
 def _field(name: str, domain: Domain) -> pa.Field:

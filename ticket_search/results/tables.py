@@ -18,7 +18,17 @@ import pyarrow.parquet as pq
 
 from ticket_search.config.search import Domain
 from ticket_search.errors import RunDirectoryError
-from ticket_search.results.schema import KEYS, check_version, decode, encode, is_json, schemas
+from ticket_search.results.schema import (
+    KEYS,
+    check_version,
+    decode,
+    encode,
+    is_json,
+    later_columns,
+    schemas,
+    upgraded,
+    version_of,
+)
 from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL = ("trajectory_id", "level")
@@ -34,6 +44,7 @@ class Table:
         folder: of the chunks, local or in object storage; made if it is not there.
         schema: of the rows.
         key: the columns that tell rows apart (for `put`), or groups of rows written together (for `put_group`).
+        name: in `columns.table_columns`, which says what columns a table of an earlier version may lack.
         capacity: rows after which a chunk is full. A group stays in one chunk, which may then hold more.
 
     Raises:
@@ -41,8 +52,17 @@ class Table:
         StorageError: it cannot be read, or written to.
     """
 
-    def __init__(self, folder: Location, schema: pa.Schema, key: tuple[str, ...], *, capacity: int = 50_000) -> None:
+    def __init__(
+        self,
+        folder: Location,
+        schema: pa.Schema,
+        key: tuple[str, ...],
+        *,
+        name: str | None = None,
+        capacity: int = 50_000,
+    ) -> None:
         self._folder, self._schema, self._key, self._capacity = open_folder(folder), schema, key, capacity
+        self._name = name
         self._names = set(schema.names)
         self._json = [field for field in schema if is_json(field)]
         self._starts = [0]  # the number of each chunk's first row, counted over the table
@@ -106,6 +126,7 @@ class Table:
             self._take_up(chunk)
         if len(chunks) > chunk:
             raise RunDirectoryError(f"{self._folder} is damaged: {_part(chunk)} is missing, later parts are there")
+        self._upgrade(chunk)
         if chunk:
             self._last = (chunk - 1, self._read(chunk - 1))
         else:
@@ -122,13 +143,24 @@ class Table:
         )
         self._length += len(keys)
 
-    def _check(self, path: str, found: pa.Schema) -> None:
-        check_version(found, path)
-        if not found.equals(self._schema):
-            differing = sorted(f.name for f in {*found, *self._schema} if f not in found or f not in self._schema)
-            raise RunDirectoryError(
-                f"{path} has other columns than this search: {', '.join(differing) or 'their order'}"
-            )
+    def _upgraded(self, table: pa.Table, path: str) -> pa.Table:
+        """A chunk as the present schema has it; one of an earlier version lacks some columns."""
+        check_version(table.schema, path)
+        later = later_columns(self._name, version_of(table.schema)) if self._name else []
+        try:
+            return upgraded(table, self._schema, later)
+        except ValueError as error:
+            raise RunDirectoryError(f"{path} has other columns than this search: {error}") from None
+
+    def _upgrade(self, chunks: int) -> None:
+        """Write chunks of an earlier version anew.
+
+        From the last to the first: who reads the folder takes the columns of the first, and finds them in all.
+        """
+        for chunk in reversed(range(chunks)):
+            data = self._folder.read(_part(chunk))
+            if data is not None and version_of(pq.read_schema(BytesIO(data))) < version_of(self._schema):
+                self._save(chunk, self._read(chunk))
 
     def _key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         return _interned(tuple(row[name] for name in self._key))
@@ -157,11 +189,14 @@ class Table:
         order = np.arange(max(len(old), at.max(initial=-1) + 1))
         order[at] = len(old) + np.arange(len(new))
         table = pa.concat_tables([old, new]).take(order)
+        self._save(chunk, table)
+        if chunk >= last:
+            self._last = (chunk, table)
+
+    def _save(self, chunk: int, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         self._folder.write(_part(chunk), sink.getvalue().to_pybytes())
-        if chunk >= last:
-            self._last = (chunk, table)
 
     def _read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
         path = self._folder.place(_part(chunk))
@@ -170,7 +205,9 @@ class Table:
             raise RunDirectoryError(f"{path} is gone: something else than the search has removed it")
         try:
             with pq.ParquetFile(BytesIO(data)) as file:
-                self._check(path, file.schema_arrow)
+                if columns is None or file.schema_arrow != self._schema:
+                    table = self._upgraded(file.read(), path)
+                    return table if columns is None else table.select(columns)
                 return file.read(columns)
         except (pa.ArrowException, OSError) as error:
             raise RunDirectoryError(f"{path} is not a readable Parquet file: {error}") from None
@@ -202,7 +239,7 @@ class Tables:
         folder, schema = open_folder(run_dir), schemas(space)
 
         def table(name: str, key: tuple[str, ...]) -> Table:
-            return Table(folder / name, schema[name], key, capacity=_CAPACITY.get(name, _CAPACITY_OF_OTHERS))
+            return Table(folder / name, schema[name], key, name=name, capacity=_CAPACITY.get(name, _CAPACITY_OF_OTHERS))
 
         self.levels = table("levels", KEYS["levels"])
         self.trajectories = table("trajectories", KEYS["trajectories"])

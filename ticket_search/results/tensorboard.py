@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from ticket_search.config.search import Domain, Range
+from ticket_search.results import figures
+from ticket_search.results.figures import Column
 from ticket_search.results.schema import column, configuration, encode
 from ticket_search.storage.folder import Location, open_folder
 
-_LEVEL_SCALARS = ("val_accuracy", "test_accuracy", "val_loss", "density", "compression")
-_CURVE_SCALARS = ("val_accuracy", "val_loss", "train_loss")
 _METRICS = ("score", "sparsest_matching_density")
 
 
@@ -47,9 +47,9 @@ class TensorBoardWriter:
     def level(self, row: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> None:
         """Write a finished level: a row of `levels`, and its rows of `curves`. Null values are left out."""
         prefix = f"curve/level_{row['level']:03}"
-        records = [_scalars(row["level"], {f"level/{name}": row.get(name) for name in _LEVEL_SCALARS})]
+        records = [_scalars(row["level"], {f"level/{name}": row.get(name) for name in _drawn(figures.FIGURES)})]
         for point in curve:
-            values = {f"{prefix}/{name}": point.get(name) for name in _CURVE_SCALARS}
+            values = {f"{prefix}/{name}": point.get(name) for name in _drawn(figures.CURVE_FIGURES)}
             records.append(_scalars(point["iteration"], values))
         self._pending.setdefault(row["trajectory_id"], []).extend(records)
 
@@ -87,6 +87,10 @@ class TensorBoardWriter:
         self._flushes += 1
         self._begun.difference_update(self._ended)
         self._ended.clear()
+
+
+def _drawn(columns: Sequence[Column]) -> list[str]:
+    return [column.name for column in columns if column.in_tensorboard]
 
 
 def _framed(records: Sequence[bytes]) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ticket_search.config.search import SearchSpec
 from ticket_search.errors import TicketSearchError
 from ticket_search.results.events import EventLog
+from ticket_search.results.figures import CONFIGURATION_NAMES
 from ticket_search.results.schema import column
 from ticket_search.results.tables import Tables
 from ticket_search.results.tensorboard import TensorBoardWriter
@@ -20,6 +21,7 @@ from ticket_search.search.early_stopping import EarlyStopping
 from ticket_search.search.sampler import Outcome, Sampler
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.storage.folder import Location, open_folder
+from ticket_search.tasks.metric import Metric
 
 Row = dict[str, Any]
 Status = Literal["completed", "stopped", "diverged", "failed"]
@@ -31,7 +33,7 @@ _FLUSH_SHARE = 20.0
 #: What early stopping and the sampler need to know of the levels of an earlier process.
 _LEVEL_COLUMNS = [
     *("trajectory_id", "level", "seed", "compression", "density"),
-    *("val_accuracy", "dense_val_accuracy", "matching"),
+    *("val_metric", "dense_val_metric", "matching", "metric", "higher_is_better"),
 ]
 
 
@@ -286,13 +288,13 @@ class SearchDriver:
         return self._early_stopping.observe(
             row["trajectory_id"],
             compression=row["compression"],
-            val_accuracy=row["val_accuracy"],
-            dense_val_accuracy=row["dense_val_accuracy"],
+            value=row["val_metric"],
+            dense=row["dense_val_metric"],
+            metric=Metric(name=row["metric"], higher_is_better=row["higher_is_better"], unit=""),
         )
 
     def _trajectory_row(self, suggestion: Suggestion) -> Row:
-        pruning = self.spec.pruning
-        fixed = {n: getattr(pruning, n) for n in ("pruning_rate", "strategy", "criterion", "rewind_iteration")}
+        fixed = {name: getattr(self.spec.pruning, name) for name in CONFIGURATION_NAMES}
         searched = {column(name): value for name, value in suggestion.values.items()}
         return {
             "trajectory_id": suggestion.trajectory_id,
@@ -313,7 +315,7 @@ class SearchDriver:
         return Outcome(
             failed=row["status"] == "failed",
             score=row["score"],
-            val_accuracy=None if best is None else best["val_accuracy"],
+            merit=None if best is None else best["val_metric"] * (1 if best["higher_is_better"] else -1),
         )
 
     def _go_on_from_the_disk(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ticket_search.config.search import EarlyStoppingSpec
-from ticket_search.results.verdict import is_matching
+from ticket_search.tasks.metric import Metric
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,8 +18,8 @@ class _Courses:
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
         self._levels = np.zeros(0, dtype=np.int64)
-        # log2 of the compression, ascending, beyond a row's levels infinite; and validation accuracy minus that of
-        # the trajectory's own dense network.
+        # log2 of the compression, ascending, beyond a row's levels infinite; and the lead of the validation metric over
+        # that of the trajectory's own dense network.
         self._log_compression = np.full((0, 1), np.inf)
         self._gap = np.zeros((0, 1))
 
@@ -84,16 +84,23 @@ class EarlyStopping:
         self._unmatched: dict[str, int] = {}  # levels in a row, up to the last, that clearly do not match
 
     def observe(
-        self, trajectory_id: str, *, compression: float, val_accuracy: float, dense_val_accuracy: float
+        self, trajectory_id: str, *, compression: float, value: float, dense: float, metric: Metric
     ) -> str | None:
         """Take in a finished level.
+
+        Args:
+            trajectory_id: of its trajectory.
+            compression: of its ticket.
+            value: its validation metric.
+            dense: that of the dense network of its trajectory.
+            metric: what both are values of.
 
         Returns:
             Why its trajectory should be dropped, or None.
         """
         near = self._tolerance + (self._spec.margin if self._spec else 0.0)
-        matching = is_matching(val_accuracy, dense_val_accuracy, near)
-        log_compression, gap = log2(compression), val_accuracy - dense_val_accuracy
+        matching = metric.matches(value, dense, near)
+        log_compression, gap = log2(compression), metric.lead(value, dense)
         self._courses.add(trajectory_id, log_compression, gap)
         unmatched = self._unmatched[trajectory_id] = 0 if matching else self._unmatched.get(trajectory_id, 0) + 1
         if self._spec is None:
@@ -111,7 +118,7 @@ class EarlyStopping:
         recent = self._courses.gaps(trajectory_id)[-spec.collapse_levels :]
         if unmatched < spec.collapse_levels or recent.max() >= -spec.collapse:
             return None
-        return f"collapsed: {len(recent)} levels more than {spec.collapse:g} below the dense network's accuracy"
+        return f"collapsed: {len(recent)} levels more than {spec.collapse:g} worse than the dense network"
 
     def _among_the_worst(
         self, trajectory_id: str, unmatched: int, here: float, own: float, spec: EarlyStoppingSpec

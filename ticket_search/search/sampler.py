@@ -35,12 +35,12 @@ class Outcome:
     Attributes:
         failed: it broke, and says nothing of the point.
         score: log2 of the best compression that still matches; None if not even level 0 was trained.
-        val_accuracy: of that ticket, in [0, 1].
+        merit: the validation metric of that ticket, negated where lower is better.
     """
 
     failed: bool = False
     score: float | None = None
-    val_accuracy: float | None = None
+    merit: float | None = None
 
 
 class Sampler:
@@ -87,7 +87,7 @@ class Sampler:
 
     def _objectives(self, outcome: Outcome) -> list[float]:
         score = _WORST_SCORE if outcome.score is None else outcome.score
-        return [outcome.val_accuracy or 0.0, score] if len(self.study.directions) == 2 else [score]
+        return [outcome.merit or 0.0, score] if len(self.study.directions) == 2 else [score]
 
     def _note(self, suggestion: Suggestion) -> None:
         self._used.add(suggestion.trajectory_id)

@@ -1,0 +1,97 @@
+"""A figure is declared in one place, and everything else follows."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ticket_search import load_results
+from ticket_search.launch.run import run_search
+from ticket_search.results import figures
+from ticket_search.results.columns import SEARCHED, table_columns
+from ticket_search.results.figures import Figure
+from ticket_search.results.schema import KEYS, schemas
+
+DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
+NEW = Figure(
+    name="final_train_loss",
+    type="double",
+    meaning="mean over the last batches",
+    since=3,
+    value=lambda finished: finished.level.curve[-1].train_loss,
+    of_controls=True,
+    in_tensorboard=True,
+)
+
+
+def markdown(name):
+    """A table's columns as ``docs/tables.md`` has them."""
+    lines = ["| column | type | meaning |", "|---|---|---|"]
+    for column in table_columns()[name]:
+        head = "*searched fields* | " if column is SEARCHED else f"`{column.name}` | {column.type}"
+        lines.append(f"| {head} | {column.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_documentation_is_that_of_the_declaration(name):
+    """Where it is not, put the right side there."""
+    section = DOCS.read_text().split(f"\n## {name}\n")[1].split("\n## ")[0]
+    found = "".join(f"{line}\n" for line in section.splitlines() if line.startswith("|"))
+    assert found == markdown(name)
+
+
+def test_every_column_is_declared_once():
+    for name, columns in table_columns().items():
+        names = [column.name for column in columns]
+        assert sorted(set(names)) == sorted(names), name
+
+
+@pytest.fixture
+def one_more_figure(monkeypatch):
+    monkeypatch.setattr(figures, "FIGURES", (*figures.FIGURES, NEW))
+    monkeypatch.setattr("ticket_search.results.figures.SCHEMA_VERSION", 3)
+    monkeypatch.setattr("ticket_search.results.schema.SCHEMA_VERSION", 3)
+
+
+@pytest.fixture
+def spec(search):
+    return search(
+        {"pruning_rate": [0.5, 0.6]},
+        base={"controls": {"kinds": ["random_reinit"], "levels": "last"}},
+        seeds=(0,),
+        sampler="grid",
+        trials=None,
+    )
+
+
+def test_a_figure_that_is_added_is_in_the_tables_and_in_tensorboard(one_more_figure, spec, tmp_path):
+    run_search(spec, tmp_path, engine="inline")
+    results = load_results(tmp_path)
+    last = results.curves.groupby(["trajectory_id", "level"]).tail(1)["train_loss"]
+    assert list(results.levels["final_train_loss"]) == list(last)
+    assert results.controls["final_train_loss"].notna().all()
+    assert "final_train_loss" in schemas({})["levels"].names
+    drawn = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").rglob("events*"))
+    assert b"level/final_train_loss" in drawn
+
+
+def test_a_run_directory_of_the_time_before_it_is_resumed_with_the_default(spec, tmp_path, monkeypatch, request):
+    shorter = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 1})})
+    run_search(shorter, tmp_path, engine="inline")
+    before = load_results(tmp_path)
+    request.getfixturevalue("one_more_figure")
+    assert load_results(tmp_path).levels["final_train_loss"].isna().all()
+    run_search(spec, tmp_path, engine="inline")
+    levels = pd.read_parquet(tmp_path / "levels").sort_values(["trajectory_id", "level"])
+    old = levels["trajectory_id"].isin(before.trajectories["trajectory_id"])
+    assert (old.sum(), (~old).sum()) == (3, 3)
+    assert levels.loc[old, "final_train_loss"].isna().all()
+    assert levels.loc[~old, "final_train_loss"].notna().all()
+    kept = levels[old].drop(columns="final_train_loss").reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, before.levels, check_exact=True)
+
+
+def test_a_figure_that_the_store_keeps_is_none_in_an_older_record():
+    assert Figure(name="x", type="double", stored=("x", "y")).read({"y": 2.0, "z": 3.0}) == 2.0
+    assert Figure(name="x", type="double", stored=("x", "y")).read({"z": 3.0}) is None

@@ -1,0 +1,329 @@
+"""What a level gives, declared once: its figures and where they come from.
+
+The store's records, the rows, the schemas, TensorBoard and ``docs/tables.md`` follow from the lists here. To add a
+figure, raise `SCHEMA_VERSION`, add a `Figure`, and add its line to ``docs/tables.md``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ticket_search.tasks.metric import Metric
+
+#: Raise it when a column is added, or changes its name, type or meaning; a reader of version n reads all before.
+SCHEMA_VERSION = 2
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: its name.
+        type: Arrow's name of its type.
+        meaning: one line, as ``docs/tables.md`` has it.
+        since: the schema version it appeared in.
+        older: its value in a row of an earlier version: a function of that row.
+        in_tensorboard: whether it is drawn there.
+    """
+
+    name: str
+    type: str
+    meaning: str = ""
+    since: int = 1
+    older: Callable[[Row], Any] = lambda row: None
+    in_tensorboard: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A level that has been trained, and what it is judged by.
+
+    Attributes:
+        level: a `lottery.level.Level`.
+        dense: that of the dense network of the same trajectory.
+        metric: of the task.
+        task: the name of the task.
+        tolerance: of the search's verdict, in the metric's unit.
+    """
+
+    level: Any
+    dense: Any
+    metric: Metric
+    task: str
+    tolerance: float
+
+    def accuracy(self, value: float) -> float | None:
+        """A value of the metric where that is accuracy."""
+        return value if self.metric.name == "accuracy" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure(Column):
+    """A column whose value comes from a finished level.
+
+    Attributes:
+        value: what it is, of a finished level. Where nothing is given: if the store keeps the figure, what the training
+            measured under its name, else the level's attribute of that name.
+        stored: what the store's record calls it, if the store keeps it, and what older versions call it.
+        of_controls: whether the table ``controls`` has it too.
+    """
+
+    value: Callable[[Finished], Any] | None = None
+    stored: tuple[str, ...] = ()
+    of_controls: bool = False
+
+    def of(self, finished: Finished) -> Any:
+        """The value of a finished level."""
+        if self.value is not None:
+            return self.value(finished)
+        return finished.level.figures[self.name] if self.stored else getattr(finished.level, self.name)
+
+    def read(self, record: Row) -> Any:
+        """The value in a record of the store; None in one of the time before the figure."""
+        return next((record[name] for name in self.stored if name in record), None)
+
+
+#: What was run: columns of `levels` and `trajectories`, and what makes two trajectories the same configuration.
+CONFIGURATION = (
+    Column(
+        name="pruning_rate",
+        type="double",
+        meaning="fraction of the surviving weights removed per level; not used where `target_densities` are",
+    ),
+    Column(name="strategy", type="string", meaning="`layerwise` or `global`"),
+    Column(name="criterion", type="string", meaning="what is pruned first: `magnitude`, `random`, ..."),
+    Column(
+        name="rewind_iteration",
+        type="int64",
+        meaning="survivors return to their values after so many iterations of level 0",
+    ),
+)
+CONFIGURATION_NAMES = tuple(column.name for column in CONFIGURATION)
+SEED = Column(name="seed", type="int64", meaning="drives initialization, data order and augmentation")
+
+FIGURES = (
+    Figure(
+        name="kept_weights",
+        type="int64",
+        meaning="weights that the mask keeps; the count that density is made from",
+    ),
+    Figure(name="prunable_weights", type="int64", meaning="weights that pruning may touch"),
+    Figure(
+        name="density",
+        type="double",
+        meaning="kept / prunable",
+        value=lambda f: f.level.kept_weights / f.level.prunable_weights,
+        in_tensorboard=True,
+    ),
+    Figure(
+        name="compression",
+        type="double",
+        meaning="prunable / kept",
+        value=lambda f: f.level.prunable_weights / f.level.kept_weights,
+        in_tensorboard=True,
+    ),
+    Figure(
+        name="val_loss",
+        type="double",
+        meaning="loss after the last iteration, on the validation split, which is held out of the training split",
+        of_controls=True,
+        in_tensorboard=True,
+    ),
+    Figure(
+        name="val_accuracy",
+        type="double",
+        meaning="accuracy there; null where the task's metric is another",
+        value=lambda f: f.accuracy(f.level.val_metric),
+        of_controls=True,
+        in_tensorboard=True,
+    ),
+    Figure(
+        name="test_loss",
+        type="double",
+        meaning="loss after the last iteration, on the test split; the search never looks at it",
+        stored=("test_loss",),
+        of_controls=True,
+    ),
+    Figure(
+        name="test_accuracy",
+        type="double",
+        meaning="accuracy there",
+        value=lambda f: f.accuracy(f.level.test_metric),
+        of_controls=True,
+        in_tensorboard=True,
+    ),
+    Figure(
+        name="dense_val_accuracy",
+        type="double",
+        meaning="of the dense network of the same trajectory: level 0, or where early-bird has ended that, the network "
+        "trained to its end",
+        value=lambda f: f.accuracy(f.dense.val_metric),
+    ),
+    Figure(
+        name="dense_test_accuracy",
+        type="double",
+        meaning="of the same network",
+        value=lambda f: f.accuracy(f.dense.test_metric),
+    ),
+    Figure(
+        name="matching",
+        type="bool",
+        meaning="whether `val_metric` is at most the tolerance worse than `dense_val_metric`",
+        value=lambda f: f.metric.matches(f.level.val_metric, f.dense.val_metric, f.tolerance),
+    ),
+    Figure(
+        name="early_stop_iteration",
+        type="int64",
+        meaning="iteration of the lowest validation loss",
+        value=lambda f: None if f.level.diverged else f.level.early_stop_iteration,
+        stored=("early_stop_iteration",),
+        of_controls=True,
+    ),
+    Figure(
+        name="early_stop_test_accuracy",
+        type="double",
+        meaning="test accuracy at that iteration",
+        value=lambda f: f.accuracy(f.level.early_stop_test_metric),
+        of_controls=True,
+    ),
+    Figure(
+        name="iterations",
+        type="int64",
+        meaning="optimizer updates made for this level",
+        stored=("iterations",),
+        of_controls=True,
+    ),
+    Figure(
+        name="train_seconds",
+        type="double",
+        meaning="spent on them, where it was trained",
+        stored=("train_seconds",),
+        of_controls=True,
+    ),
+    Figure(
+        name="reused",
+        type="bool",
+        meaning="was trained by another trajectory or another search",
+        of_controls=True,
+    ),
+    Figure(
+        name="task",
+        type="string",
+        meaning="what the network was trained to do: `classification`, ...",
+        since=2,
+        older=lambda row: "classification",
+        value=lambda f: f.task,
+    ),
+    Figure(
+        name="metric",
+        type="string",
+        meaning="what tickets of the task are judged by: `accuracy`, ...",
+        since=2,
+        older=lambda row: "accuracy",
+        value=lambda f: f.metric.name,
+    ),
+    Figure(
+        name="higher_is_better",
+        type="bool",
+        meaning="the metric's direction",
+        since=2,
+        older=lambda row: True,
+        value=lambda f: f.metric.higher_is_better,
+    ),
+    Figure(
+        name="val_metric",
+        type="double",
+        meaning="the metric after the last iteration, on the validation split",
+        since=2,
+        older=lambda row: row["val_accuracy"],
+        of_controls=True,
+        in_tensorboard=True,
+    ),
+    Figure(
+        name="test_metric",
+        type="double",
+        meaning="the metric there, on the test split; the search never looks at it",
+        since=2,
+        older=lambda row: row["test_accuracy"],
+        stored=("test_metric", "test_accuracy"),
+        of_controls=True,
+        in_tensorboard=True,
+    ),
+    Figure(
+        name="dense_val_metric",
+        type="double",
+        meaning="of the dense network, as `dense_val_accuracy`",
+        since=2,
+        older=lambda row: row["dense_val_accuracy"],
+        value=lambda f: f.dense.val_metric,
+    ),
+    Figure(
+        name="dense_test_metric",
+        type="double",
+        meaning="of the dense network, as `dense_test_accuracy`",
+        since=2,
+        older=lambda row: row["dense_test_accuracy"],
+        value=lambda f: f.dense.test_metric,
+    ),
+    Figure(
+        name="early_stop_test_metric",
+        type="double",
+        meaning="the test metric at `early_stop_iteration`",
+        since=2,
+        older=lambda row: row["early_stop_test_accuracy"],
+        stored=("early_stop_test_metric", "early_stop_test_accuracy"),
+        of_controls=True,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveFigure(Column):
+    """A column of `curves` whose value comes from one evaluation, a `training` ``Point``, and the task's metric."""
+
+    value: Callable[[Any, Metric], Any]
+
+
+CURVE_FIGURES = (
+    CurveFigure(
+        name="iteration", type="int64", meaning="after so many iterations", value=lambda point, metric: point.iteration
+    ),
+    CurveFigure(
+        name="train_loss",
+        type="double",
+        meaning="mean over the batches since the evaluation before",
+        value=lambda point, metric: point.train_loss,
+        in_tensorboard=True,
+    ),
+    CurveFigure(
+        name="val_loss",
+        type="double",
+        meaning="loss on the validation split",
+        value=lambda point, metric: point.val_loss,
+        in_tensorboard=True,
+    ),
+    CurveFigure(
+        name="val_accuracy",
+        type="double",
+        meaning="accuracy there; null where the task's metric is another",
+        value=lambda point, metric: point.val_metric if metric.name == "accuracy" else None,
+        in_tensorboard=True,
+    ),
+    CurveFigure(
+        name="val_metric",
+        type="double",
+        meaning="the metric there",
+        since=2,
+        older=lambda row: row["val_accuracy"],
+        value=lambda point, metric: point.val_metric,
+        in_tensorboard=True,
+    ),
+)
+
+
+def stored_figures() -> list[Figure]:
+    """The figures that the store's records keep."""
+    return [figure for figure in FIGURES if figure.stored]
