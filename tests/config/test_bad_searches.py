@@ -59,12 +59,12 @@ NOT_A_LENGTH = "is not a length of training: give"
         (
             "training.batchsize=3",
             "training.batchsize: unknown key 'batchsize' (did you mean 'batch_size'?); "
-            "known: batch_size, evaluate_every, iterations, optimizer, precision, schedule",
+            "known: batch_size, evaluate_every, executor, iterations, optimizer, precision, schedule",
         ),
         (
             "foo=3",
             "foo: unknown key 'foo'; known: controls, data_dir, dataset, model, name, points, pruning, resources, "
-            "search, seeds, space, store, training",
+            "search, seeds, space, store, task, training",
         ),
         (
             "space.prunning_rate=[0.2]",
@@ -300,7 +300,7 @@ def test_a_line_for_each_thing_that_is_wrong(message):
         "FILE with --set: model.name: 3 is not valid: input should be a valid string",
         "FILE with --set: training.batch_size: 0 is not valid: input should be greater than or equal to 1",
         "FILE with --set: foo: unknown key 'foo'; known: controls, data_dir, dataset, model, name, points, pruning, "
-        "resources, search, seeds, space, store, training",
+        "resources, search, seeds, space, store, task, training",
     ]
 
 

@@ -5,7 +5,7 @@ import pytest
 from ticket_search.config.base import validate
 from ticket_search.config.identity import (
     ENGINE_VERSION,
-    EXECUTOR,
+    PLAIN_EXECUTOR,
     copy_key,
     dense_key,
     derive_seed,
@@ -107,12 +107,13 @@ def test_frozen_search():
 
 
 def test_the_engine_and_the_executor_are_part_of_a_level():
-    assert (ENGINE_VERSION, EXECUTOR) == (1, {"name": "plain", "width": 1})
+    assert (ENGINE_VERSION, PLAIN_EXECUTOR) == (1, {"name": "plain", "width": 1})
 
 
 def test_frozen_defaults():
     """Defaults are left out of keys: one that changes asks for another ENGINE_VERSION."""
     assert PLAIN.model_dump(mode="json") == {
+        "task": "classification",
         "dataset": {
             "name": "mnist",
             "path": None,
@@ -130,6 +131,7 @@ def test_frozen_defaults():
             "iterations": 20000,
             "evaluate_every": 100,
             "precision": "fp32",
+            "executor": "auto",
         },
         "pruning": {
             "pruning_rate": 0.2,

@@ -178,7 +178,7 @@ def test_its_search(files):
     assert spec.training.iterations == 7
     assert spec.planned_trials == 6
     alone = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=True)
-    assert alone.trajectory.ticket_weights == "own"
+    assert alone.pruning.ticket_weights == "own"
     assert alone.controls.kinds == ("shuffled_mask",)
     assert alone.name == spec.name.replace("mnist", "digits_mask_alone")
 
@@ -213,7 +213,7 @@ def test_a_ticket_counts_once_whatever_is_said_of_it(files, found, tmp_path):
         assert dataclasses.replace(ticket, weights=weights).key != ticket.key
     mask = ticket.mask | {"fc1.weight": ~ticket.mask["fc1.weight"]}
     assert dataclasses.replace(ticket, mask=mask).key != ticket.key
-    assert dataclasses.replace(ticket, classes=9).key != ticket.key
+    assert dataclasses.replace(ticket, inputs=ticket.inputs | {"classes": 9}).key != ticket.key
 
 
 @pytest.mark.parametrize("retrain", ["finetune", "learning_rate"])
@@ -222,7 +222,7 @@ def test_trained_weights_are_not_transferred(found, retrain):
     options = {"seeds": 1, "draws": 1}
     with pytest.raises(SpecError, match=r"starts from trained weights .* transfer its mask with --mask-alone"):
         transfer({ticket.key: ticket}, "digits", mask_alone=False, **options)
-    assert transfer({ticket.key: ticket}, "digits", mask_alone=True, **options).trajectory.ticket_weights == "own"
+    assert transfer({ticket.key: ticket}, "digits", mask_alone=True, **options).pruning.ticket_weights == "own"
 
 
 def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path, monkeypatch):
@@ -236,11 +236,12 @@ def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path
         {n: s for n, s in shapes.items() if n != "fc1.bias"},
     ):
         with pytest.raises(SpecError, match="whose code has changed; export the ticket anew"):
-            ticket.cut_to(changed, 10)
-    assert set(ticket.cut_to(shapes, 10).weights) == set(shapes)
+            ticket.cut_to(changed, ticket.inputs)
+    assert set(ticket.cut_to(shapes, ticket.inputs).weights) == set(shapes)
     other_head = shapes | {"output.weight": torch.Size([4, 16]), "output.bias": torch.Size([4])}
-    assert set(ticket.cut_to(other_head, 4).weights) == {"fc1.weight", "fc1.bias"}
-    assert list(ticket.cut_to(other_head, 4).mask) == ["fc1.weight"]
+    four = ticket.inputs | {"classes": 4}
+    assert set(ticket.cut_to(other_head, four).weights) == {"fc1.weight", "fc1.bias"}
+    assert list(ticket.cut_to(other_head, four).mask) == ["fc1.weight"]
 
 
 def command(*arguments, cwd):
@@ -285,7 +286,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_addres
             ["--dataset", "digits", "--set", "model.name=lenet_8"],
             "the network 'lenet_16', which 'lenet_8' is not",
         ),
-        (["--dataset", "digits", "--set", "retrain=finetune"], "unknown key 'retrain'"),
+        (["--dataset", "digits", "--set", "retrain=finetune"], "give retrain 'weights', or ticket null"),
         (["--dataset", "digits", "--set", "space.strategy=[global]"], "the space of a transfer is its tickets"),
     ],
 )
@@ -338,7 +339,7 @@ def test_the_tickets_of_a_transfer_say_which_ticket_was_transferred(files, tmp_p
     run_by_hand(spec, tmp_path / "run")
     found = sparsest(load_results(tmp_path / "run"), spec.space)
     assert found.columns.is_unique
-    assert set(found["pruning.ticket"]) == set(tickets)
+    assert set(found["trajectory.ticket"]) == set(tickets)
     assert found["ticket"].str.endswith("/1").all()
     assert set(found["pruning_rate"]) == {0.5}  # how it was found
 

@@ -99,7 +99,7 @@ def test_copies_start_as_the_ticket_did_and_see_other_orders(bench, trained, cha
 
 @pytest.mark.parametrize("k", [0, 7])
 def test_of_level_0_they_are_the_dense_network_from_the_rewind_iteration_on(bench, trained, k):
-    made, levels, _ = trained(rewind_iteration=k)
+    made, _, _ = trained(rewind_iteration=k)
     made.train_copy(0, 0)
     (level,), (given,) = bench.levels, bench.inputs
     rewind = finish(made._levels.starts.rewind_weights())

@@ -16,7 +16,7 @@ from ticket_search.config.trajectory import TrajectorySpec
 ENGINE_VERSION = 1
 #: What an executor's numbers depend on; another executor's may differ in the last bits.
 ExecutorKey = Mapping[str, Any]
-PLAIN: ExecutorKey = {"name": "plain", "width": 1}
+PLAIN_EXECUTOR: ExecutorKey = {"name": "plain", "width": 1}
 
 
 def digest(value: Any) -> str:
@@ -42,7 +42,9 @@ def trajectory_id(spec: TrajectorySpec) -> str:
     return digest(["trajectory", plain])[:16]
 
 
-def dense_key(spec: TrajectorySpec, *, data: str, network: str, task: str = "", executor: ExecutorKey = PLAIN) -> str:
+def dense_key(
+    spec: TrajectorySpec, *, data: str, network: str, task: str = "", executor: ExecutorKey = PLAIN_EXECUTOR
+) -> str:
     """The level key of level 0.
 
     Args:

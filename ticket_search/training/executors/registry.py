@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ticket_search.config.base import unknown
-from ticket_search.config.identity import PLAIN, ExecutorKey
+from ticket_search.config.identity import PLAIN_EXECUTOR, ExecutorKey
 from ticket_search.config.imports import load_function, source_digest
 from ticket_search.config.trajectory import EXECUTORS, USER_FUNCTION, TrainingSpec
 from ticket_search.errors import SpecError
@@ -11,7 +11,7 @@ from ticket_search.training.executors.executor import Executor
 from ticket_search.training.executors.plain import PlainExecutor
 
 _EXECUTORS: dict[str, Callable[[], Executor]] = {"plain": PlainExecutor}
-_KEYS: dict[str, ExecutorKey] = {"plain": PLAIN}
+_KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR}
 
 
 def chosen_executor(training: TrainingSpec) -> str:
