@@ -19,14 +19,14 @@ ALLOWED = {
     "pruning": {"errors", "config"},
     "models": {"errors", "config"},
     "data": {"errors", "config"},
-    "results": {"errors", "config", "storage"},
+    "results": {"errors", "config", "storage", "tasks"},
     "store": {"errors", "config", "storage"},
     "tasks": {"errors", "config", "models", "data"},
     "training": {"errors", "config", "pruning", "tasks"},
     "lottery": {"errors", "config", "training", "pruning", "models", "tasks", "store", "results"},
-    "search": {"errors", "config", "storage", "results"},
+    "search": {"errors", "config", "storage", "results", "tasks"},
     "runs": {"", "errors", "config", "storage", "results", "search"},
-    "engines": {"errors", "config", "storage", "tasks", "store", "lottery", "results", "search", "runs"},
+    "engines": {"errors", "config", "storage", "tasks", "training", "store", "lottery", "results", "search", "runs"},
     "launch": {
         *(
             "",
@@ -43,7 +43,10 @@ ALLOWED = {
             "engines",
         ),
     },
-    "follow_up": {"errors", "config", "storage", "tasks", "store", "lottery", "results", "search", "runs", "engines"},
+    "follow_up": {
+        *("errors", "config", "storage", "tasks", "store", "lottery", "results", "search", "runs", "engines"),
+        "analysis",
+    },
     "analysis": {"errors", "config", "results"},
     "cli": {"", "errors", "config", "storage", "results", "search", "runs", "launch", "follow_up", "analysis"},
 }

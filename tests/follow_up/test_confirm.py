@@ -12,7 +12,7 @@ from ticket_search.errors import SpecError
 from ticket_search.follow_up.confirm import confirmation
 from ticket_search.launch.run import run_search
 from ticket_search.results.reading import load_results
-from ticket_search.storage.folder import LocalFolder
+from ticket_search.storage.local import LocalFolder
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.tables import Tables
 from ticket_search.runs import store_use
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
-from ticket_search.storage.folder import LocalFolder
+from ticket_search.storage.local import LocalFolder
 from ticket_search.store.level_store import LevelStore
 
 RATE = 0.5

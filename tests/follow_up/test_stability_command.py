@@ -14,7 +14,7 @@ from ticket_search.follow_up.stability import lines_between_copies
 from ticket_search.launch.run import run_search
 from ticket_search.results.reading import load_results
 from ticket_search.runs.store_use import inspect
-from ticket_search.storage.folder import LocalFolder
+from ticket_search.storage.local import LocalFolder
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.reading import Results, load_results
 from ticket_search.results.schema import schemas
 from ticket_search.runs.store_use import inspect, prune
-from ticket_search.storage.folder import LocalFolder
+from ticket_search.storage.local import LocalFolder
 from ticket_search.store.level_store import LevelStore
 from ticket_search.tasks.images import ImageTask
 

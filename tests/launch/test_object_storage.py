@@ -16,7 +16,7 @@ from ticket_search.cli import main
 from ticket_search.errors import StorageError
 from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
-from ticket_search.storage import folder as storage
+from ticket_search.storage import remote as storage
 from ticket_search.storage.folder import open_folder
 
 #: May differ between two runs of the same trajectory.
@@ -24,9 +24,9 @@ CLOCK = ["train_seconds", "reused"]
 TABLES = ("levels", "trajectories", "curves", "layers")
 IMPATIENT = """
 from torch import nn
-from ticket_search.storage import folder
+from ticket_search.storage import remote
 
-folder.PATIENCE_SECONDS = 2.0
+remote.PATIENCE_SECONDS = 2.0
 
 def network(image_shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, classes))

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 from ticket_search.errors import SpecError, StorageError
-from ticket_search.storage.folder import LocalFolder, impatient, open_folder
+from ticket_search.storage.folder import open_folder
+from ticket_search.storage.local import LocalFolder
+from ticket_search.storage.remote import impatient
 
 
 def names(folder, **how):
@@ -108,7 +110,7 @@ class TestOnADisk:
         folder = LocalFolder(tmp_path)
         folder.write("a", b"old")
         kill = (
-            "import os, pathlib, signal, sys; from ticket_search.storage.folder import LocalFolder;"
+            "import os, pathlib, signal, sys; from ticket_search.storage.local import LocalFolder;"
             "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
             "LocalFolder(pathlib.Path(sys.argv[1])).write('a', b'new')"
         )

@@ -208,7 +208,7 @@ def test_a_process_that_may_not_be_looked_into_lives(monkeypatch):
 
 
 def test_for_people_a_heart_that_stopped_long_ago_is_dead(tmp_path, elsewhere):
-    from ticket_search.storage.folder import LocalFolder
+    from ticket_search.storage.local import LocalFolder
 
     folder = LocalFolder(tmp_path)
     claim_of(folder, elsewhere)

@@ -65,7 +65,7 @@ def test_what_was_copied_from_object_storage_is_gone_on_with_on_a_disk(s3, tmp_p
 
 def test_what_a_full_disk_took_the_half_of_does_not_join_the_next_line(small_disk):
     from ticket_search.errors import StorageError
-    from ticket_search.storage.folder import LocalFolder
+    from ticket_search.storage.local import LocalFolder
 
     file = LineFile(LocalFolder(small_disk), "log")
     file.append("one")

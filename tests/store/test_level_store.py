@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from ticket_search.storage.folder import LocalFolder
+from ticket_search.storage.local import LocalFolder
 from ticket_search.store import level_store
 from ticket_search.store.level_store import Entry, LevelStore, decode, encode
 

@@ -7,11 +7,11 @@ import sys
 import threading
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ticket_search.cli.options import find_user_modules
 from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.storage.folder import is_remote, open_folder
 
@@ -30,6 +30,7 @@ def run_for_user(
     directory: str,
     address: str | None,
     *,
+    engine: str = "ray",
     entries: Mapping[str, Any] | None = None,
     again: str | None = None,
 ) -> int:
@@ -39,6 +40,7 @@ def run_for_user(
         spec: the search.
         directory: where its results go.
         address: of a Ray cluster.
+        engine: where trajectories run.
         entries: what its trajectories find in the level store.
         again: the command that goes on with it, if not `resume`.
 
@@ -50,8 +52,7 @@ def run_for_user(
     from ticket_search.launch.run import run_search
     from ticket_search.results.reading import load_results
 
-    # A user's own modules are found from the working directory, as with `python -m`.
-    sys.path.append(str(Path.cwd()))
+    find_user_modules()
     again = again or resume_command(directory)
     shown = console()
     display = Display(spec, shown)
@@ -63,6 +64,7 @@ def run_for_user(
             progress = run_search(
                 spec,
                 directory,
+                engine=engine,
                 address=address,
                 listener=display,
                 on_start=display.begin,

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable
 
+import pandas as pd
+
+from ticket_search.analysis.confirmation import confirm_table
 from ticket_search.config.base import validate
 from ticket_search.config.search import SearchSpec, dotted
 from ticket_search.errors import SpecError
+from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import read_spec
 from ticket_search.runs.places import store_folder
 from ticket_search.search.suggestions import SuggestionRecord
@@ -60,3 +64,10 @@ def confirmation(
 
 def _distinct(values: list[object]) -> list[object]:
     return [value for place, value in enumerate(values) if value not in values[:place]]
+
+
+def write_confirmation(run_dir: Folder, confirmed: Folder, margin: float) -> pd.DataFrame:
+    """The table ``confirm`` of a search, from the results of the search that confirmed it; see `confirm_table`."""
+    table = confirm_table(load_results(confirmed), margin)
+    (run_dir / "confirm").write("part-00000.parquet", table.to_parquet())
+    return table

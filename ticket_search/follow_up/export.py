@@ -13,7 +13,8 @@ from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import read_spec
 from ticket_search.runs.places import data_path, store_folder
 from ticket_search.search.suggestions import SuggestionRecord
-from ticket_search.storage.folder import Folder, LocalFolder
+from ticket_search.storage.folder import Folder
+from ticket_search.storage.local import LocalFolder
 from ticket_search.tasks.registry import task_kind
 from ticket_search.tasks.task import Source
 

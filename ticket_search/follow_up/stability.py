@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ticket_search.analysis.stability import plot, stability_table
 from ticket_search.config.base import validate
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.engines.engine import open_engine
@@ -133,3 +134,16 @@ def _dense_from(iteration: int, trajectory: TrajectorySpec, task: "Task") -> Tra
     dense = validate(TrajectorySpec, plain)
     dense.resolve(task.training_examples)
     return dense
+
+
+def write_stability(run_dir: Folder, ticket: str, lines: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The tables ``stability`` and ``stability_lines`` of a ticket, and its plot.
+
+    Returns:
+        The table ``stability``, and where the plot is.
+    """
+    name, table = ticket.replace("/", "-"), stability_table(lines)
+    (run_dir / "stability_lines").write(f"{name}.parquet", lines.to_parquet())
+    (run_dir / "stability").write(f"{name}.parquet", table.to_parquet())
+    (run_dir / "plots").write(f"stability-{name}.svg", plot(lines))
+    return table, (run_dir / "plots").place(f"stability-{name}.svg")

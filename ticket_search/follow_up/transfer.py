@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
+from ticket_search.analysis.transfer import transfer_table
 from ticket_search.config.base import Spec
 from ticket_search.config.identity import digest
 from ticket_search.config.loading import parse_search
@@ -14,7 +16,9 @@ from ticket_search.config.search import SearchSpec
 from ticket_search.errors import SpecError
 from ticket_search.lottery.ticket import Ticket, read_ticket
 from ticket_search.results.figures import CONFIGURATION_NAMES
+from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import differences
+from ticket_search.storage.folder import Folder
 
 
 def read_tickets(paths: Sequence[Path]) -> dict[str, Ticket]:
@@ -103,3 +107,12 @@ def _found_by(ticket: Ticket) -> Spec:
     far = {name: plain[name].default for name in ("min_density", "max_levels")}
     pruning = ticket.spec.pruning.model_copy(update=far)
     return ticket.spec.model_copy(update={"pruning": pruning, "controls": ControlsSpec(), "seed": 0})
+
+
+def write_transfer(run_dir: Folder, margin: float) -> pd.DataFrame | None:
+    """The table ``transfer`` of the search of a transfer; None where no ticket was trained to its end."""
+    table = transfer_table(load_results(run_dir), margin)
+    if table.empty:
+        return None
+    (run_dir / "transfer").write("part-00000.parquet", table.to_parquet())
+    return table

@@ -10,7 +10,8 @@ from typing import Any
 from ticket_search.config.search import Domain, Range, SearchSpec, dotted
 from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.errors import SpecError
-from ticket_search.storage.folder import Folder, LocalFolder
+from ticket_search.storage.folder import Folder
+from ticket_search.storage.local import LocalFolder
 from ticket_search.tasks.task import NetworkSize
 
 _DRAWS = 200

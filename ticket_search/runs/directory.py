@@ -15,8 +15,9 @@ from ticket_search.config.loading import parse_search
 from ticket_search.config.search import CHANGEABLE_SETTINGS, PLACES, SearchSpec
 from ticket_search.errors import RunDirectoryError, StorageError
 from ticket_search.runs.places import store_folder
-from ticket_search.storage.folder import Folder, LocalFolder
+from ticket_search.storage.folder import Folder
 from ticket_search.storage.lease import EXPIRY_SECONDS, Lease, Leases, Owner
+from ticket_search.storage.local import LocalFolder
 
 SPEC_FILE = "search.yaml"
 RUN_FILE = "run.json"

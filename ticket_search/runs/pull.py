@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ticket_search.errors import RunDirectoryError, StorageError
 from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, read_run, read_spec
-from ticket_search.storage.folder import File, Folder, LocalFolder, open_folder
+from ticket_search.storage.folder import File, Folder, open_folder
+from ticket_search.storage.local import LocalFolder
 
 #: Folders that only a search that goes on needs; a confirmation, which is a search in another's directory, has its own.
 _LEFT_BEHIND = ("store", LOCKS, COPIES)

@@ -7,7 +7,8 @@ from pathlib import Path
 from ticket_search.config.identity import digest
 from ticket_search.errors import RunDirectoryError, StorageError
 from ticket_search.runs.directory import check_writable, read_run
-from ticket_search.storage.folder import Folder, LocalFolder, open_folder
+from ticket_search.storage.folder import Folder, open_folder
+from ticket_search.storage.local import LocalFolder
 
 #: The folder of a level store with a note for each search that uses it.
 SEARCHES = "searches"

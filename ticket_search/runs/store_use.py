@@ -18,8 +18,9 @@ from ticket_search.runs.directory import COPIES, Run, held_by, read_run, read_sp
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.sharing import SEARCHES, note_of
 from ticket_search.search.suggestions import SuggestionRecord
-from ticket_search.storage.folder import File, Folder, LocalFolder, open_folder
+from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.lease import Leases
+from ticket_search.storage.local import LocalFolder
 
 #: Folders of a store that hold no entries.
 _CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"

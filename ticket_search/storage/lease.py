@@ -24,7 +24,8 @@ from types import TracebackType
 from uuid import uuid4
 
 from ticket_search.errors import StorageError
-from ticket_search.storage.folder import Folder, impatient
+from ticket_search.storage.folder import Folder
+from ticket_search.storage.remote import impatient
 
 #: Between two signs of life of an owner.
 HEARTBEAT_SECONDS = 15.0

@@ -1,7 +1,8 @@
 """A record of lines that only grows: each line is there whole or not at all."""
 
 from ticket_search.errors import StorageError
-from ticket_search.storage.folder import Folder, LocalFolder
+from ticket_search.storage.folder import Folder
+from ticket_search.storage.local import LocalFolder
 
 #: Where files cannot grow, a line rewrites the last part, so parts are short.
 _LINES_A_PART = 200

@@ -1,0 +1,83 @@
+"""Commands that run a search: run, resume, stop."""
+
+import sys
+
+import click
+
+from ticket_search.cli.group import main
+from ticket_search.cli.options import ADDRESS, DATA_DIR, DIRECTORY, ENGINE, STORE, find_user_modules, in_places
+from ticket_search.cli.running import resume_command, run_for_user
+from ticket_search.config.shipped import search_file
+from ticket_search.storage.folder import open_folder
+
+
+@main.command()
+@click.argument("space")
+@click.option(
+    "--output", type=DIRECTORY, help="Run directory, local or s3://bucket/path.  [default: runs/<name of the search>]"
+)
+@click.option("--trials", type=click.IntRange(min=1), help="Trajectories to run, instead of search.trials.")
+@DATA_DIR
+@STORE
+@ENGINE
+@ADDRESS
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any key of SPACE; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Only say what would run where, and the disk it would take.")
+def run(
+    space: str,
+    output: str | None,
+    trials: int | None,
+    data_dir: str | None,
+    store: str | None,
+    engine: str,
+    address: str | None,
+    settings: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Run the search SPACE: a YAML file, or the name of a search that ships, such as digits.
+
+    Run again on the same directory, it goes on from where it stopped.
+    """
+    from ticket_search.config.loading import load_search
+
+    if trials is not None:
+        settings = (*settings, f"search.trials={trials}")
+    spec = in_places(load_search(search_file(space), settings), data_dir, store)
+    directory = output or f"runs/{spec.name}"
+    if not dry_run:
+        sys.exit(run_for_user(spec, directory, address, engine=engine))
+    from ticket_search.launch.run import dry_run as say_what_would_run
+
+    find_user_modules()
+    say_what_would_run(spec, directory, engine=engine, address=address, say=click.echo)
+
+
+@main.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--trials", type=click.IntRange(min=1), help="Raise the number of trajectories.")
+@ENGINE
+@ADDRESS
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a changeable setting, e.g. search.early_stopping.patience=4.",
+)
+def resume(directory: str, trials: int | None, engine: str, address: str | None, settings: tuple[str, ...]) -> None:
+    """Resume the search in DIRECTORY, however it was ended; only what is missing is trained."""
+    from ticket_search.runs.resume import resumed
+
+    spec = in_places(resumed(open_folder(directory), trials, settings), None, None)
+    sys.exit(run_for_user(spec, directory, address, engine=engine))
+
+
+@main.command()
+@click.argument("directory", type=DIRECTORY)
+def stop(directory: str) -> None:
+    """Ask the search that runs in DIRECTORY to stop once the levels being trained are done."""
+    from ticket_search.runs.directory import request_stop
+
+    owner = request_stop(open_folder(directory))
+    click.echo(f"{owner} stops when the levels that it is training are done")
+    click.echo(f"go on with: {resume_command(directory)}")

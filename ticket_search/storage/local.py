@@ -1,0 +1,161 @@
+"""Folders on a disk."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ticket_search.errors import StorageError
+from ticket_search.storage.folder import File, Folder, reason_of
+
+#: A file being written is ``.<name>.<random>.partial``; pyarrow and pandas skip names that start with a dot.
+_PARTIAL = ".partial"
+
+
+class LocalFolder(Folder):
+    """A folder on a disk that this machine has mounted.
+
+    Args:
+        path: of the folder; a relative one is taken from the working directory of now.
+    """
+
+    grows = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def __truediv__(self, name: str) -> "LocalFolder":
+        return LocalFolder(self.path / name)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def place(self, name: str) -> str:
+        return str(self.path / name)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            with _named("read", self.path / name, may_be_absent=True):
+                return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.path / name
+        with _named("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{path.name}.{uuid4().hex}{_PARTIAL}")
+            try:
+                with aside.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(aside, path)  # noqa: PTH105  the name that tests replace to fail here
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)
+
+    def append(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        path = self.path / name
+        with _named("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not path.exists()
+            with path.open("ab", buffering=0) as file:
+                before, rest = file.seek(0, os.SEEK_END), memoryview(data)
+                try:
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                except OSError:
+                    # A full disk may have taken the half of it.
+                    with suppress(OSError):  # the reader drops a half line
+                        os.ftruncate(file.fileno(), before)
+                    raise
+                if durable:
+                    os.fsync(file.fileno())
+            if durable and is_new:
+                _sync_folder(path.parent)
+
+    def drop_half_line(self, name: str) -> None:
+        """Cut what a killed writer left after a file's last newline."""
+        path = self.path / name
+        with _named("write", path), path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size == 0:
+                return
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+
+    def remove(self, name: str) -> None:
+        with _named("remove", self.path / name):
+            (self.path / name).unlink(missing_ok=True)
+
+    def files(self, *, recursive: bool = False) -> list[File]:
+        with _named("list", self.path):
+            return sorted(self._files(self.path, "", recursive), key=lambda file: file.name)
+
+    def folders(self) -> list[str]:
+        with _named("list", self.path):
+            entries = os.scandir(self.path) if self.path.is_dir() else ()
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+    def parquet(self) -> dict[str, Any]:
+        from pyarrow.fs import LocalFileSystem
+
+        return {"path": str(self.path), "filesystem": LocalFileSystem()}
+
+    def sweep(self, name: str = "", *, older_than_seconds: float = 0.0) -> None:
+        path = self.path / name if name else self.path / "*"
+        before = time.time() - older_than_seconds
+        with _named("sweep", self.path):
+            for leftover in path.parent.glob(f".{path.name}.*{_PARTIAL}"):
+                with suppress(FileNotFoundError):
+                    if leftover.stat().st_mtime <= before:
+                        leftover.unlink()
+
+    def _files(self, folder: Path, prefix: str, recursive: bool) -> Iterator[File]:
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                if entry.is_dir():
+                    if recursive and not entry.is_symlink():
+                        yield from self._files(folder / entry.name, f"{prefix}{entry.name}/", True)
+                else:
+                    found = entry.stat()
+                    yield File(name=prefix + entry.name, size=found.st_size, modified=found.st_mtime_ns)
+            except OSError:  # removed meanwhile, or a link that leads nowhere
+                continue
+
+
+@contextmanager
+def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[None]:
+    """Turn an error of the system into one message; where a file may be absent, that stays a `FileNotFoundError`."""
+    try:
+        yield
+    except OSError as error:
+        if may_be_absent and isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise
+        raise StorageError(f"cannot {verb} {str(path)!r}: {reason_of(error)}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or a new file in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems cannot
+            raise
+    finally:
+        os.close(handle)

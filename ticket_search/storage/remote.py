@@ -1,0 +1,197 @@
+"""Folders in object storage."""
+
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from ticket_search.errors import SpecError, StorageError
+from ticket_search.storage.folder import File, Folder, reason_of
+
+#: A request to object storage that fails is made again for so many seconds, which bridges a restart of the server.
+PATIENCE_SECONDS = 60.0
+#: What may follow a ``?`` in an S3 location.
+_S3_OPTIONS = ("endpoint_override", "region", "scheme")
+
+T = TypeVar("T")
+
+
+class RemoteFolder(Folder):
+    """A folder in object storage. A file is one PUT (above 5 MB one multipart upload), so it is there whole or not.
+
+    Args:
+        uri: e.g. ``s3://bucket/path?region=eu-west-1``.
+    """
+
+    grows = False
+
+    def __init__(self, uri: str) -> None:
+        base, _, options = uri.partition("?")
+        scheme, _, path = base.partition("://")
+        if "#" in base:
+            raise SpecError(f"{base!r} holds a '#', which ends a URI; give another name")
+        base = f"{scheme.lower()}://{re.sub('/+', '/', path)}"
+        self._base = base.rstrip("/")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        if base.startswith("s3://") and endpoint and "endpoint_override=" not in options:
+            # Another process, on another machine perhaps, has another environment.
+            options = f"{options}&endpoint_override={endpoint}".lstrip("&")
+        self._options = options
+        self._filesystem, self._path = _connect(self._base, options)
+
+    def __truediv__(self, name: str) -> "RemoteFolder":
+        return RemoteFolder(f"{self._base}/{name}" + (f"?{self._options}" if self._options else ""))
+
+    def place(self, name: str) -> str:
+        return f"{self._base}/{name}"
+
+    def __str__(self) -> str:
+        return self._base + (f"?{self._options}" if self._options else "")
+
+    def read(self, name: str) -> bytes | None:
+        def attempt() -> bytes | None:
+            try:
+                with self._filesystem.open_input_file(f"{self._path}/{name}") as file:
+                    data: bytes = file.read()
+                    return data
+            except FileNotFoundError:
+                return None
+
+        return self._patiently("read", name, attempt)
+
+    def write(self, name: str, data: bytes) -> None:
+        def attempt() -> None:
+            with self._filesystem.open_output_stream(f"{self._path}/{name}", compression=None) as file:
+                file.write(data)
+
+        self._patiently("write", name, attempt)
+
+    def remove(self, name: str) -> None:
+        def attempt() -> None:
+            try:
+                self._filesystem.delete_file(f"{self._path}/{name}")
+            except FileNotFoundError:
+                return
+
+        self._patiently("remove", name, attempt)
+
+    def files(self, *, recursive: bool = False) -> list[File]:
+        from pyarrow.fs import FileType
+
+        skip = len(self._path) + 1
+        files = [
+            File(name=info.path[skip:], size=info.size, modified=int(info.mtime_ns or 0))
+            for info in self._list(recursive)
+            if info.type == FileType.File
+        ]
+        return sorted(files, key=lambda file: file.name)
+
+    def folders(self) -> list[str]:
+        from pyarrow.fs import FileType
+
+        names = (info.base_name for info in self._list(recursive=False) if info.type == FileType.Directory)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _list(self, recursive: bool) -> list[Any]:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self._path, allow_not_found=True, recursive=recursive)
+        return self._patiently("list", "", lambda: list(self._filesystem.get_file_info(selector)))
+
+    def parquet(self) -> dict[str, Any]:
+        return {"path": self._path, "filesystem": self._filesystem}
+
+    def _patiently(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
+        """Make a request, again and again while the server cannot be reached or is busy."""
+        deadline = time.monotonic() + (0.0 if _impatient.get() else PATIENCE_SECONDS)
+        pause = 0.2
+        while True:
+            try:
+                return attempt()
+            except OSError as error:
+                if time.monotonic() + pause >= deadline or not _may_pass(error):
+                    place = self.place(name) if name else self._base
+                    raise StorageError(f"cannot {verb} {place!r}: {reason_of(error)}") from error
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, 5.0)
+
+
+_impatient: ContextVar[bool] = ContextVar("impatient", default=False)
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Within the block, and in this thread, a request to object storage is made once."""
+    token = _impatient.set(True)
+    try:
+        yield
+    finally:
+        _impatient.reset(token)
+
+
+def _connect(base: str, options: str) -> tuple[Any, str]:
+    """The client of a location, and the path that it knows the location by."""
+    location = urlsplit(base)
+    if location.username or location.password or "@" in location.netloc:
+        raise SpecError(
+            f"'{location.scheme}://...@{location.netloc.rpartition('@')[2]}{location.path}' holds credentials, which "
+            "would be written into the results; give them by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
+    if not location.netloc:
+        raise SpecError(f"{base!r} names no bucket; give {location.scheme}://bucket/path")
+    try:
+        filesystem, bucket = _client(location.scheme, location.netloc, options)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among them
+        raise SpecError(f"{base!r} cannot be opened: {reason_of(error)}; give a path, or s3://bucket/path") from None
+    return filesystem, bucket + location.path
+
+
+@lru_cache(maxsize=64)
+def _client(scheme: str, bucket: str, options: str) -> tuple[Any, str]:
+    """A client, and the name it has for a bucket. One serves all folders of the bucket: a level store has hundreds."""
+    from pyarrow.fs import FileSystem
+
+    if scheme == "s3":
+        return _s3(bucket, options), bucket
+    filesystem, path = FileSystem.from_uri(f"{scheme}://{bucket}" + (f"?{options}" if options else ""))
+    return filesystem, path.rstrip("/")
+
+
+def _s3(bucket: str, options: str) -> Any:
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
+
+    given = dict(parse_qsl(options, keep_blank_values=True))
+    if unknown := sorted(given.keys() - set(_S3_OPTIONS)):
+        raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(_S3_OPTIONS)}")
+    endpoint = given.get("endpoint_override")
+    if endpoint and "://" not in endpoint and "scheme" not in given:
+        raise ValueError(
+            f"endpoint_override {endpoint!r} names no protocol; give http://{endpoint} or https://{endpoint}"
+        )
+    region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not region and not endpoint:
+        region = resolve_s3_region(bucket)
+    return S3FileSystem(
+        endpoint_override=endpoint,
+        region=region or "us-east-1",
+        scheme=given.get("scheme"),
+        connect_timeout=5,
+        request_timeout=30,
+        # A file of up to 5 MB is one PUT.
+        allow_delayed_open=True,
+        # `_patiently` waits longer, and can be interrupted.
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=2),
+    )
+
+
+def _may_pass(error: OSError) -> bool:
+    """Whether waiting may help: not with a bucket or a permission that is missing."""
+    return not re.search(
+        "NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|Forbidden|HTTP status 40[013]", str(error)
+    )
