@@ -16,7 +16,8 @@ from typing import Any
 
 from ticket_search.config.identity import trajectory_id
 from ticket_search.config.loading import load_search
-from ticket_search.config.search import SearchSpec, dotted
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import dotted
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.errors import Diverged
 from ticket_search.results.schema import column
@@ -65,7 +66,7 @@ def work(tasks: Any, results: Any, *settings: Any) -> None:
 
 def points(search: SearchSpec) -> list[tuple[dict[str, Any], TrajectorySpec]]:
     """Every point with every seed: all points of a seed first, so that they share its dense network."""
-    return [(values, search.point(values, seed)) for seed in search.seeds for values in search.grid()]
+    return [(values, search.trajectory_at(values, seed)) for seed in search.seeds for values in search.grid()]
 
 
 def main() -> None:

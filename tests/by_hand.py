@@ -17,7 +17,7 @@ def run_by_hand(spec, run_dir, *, levels=None, flush=False, say=lambda notice: N
         driven = SearchDriver(spec, folder, say=say)
         while (suggestion := driven.next()) is not None:
             driven.started(suggestion.number)
-            trajectory = spec.point(suggestion.values, suggestion.seed)
+            trajectory = spec.trajectory_at(suggestion.values, suggestion.seed)
             for report in run_job(make_job(spec, suggestion.number, trajectory, folder, held.run.run_id)):
                 if not isinstance(report, LevelReport):
                     driven.ended(suggestion.number, report)

@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 from ticket_search.config.base import validate
-from ticket_search.config.search import SearchSpec, assign, dotted
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import assign, dotted
 from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.storage.folder import open_folder
 

@@ -171,7 +171,7 @@ def test_walking_it_again_trains_nothing_and_comes_to_the_same_levels(copy, digi
     for suggestion in SuggestionRecord(copy).read():
         events = []
         levels = run_trajectory(
-            spec.point(suggestion.values, suggestion.seed),
+            spec.trajectory_at(suggestion.values, suggestion.seed),
             digits,
             LevelStore(copy / "store"),
             rewind_iterations=spec.rewind_iterations,
@@ -188,7 +188,9 @@ def test_a_longer_trajectory_starts_from_what_is_there(copy, digits):
     log = lambda event, **fields: events.append((event, fields["level"]))  # noqa: E731
     suggestion = SuggestionRecord(copy).read()[1]
     levels = list(
-        run_trajectory(spec.point(suggestion.values, suggestion.seed), digits, LevelStore(copy / "store"), log=log)
+        run_trajectory(
+            spec.trajectory_at(suggestion.values, suggestion.seed), digits, LevelStore(copy / "store"), log=log
+        )
     )
     assert events == [*(("level_reused", n) for n in range(3)), ("level_started", 3), ("level_finished", 3)]
     assert kept_weights(levels[3].mask) == 37
@@ -213,7 +215,7 @@ def test_with_more_trials_it_goes_on_after_the_last(copy, digits):
     log = lambda event, **fields: events.append((event, fields["level"]))  # noqa: E731
     for suggestion in (third, fourth):
         levels = run_trajectory(
-            spec.point(suggestion.values, suggestion.seed), digits, LevelStore(copy / "store"), log=log
+            spec.trajectory_at(suggestion.values, suggestion.seed), digits, LevelStore(copy / "store"), log=log
         )
         assert next(levels).reused
     assert events == [("level_reused", 0)] * 2

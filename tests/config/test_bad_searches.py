@@ -4,7 +4,7 @@ import pytest
 
 from ticket_search.config.base import validate
 from ticket_search.config.loading import load_search
-from ticket_search.config.search import ResourcesSpec
+from ticket_search.config.settings import ResourcesSpec
 from ticket_search.errors import SpecError
 
 GOOD = """\

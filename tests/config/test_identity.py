@@ -16,7 +16,9 @@ from ticket_search.config.identity import (
     trajectory_id,
 )
 from ticket_search.config.pruning import EarlyBirdSpec, PruningSpec
-from ticket_search.config.search import Range, SearchSettings, SearchSpec
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.settings import SearchSettings
+from ticket_search.config.space import Range
 from ticket_search.config.trajectory import (
     AugmentSpec,
     DatasetSpec,

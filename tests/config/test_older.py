@@ -23,7 +23,7 @@ def test_both_names_make_the_same_search():
     old, new = parse_search(OLD, "old"), parse_search(NEW, "new")
     assert old.pruning == new.pruning
     assert old.identity() == new.identity() == "06330115234cfb0b4731831966b1a7c0"
-    (one,) = {trajectory_id(spec.point(spec.grid()[0], 0)) for spec in (old, new)}
+    (one,) = {trajectory_id(spec.trajectory_at(spec.grid()[0], 0)) for spec in (old, new)}
     assert one == "72f9ff9146cd5b71"
 
 

@@ -3,7 +3,8 @@ from typing import ClassVar
 import pytest
 
 from ticket_search.config.loading import load_search, parse_yaml
-from ticket_search.config.search import Range, ResourcesSpec, domain_values
+from ticket_search.config.settings import ResourcesSpec
+from ticket_search.config.space import Range, domain_values
 from ticket_search.errors import SpecError
 
 
@@ -90,14 +91,14 @@ def test_a_point_is_a_trajectory(search):
     spec = search(
         {"pruning_rate": [0.3], "training.optimizer.lr": {"low": 0.1, "high": 0.2}, "pruning.criterion": ["random"]}
     )
-    point = spec.point({"pruning_rate": 0.3, "training.optimizer.lr": 0.15, "pruning.criterion": "random"}, 7)
+    point = spec.trajectory_at({"pruning_rate": 0.3, "training.optimizer.lr": 0.15, "pruning.criterion": "random"}, 7)
     assert (point.pruning.pruning_rate, point.training.optimizer.lr, point.seed) == (0.3, 0.15, 7)
     assert (point.pruning.criterion, point.pruning.max_levels, point.model.name) == ("random", 2, "lenet_16")
 
 
 def test_a_point_may_set_what_is_null(search):
     spec = search({"dataset.augment.crop": [1, 2]})
-    assert spec.point({"dataset.augment.crop": 2}, 0).dataset.augment.crop == 2
+    assert spec.trajectory_at({"dataset.augment.crop": 2}, 0).dataset.augment.crop == 2
 
 
 def test_the_last_field_of_a_grid_varies_fastest(search):

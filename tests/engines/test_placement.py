@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ticket_search.config.base import validate
-from ticket_search.config.search import ResourcesSpec
+from ticket_search.config.settings import ResourcesSpec
 from ticket_search.engines.job import make_job
 from ticket_search.engines.placement import NodeType, check, describe, fitting_on
 from ticket_search.engines.ray import nodes
@@ -222,7 +222,7 @@ class TestSlots:
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (3, 3)])
 def test_a_trajectory_has_as_many_threads_as_cpus(spec, tmp_path, cpus, threads):
     asked = spec(cpus=cpus)
-    job = make_job(asked, 0, asked.point({"pruning_rate": 0.5}, 0), open_folder(tmp_path), "")
+    job = make_job(asked, 0, asked.trajectory_at({"pruning_rate": 0.5}, 0), open_folder(tmp_path), "")
     before = torch.get_num_threads()
     try:
         prepare(job)

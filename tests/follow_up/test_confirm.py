@@ -39,7 +39,7 @@ def test_its_points_are_the_best_configurations_up_to_their_tickets(searched):
     assert [point["pruning_rate"] for point in spec.points] == list(found["pruning_rate"].head(2))
     assert {point["max_levels"] for point in spec.points} == {2}
     assert spec.planned_trials == 6
-    points = [spec.point(values, seed=6) for values in spec.grid()]
+    points = [spec.trajectory_at(values, seed=6) for values in spec.grid()]
     assert [point.trajectory.criterion for point in points] == list(found["criterion"].head(2))
 
 

@@ -34,7 +34,7 @@ def run(tmp_path, search, digits):
 
     def make(seed=1, **base):
         spec = search({"pruning_rate": [RATE]}, seeds=(seed,), base=base)
-        point = spec.point({"pruning_rate": RATE}, seed)
+        point = spec.trajectory_at({"pruning_rate": RATE}, seed)
         folder = LocalFolder(tmp_path / "run")
         folder.write("search.yaml", spec.to_yaml().encode())
         name = trajectory_id(point)

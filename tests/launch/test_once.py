@@ -52,7 +52,7 @@ def test_killed_around_the_end_of_a_level(search, tmp_path, moment):
     import pickle
 
     spec = search({"pruning_rate": [0.5]}, seeds=(0,), sampler="grid", trials=None)
-    job = make_job(spec, 0, spec.point({"pruning_rate": 0.5}, 0), open_folder(tmp_path), "")
+    job = make_job(spec, 0, spec.trajectory_at({"pruning_rate": 0.5}, 0), open_folder(tmp_path), "")
     command = [sys.executable, "-c", KILL, moment]
     killed = subprocess.run(command, input=pickle.dumps(job), capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()

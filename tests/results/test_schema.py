@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from ticket_search.config.search import Range
+from ticket_search.config.space import Range
 from ticket_search.results.schema import KEYS, configuration, decode, encode, is_json, schemas
 
 STRING, INT, LONG, DOUBLE, BOOL = "string", "int32", "int64", "double", "bool"

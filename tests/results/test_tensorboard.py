@@ -5,7 +5,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from ticket_search.config.search import Range
+from ticket_search.config.space import Range
 from ticket_search.results.tensorboard import TensorBoardWriter
 
 SPACE = {

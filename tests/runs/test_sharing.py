@@ -52,7 +52,7 @@ def test_what_cannot_be_written_to_is_no_fault_of_the_trajectorys(begun, monkeyp
         raise RunDirectoryError(f"cannot write to {str(folder)!r}: Read-only file system")
 
     monkeypatch.setattr(sharing, "check_writable", refuse)
-    job = make_job(spec, 0, spec.point({"pruning_rate": 0.5}, 0), open_folder(run_dir), run_id)
+    job = make_job(spec, 0, spec.trajectory_at({"pruning_rate": 0.5}, 0), open_folder(run_dir), run_id)
     (report,) = run_job(job)
     assert isinstance(report, HaltReport)
     assert report.reason.startswith("on node7: cannot write to '")
@@ -60,7 +60,7 @@ def test_what_cannot_be_written_to_is_no_fault_of_the_trajectorys(begun, monkeyp
 
 def test_a_worker_looks_once(begun, monkeypatch):
     spec, (_, run_dir, run_id) = begun
-    job = make_job(spec, 0, spec.point({"pruning_rate": 0.5}, 0), open_folder(run_dir), run_id)
+    job = make_job(spec, 0, spec.trajectory_at({"pruning_rate": 0.5}, 0), open_folder(run_dir), run_id)
     assert isinstance(next(run_job(job)), LevelReport)
     monkeypatch.setattr(sharing, "read_run", lambda folder: pytest.fail("it looked again"))
     assert isinstance(next(run_job(job)), LevelReport)

@@ -2,7 +2,7 @@ from math import log2
 
 import pytest
 
-from ticket_search.config.search import EarlyStoppingSpec
+from ticket_search.config.settings import EarlyStoppingSpec
 from ticket_search.search.early_stopping import EarlyStopping
 from ticket_search.tasks.metric import Metric
 

@@ -109,7 +109,7 @@ class TestSuggestions:
     def test_a_suggestion_names_its_trajectory(self, search, sampler):
         spec = search(STEPS, sampler=sampler)
         made = exhaust(Sampler(spec), limit=5)
-        assert [s.trajectory_id for s in made] == [trajectory_id(spec.point(s.values, s.seed)) for s in made]
+        assert [s.trajectory_id for s in made] == [trajectory_id(spec.trajectory_at(s.values, s.seed)) for s in made]
 
     def test_values_keep_their_types_and_ranges(self, search):
         space = {
@@ -133,7 +133,7 @@ class TestSuggestions:
         spec = search({"training.schedule": schedules}, seeds=(0,), sampler=sampler)
         made = exhaust(Sampler(spec))
         assert sorted((s.values["training.schedule"] for s in made), key=str) == sorted(schedules, key=str)
-        milestones = {spec.point(s.values, s.seed).training.schedule.milestones for s in made}
+        milestones = {spec.trajectory_at(s.values, s.seed).training.schedule.milestones for s in made}
         assert milestones == {(), (10, 20)}
 
     def test_the_seed_of_the_search_decides_the_draws(self, search):

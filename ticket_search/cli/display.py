@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ticket_search.analysis.tickets import FIGURES
-from ticket_search.config.search import SearchSpec, dotted
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import dotted
 from ticket_search.results.schema import column
 from ticket_search.search.driver import Progress
 

@@ -36,19 +36,20 @@ def unknown(kind: str, value: object, known: Sequence[str]) -> str:
 S = TypeVar("S", bound=Spec)
 
 
-def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "") -> S:
+def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "", context: Any = None) -> S:
     """Build `cls` from plain data.
 
     Args:
         cls: the class to build.
         raw: mappings, lists and scalars, as a YAML file gives them.
         where: put before each field's path in a message, e.g. ``"space.lr: "``.
+        context: for the validators of the class, see pydantic's `ValidationInfo`.
 
     Raises:
         SpecError: one line for each field that is wrong.
     """
     try:
-        return cls.model_validate(raw)
+        return cls.model_validate(raw, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         # A union reports every branch that did not fit: keep the first line for each field.

@@ -10,7 +10,8 @@ import yaml
 
 from ticket_search.config.base import validate
 from ticket_search.config.older import with_newer_sections
-from ticket_search.config.search import SearchSpec, assign, dotted
+from ticket_search.config.search import CHECKED_BEFORE, SearchSpec
+from ticket_search.config.space import assign, dotted
 from ticket_search.errors import SpecError
 
 
@@ -74,8 +75,15 @@ def load_search(path: Path, settings: tuple[str, ...] = ()) -> SearchSpec:
     return parse_search(text, str(path), settings)
 
 
-def parse_search(text: str, source: str, settings: tuple[str, ...] = ()) -> SearchSpec:
-    """A search from the text of its file; see `load_search`. `source` names the file in messages."""
+def parse_search(text: str, source: str, settings: tuple[str, ...] = (), *, is_checked: bool = False) -> SearchSpec:
+    """A search from the text of its file; see `load_search`.
+
+    Args:
+        text: of the file.
+        source: names the file in messages.
+        settings: see `load_search`.
+        is_checked: its points were checked when it was written, and are not checked again.
+    """
     raw = parse_yaml(text, source)
     if not isinstance(raw, dict):
         raise SpecError(f"{source}: a search space is a mapping of keys to values, not {raw!r}")
@@ -88,7 +96,8 @@ def parse_search(text: str, source: str, settings: tuple[str, ...] = ()) -> Sear
         if not equals or not key:
             raise SpecError(f"--set {setting!r} is not KEY=VALUE; for example --set training.iterations=500")
         _set(raw, key, parse_yaml(value, f"--set {key}"))
-    return validate(SearchSpec, raw, where=f"{source} with --set: " if settings else f"{source}: ")
+    where = f"{source} with --set: " if settings else f"{source}: "
+    return validate(SearchSpec, raw, where=where, context=CHECKED_BEFORE if is_checked else None)
 
 
 def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str, Any]) -> SearchSpec:

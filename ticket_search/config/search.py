@@ -3,159 +3,41 @@
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ticket_search.config.base import FromList, Spec, unknown, validate
-from ticket_search.config.fields import NonNegativeInt, PositiveInt, Seed
+from ticket_search.config.base import FromList, Spec, validate
+from ticket_search.config.fields import Seed
 from ticket_search.config.identity import canonical, digest
-from ticket_search.config.older import OLDER_SECTIONS, older_path, with_newer_sections, with_older_sections
+from ticket_search.config.older import older_path, with_newer_sections, with_older_sections
 from ticket_search.config.pruning import ControlsSpec, PruningSpec
+from ticket_search.config.settings import ResourcesSpec, SearchSettings
+from ticket_search.config.space import (
+    MOST_STEPS,
+    SECTIONS,
+    Domain,
+    Range,
+    assign,
+    domain_values,
+    dotted,
+    ends,
+    holds,
+    read_domain,
+)
 from ticket_search.config.trajectory import DatasetSpec, ModelSpec, TrainingSpec, TrajectorySpec, check_task
 from ticket_search.errors import SpecError
-
-SECTIONS: dict[str, type[Spec]] = {
-    "dataset": DatasetSpec,
-    "model": ModelSpec,
-    "training": TrainingSpec,
-    "pruning": PruningSpec,
-}
-Scalar = bool | int | float | str | None
-
 
 #: What a search may be resumed with changed: fields of its ``search`` section, ...
 CHANGEABLE_SETTINGS = ("trials", "early_stopping", "max_concurrent", "max_failures", "checkpoint_seconds")
 #: ... and the sections that say where it runs.
 PLACES = ("resources", "data_dir", "store")
-
-
-class Range(Spec):
-    """The numbers between two bounds, both included.
-
-    Attributes:
-        log: draw the logarithm uniformly.
-        step: draw ``low, low + step, ...`` only.
-    """
-
-    low: int | float
-    high: int | float
-    log: bool = False
-    step: int | float | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Range":
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low} must be less than high {self.high}")
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError(f"a log range needs low above 0 and no step, not low {self.low}, step {self.step}")
-        if self.step is not None and self.step < _LEAST_STEP:
-            raise ValueError(f"step {self.step} must be at least {_LEAST_STEP}")
-        if self.step is not None and self.count > _MOST_STEPS:
-            raise ValueError(f"step {self.step} makes {self.count} values; give at most {_MOST_STEPS}, or no step")
-        return self
-
-    @property
-    def count(self) -> int:
-        """How many values it has with its step; of integers, with step 1 where none is given."""
-        return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
-
-    def value(self, i: int) -> int | float:
-        """The i-th of those values."""
-        value = self.low + i * (self.step or 1)
-        # The rounding undoes the noise of binary fractions: 0.1 + 2 * 0.1 is 0.3.
-        return value if self.is_integer else round(float(value), 12)
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether it draws integers: its bounds (and step) are."""
-        return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
-
-
-_MOST_STEPS = 1_000_000
-_LEAST_STEP = 1e-9
-#: A space of so many points is checked point by point.
+#: A space of so many points is checked point by point; a grid, of which every point will be run, up to more of them.
 _FEW = 500
-#: What a field may be: one of a list, or a number of a range.
-Domain = tuple[Any, ...] | Range
-
-
-class EarlyStoppingSpec(Spec):
-    """When a trajectory is dropped. Accuracies are compared at equal compression, never at equal level.
-
-    Attributes:
-        collapse: this far below its own dense network's validation accuracy, a ticket has collapsed.
-        collapse_levels: so many collapsed levels in a row end a trajectory.
-        margin: a ticket clearly does not match when it is more than this, and the tolerance, below the dense network.
-        patience: so many levels in a row that clearly do not match, and ...
-        worst_fraction: ... an accuracy, relative to the dense network's, among this fraction of the lowest at
-            the same compression, end a trajectory.
-        min_trajectories: no such comparison with fewer trajectories that have reached the compression.
-    """
-
-    collapse: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    collapse_levels: PositiveInt = 2
-    margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.005
-    patience: PositiveInt = 2
-    worst_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    min_trajectories: Annotated[int, Field(ge=2)] = 4
-
-
-class SearchSettings(Spec):
-    """The ``search`` section: how points are chosen and judged.
-
-    Attributes:
-        trials: how many trajectories; null, for ``grid``, takes every point.
-        sampler: ``tpe``, ``random``, ``grid``, or ``nsga2`` over (validation accuracy, compression).
-        objective: ``sparsest_matching``: log2 of the best compression at which the ticket still matches.
-        tolerance: a ticket matches when its validation accuracy is at most this far below its dense network's.
-        max_concurrent: trajectories side by side; null means as many as fit.
-        max_failures: how often a trajectory whose worker died is started over.
-        checkpoint_seconds: between two checkpoints within a level, from which an interrupted training goes on; null
-            makes none.
-        seed: of the sampler.
-        early_stopping: null turns it off.
-    """
-
-    trials: PositiveInt | None = None
-    sampler: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
-    objective: Literal["sparsest_matching"] = "sparsest_matching"
-    tolerance: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    max_concurrent: PositiveInt | None = None
-    max_failures: NonNegativeInt = 2
-    checkpoint_seconds: Annotated[float, Field(gt=0.0)] | None = 60.0
-    seed: Seed = 0
-    early_stopping: EarlyStoppingSpec | None = EarlyStoppingSpec()
-
-    @model_validator(mode="after")
-    def _grid_alone_is_finite(self) -> "SearchSettings":
-        if self.trials is None and self.sampler != "grid":
-            raise ValueError(f"trials null is for the grid sampler; {self.sampler!r} needs a number of trials")
-        return self
-
-
-class ResourcesSpec(Spec):
-    """What each trajectory gets. A GPU share below 1 means several trajectories on one GPU."""
-
-    cpus: Annotated[float, Field(gt=0.0)] = 1.0
-    gpus: Annotated[float, Field(ge=0.0)] = 0.0
-
-    @property
-    def threads(self) -> int:
-        """Of torch, for a trajectory."""
-        return max(1, int(self.cpus))
-
-    @model_validator(mode="after")
-    def _shares_that_pack(self) -> "ResourcesSpec":
-        share = self.gpus
-        if share > 1 and share != round(share):
-            raise ValueError(f"gpus {share} is neither a share 1/n nor a whole number; give {round(share)}")
-        # Ray counts in ten-thousandths: n shares must not come to more than one GPU.
-        n = round(1 / share) if 0 < share < 1 else 1
-        if 0 < share < 1 and (n * round(share * 10_000) > 10_000 or abs(n * share - 1) > 1e-2):
-            raise ValueError(f"gpus {share} is not 1/n, so shares would not pack; give {10_000 // n / 10_000:g}")
-        return self
+_MANY = 10_000
+#: The context in which a search is validated whose points were checked when it was written.
+CHECKED_BEFORE = "checked before"
 
 
 class SearchSpec(Spec):
@@ -198,7 +80,7 @@ class SearchSpec(Spec):
     def _domains(cls, space: object) -> object:
         if not isinstance(space, Mapping):
             return space
-        return {name: _domain(str(name), domain) for name, domain in space.items() if domain is not None}
+        return {name: read_domain(str(name), domain) for name, domain in space.items() if domain is not None}
 
     @field_validator("name")
     @classmethod
@@ -229,12 +111,14 @@ class SearchSpec(Spec):
             if set(point) != set(self.space):
                 raise ValueError(f"points: {point} has not the fields of the space, {list(self.space)}; give those")
             for name, value in point.items():
-                if not _holds(self.space[name], value):
+                if not holds(self.space[name], value):
                     raise ValueError(f"points: {name} {value!r} is not in space.{name}; add it there")
         return self
 
     @model_validator(mode="after")
-    def _every_extreme_is_a_trajectory(self) -> "SearchSpec":
+    def _every_extreme_is_a_trajectory(self, info: ValidationInfo) -> "SearchSpec":
+        if info.context == CHECKED_BEFORE:
+            return self
         spelled: dict[str, str] = {}
         for name in self.space:
             if (other := spelled.setdefault(dotted(name), name)) != name:
@@ -243,11 +127,11 @@ class SearchSpec(Spec):
             for name, domain in self.space.items():
                 if isinstance(domain, Range) and domain.step is None:
                     raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
-        if self.search.sampler == "grid" and (self.size or 0) > _MOST_STEPS:
-            raise ValueError(f"space: a grid of {self.size} points is too many; give at most {_MOST_STEPS}")
-        for values in self.trial_points():
+        if self.search.sampler == "grid" and (self.size or 0) > MOST_STEPS:
+            raise ValueError(f"space: a grid of {self.size} points is too many; give at most {MOST_STEPS}")
+        for values in self.points_to_check():
             try:
-                self.point(values, self.seeds[0])
+                self.trajectory_at(values, self.seeds[0])
             except SpecError as error:
                 raise ValueError(str(error)) from None
         self._check_spellings()
@@ -255,13 +139,13 @@ class SearchSpec(Spec):
 
     def _check_spellings(self) -> None:
         """Refuse two spellings of one value: 0.5 and [0.5] of target densities, say."""
-        start = next(iter(self.trial_points()))
+        start = next(iter(self.points_to_check()))
         for name, domain in self.space.items():
             if isinstance(domain, Range):
                 continue
             seen: list[Any] = []
             for value in domain:
-                found: Any = self.point({**start, name: value}, self.seeds[0])
+                found: Any = self.trajectory_at({**start, name: value}, self.seeds[0])
                 for part in dotted(name).split("."):
                     found = getattr(found, part)
                 if found in seen:
@@ -269,9 +153,9 @@ class SearchSpec(Spec):
                     raise ValueError(f"space.{name}: {same!r} and {value!r} are the same; give one")
                 seen.append(found)
 
-    def trial_points(self) -> Iterable[dict[str, Any]]:
-        """Points to check a search at before it starts: all of a grid or of a small space, else the corners."""
-        every = self.size is not None and (self.size <= _FEW or self.search.sampler == "grid")
+    def points_to_check(self) -> Iterable[dict[str, Any]]:
+        """Points to check a search at before it starts: all of a small space, else the corners."""
+        every = self.size is not None and self.size <= (_MANY if self.search.sampler == "grid" else _FEW)
         return self.grid() if every else self.corners()
 
     def corners(self) -> Iterator[dict[str, Any]]:
@@ -279,15 +163,15 @@ class SearchSpec(Spec):
 
         A rewind may fit one length of training and not another; momentum may fit one optimizer and not another.
         """
-        ends = {name: _ends(domain) for name, domain in self.space.items()}
-        start = {name: values[0] for name, values in ends.items()}
+        extremes = {name: ends(domain) for name, domain in self.space.items()}
+        start = {name: values[0] for name, values in extremes.items()}
         yield start
-        for name, values in ends.items():
+        for name, values in extremes.items():
             yield from ({**start, name: value} for value in values[1:])
-        for one, other in itertools.combinations(ends, 2):
-            yield from ({**start, one: a, other: b} for a in ends[one][1:] for b in ends[other][1:])
+        for one, other in itertools.combinations(extremes, 2):
+            yield from ({**start, one: a, other: b} for a in extremes[one][1:] for b in extremes[other][1:])
 
-    def point(self, values: Mapping[str, Any], seed: int) -> TrajectorySpec:
+    def trajectory_at(self, values: Mapping[str, Any], seed: int) -> TrajectorySpec:
         """The trajectory at one point of the space.
 
         Args:
@@ -353,66 +237,3 @@ class SearchSpec(Spec):
     def to_yaml(self) -> str:
         """The resolved search; `loading.load_search` reads it back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def dotted(name: str) -> str:
-    """The full path of a searched field: ``pruning_rate`` is ``pruning.pruning_rate``.
-
-    A path of an older file, such as ``trajectory.pruning_rate``, means the same.
-    """
-    if name in PruningSpec.model_fields:
-        return f"pruning.{name}"
-    section, dot, rest = name.partition(".")
-    return f"{OLDER_SECTIONS.get(section, section)}{dot}{rest}"
-
-
-def assign(raw: dict[str, Any], path: str, value: object) -> None:
-    """Set a dotted path in nested mappings, making those that are missing."""
-    *parents, last = path.split(".")
-    for part in parents:
-        inner = raw.get(part)
-        if not isinstance(inner, dict):
-            inner = raw[part] = {}
-        raw = inner
-    raw[last] = value
-
-
-def domain_values(domain: Domain) -> list[Any]:
-    """Every value of a list, or of a range with a step (of integers: with step 1 where none is given)."""
-    if not isinstance(domain, Range):
-        return list(domain)
-    return [domain.value(i) for i in range(domain.count)]
-
-
-def _holds(domain: Domain, value: Any) -> bool:
-    if isinstance(domain, Range):
-        return isinstance(value, int | float) and domain.low <= value <= domain.high
-    return value in domain
-
-
-def _ends(domain: Domain) -> list[Any]:
-    if not isinstance(domain, Range):
-        return list(domain)
-    high = domain.high if domain.step is None else domain.value(domain.count - 1)
-    return [domain.low, high] if domain.is_integer else [float(domain.low), float(high)]
-
-
-def _domain(name: str, domain: object) -> Domain:
-    path = dotted(name)
-    if path.split(".")[0] not in SECTIONS or "." not in path:
-        searchable = [*PruningSpec.model_fields, *(f"{s}.*" for s in SECTIONS)]
-        raise ValueError(unknown("field to search", name, searchable))
-    if isinstance(domain, list | tuple):
-        if not domain:
-            raise ValueError(f"{name}: the list [] is empty; give at least one value")
-        if any(domain.index(value) != i for i, value in enumerate(domain)):
-            raise ValueError(f"{name}: {list(domain)} names a value twice; give each once")
-        return tuple(domain)
-    if isinstance(domain, Mapping):
-        try:
-            return validate(Range, domain, where=f"{name}: ")
-        except SpecError as error:
-            raise ValueError(str(error)) from None
-    if isinstance(domain, Range):
-        return domain
-    raise ValueError(f"{name}: {domain!r} is neither a list of values nor a range {{low: ..., high: ...}}")

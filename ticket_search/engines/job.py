@@ -27,7 +27,7 @@ class Job:
 
     Attributes:
         number: of the suggestion.
-        trajectory: a `TrajectorySpec` as plain data.
+        trajectory: what to run, validated.
         run_id: of the search's run; "" where no search is being run.
         run_dir, store: absolute locations.
         data_dir: an absolute path.
@@ -42,7 +42,7 @@ class Job:
     """
 
     number: int
-    trajectory: dict[str, Any]
+    trajectory: TrajectorySpec
     run_id: str
     run_dir: str
     store: str
@@ -68,7 +68,7 @@ def make_job(
     """The job of one suggestion."""
     return Job(
         number=number,
-        trajectory=trajectory.model_dump(mode="json"),
+        trajectory=trajectory,
         run_id=run_id,
         run_dir=str(run_dir),
         store=str(store_folder(spec, run_dir)),

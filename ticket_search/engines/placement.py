@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ticket_search.config.search import ResourcesSpec, SearchSpec
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.settings import ResourcesSpec
 from ticket_search.errors import SpecError
 
 Resources = Mapping[str, float]

@@ -12,7 +12,7 @@ def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
     suggestion = search.next()
     if suggestion is None:
         return None
-    trajectory = search.spec.point(suggestion.values, suggestion.seed)
+    trajectory = search.spec.trajectory_at(suggestion.values, suggestion.seed)
     return make_job(search.spec, suggestion.number, trajectory, place.run_dir, place.run_id, data=data)
 
 

@@ -8,10 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ticket_search.config.base import validate
 from ticket_search.config.identity import trajectory_id
 from ticket_search.config.search import SearchSpec
-from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
+from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.engines.job import Job
 from ticket_search.errors import Diverged, StorageError
 from ticket_search.runs.directory import is_stop_requested
@@ -112,14 +111,14 @@ def end_of(error: Exception) -> HaltReport | EndReport:
     return EndReport(status="failed", reason=reason, error="".join(traceback.format_exception(error)))
 
 
-def prepare(job: Job) -> "tuple[TrajectorySpec, Task]":
-    """Make this process fit for a job: its threads, its modules; the trajectory, and its task on its device."""
+def prepare(job: Job) -> "Task":
+    """Make this process fit for a job: its threads, its modules; and the task, on its device."""
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
     import torch
 
     torch.set_num_threads(job.threads)
-    spec = validate(TrajectorySpec, job.trajectory)
-    return spec, _task(spec.task, spec.dataset, job.data, job.data_dir, "cuda" if job.gpu else "cpu")
+    spec = job.trajectory
+    return _task(spec.task, spec.dataset, job.data, job.data_dir, "cuda" if job.gpu else "cpu")
 
 
 class _Reporter:
@@ -127,11 +126,12 @@ class _Reporter:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._spec = job.trajectory
         self._dense: Level | None = None
 
     def steps(self) -> "Steps[None]":
         """The trajectory, from its beginning."""
-        self._spec, task = prepare(self._job)
+        task = prepare(self._job)
         from ticket_search.lottery.levels import TrajectoryLevels
         from ticket_search.lottery.trajectory import trajectory_steps
         from ticket_search.store.level_store import LevelStore

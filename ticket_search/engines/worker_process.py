@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Any
 
-from ticket_search.config.search import ResourcesSpec
+from ticket_search.config.settings import ResourcesSpec
 from ticket_search.engines.job import Job
 from ticket_search.engines.worker import Report
 from ticket_search.errors import TicketSearchError

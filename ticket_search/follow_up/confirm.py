@@ -6,7 +6,8 @@ import pandas as pd
 
 from ticket_search.analysis.confirmation import confirm_table
 from ticket_search.config.base import validate
-from ticket_search.config.search import SearchSpec, dotted
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import dotted
 from ticket_search.errors import SpecError
 from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import read_spec
@@ -49,7 +50,7 @@ def confirmation(
         raise SpecError(f"{str(run_dir)!r}: no ticket matches its dense network, so there is nothing to confirm")
     first = max(spec.seeds) + 1
     plain = spec.model_dump(mode="json")
-    rewinds = all(spec.point(values, first).pruning.retrain == "weights" for values in points)
+    rewinds = all(spec.trajectory_at(values, first).pruning.retrain == "weights" for values in points)
     plain |= {
         "name": f"{spec.name[:90]}_confirm",
         "space": {name: _distinct([point[name] for point in points]) for name in points[0]},

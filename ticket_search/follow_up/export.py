@@ -97,7 +97,7 @@ def find_ticket(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[s
     trajectory_id = str(found["trajectory_id"].iloc[0])
     suggestion = next(s for s in SuggestionRecord(run_dir).read() if s.trajectory_id == trajectory_id)
     row = {str(n): None if pd.isna(v) else getattr(v, "item", lambda v=v: v)() for n, v in found.iloc[0].items()}
-    return spec.point(suggestion.values, suggestion.seed), int(found["level"].iloc[0]), row
+    return spec.trajectory_at(suggestion.values, suggestion.seed), int(found["level"].iloc[0]), row
 
 
 _SHOWN = 10

@@ -119,8 +119,8 @@ def _finished(job: Job) -> "FinishedTrajectory":
     from ticket_search.lottery.finished import FinishedTrajectory
     from ticket_search.store.level_store import LevelStore
 
-    spec, task = prepare(job)
-    return FinishedTrajectory(spec, task, LevelStore(job.store), checkpoint_seconds=job.checkpoint_seconds)
+    task = prepare(job)
+    return FinishedTrajectory(job.trajectory, task, LevelStore(job.store), checkpoint_seconds=job.checkpoint_seconds)
 
 
 def _dense_from(iteration: int, trajectory: TrajectorySpec, task: "Task") -> TrajectorySpec:

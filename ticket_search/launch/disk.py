@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ticket_search.config.search import Domain, Range, SearchSpec, dotted
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import Domain, Range, dotted
 from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.errors import SpecError
 from ticket_search.storage.folder import Folder
@@ -67,7 +68,7 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
     for _ in range(_DRAWS):
         values = {name: _drawn(domain, draw) for name, domain in spec.space.items()}
         try:
-            trajectory = spec.point(values, spec.seeds[0])
+            trajectory = spec.trajectory_at(values, spec.seeds[0])
             size, images = _size(sizes, trajectory)
             training = trajectory.resolve(images).training
         except SpecError:  # three fields that do not go together: that trajectory will fail, and say why

@@ -81,7 +81,7 @@ def _read(kind: TaskKind, spec: SearchSpec, dataset: DatasetSpec, local: bool) -
 
 
 def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
-    return (spec.point(values, spec.seeds[0]) for values in spec.trial_points())
+    return (spec.trajectory_at(values, spec.seeds[0]) for values in spec.points_to_check())
 
 
 def _check_ticket(trajectory: TrajectorySpec, fit: Fit, entry: Callable[[str], Entry | None]) -> None:

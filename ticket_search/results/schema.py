@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ticket_search.config.search import Domain, Range, dotted
+from ticket_search.config.space import Domain, Range, dotted
 from ticket_search.errors import RunDirectoryError
 from ticket_search.results.columns import SEARCHED, table_columns
 from ticket_search.results.figures import CONFIGURATION, CONFIGURATION_NAMES, SCHEMA_VERSION, SEED, Column

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ticket_search.config.search import Domain
+from ticket_search.config.space import Domain
 from ticket_search.errors import RunDirectoryError
 from ticket_search.results.schema import (
     KEYS,

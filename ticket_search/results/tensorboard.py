@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ticket_search.config.search import Domain, Range
+from ticket_search.config.space import Domain, Range
 from ticket_search.results import figures
 from ticket_search.results.figures import Column
 from ticket_search.results.schema import column, configuration, encode

@@ -74,7 +74,7 @@ def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise RunDirectoryError(f"{run_dir.place(SPEC_FILE)!r} is damaged: {error}") from None
-    return parse_search(text, run_dir.place(SPEC_FILE), settings)
+    return parse_search(text, run_dir.place(SPEC_FILE), settings, is_checked=not settings)
 
 
 def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from ticket_search.config.identity import rewind_key
 from ticket_search.config.pruning import PruningSpec
-from ticket_search.config.search import Range, SearchSpec, dotted
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import Range, dotted
 from ticket_search.errors import RunDirectoryError
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import Results, load_results
@@ -206,7 +207,7 @@ def _copies(run_dir: Folder) -> Iterator[str]:
 def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:
     """How each trajectory that was suggested prunes."""
     return {
-        suggestion.trajectory_id: spec.point(suggestion.values, suggestion.seed).pruning
+        suggestion.trajectory_id: spec.trajectory_at(suggestion.values, suggestion.seed).pruning
         for suggestion in SuggestionRecord(run_dir).read()
     }
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ticket_search.config.search import EarlyStoppingSpec
+from ticket_search.config.settings import EarlyStoppingSpec
 from ticket_search.tasks.metric import Metric
 
 if TYPE_CHECKING:

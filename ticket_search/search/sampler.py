@@ -19,7 +19,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from ticket_search.config.identity import derive_seed, trajectory_id
-from ticket_search.config.search import Domain, Range, SearchSpec, domain_values
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import Domain, Range, domain_values
 from ticket_search.search.suggestions import Suggestion
 
 #: How often a sampler that proposes what was run already is asked again before a free point is drawn at random.
@@ -61,6 +62,7 @@ class Sampler:
         self._grid = _grid(spec) if spec.search.sampler == "grid" else None
         self._trials: dict[int, int] = {}
         self._used: set[str] = set()
+        self._ids: dict[str, str] = {}
         self._seed_uses: Counter[int] = Counter()
         self._next = 0
 
@@ -140,7 +142,7 @@ class Sampler:
 
     def _free_seed(self, values: Mapping[str, Any]) -> int | None:
         """The least used of the seeds that this point has not been run with."""
-        free = [s for s in self._spec.seeds if trajectory_id(self._spec.point(values, s)) not in self._used]
+        free = [s for s in self._spec.seeds if self._id_at(values, s) not in self._used]
         return min(free, key=lambda seed: self._seed_uses[seed], default=None)
 
     def _suggestion(self, values: Mapping[str, Any], seed: int, state: Mapping[str, Any]) -> Suggestion:
@@ -148,9 +150,16 @@ class Sampler:
             number=self._next,
             values=dict(values),
             seed=seed,
-            trajectory_id=trajectory_id(self._spec.point(values, seed)),
+            trajectory_id=self._id_at(values, seed),
             sampler_state=dict(state),
         )
+
+    def _id_at(self, values: Mapping[str, Any], seed: int) -> str:
+        """The id of the trajectory of a point and a seed; making it costs a hundred times as much as looking it up."""
+        key = json.dumps([self._encode(values), seed])
+        if key not in self._ids:
+            self._ids[key] = trajectory_id(self._spec.trajectory_at(values, seed))
+        return self._ids[key]
 
     def _encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Values as Optuna has them: what comes from a list as JSON, since a choice may itself be a list."""

@@ -9,7 +9,8 @@ from typing import Any
 import ray
 import yaml
 
-from ticket_search.config.search import ResourcesSpec, SearchSpec
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.settings import ResourcesSpec
 from ticket_search.engines.placement import NodeType, Resources, check, describe, fitting_on
 from ticket_search.engines.ray.connection import own_processes
 

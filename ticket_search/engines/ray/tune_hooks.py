@@ -65,7 +65,7 @@ class _Suggest(_Hook, Searcher):
             # As long as one runs it may come back; once told that this is the end, Ray asks no more.
             waits = self._search.unfinished and not self._search.is_ending
             return None if waits else str(Searcher.FINISHED)
-        trajectory = self._search.spec.point(suggestion.values, suggestion.seed)
+        trajectory = self._search.spec.trajectory_at(suggestion.values, suggestion.seed)
         spec, run_dir = self._search.spec, self._run_dir
         return {JOB: make_job(spec, suggestion.number, trajectory, run_dir, self._run_id, data=self._data)}
 

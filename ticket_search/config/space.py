@@ -1,0 +1,133 @@
+"""What varies in a search: lists of values and ranges of numbers, by the names of fields."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import model_validator
+
+from ticket_search.config.base import Spec, unknown, validate
+from ticket_search.config.older import OLDER_SECTIONS
+from ticket_search.config.pruning import PruningSpec
+from ticket_search.config.trajectory import DatasetSpec, ModelSpec, TrainingSpec
+from ticket_search.errors import SpecError
+
+SECTIONS: dict[str, type[Spec]] = {
+    "dataset": DatasetSpec,
+    "model": ModelSpec,
+    "training": TrainingSpec,
+    "pruning": PruningSpec,
+}
+
+
+class Range(Spec):
+    """The numbers between two bounds, both included.
+
+    Attributes:
+        log: draw the logarithm uniformly.
+        step: draw ``low, low + step, ...`` only.
+    """
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be less than high {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError(f"a log range needs low above 0 and no step, not low {self.low}, step {self.step}")
+        if self.step is not None and self.step < _LEAST_STEP:
+            raise ValueError(f"step {self.step} must be at least {_LEAST_STEP}")
+        if self.step is not None and self.count > MOST_STEPS:
+            raise ValueError(f"step {self.step} makes {self.count} values; give at most {MOST_STEPS}, or no step")
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many values it has with its step; of integers, with step 1 where none is given."""
+        return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
+
+    def value(self, i: int) -> int | float:
+        """The i-th of those values."""
+        value = self.low + i * (self.step or 1)
+        # The rounding undoes the noise of binary fractions: 0.1 + 2 * 0.1 is 0.3.
+        return value if self.is_integer else round(float(value), 12)
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it draws integers: its bounds (and step) are."""
+        return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
+
+
+MOST_STEPS = 1_000_000
+_LEAST_STEP = 1e-9
+#: What a field may be: one of a list, or a number of a range.
+Domain = tuple[Any, ...] | Range
+
+
+def dotted(name: str) -> str:
+    """The full path of a searched field: ``pruning_rate`` is ``pruning.pruning_rate``.
+
+    A path of an older file, such as ``trajectory.pruning_rate``, means the same.
+    """
+    if name in PruningSpec.model_fields:
+        return f"pruning.{name}"
+    section, dot, rest = name.partition(".")
+    return f"{OLDER_SECTIONS.get(section, section)}{dot}{rest}"
+
+
+def assign(raw: dict[str, Any], path: str, value: object) -> None:
+    """Set a dotted path in nested mappings, making those that are missing."""
+    *parents, last = path.split(".")
+    for part in parents:
+        inner = raw.get(part)
+        if not isinstance(inner, dict):
+            inner = raw[part] = {}
+        raw = inner
+    raw[last] = value
+
+
+def domain_values(domain: Domain) -> list[Any]:
+    """Every value of a list, or of a range with a step (of integers: with step 1 where none is given)."""
+    if not isinstance(domain, Range):
+        return list(domain)
+    return [domain.value(i) for i in range(domain.count)]
+
+
+def holds(domain: Domain, value: Any) -> bool:
+    """Whether a value is in a list, or within a range."""
+    if isinstance(domain, Range):
+        return isinstance(value, int | float) and domain.low <= value <= domain.high
+    return value in domain
+
+
+def ends(domain: Domain) -> list[Any]:
+    """Every value of a list; the bounds of a range."""
+    if not isinstance(domain, Range):
+        return list(domain)
+    high = domain.high if domain.step is None else domain.value(domain.count - 1)
+    return [domain.low, high] if domain.is_integer else [float(domain.low), float(high)]
+
+
+def read_domain(name: str, domain: object) -> Domain:
+    """What a field may be, from plain data; a ValueError says what is wrong with it."""
+    path = dotted(name)
+    if path.split(".")[0] not in SECTIONS or "." not in path:
+        searchable = [*PruningSpec.model_fields, *(f"{s}.*" for s in SECTIONS)]
+        raise ValueError(unknown("field to search", name, searchable))
+    if isinstance(domain, list | tuple):
+        if not domain:
+            raise ValueError(f"{name}: the list [] is empty; give at least one value")
+        if any(domain.index(value) != i for i, value in enumerate(domain)):
+            raise ValueError(f"{name}: {list(domain)} names a value twice; give each once")
+        return tuple(domain)
+    if isinstance(domain, Mapping):
+        try:
+            return validate(Range, domain, where=f"{name}: ")
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+    if isinstance(domain, Range):
+        return domain
+    raise ValueError(f"{name}: {domain!r} is neither a list of values nor a range {{low: ..., high: ...}}")
