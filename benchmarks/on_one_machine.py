@@ -31,16 +31,16 @@ def run(
     """The rows of each level of a trajectory, by table."""
     import torch
 
-    from ticket_search.data.dataset import load_dataset
     from ticket_search.lottery.rows import control_rows, curve_rows, layer_rows, level_row
     from ticket_search.lottery.trajectory import run_trajectory
     from ticket_search.store.level_store import LevelStore
+    from ticket_search.tasks.registry import load_task
 
     torch.set_num_threads(1)
-    data = load_dataset(spec.dataset, Path(data_dir), device)
+    task = load_task(spec, Path(data_dir), device)
     dense = None
     for level in run_trajectory(
-        spec, data, LevelStore(store), rewind_iterations=rewinds, checkpoint_seconds=checkpoint_seconds
+        spec, task, LevelStore(store), rewind_iterations=rewinds, checkpoint_seconds=checkpoint_seconds
     ):
         dense = dense or level
         yield {
