@@ -15,13 +15,15 @@ from pathlib import Path
 
 import torch
 from machine import describe
-from ticket_search.training.train import LevelInputs, Update
 from torch.nn.functional import cross_entropy
 
 from ticket_search.config.trajectory import DatasetSpec, ModelSpec, OptimizerSpec, TrainingSpec
 from ticket_search.data.dataset import load_dataset
 from ticket_search.models import build, prunable
 from ticket_search.pruning.masks import full_mask
+from ticket_search.tasks.images import ImageTask
+from ticket_search.training.lane import PlainLane
+from ticket_search.training.request import LevelInputs, TrainRequest
 
 BATCH, BLOCK, BLOCKS = 128, 200, 30
 
@@ -53,11 +55,12 @@ def main() -> None:
         cross_entropy(bare(images), labels).backward()
         updates.step()
 
-    def engine(*, masked: bool) -> Update:
+    def engine(*, masked: bool) -> PlainLane:
         network = build(model, data.image_shape, data.classes, seed=0)
         weights = network.state_dict()
         mask = full_mask(weights, prunable(network)) if masked else {}
-        return Update(LevelInputs(weights=weights, mask=mask, seed=0), network, data, training)
+        level = LevelInputs(weights=weights, mask=mask, seed=0)
+        return PlainLane(TrainRequest(level=level, network=network, task=ImageTask(data), training=training, key=""))
 
     rows = {"bare": arithmetic, "level 0": engine(masked=False), "level n": engine(masked=True)}
     for run in rows.values():

@@ -108,6 +108,31 @@ def test_frozen_search():
     assert SEARCH.identity() == "d52370074baf8480c83592d5fac22481"
 
 
+def test_another_task_or_executor_is_another_level():
+    """Of a user's own, so is another source of the same name."""
+    task = PLAIN.model_copy(update={"task": "own:Task"})
+    own = {"name": "own:Executor", "source": "0"}
+    keys = [
+        dense_key(PLAIN, data=DATA, network=""),
+        dense_key(task, data=DATA, network="", task="0"),
+        dense_key(task, data=DATA, network="", task="1"),
+        dense_key(PLAIN, data=DATA, network="", executor=own),
+        dense_key(PLAIN, data=DATA, network="", executor=own | {"source": "1"}),
+        pruned_key("parent", PLAIN.pruning, 1),
+        pruned_key("parent", PLAIN.pruning, 1, own),
+        pruned_key("parent", PruningSpec(ticket=DATA), 1),
+        pruned_key("parent", PruningSpec(ticket=DATA), 1, own),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert trajectory_id(task) != trajectory_id(PLAIN)
+
+
+def test_the_name_of_an_executor_is_no_part_of_a_level():
+    """Its key is; ``auto`` and ``plain`` are the same."""
+    plain = PLAIN.model_copy(update={"training": PLAIN.training.model_copy(update={"executor": "plain"})})
+    assert dense_key(plain, data=DATA, network="") == dense_key(PLAIN, data=DATA, network="")
+
+
 def test_the_engine_and_the_executor_are_part_of_a_level():
     assert (ENGINE_VERSION, PLAIN_EXECUTOR) == (1, {"name": "plain", "width": 1})
 
@@ -196,7 +221,9 @@ def key(spec):
     [
         ("dataset.split_seed", 0),
         ("dataset.augment", None),
+        ("task", "classification"),
         ("training.precision", "fp32"),
+        ("training.executor", "auto"),
         ("training.schedule", ScheduleSpec(name="constant")),
         ("training.optimizer.momentum", 0.0),
         ("pruning", PruningSpec(pruning_rate=0.2, strategy="layerwise")),

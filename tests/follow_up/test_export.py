@@ -24,6 +24,7 @@ from ticket_search.runs import store_use
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.storage.local import LocalFolder
 from ticket_search.store.level_store import LevelStore
+from ticket_search.tasks.classification import ACCURACY
 
 RATE = 0.5
 
@@ -43,7 +44,7 @@ def run(tmp_path, search, digits):
         )
         tables, levels = Tables(folder, spec.space), list(run_trajectory(point, digits, LevelStore(folder / "store")))
         for level in levels:
-            tables.levels.put(level_row(point, level, levels[0], 0.0))
+            tables.levels.put(level_row(point, level, levels[0], 0.0, ACCURACY))
         tables.flush()
         return folder, levels, f"{name}/{levels[-1].number}"
 

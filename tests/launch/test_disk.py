@@ -10,6 +10,7 @@ from ticket_search.launch import preflight
 from ticket_search.launch.disk import Estimate, NetworkSize, describe, estimate, in_words
 from ticket_search.models import check as check_model
 from ticket_search.storage.folder import open_folder
+from ticket_search.tasks import classification
 
 NOTHING = Estimate(levels=1.0, dense=0.0, masks=0.0, tables=0.0)
 LENET = {"model.name": "lenet_300_100"}
@@ -45,7 +46,7 @@ def test_is_near_what_a_search_takes(search, tmp_path, space, base, trials):
 @pytest.mark.parametrize(("shape", "classes"), [((1, 8, 8), 10), ((3, 32, 32), 100), ((1, 1, 1), 2), ((2, 5, 7), 3)])
 def test_knows_the_size_of_a_fully_connected_network_without_building_it(trajectory, name, shape, classes):
     spec = trajectory({"model.name": name})
-    found = preflight._check_model(spec, shape, classes)
+    found = classification._network_size(spec.model, {"image_shape": shape, "classes": classes})
     values, prunable = check_model(spec.model, shape, classes)
     assert found == NetworkSize(values=values, prunable=prunable)
 

@@ -6,6 +6,7 @@ import torch
 from ticket_search.errors import SpecError
 from ticket_search.lottery.rows import control_rows
 from ticket_search.pruning.masks import kept_weights
+from ticket_search.tasks.classification import ACCURACY
 
 ALL = ["random_reinit", "random_mask", "shuffled_mask"]
 
@@ -70,7 +71,7 @@ def test_the_same_again_comes_from_the_store_and_more_draws_cost_only_themselves
     assert [c.level.curve for c in again[2].controls] == [c.level.curve for c in first[2].controls]
     run(bench, trajectory, stores, store, controls={"kinds": ["random_reinit"], "draws": 3, "levels": [2]})
     assert bench.counts() == {"level_reused": 5, "level_started": 1, "level_finished": 1}
-    rows = control_rows(spec, first[2])
+    rows = control_rows(spec, first[2], ACCURACY)
     assert [(row["control"], row["draw"], row["level"]) for row in rows] == [(k, d, 2) for k in ALL for d in (0, 1)]
     assert all(0 <= row["test_accuracy"] <= 1 for row in rows)
     assert {row["density"] for row in rows} == {kept_weights(first[2].mask) / 1184}

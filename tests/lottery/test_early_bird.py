@@ -12,6 +12,7 @@ from ticket_search.errors import SpecError
 from ticket_search.lottery.early_bird import EarlyBird
 from ticket_search.lottery.rows import control_rows, early_bird_rows, level_row
 from ticket_search.pruning.masks import distance
+from ticket_search.tasks.classification import ACCURACY
 
 #: Seven epochs of 17 iterations; the masks of lenet_16 settle within them.
 LONG = {"training.iterations": 119, "training.evaluate_every": 50, "pruning_rate": 0.5, "max_levels": 1}
@@ -111,10 +112,10 @@ def test_tickets_are_compared_with_the_dense_network_trained_to_its_end(bench, t
     assert control.level.key == plain[0].key != levels[0].key
     assert levels[0].dense is control.level
     assert plain[0].dense is plain[0]
-    rows = [level_row(spec, level, levels[0].dense, 0.0) for level in levels]
+    rows = [level_row(spec, level, levels[0].dense, 0.0, ACCURACY) for level in levels]
     assert [row["dense_val_accuracy"] for row in rows] == [plain[0].val_metric] * 2
     assert rows[0]["matching"] == (levels[0].val_metric >= plain[0].val_metric)
-    assert [row["control"] for row in control_rows(spec, levels[0])] == ["dense"]
+    assert [row["control"] for row in control_rows(spec, levels[0], ACCURACY)] == ["dense"]
     # What a ticket is rewound to is the dense network's, whoever ends it.
     assert bench.counts()["level_started"] == 2 + 2
 

@@ -32,8 +32,9 @@ def own_network(tmp_path, monkeypatch):
 def figures(levels):
     """All of levels but how long they took and where they came from."""
     return [
-        {k: v for k, v in asdict(level).items() if k not in ("train_seconds", "reused")}
+        {k: v for k, v in asdict(level).items() if k != "reused"}
         | {
+            "figures": {name: value for name, value in level.figures.items() if name != "train_seconds"},
             "mask": bits(level.mask),
             "next_mask": bits(level.next_mask or {}),
             "final_weights": {name: value.tolist() for name, value in level.final_weights.items()},

@@ -8,9 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from ticket_search.storage.local import LocalFolder
+from ticket_search.storage.local import _PARTIAL, LocalFolder
 from ticket_search.store import level_store
-from ticket_search.store.level_store import Entry, LevelStore, decode, encode
+from ticket_search.store.level_store import Claim, Entry, LevelStore, decode, encode
 
 KEY = "ab12"
 PATH = f"ab/{KEY}.safetensors"
@@ -153,6 +153,68 @@ class TestDamage:
         assert number(checkpoint.load()) == 2
         checkpoint.remove()
         assert checkpoint.load() is None
+
+
+class TestClaims:
+    def test_nobody_waits_for_one_that_is_held(self, store, folder):
+        claim = store.claim(KEY)
+        assert isinstance(claim, Claim)
+        other = LevelStore(folder)
+        with claim:
+            assert (store.claim(KEY), other.claim(KEY)) == (None, None)
+            with other.claim("cd34") as another:
+                assert isinstance(another, Claim)
+            assert claim.save(entry(3)).record == {"number": 3}
+            assert number(other.claim(KEY)) == 3
+        assert number(store.claim(KEY)) == 3
+
+    def test_what_is_not_saved_can_be_claimed_again(self, store, folder):
+        with store.claim(KEY):
+            pass
+        with pytest.raises(RuntimeError), store.claim(KEY):
+            raise RuntimeError
+        assert [file.name for file in folder.files(recursive=True)] == []
+        with store.claim(KEY) as claim:
+            claim.save(entry())
+        assert [file.name for file in folder.files(recursive=True)] == [PATH]
+
+    def test_two_processes_and_one_that_dies(self, store, folder, events):
+        code = (
+            "import sys, time; from ticket_search.store.level_store import LevelStore\n"
+            "print(LevelStore(sys.argv[1]).claim(sys.argv[2]).__enter__() is None, flush=True); time.sleep(60)"
+        )
+        command = [sys.executable, "-c", code, str(folder), KEY]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+            assert owner.stdout.readline() == "False\n"
+            assert store.claim(KEY) is None
+            owner.kill()
+        with store.claim(KEY) as claim:
+            claim.save(entry(4))
+        assert [event["event"] for event in events] == ["lease_broken"]
+        assert number(store.load(KEY)) == 4
+
+    def test_an_entry_saved_between_the_look_and_the_claim_is_found(self, store, folder, monkeypatch):
+        acquire = store._leases.try_acquire
+
+        def late(key):
+            store.save(key, entry(6))
+            return acquire(key)
+
+        monkeypatch.setattr(store._leases, "try_acquire", late)
+        assert number(store.claim(KEY)) == 6
+        assert [file.name for file in folder.files(recursive=True)] == [PATH]
+
+    def test_what_a_killed_process_left_half_written_is_swept(self, store, tmp_path):
+        local = LevelStore(tmp_path / "local")
+        local.save("ab99", entry())
+        half = tmp_path / "local" / "ab" / f".{KEY}.safetensors.0123456789ab{_PARTIAL}"
+        half.write_bytes(b"half")
+        with local.claim(KEY) as claim:
+            claim.save(entry())
+        assert sorted(path.name for path in (tmp_path / "local" / "ab").iterdir()) == [
+            f"{KEY}.safetensors",
+            "ab99.safetensors",
+        ]
 
 
 class TestComputing:

@@ -1,5 +1,6 @@
 """Trajectories side by side in one process: their levels are trained together, by the executors that they ask for."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
@@ -110,7 +111,11 @@ class Lanes(Generic[K]):
         except Exception as error:  # whose training it was, only their trajectories can say
             failed, crew.held = list(crew.held.values()), {}
             return [(lane.name, self._go_on(lane, lane.steps.throw, error)) for lane in failed]
-        return [self._trained(crew.held.pop(request), outputs) for request, outputs in done]
+        trained = [self._trained(crew.held.pop(request), outputs) for request, outputs in done]
+        for lane in self._lanes.values():
+            if math.isfinite(lane.ready_at):  # what it waits for may have been trained here, and it can join in
+                lane.ready_at = 0.0
+        return trained
 
     def _trained(self, lane: _Lane[K], outputs: LevelOutputs) -> tuple[K, Level | Ended | None]:
         return lane.name, self._go_on(lane, lane.steps.send, outputs)
@@ -129,7 +134,7 @@ class Lanes(Generic[K]):
         if isinstance(step, Wait):
             lane.ready_at = time.monotonic() + step.seconds
         elif isinstance(step, TrainRequest):
-            lane.ready_at = float("inf")
+            lane.ready_at = math.inf
             if step.executor not in self._crews:
                 self._crews[step.executor] = _Crew(self._executor(step.executor))
             self._crews[step.executor].waiting.append((step, lane))

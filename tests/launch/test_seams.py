@@ -1,0 +1,93 @@
+"""A task and an executor of a user's own run through `run_search` without a change to the package."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import ticket_search
+
+TESTS = Path(__file__).parents[1]
+REGRESSION = {
+    "name": "regression",
+    "task": "regression_task:Regression",
+    "dataset": {"name": "digits", "validation": 128},  # the task makes its own data
+    "model": {"name": "regression_task:network"},
+    "training": {
+        "optimizer": {"name": "adam", "lr": 0.02},
+        "batch_size": 32,
+        "iterations": 120,
+        "evaluate_every": 40,
+    },
+    "pruning": {"max_levels": 3},
+    "controls": {"kinds": ["random_reinit"], "levels": "last"},
+    "space": {"pruning_rate": [0.2, 0.7]},
+    "seeds": [0, 1],
+    "search": {"sampler": "grid", "tolerance": 0.02, "early_stopping": None},
+}
+
+
+@pytest.fixture
+def on_the_path(monkeypatch):
+    for folder in ("tasks", "lottery"):
+        monkeypatch.syspath_prepend(TESTS / folder)
+
+
+def run(space, output, **arguments):
+    return ticket_search.run_search(space, output, say=lambda line: None, **({"engine": "inline"} | arguments))
+
+
+def test_a_task_where_lower_is_better_gets_the_right_verdicts(on_the_path, tmp_path):
+    results = run(REGRESSION, tmp_path / "run")
+    levels = results.levels
+    assert list(results.trajectories["status"]) == ["completed"] * 4
+    assert (set(levels["task"]), set(levels["metric"])) == ({"regression_task:Regression"}, {"squared_error"})
+    assert not levels["higher_is_better"].any()
+    for name in ("val_accuracy", "test_accuracy", "dense_val_accuracy", "val_loss"):
+        assert levels[name].isna().all()
+    dense = levels[levels["level"] == 0].set_index("trajectory_id")["val_metric"]
+    assert list(levels["dense_val_metric"]) == list(dense.loc[levels["trajectory_id"]])
+    expected = levels["val_metric"] <= levels["dense_val_metric"] + 0.02 + 1e-9
+    assert list(levels["matching"]) == list(expected)
+    assert 0 < expected[levels["level"] > 0].sum() < (levels["level"] > 0).sum()  # both verdicts occur
+    sparsest = levels[levels["matching"] & (levels["level"] > 0)].groupby("trajectory_id")["density"].min()
+    found = results.trajectories.set_index("trajectory_id")["sparsest_matching_density"].dropna()
+    assert found.to_dict() == sparsest.to_dict()
+    assert results.controls["val_metric"].notna().all()
+    assert (results.curves.groupby(["trajectory_id", "level"])["val_metric"].first() > 0).all()
+
+
+@pytest.mark.parametrize("engine", ["processes"])
+def test_it_comes_to_the_same_rows_in_worker_processes(on_the_path, tmp_path, engine):
+    one, other = run(REGRESSION, tmp_path / "inline"), run(REGRESSION, tmp_path / engine, engine=engine)
+    columns = ["train_seconds", "reused"]
+    pd.testing.assert_frame_equal(one.levels.drop(columns=columns), other.levels.drop(columns=columns))
+
+
+def test_an_executor_sees_who_is_trained_together_and_the_rows_are_the_same(on_the_path, tmp_path):
+    import pair_executor
+
+    made = []
+    remember = pair_executor.Pair.__init__
+
+    def remembered(pair):
+        remember(pair)
+        made.append(pair)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_executor.Pair, "__init__", remembered)
+        settings = {"training.executor": "pair_executor:Pair"}
+        paired = run(REGRESSION, tmp_path / "paired", settings=settings)
+    together = [keys for pair in made for keys in pair.together]
+    assert max(map(len, together)) == 2
+    trained = paired.levels[~paired.levels["reused"]]
+    assert set(trained["level_key"]) <= {key for keys in together for key in keys}
+    alone = run(REGRESSION, tmp_path / "alone")
+    # Another executor's levels have other keys, and their trajectories other names.
+    assert not set(paired.levels["level_key"]) & set(alone.levels["level_key"])
+    order = ["pruning_rate", "seed", "level"]
+    left_out = ["trajectory_id", "level_key", "train_seconds", "reused"]
+    one, other = (
+        table.levels.sort_values(order, ignore_index=True).drop(columns=left_out) for table in (paired, alone)
+    )
+    pd.testing.assert_frame_equal(one, other, check_exact=True)

@@ -1,0 +1,215 @@
+"""Trajectories side by side: one executor trains their levels together."""
+
+import time
+from collections import Counter
+from dataclasses import asdict
+
+import pair_executor
+import pytest
+import torch
+
+from ticket_search.errors import Diverged, SpecError
+from ticket_search.lottery.lanes import Ended, Lanes
+from ticket_search.lottery.level import Level
+from ticket_search.lottery.levels import TrajectoryLevels
+from ticket_search.lottery.steps import Wait
+from ticket_search.lottery.trajectory import run_trajectory, trajectory_steps
+from ticket_search.storage.folder import open_folder
+from ticket_search.storage.lease import Leases
+from ticket_search.training.executors.executor import Executor
+from ticket_search.training.executors.plain import PlainExecutor
+from ticket_search.training.executors.registry import executor_for, executor_key
+from ticket_search.training.request import TrainRequest
+
+
+@pytest.fixture
+def pair():
+    return pair_executor.Pair()
+
+
+class Side:
+    """Drives trajectories by their names, and keeps what they come to."""
+
+    def __init__(self, task, executor):
+        self.task, self.lanes = task, Lanes(lambda name: executor)
+        self.levels, self.ended, self.events = {}, {}, []
+
+    def add(self, name, spec, store, **options):
+        log = lambda event, **fields: self.events.append((name, event, fields["level"]))  # noqa: E731
+        steps = trajectory_steps(TrajectoryLevels(spec, self.task, store, log, **options))
+        self.lanes.add(name, steps)
+        self.levels[name] = []
+
+    def run(self):
+        while self.lanes:
+            for name, outcome in self.lanes.advance():
+                if isinstance(outcome, Ended):
+                    self.ended[name] = outcome
+                else:
+                    self.levels[name].append(outcome)
+        return self
+
+
+def figures(levels):
+    """All of levels but how long they took and where they came from."""
+
+    def plain(value):
+        if isinstance(value, torch.Tensor):
+            return value.tolist()
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if k not in ("train_seconds", "reused")}
+        return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+    return [plain(asdict(level)) for level in levels]
+
+
+def test_those_that_share_level_0_train_it_once_and_the_rest_together(digits, trajectory, stores, pair):
+    specs = {rate: trajectory({"pruning_rate": rate, "rewind_iteration": 7}) for rate in (0.2, 0.5)}
+    side, store = Side(digits, pair), stores()
+    for rate, spec in specs.items():
+        side.add(rate, spec, store)
+    side.run()
+    alone = {rate: list(run_trajectory(spec, digits, stores())) for rate, spec in specs.items()}
+    assert {rate: figures(levels) for rate, levels in side.levels.items()} == {r: figures(a) for r, a in alone.items()}
+    assert pair.together[0] == [alone[0.2][0].key]  # the other one waits for it
+    assert {frozenset(keys) for keys in pair.together[1:] if len(keys) == 2} == {
+        frozenset({alone[0.2][n].key, alone[0.5][n].key}) for n in (1, 2)
+    }
+    assert Counter(event for _, event, level in side.events if level == 0) == {
+        "level_started": 1,
+        "level_finished": 1,
+        "level_reused": 1,
+    }
+    assert [levels[0].reused for levels in side.levels.values()] == [False, True]
+    assert all(ended == Ended() for ended in side.ended.values())
+
+
+def test_more_than_there_are_lanes(digits, trajectory, stores, pair):
+    """Seeds share nothing: of three, two are trained at once, and whoever has waited comes next."""
+    specs = [trajectory({"max_levels": 1, "controls": {"kinds": ["random_mask"]}}, seed=seed) for seed in range(3)]
+    side, store = Side(digits, pair), stores()
+    for seed, spec in enumerate(specs):
+        side.add(seed, spec, store)
+    side.run()
+    for seed, spec in enumerate(specs):
+        assert figures(side.levels[seed]) == figures(run_trajectory(spec, digits, stores()))
+    assert {len(keys) for keys in pair.together[:-1]} == {2}
+    assert len({key for keys in pair.together for key in keys}) == 3 * 3
+
+
+def test_one_that_diverges_ends_alone(digits, trajectory, stores, pair):
+    side, store = Side(digits, pair), stores()
+    side.add("wild", trajectory({"training.optimizer": {"name": "sgd", "lr": 1e30}}), store)
+    side.add("tame", trajectory(seed=1), store)
+    side.run()
+    assert isinstance(side.ended["wild"].error, Diverged)
+    with pytest.raises(Diverged):
+        side.ended["wild"].result()
+    assert [level.number for level in side.levels["tame"]] == [0, 1, 2]
+
+
+def test_what_a_training_raises_all_that_were_trained_with_it_raise(digits, trajectory, stores, pair, monkeypatch):
+    """Nobody knows whose fault it was. Nothing is left claimed, and the next trajectory is trained."""
+    side, store = Side(digits, pair), stores()
+    for seed in (0, 1):
+        side.add(seed, trajectory(seed=seed), store)
+    monkeypatch.setattr(type(digits), "score", lambda *_: 1 / 0)
+    side.run()
+    assert [type(ended.error) for ended in side.ended.values()] == [ZeroDivisionError] * 2
+    assert Leases(open_folder(store._root / "leases")).names() == []
+    monkeypatch.undo()
+    side.add(2, trajectory({"max_levels": 1}), store)
+    assert len(side.run().levels[2]) == 2
+
+
+def test_it_goes_no_further_than_the_level_that_was_given(digits, trajectory, stores, pair):
+    side = Side(digits, pair)
+    side.add("a", trajectory(), stores())
+    ((name, level),) = side.lanes.advance()
+    assert (name, level.number, len(pair.together), len(side.lanes)) == ("a", 0, 1, 1)
+    side.lanes.remove("a")
+    assert (len(side.lanes), len(pair.together)) == (0, 1)
+
+
+def test_given_up_in_the_middle_of_a_training_it_claims_nothing(digits, trajectory, stores, pair):
+    store, side = stores(), Side(digits, pair)
+    steps = trajectory_steps(TrajectoryLevels(trajectory(), digits, store))
+    request = next(steps)
+    assert isinstance(request, TrainRequest)
+    side.lanes.add("a", steps)
+    leases = Leases(open_folder(store._root / "leases"))
+    assert leases.names() == [request.key]
+    side.lanes.close()
+    assert leases.names() == []
+
+
+def test_the_steps_of_a_trajectory(digits, trajectory, stores):
+    """Level 0 and its rewind weights come from one training; what somebody else computes is waited for."""
+    store, executor = stores(), PlainExecutor()
+    spec = trajectory({"max_levels": 1})
+    one, other = (trajectory_steps(TrajectoryLevels(spec, digits, store)) for _ in range(2))
+    request, wait = next(one), next(other)
+    assert isinstance(request, TrainRequest)
+    assert (request.executor, request.level.mask, request.task) == ("plain", {}, digits)
+    assert isinstance(wait, Wait)
+    assert 0 < wait.seconds <= 0.2
+    executor.submit(request)
+    ((done, outputs),) = executor.advance()
+    assert done is request
+    level = one.send(outputs)
+    assert isinstance(level, Level)
+    same = next(other)
+    assert (same.key, same.reused, level.reused) == (level.key, True, False)
+
+
+def test_who_waits_does_not_keep_the_processor_busy(digits, trajectory, stores, pair):
+    """The level is claimed by somebody outside, who gives it up after a while."""
+    store, side = stores(), Side(digits, pair)
+    spec = trajectory({"max_levels": 1})
+    levels = TrajectoryLevels(spec, digits, store)
+    claim = store.claim(levels.context.level_key(0))
+    asked, ask = [], store.claim
+
+    def counted(key):
+        asked.append(key)
+        if len(asked) == 3:
+            claim.__exit__(None, None, None)
+        return ask(key)
+
+    store.claim = counted
+    started = time.monotonic()
+    side.lanes.add("a", trajectory_steps(levels))
+    assert [name for name, _ in side.lanes.advance()] == ["a"]
+    assert len(asked) == 3
+    assert time.monotonic() - started >= 2 * 0.1
+
+
+class TestExecutors:
+    @pytest.mark.parametrize("name", ["plain", "pair_executor:Pair"])
+    def test_by_their_names(self, name):
+        executor = executor_for(name)
+        assert isinstance(executor, Executor)
+        assert executor.name == name
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("sparce", "unknown executor 'sparce'; known: plain, package.module:function"),
+            ("pair_executor:Single", "the module has no function 'Single'"),
+            ("collections:OrderedDict", "the function returned OrderedDict.*, not a ticket_search.training.executors"),
+        ],
+    )
+    def test_what_is_none(self, name, message):
+        with pytest.raises(SpecError, match=message):
+            executor_for(name)
+
+    def test_a_users_is_named_in_a_specification_and_has_keys_of_its_own(self, digits, trajectory, stores):
+        plain, auto, own = (
+            list(run_trajectory(trajectory({"max_levels": 1, "training.executor": name}), digits, stores()))
+            for name in ("plain", "auto", "pair_executor:Pair")
+        )
+        assert [level.key for level in plain] == [level.key for level in auto]
+        assert not {level.key for level in plain} & {level.key for level in own}
+        assert [level.curve for level in plain] == [level.curve for level in own]
+        assert executor_key("plain") == {"name": "plain", "width": 1}
+        assert set(executor_key("pair_executor:Pair")) == {"name", "source"}

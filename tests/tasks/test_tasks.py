@@ -1,0 +1,182 @@
+"""Tasks by their names, and one that this package knows nothing of."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import regression_task
+import torch
+
+from ticket_search.config.trajectory import TrajectorySpec
+from ticket_search.errors import SpecError
+from ticket_search.lottery.finished import FinishedTrajectory
+from ticket_search.lottery.ticket import Ticket, load_ticket
+from ticket_search.lottery.trajectory import run_trajectory
+from ticket_search.pruning.masks import kept_weights
+from ticket_search.store.level_store import LevelStore
+from ticket_search.tasks.classification import ACCURACY, Classification
+from ticket_search.tasks.registry import load_task, task_digest, task_kind
+from ticket_search.training.executors import plain
+
+REGRESSION = {"task": "regression_task:Regression", "model.name": "regression_task:network", "dataset.validation": 112}
+
+
+@pytest.fixture
+def regression(trajectory):
+    """Makes a small trajectory of the regression."""
+
+    def make(changes=(), seed=0) -> TrajectorySpec:
+        return trajectory({**REGRESSION, "training.iterations": 60, "pruning_rate": 0.5, **dict(changes)}, seed=seed)
+
+    return make
+
+
+def run(spec, folder, **options):
+    return list(run_trajectory(spec, load_task(spec, Path()), LevelStore(folder), **options))
+
+
+class TestNames:
+    def test_the_classification_of_images(self):
+        kind = task_kind("classification")
+        assert isinstance(kind, Classification)
+        assert (kind.name, kind.metric, task_digest("classification")) == ("classification", ACCURACY, "")
+
+    def test_a_users_own(self):
+        assert task_kind("regression_task:Regression").metric == regression_task.ERROR
+        assert len(task_digest("regression_task:Regression")) == 64
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            (
+                "clasification",
+                r"unknown task 'clasification' \(did you mean 'classification'\?\); known: classification",
+            ),
+            ("regression_task:Missing", "'regression_task:Missing': the module has no function 'Missing'"),
+            ("regression_task:network", r"task 'regression_task:network': the function raised TypeError: network\(\)"),
+            ("regression_task:Metric.x", "unknown task"),
+            ("collections:OrderedDict", "the function returned OrderedDict.*, not a ticket_search.tasks.task.TaskKind"),
+        ],
+    )
+    def test_what_is_none(self, name, message):
+        with pytest.raises(SpecError, match=message):
+            task_kind(name)
+
+    def test_a_specification_names_one(self, trajectory, search):
+        with pytest.raises(SpecError, match=r"task: unknown task 'speech'; known: classification, package.module:fun"):
+            trajectory({"task": "speech"})
+        spec = search({"pruning_rate": [0.2]}, base=REGRESSION)
+        assert spec.trajectory_at({"pruning_rate": 0.2}, 0).task == "regression_task:Regression"
+
+    def test_the_driver_needs_no_torch(self):
+        code = (
+            "import sys; from pathlib import Path\n"
+            "from ticket_search.config.trajectory import *; from ticket_search.tasks.registry import task_kind\n"
+            "kind = task_kind('classification'); dataset = DatasetSpec(name='digits', validation=300)\n"
+            "print(kind.metric.name, kind.read(dataset, Path()).size, 'torch' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.stderr, done.stdout.split()) == ("", ["accuracy", str(1797 * (64 + 8)), "False"])
+
+
+class TestRegression:
+    def test_its_tickets_are_found(self, regression, tmp_path):
+        levels = run(regression(), tmp_path)
+        assert [kept_weights(level.mask) for level in levels] == [216, 108, 54]
+        dense, ticket, _ = levels
+        assert 0 < dense.val_metric < 1.4
+        assert regression_task.ERROR.matches(ticket.val_metric, dense.val_metric, 1.0)
+        assert all(math.isnan(p.val_loss) and math.isfinite(p.train_loss) for p in dense.curve)
+        assert math.isnan(dense.test_loss)
+        assert not dense.diverged
+
+    def test_the_best_point_is_that_of_the_least_error(self, regression, tmp_path):
+        (dense, *_) = run(regression({"training.evaluate_every": 5, "training.optimizer.lr": 0.1}), tmp_path)
+        best = min(dense.curve, key=lambda point: point.val_metric)
+        assert dense.early_stop_iteration == best.iteration < 60
+
+    @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow", "movement"])
+    def test_every_criterion_prunes_it(self, regression, tmp_path, criterion):
+        levels = run(regression({"criterion": criterion, "target_densities": [0.25], "max_levels": None}), tmp_path)
+        assert [kept_weights(level.mask) for level in levels] == [216, 54]
+
+    def test_what_its_session_remembers_passes_through_a_checkpoint(self, regression, tmp_path, monkeypatch):
+        class Killed(Exception):
+            pass
+
+        loss, at = regression_task.Draws.loss, []
+
+        def killed(self, network, iteration):
+            if iteration in (7, 33) and iteration not in at:
+                at.append(iteration)
+                raise Killed
+            return loss(self, network, iteration)
+
+        whole = run(regression(), tmp_path / "whole")
+        monkeypatch.setattr(regression_task.Draws, "loss", killed)
+        for _ in range(2):
+            with pytest.raises(Killed):
+                run(regression(), tmp_path / "killed", checkpoint_seconds=0.0)
+        pieces = run(regression(), tmp_path / "killed", checkpoint_seconds=0.0)
+        assert [level.key for level in pieces] == [level.key for level in whole]
+        assert [[p.train_loss for p in level.curve] for level in pieces] == [
+            [p.train_loss for p in level.curve] for level in whole
+        ]
+        assert [level.test_metric for level in pieces] == [level.test_metric for level in whole]
+
+    def test_a_metric_that_is_no_number_has_diverged(self, regression, tmp_path, monkeypatch):
+        from ticket_search.errors import Diverged
+
+        score = regression_task.OnDevice.score
+        monkeypatch.setattr(
+            regression_task.OnDevice, "score", lambda *a: dataclasses.replace(score(*a), value=float("nan"))
+        )
+        with pytest.raises(Diverged, match="level 0 was not finite at iteration 20"):
+            run(regression(), tmp_path)
+
+    def test_an_error_on_the_line_is_the_error_itself(self, regression, tmp_path):
+        spec = regression()
+        run(spec, tmp_path)
+        finished = FinishedTrajectory(spec, load_task(spec, Path()), LevelStore(tmp_path))
+        one, other = finished.train_copy(1, 0), finished.train_copy(1, 1)
+        line = finished.errors_between(one, other, 3)
+        assert (line[0].val_error, line[-1].test_error) == (one.val_metric, other.test_metric)
+
+    def test_a_ticket_of_it_is_a_file(self, regression, tmp_path):
+        spec = regression()
+        run(spec, tmp_path / "store")
+        finished = FinishedTrajectory(spec, load_task(spec, Path()), LevelStore(tmp_path / "store"))
+        ticket = finished.ticket(1, "a/1", {})
+        (tmp_path / "t.safetensors").write_bytes(ticket.to_bytes())
+        network = load_ticket(tmp_path / "t.safetensors")
+        assert network.ticket.inputs == ticket.inputs == {"features": 8}
+        assert network.ticket.key == ticket.key == Ticket.from_entry(ticket.to_entry()).key
+        assert network(torch.ones(2, 8)).shape == (2, 1)
+
+    def test_a_network_for_images_does_not_go_with_it(self, regression, tmp_path):
+        with pytest.raises(SpecError, match="model 'lenet_16' classifies images, and the task gives its networks feat"):
+            run(regression({"model.name": "lenet_16"}), tmp_path)
+
+    def test_without_a_sample_there_is_no_saliency(self, regression, tmp_path, monkeypatch):
+        monkeypatch.delattr(regression_task.OnDevice, "sample")
+        with pytest.raises(SpecError, match="networks judged by squared_error have no sample to take saliency from"):
+            run(regression({"criterion": "snip"}), tmp_path)
+
+    def test_its_levels_have_keys_of_their_own(self, regression, trajectory, tmp_path, monkeypatch):
+        spec = regression({"max_levels": 1})
+        first = run(spec, tmp_path)
+        monkeypatch.setattr("ticket_search.lottery.context.task_digest", lambda name: "0" * 64)
+        changed = run(spec, tmp_path)
+        assert not {level.key for level in first} & {level.key for level in changed}
+
+
+def test_a_classification_is_trained_by_the_same_steps(digits, trajectory, tmp_path, monkeypatch):
+    """The task of a request is the one that was given, and nothing else knows of images."""
+    seen = []
+    train = plain.train
+    monkeypatch.setattr(plain, "train", lambda request: seen.append(request.task) or train(request))
+    list(run_trajectory(trajectory({"max_levels": 1}), digits, LevelStore(tmp_path)))
+    assert seen == [digits, digits]
