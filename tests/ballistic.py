@@ -111,7 +111,7 @@ def _bombard_one(driver, kills, chooser, window, victims, tally, log):
         try:
             return driver.wait(chooser.uniform(*window))
         except subprocess.TimeoutExpired:
-            victim = _shoot(driver, chooser.choice(victims), chooser)
+            victim = shoot(driver, chooser.choice(victims), chooser)
         if victim is not None:
             tally.kills[victim] += 1
             log(f"start {tally.starts}: killed the {victim}, kill {tally.kills.total()}")
@@ -120,7 +120,7 @@ def _bombard_one(driver, kills, chooser, window, victims, tally, log):
     return driver.wait(900)
 
 
-def _shoot(driver, victim, chooser):
+def shoot(driver, victim, chooser):
     """SIGKILL; returns who was hit, None if there is nobody of the kind."""
     try:
         family = psutil.Process(driver.pid).children(recursive=True)

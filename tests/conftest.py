@@ -12,6 +12,8 @@ from ticket_search.config.search import SearchSpec, assign, dotted
 from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.storage.folder import open_folder
 
+_HERE = Path(__file__).parent
+_ENGINES = _HERE / "engines"
 _TRAJECTORY = {
     "dataset": {"name": "digits", "validation": 300},
     "model": {"name": "lenet_16"},
@@ -23,6 +25,13 @@ _TRAJECTORY = {
     },
     "pruning": {"max_levels": 2},
 }
+
+
+def pytest_collection_modifyitems(items):
+    """Which tests stay together where several workers share them: those on Ray, so that one Ray is started; else a file's."""
+    for item in items:
+        on_ray = "ray_address" in getattr(item, "fixturenames", ()) or item.path.is_relative_to(_ENGINES)
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else str(item.path.relative_to(_HERE))))
 
 
 def _plain(changes):
