@@ -4,8 +4,8 @@ import time
 from collections import Counter
 
 from clusters import cluster_of
+from helpers import finished_levels
 
-from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 
 SETTINGS = {
@@ -41,7 +41,7 @@ def assert_whole(output):
     assert results.trajectories["status"].tolist() == ["completed"] * 30
     assert (results.levels["level"].value_counts() == 30).all()
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
-    finished = Counter(event["level_key"] for event in read_events(output) if event["event"] == "level_finished")
+    finished = finished_levels(output)
     assert set(finished.values()) == {1}
     assert len(finished) == results.levels["level_key"].nunique()
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 import pandas as pd
 import pytest
 from clusters import ROOT, cluster_of
+from helpers import finished_levels
 
-from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 from ticket_search.runs.pull import pull
 
@@ -42,8 +42,9 @@ def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):
     assert (results.levels["level"].value_counts() == 12).all()
     hosts = {path.name.partition("-")[0] for path in (output / "events").iterdir()}
     assert hosts == {cluster.hosts.name(1), cluster.hosts.name(2)}
-    finished = [event["level_key"] for event in read_events(output) if event["event"] == "level_finished"]
-    assert len(finished) == len(set(finished)) == results.levels["level_key"].nunique()
+    finished = finished_levels(output)
+    assert set(finished.values()) == {1}
+    assert len(finished) == results.levels["level_key"].nunique()
     assert "Sparsest matching tickets" in said.stdout or "No ticket matches" in said.stdout
     # Again, on the running cluster or one that is started if it is not: nothing is trained anew.
     again = cluster.submit(*arguments, start=True)

@@ -8,18 +8,18 @@ import time
 import ballistic
 import pytest
 from by_hand import run_by_hand
+from helpers import command, finished_levels
 
 from ticket_search.config.loading import load_search
-from ticket_search.results.events import read_events
 
 
 def test_killed_as_a_whole_it_is_as_if_nothing_had_happened(tmp_path):
     space = tmp_path / "space.yaml"
     space.write_text(ballistic.make_space(False, iterations=100, size=1).replace("seeds: [0, 1, 2]", "seeds: [0]"))
     run_by_hand(load_search(space), tmp_path / "alone")
-    command = ballistic.command(space, tmp_path / "killed")
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as driver:
-        while not any(event["event"] == "level_finished" for event in read_events(tmp_path / "killed")):
+    run = command("run", space, "--output", tmp_path / "killed")
+    with subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL) as driver:
+        while not finished_levels(tmp_path / "killed"):
             assert driver.poll() is None
             time.sleep(0.05)
         ballistic.shoot(driver, "group", random.Random(0))

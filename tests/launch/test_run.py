@@ -1,15 +1,14 @@
 """What a search says, and leaves, when it cannot be run or has to stop."""
 
 import shutil
-from collections import Counter
 
 import pandas as pd
 import pytest
+from helpers import finished_levels
 
 from ticket_search.errors import SpecError, StorageError
 from ticket_search.launch import preflight
 from ticket_search.launch.run import run_search
-from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 
 
@@ -29,7 +28,7 @@ def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(ray_address, s
     filler.unlink()
     assert run_search(spec, small_disk / "run").counts["completed"] == 4
     assert len(load_results(small_disk / "run").levels) == 12
-    finished = Counter(e["level_key"] for e in read_events(small_disk / "run") if e["event"] == "level_finished")
+    finished = finished_levels(small_disk / "run")
     assert set(finished.values()) == {1}
 
 
