@@ -5,7 +5,7 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test soak check format lint types smoke clean
+.PHONY: demo test test-cluster soak check format lint types smoke clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,13 +15,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## the main job on the digits: a search, its tickets
 	$(BIN)/ticket-search run digits --output runs/demo
 
-test: $(VENV)/.installed  ## all tests
-	$(BIN)/pytest
+test: $(VENV)/.installed  ## all tests but those of clusters and the long ones, by two workers
+	$(BIN)/pytest -n 2 --dist loadgroup --durations=30
 
-soak: $(VENV)/.installed  ## kill a search 100 times at random moments; about half an hour
+test-cluster: $(VENV)/.installed  ## clusters on hosts made of network namespaces; needs root
+	$(BIN)/pytest -m cluster --durations=0 tests/cluster
+
+soak: $(VENV)/.installed  ## kill searches more than 100 times at random moments; about half an hour
+	$(BIN)/pytest -m soak
 	$(BIN)/python tests/ballistic.py --kills 100
 
-check: format lint types  ## what CI runs
+check: format lint types  ## format, lint, types, tests
 	$(MAKE) test
 
 format: $(VENV)/.installed

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from helpers import command, finished_levels
 
 from ticket_search import load_results
 from ticket_search.results.events import read_events
@@ -82,10 +83,6 @@ def make_space(one_worker, *, iterations, size):
     return text.replace("ITERATIONS", str(iterations)).replace("TRIALS", str(size)).replace("RATES", str(rates))
 
 
-def command(space, run_dir):
-    return [sys.executable, "-m", "ticket_search.cli", "run", str(space), "--output", str(run_dir)]
-
-
 def bombard(space, run_dir, kills, chooser, *, window=(1.0, 16.0), victims=VICTIMS, log=None):
     """Run a search to its end while killing up to `kills` processes; returns a `Tally`."""
     tally = Tally()
@@ -93,7 +90,11 @@ def bombard(space, run_dir, kills, chooser, *, window=(1.0, 16.0), victims=VICTI
         tally.starts += 1
         with tempfile.TemporaryFile("w+") as said:
             driver = subprocess.Popen(
-                command(space, run_dir), start_new_session=True, stdout=said, stderr=subprocess.STDOUT, text=True
+                command("run", space, "--output", run_dir),
+                start_new_session=True,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
             try:
                 code = _bombard_one(driver, kills, chooser, window, victims, tally, log or (lambda line: None))
@@ -111,7 +112,7 @@ def _bombard_one(driver, kills, chooser, window, victims, tally, log):
         try:
             return driver.wait(chooser.uniform(*window))
         except subprocess.TimeoutExpired:
-            victim = _shoot(driver, chooser.choice(victims), chooser)
+            victim = shoot(driver, chooser.choice(victims), chooser)
         if victim is not None:
             tally.kills[victim] += 1
             log(f"start {tally.starts}: killed the {victim}, kill {tally.kills.total()}")
@@ -120,7 +121,7 @@ def _bombard_one(driver, kills, chooser, window, victims, tally, log):
     return driver.wait(900)
 
 
-def _shoot(driver, victim, chooser):
+def shoot(driver, victim, chooser):
     """SIGKILL; returns who was hit, None if there is nobody of the kind."""
     try:
         family = psutil.Process(driver.pid).children(recursive=True)
@@ -175,7 +176,7 @@ def check(run_dir, alone, tally, *, one_worker):
     if one_worker:
         assert _suggestions(run_dir) == _suggestions(alone)
     events = read_events(run_dir)
-    finished = Counter(event["level_key"] for event in events if event["event"] == "level_finished")
+    finished = finished_levels(run_dir)
     assert set(finished) == set(results.levels["level_key"])
     tally.levels = len(finished)
     tally.continued += sum(event["event"] == "level_continued" for event in events)
@@ -194,7 +195,7 @@ def _suggestions(run_dir):
 
 def run_alone(space, run_dir):
     """The search that nobody disturbs."""
-    done = subprocess.run(command(space, run_dir), capture_output=True, text=True)
+    done = subprocess.run(command("run", space, "--output", run_dir), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return run_dir
 

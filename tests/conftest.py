@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -6,6 +7,7 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
+from by_hand import run_by_hand
 
 from ticket_search.config.base import validate
 from ticket_search.config.search import SearchSpec
@@ -13,6 +15,8 @@ from ticket_search.config.space import assign, dotted
 from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
 from ticket_search.storage.folder import open_folder
 
+_HERE = Path(__file__).parent
+_ENGINES = _HERE / "engines"
 _TRAJECTORY = {
     "dataset": {"name": "digits", "validation": 300},
     "model": {"name": "lenet_16"},
@@ -24,6 +28,13 @@ _TRAJECTORY = {
     },
     "pruning": {"max_levels": 2},
 }
+
+
+def pytest_collection_modifyitems(items):
+    """Which tests stay together where workers share them: those on Ray, so that one is started; else a file's."""
+    for item in items:
+        on_ray = "ray_address" in getattr(item, "fixturenames", ()) or item.path.is_relative_to(_ENGINES)
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else str(item.path.relative_to(_HERE))))
 
 
 def _plain(changes):
@@ -50,6 +61,23 @@ def search():
         return validate(SearchSpec, raw)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _finished_search(search, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("finished_search") / "run"
+    space = {"pruning_rate": [0.3, 0.6], "rewind_iteration": [0, 20]}
+    run_by_hand(search(space, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None), run_dir)
+    return run_dir
+
+
+@pytest.fixture
+def finished_search(_finished_search, tmp_path):
+    """A copy of a finished search's run directory: a grid of 8 trajectories of 2 levels, on digits."""
+    run_dir = Path(shutil.copytree(_finished_search, tmp_path / "finished_search"))
+    (note,) = (run_dir / "store/searches").iterdir()  # of who uses the store
+    note.write_text(note.read_text().replace(str(_finished_search), str(run_dir)))
+    return run_dir
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from helpers import command, finished_levels, in_process, run_command
 
-from ticket_search.cli import main
 from ticket_search.results.events import read_events
 
 SPACE = (
@@ -30,21 +28,6 @@ SPACE = (
     *("--set", "pruning.max_levels=2", "--set", "training.iterations=200", "--set", "search.max_concurrent=2"),
 )
 GO_ON = "Go on with: ticket-search resume run"
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "ticket_search.cli", *map(str, arguments)]
-
-
-def cli(*arguments, cwd):
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240)
-
-
-def here(*arguments, cwd):
-    """A command that changes nothing of the process that it runs in, in this one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(cwd)
-        return CliRunner().invoke(main, list(arguments))
 
 
 def levels_of(run_dir, event):
@@ -66,7 +49,7 @@ def stop_at(event, cwd, ray_address):
                 assert driver.poll() is None, driver.stderr.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            said = cli("stop", "run", cwd=cwd)
+            said = run_command("stop", "run", cwd=cwd)
             out, err = driver.communicate(timeout=90)
         finally:
             driver.kill()
@@ -84,7 +67,7 @@ def test_a_search_stopped_before_its_first_level_trains_none(ray_address, tmp_pa
 def resumed(stopped, ray_address):
     """The same search gone on with under a changed rule."""
     cwd, _, _ = stopped
-    said = cli("resume", "run", "--set", "search.early_stopping.patience=3", "--address", ray_address, cwd=cwd)
+    said = run_command("resume", "run", "--set", "search.early_stopping.patience=3", "--address", ray_address, cwd=cwd)
     return cwd, said
 
 
@@ -114,7 +97,7 @@ def test_a_new_search_says_once_what_disk_it_takes(stopped, resumed):
 def test_running_levels_finish_and_no_trajectory_does(stopped):
     run_dir = stopped[0] / "as_stopped"
     started = levels_of(run_dir, "level_started")
-    assert started == levels_of(run_dir, "level_finished")
+    assert started == finished_levels(run_dir)
     assert 0 < len(started) < 18  # of 2 seeds: the dense network, and 4 trajectories of 2 levels
     assert set(pd.read_parquet(run_dir / "levels")["level_key"]) == set(started)
     assert "running" in set(pd.read_parquet(run_dir / "trajectories")["status"])
@@ -127,8 +110,8 @@ def test_a_stopped_search_is_finished_by_resume_and_nothing_is_trained_twice(res
     trajectories = pd.read_parquet(cwd / "run/trajectories")
     assert len(trajectories) == 8
     assert set(trajectories["status"]) <= {"completed", "stopped"}
-    assert set(levels_of(cwd / "run", "level_finished").values()) == {1}
-    assert set(levels_of(cwd / "as_stopped", "level_finished")) < set(levels_of(cwd / "run", "level_finished"))
+    assert set(finished_levels(cwd / "run").values()) == {1}
+    assert set(finished_levels(cwd / "as_stopped")) < set(finished_levels(cwd / "run"))
 
 
 def test_a_changed_rule_is_said_in_a_line(resumed):
@@ -142,76 +125,73 @@ def test_a_changed_rule_is_said_in_a_line(resumed):
 def test_a_changed_space_is_refused_with_where_it_could_go(stopped):
     cwd, _, _ = stopped
     before = (cwd / "as_stopped/search.yaml").read_text()
-    said = cli("resume", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
+    said = in_process("resume", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
     assert "--set space.pruning_rate=[0.3, 0.5]: that would be another search; search.trials, search." in said.stderr
-    said = cli("run", *SPACE, "--output", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
+    said = in_process("run", *SPACE, "--output", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
     assert "holds another search ('digits', which differs in space.pruning_rate)" in said.stderr
     assert f"--store '{cwd}/as_stopped/store'" in said.stderr
     assert (cwd / "as_stopped/search.yaml").read_text() == before
 
 
-def test_there_is_nothing_to_stop_where_nothing_runs(resumed, tmp_path):
-    said = here("stop", "run", cwd=resumed[0])
-    assert (said.exit_code, said.stdout) == (2, "")
-    assert "run' is not being run, so there is nothing to stop" in said.stderr
-    assert not (resumed[0] / "run/stop.json").exists()
+def test_there_is_nothing_to_stop_where_nothing_runs(finished_search, tmp_path):
+    said = in_process("stop", finished_search)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "finished_search' is not being run, so there is nothing to stop" in said.stderr
+    assert not (finished_search / "stop.json").exists()
     for name in ("stop", "store"):
-        said = here(name, str(tmp_path), cwd=tmp_path)
-        assert (said.exit_code, said.stdout) == (2, "")
+        said = in_process(name, tmp_path)
+        assert (said.returncode, said.stdout) == (2, "")
         assert "is n" in said.stderr
         assert "Traceback" not in said.stderr
 
 
-def test_store_says_what_is_there_and_removes_only_when_told(resumed):
-    cwd, _ = resumed
-    there = sorted((cwd / "run/store").glob("??/*"))
-    trained = len(levels_of(cwd / "run", "level_finished"))
+def test_store_says_what_is_there_and_removes_only_when_told(finished_search):
+    there = sorted((finished_search / "store").glob("??/*"))
+    trained = len(finished_levels(finished_search))
     for arguments in ((), ("--prune",), ("--keep-best", "1", "--dry-run")):
-        said = here("store", "run", *arguments, cwd=cwd)
-        assert (said.exit_code, said.stderr) == (0, "")
+        said = in_process("store", finished_search, *arguments)
+        assert (said.returncode, said.stderr) == (0, "")
         lines = said.stdout.splitlines()
-        assert lines[0] == f"store: {cwd}/run/store"
+        assert lines[0] == f"store: {finished_search}/store"
         assert re.match(rf"levels +{trained} files +\d", lines[1])
         assert re.match(r"rewind weights +4 files +\d", lines[2])
-        assert lines[-2] == f"used by {cwd}/run"
-        assert sorted((cwd / "run/store").glob("??/*")) == there
+        assert lines[-2] == f"used by {finished_search}"
+        assert sorted((finished_search / "store").glob("??/*")) == there
         if "--dry-run" in arguments:
             assert re.match(r"needed by no search: \d+ files, ", lines[-1])
         else:
             assert lines[-1] == "a search needs each of them"
 
 
-def test_keep_best_keeps_ten_unless_told_otherwise(resumed, tmp_path):
-    shutil.copytree(resumed[0] / "run", tmp_path / "run")
-    store = tmp_path / "run/store"
+def test_keep_best_keeps_ten_unless_told_otherwise(finished_search):
+    store = finished_search / "store"
 
     def files():
         return len(list(store.glob("??/*")))
 
-    assert "needed by no search" in here("store", "run", "--dry-run", "--keep-best", cwd=tmp_path).stdout
+    assert "needed by no search" in in_process("store", finished_search, "--dry-run", "--keep-best").stdout
     before = files()
-    said = here("store", "run", "--keep-best", cwd=tmp_path).stdout.splitlines()[-1]
+    said = in_process("store", finished_search, "--keep-best").stdout.splitlines()[-1]
     ten = files()
     assert re.match(rf"removed: {before - ten} files, \d+ kB$", said)
-    said = here("store", "run", "--keep-best", "1", cwd=tmp_path).stdout.splitlines()[-1]
+    said = in_process("store", finished_search, "--keep-best", "1").stdout.splitlines()[-1]
     assert files() == 3 < ten  # a ticket, its dense network, and the weights that it starts from
     assert said.startswith(f"removed: {ten - 3} files, ")
-    said = here("store", "run", "--keep-best=1", cwd=tmp_path).stdout
+    said = in_process("store", finished_search, "--keep-best=1").stdout
     assert said.endswith("a search needs each of them\n")
 
 
-def test_store_refuses_while_the_search_runs(resumed, tmp_path):
+def test_store_refuses_while_the_search_runs(finished_search):
     """A search that runs: a process that holds the lock."""
     from ticket_search.runs.directory import hold, read_spec
     from ticket_search.storage.folder import open_folder
 
-    shutil.copytree(resumed[0] / "run", tmp_path / "run")
-    folder = open_folder(tmp_path / "run")
-    before = sorted((tmp_path / "run/store").rglob("*"))
+    folder = open_folder(finished_search)
+    before = sorted((finished_search / "store").rglob("*"))
     with hold(folder, read_spec(folder)):
-        said = here("store", "run", "--keep-best", "0", cwd=tmp_path)
-    assert (said.exit_code, said.stdout) == (2, "")
-    assert f"run' is being run by process {os.getpid()} on " in said.stderr
-    assert sorted((tmp_path / "run/store").rglob("*")) == before
+        said = in_process("store", finished_search, "--keep-best", "0")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert f"finished_search' is being run by process {os.getpid()} on " in said.stderr
+    assert sorted((finished_search / "store").rglob("*")) == before

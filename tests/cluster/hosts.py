@@ -7,87 +7,73 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from claims import PATH, claim, give_back, remove, run
+
 TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "rsync", "unshare")
-_BRIDGE, _NETWORK = "tsbr0", "10.213.77"
-_PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-_ENV = os.environ | {"PATH": _PATH}
 
 
 def missing():
     """Why there can be no hosts here; "" if there can."""
     if os.geteuid() != 0:
         return "separate hosts need root"
-    absent = [tool for tool in TOOLS if not shutil.which(tool, path=_PATH)]
+    absent = [tool for tool in TOOLS if not shutil.which(tool, path=PATH)]
     if absent:
         return f"separate hosts need {', '.join(absent)}"
+    bridge = f"tsp{os.getpid()}"
     for probe in (
         "unshare --net --mount --pid --uts --ipc --fork true",
-        "ip link add tsprobe type bridge",
-        "ip link del tsprobe",
+        f"ip link add {bridge} type bridge",
+        f"ip link del {bridge}",
     ):
-        tried = subprocess.run(shlex.split(probe), capture_output=True, text=True, env=_ENV)
+        tried = subprocess.run(shlex.split(probe), capture_output=True, text=True, env=os.environ | {"PATH": PATH})
         if tried.returncode:
             return f"separate hosts need `{probe}`: {tried.stderr.strip()}"
     return ""
 
 
-def _run(command):
-    return subprocess.run(shlex.split(command), check=True, capture_output=True, text=True, env=_ENV)
-
-
 class Hosts:
-    """Some hosts, named ``tshost1``, ``tshost2``, ..., at 10.213.77.11, 10.213.77.12, ...
+    """Some hosts on a network of their own, which no other hosts on this machine share.
 
     Args:
-        folder: for their homes; not below /tmp or /root, which each host has of its own.
+        folder: for their homes; not below /tmp or /root, which each host has of its own. It is removed at the end.
+        claims: the folder that lists which hosts on this machine belong to whom; None means the machine's own.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, claims=None):
         self.folder = Path(folder)
         self.key = self.folder / "key"
+        self._claims = claims
         self._inits = {}
 
     def __enter__(self):
         self.folder.mkdir(parents=True)
         for name in ("key", "hostkey"):
-            _run(f"ssh-keygen -q -t ed25519 -N '' -f {self.folder / name}")
-        self._clear()
-        _run(f"ip link add {_BRIDGE} type bridge")
-        _run(f"ip addr add {_NETWORK}.254/24 dev {_BRIDGE}")
-        _run(f"ip link set {_BRIDGE} up")
+            run(f"ssh-keygen -q -t ed25519 -N '' -f {self.folder / name}")
+        self._claim = claim(self.folder, self._claims)
         return self
 
     def __exit__(self, *_):
         for number in list(self._inits):
             self.kill(number)
-        _run(f"ip link del {_BRIDGE}")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        give_back(self._claim)
 
-    @staticmethod
-    def _clear():
-        """Remove what a test run that was killed has left."""
-        for line in _run("ip netns list").stdout.splitlines():
-            name = line.split()[0]
-            if name.startswith("tshost"):
-                for pid in _run(f"ip netns pids {name}").stdout.split():
-                    os.kill(int(pid), signal.SIGKILL)
-                _run(f"ip netns del {name}")
-                subprocess.run(["ip", "link", "del", name], capture_output=True, env=_ENV)
-        subprocess.run(["ip", "link", "del", _BRIDGE], capture_output=True, env=_ENV)
+    def name(self, number):
+        """The host name of a host, which is also the name of its namespace and of its link to the bridge."""
+        return self._claim.host(number)
 
-    @staticmethod
-    def address(number):
+    def address(self, number):
         """The address of a host."""
-        return f"{_NETWORK}.{10 + number}"
+        return str(self._claim.network[10 + number])
 
     def start(self, number):
         """Switch a host on, as new."""
-        name, home = f"tshost{number}", self.folder / f"host{number}"
+        name, home = self.name(number), self.folder / f"host{number}"
         shutil.rmtree(home, ignore_errors=True)
         for part in ("root", "tmp"):
             (home / part).mkdir(parents=True)
@@ -99,19 +85,19 @@ class Hosts:
             f"HostKey {self.folder / 'hostkey'}\nAuthorizedKeysFile {self.key}.pub\nPermitRootLogin prohibit-password\n"
             "PidFile none\nStrictModes no\nUsePAM no\n"
         )
-        _run(f"ip netns add {name}")
-        _run(f"ip link add {name} type veth peer name eth0 netns {name}")
-        _run(f"ip link set {name} master {_BRIDGE} up")
-        _run(f"ip -n {name} addr add {self.address(number)}/24 dev eth0")
-        _run(f"ip -n {name} link set eth0 up")
-        _run(f"ip -n {name} link set lo up")
-        _run(f"ip -n {name} route add default via {_NETWORK}.254")
+        run(f"ip netns add {name}")
+        run(f"ip link add {name} type veth peer name eth0 netns {name}")
+        run(f"ip link set {name} master {self._claim.bridge} up")
+        run(f"ip -n {name} addr add {self.address(number)}/24 dev eth0")
+        run(f"ip -n {name} link set eth0 up")
+        run(f"ip -n {name} link set lo up")
+        run(f"ip -n {name} route add default via {self._claim.gateway}")
         script = ["mount --make-rprivate /", f"hostname {name}", "mkdir -p /run/sshd", "mount -t proc proc /proc"]
         for hidden in ("root", "tmp"):
             for needed in _needed_below(f"/{hidden}"):
                 script.append(f"mkdir -p {home}{needed} && mount --rbind {needed} {home}{needed}")
             script.append(f"mount --rbind {home / hidden} /{hidden}")
-        script.append(f"exec {shutil.which('sshd', path=_PATH)} -D -e -f {config}")
+        script.append(f"exec {shutil.which('sshd', path=PATH)} -D -e -f {config}")
         with (home / "sshd.log").open("w") as log:
             self._inits[number] = subprocess.Popen(
                 [
@@ -121,7 +107,7 @@ class Hosts:
                 ],
                 stdout=log,
                 stderr=log,
-                env=_ENV,
+                env=os.environ | {"PATH": PATH},
                 start_new_session=True,
             )
         self._wait_for_ssh(number)
@@ -147,22 +133,22 @@ class Hosts:
         return [*(word for option in named for word in ("-o", option)), "-i", str(self.key)]
 
     def tunnel(self, number, port):
-        """A process that leads a port of this machine's loopback to that of a host's."""
-        return subprocess.Popen(
-            ["ssh", *self._ssh(number), "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{port}:127.0.0.1:{port}"]
-        )
+        """A process that leads a free port of this machine's loopback to one of a host's; and that free port."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            local = free.getsockname()[1]
+        leads = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:127.0.0.1:{port}"]
+        return subprocess.Popen(["ssh", *self._ssh(number), *leads]), local
 
     def cut_off(self, number):
         """Take a host's network away; it runs on."""
-        _run(f"ip link set tshost{number} down")
+        run(f"ip link set {self.name(number)} down")
 
     def kill(self, number):
         """Switch a host off: all its processes are gone at once."""
         init = self._inits.pop(number)
         os.killpg(init.pid, signal.SIGKILL)
         init.wait()
-        subprocess.run(["ip", "netns", "del", f"tshost{number}"], capture_output=True, env=_ENV)
-        subprocess.run(["ip", "link", "del", f"tshost{number}"], capture_output=True, env=_ENV)
+        remove(self.name(number))
 
 
 def _needed_below(hidden):

@@ -3,14 +3,11 @@
 import time
 from collections import Counter
 
-import pytest
 from clusters import cluster_of
-from hosts import missing
+from helpers import finished_levels
 
-from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 SETTINGS = {
     "search.sampler": "random",
     "search.early_stopping": "null",
@@ -44,7 +41,7 @@ def assert_whole(output):
     assert results.trajectories["status"].tolist() == ["completed"] * 30
     assert (results.levels["level"].value_counts() == 30).all()
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
-    finished = Counter(event["level_key"] for event in read_events(output) if event["event"] == "level_finished")
+    finished = finished_levels(output)
     assert set(finished.values()) == {1}
     assert len(finished) == results.levels["level_key"].nunique()
 
@@ -54,11 +51,11 @@ def test_hosts_are_cut_off_killed_and_added():
         output = cluster.shared / "run"
         # Levels long enough that one host is not done with all of them before another has joined.
         running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=6000", "--output", str(output))
-        wait_until(lambda: all(finished_on(output)[f"tshost{n}"] for n in (1, 2, 3)), running)
+        wait_until(lambda: all(finished_on(output)[cluster.hosts.name(n)] for n in (1, 2, 3)), running)
         cluster.hosts.cut_off(2)
         cluster.hosts.kill(3)
         cluster.hosts.start(4)
-        wait_until(lambda: finished_on(output)["tshost4"], running)
+        wait_until(lambda: finished_on(output)[cluster.hosts.name(4)], running)
         said = running.communicate(timeout=600)[0]
         assert running.returncode == 0, said
         assert_whole(output)
@@ -68,7 +65,7 @@ def test_the_head_is_lost_and_another_cluster_goes_on():
     with cluster_of(2) as cluster:
         output = cluster.shared / "run"
         running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=1500", "--output", str(output))
-        wait_until(lambda: all(finished_on(output)[f"tshost{n}"] for n in (1, 2)), running)
+        wait_until(lambda: all(finished_on(output)[cluster.hosts.name(n)] for n in (1, 2)), running)
         cluster.hosts.kill(1)
         running.communicate(timeout=120)
         assert running.returncode != 0
@@ -81,5 +78,5 @@ def test_the_head_is_lost_and_another_cluster_goes_on():
         resumed = cluster.submit("resume", str(output))
         assert resumed.returncode == 0, resumed.stdout + resumed.stderr
         assert before < sum(finished_on(output).values())
-        assert finished_on(output)["tshost3"]
+        assert finished_on(output)[cluster.hosts.name(3)]
         assert_whole(output)

@@ -13,13 +13,10 @@ from contextlib import suppress
 import pandas as pd
 import pytest
 from clusters import ROOT, cluster_of
-from hosts import missing
+from helpers import finished_levels
 
-from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 from ticket_search.runs.pull import pull
-
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +41,10 @@ def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
     assert (results.levels["level"].value_counts() == 12).all()
     hosts = {path.name.partition("-")[0] for path in (output / "events").iterdir()}
-    assert hosts == {"tshost1", "tshost2"}
-    finished = [event["level_key"] for event in read_events(output) if event["event"] == "level_finished"]
-    assert len(finished) == len(set(finished)) == results.levels["level_key"].nunique()
+    assert hosts == {cluster.hosts.name(1), cluster.hosts.name(2)}
+    finished = finished_levels(output)
+    assert set(finished.values()) == {1}
+    assert len(finished) == results.levels["level_key"].nunique()
     assert "Sparsest matching tickets" in said.stdout or "No ticket matches" in said.stdout
     # Again, on the running cluster or one that is started if it is not: nothing is trained anew.
     again = cluster.submit(*arguments, start=True)
@@ -83,7 +81,10 @@ def test_what_no_node_can_give_is_said_at_once(cluster):
 def test_storage_that_a_node_does_not_share_is_refused_before_anything_is_trained(cluster):
     said = cluster.submit("run", "digits", "--output", "/root/my_run")
     assert said.returncode != 0
-    assert f"node {cluster.hosts.address(2)}: on tshost2 '/root/my_run' is not what the search writes to" in said.stdout
+    refused = (
+        f"node {cluster.hosts.address(2)}: on {cluster.hosts.name(2)} '/root/my_run' is not what the search writes to"
+    )
+    assert refused in said.stdout
     assert "Traceback" not in said.stdout
     assert cluster.hosts.ssh(1, "ls /root/my_run").returncode != 0
 
@@ -91,19 +92,18 @@ def test_storage_that_a_node_does_not_share_is_refused_before_anything_is_traine
 def test_data_that_the_head_lacks_are_missed_by_name(cluster):
     said = cluster.submit("run", "mnist_lenet", "--data-dir", "/root/data", "--output", str(cluster.shared / "mnist"))
     assert said.returncode != 0
-    assert (
-        "on tshost1, from which every node gets its data: dataset 'mnist' is not there: no '/root/data" in said.stdout
-    )
+    missed = "from which every node gets its data: dataset 'mnist' is not there: no '/root/data"
+    assert f"on {cluster.hosts.name(1)}, {missed}" in said.stdout
 
 
 def test_a_job_is_submitted_through_a_tunnel_and_only_with_the_token(cluster):
-    tunnel = cluster.hosts.tunnel(1, 8265)
+    tunnel, port = cluster.hosts.tunnel(1, 8265)
     output = cluster.shared / "job"
-    job = ("job", "submit", "--address", "http://127.0.0.1:8265", "--", "ticket-search", "run", "digits")
+    job = ("job", "submit", "--address", f"http://127.0.0.1:{port}", "--", "ticket-search", "run", "digits")
     job += ("--trials", "2", *SMALL, "--output", str(output))
     try:
-        wait_for_port(8265)
-        assert [asked_for_a_job(f"touch {output}", token) for token in (None, "0" * 64)] == [401, 403]
+        wait_for_port(port)
+        assert [asked_for_a_job(port, f"touch {output}", token) for token in (None, "0" * 64)] == [401, 403]
         for refusal in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}):
             refused = cluster.ray(*job, **{"RAY_AUTH_MODE": "token", **refusal})
             assert refused.returncode != 0
@@ -117,11 +117,11 @@ def test_a_job_is_submitted_through_a_tunnel_and_only_with_the_token(cluster):
         tunnel.wait()
 
 
-def asked_for_a_job(entrypoint, token):
+def asked_for_a_job(port, entrypoint, token):
     """The status with which the job server answers somebody who asks for a job by hand."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     body = json.dumps({"entrypoint": entrypoint}).encode()
-    request = urllib.request.Request("http://127.0.0.1:8265/api/jobs/", body, headers)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/api/jobs/", body, headers)
     try:
         return urllib.request.urlopen(request, timeout=30).status
     except urllib.error.HTTPError as error:

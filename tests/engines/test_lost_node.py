@@ -1,11 +1,11 @@
 """A node of a cluster that disappears costs its unfinished levels only; its trajectories move to another."""
 
 import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
+from helpers import command, finished_levels
 
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
@@ -16,8 +16,8 @@ ARGUMENTS += ["--set", "pruning.max_levels=4", "--set", "search.early_stopping=n
 
 
 def run(address, run_dir):
-    command = [sys.executable, "-m", "ticket_search.cli", "run", "digits", *ARGUMENTS, "--output", str(run_dir)]
-    return subprocess.Popen([*command, "--address", address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = command("run", "digits", *ARGUMENTS, "--output", run_dir, "--address", address)
+    return subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -47,6 +47,6 @@ def test_its_trajectories_move(cluster, tmp_path):
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
     assert len(results.levels) == 4 * 5
     events = Counter(event["event"] for event in read_events(run_dir))
-    finished = Counter(e["level_key"] for e in read_events(run_dir) if e["event"] == "level_finished")
+    finished = finished_levels(run_dir)
     assert events["trajectory_restarted"] >= 1
     assert set(finished.values()) == {1}

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 
 import pandas as pd
 import pytest
+from helpers import command, finished_levels
 
 from ticket_search import load_results
 from ticket_search.launch.run import run_search
@@ -85,7 +85,7 @@ def test_level_0_is_trained_once_for_each_seed(two_workers):
     dense = load_results(two_workers).levels.query("level == 0")
     assert dense["level_key"].nunique() == 2
     assert (~dense["reused"]).sum() == 2
-    finished = Counter(e["level_key"] for e in read_events(two_workers) if e["event"] == "level_finished")
+    finished = finished_levels(two_workers)
     assert set(finished.values()) == {1}
 
 
@@ -154,9 +154,10 @@ def test_killed_and_resumed_elsewhere_it_is_as_if_nothing_had_happened(ray_addre
     """SIGKILL to the driver; its directory is moved; the search goes on."""
     here, there = tmp_path / "here", tmp_path / "there"
     (tmp_path / "space.yaml").write_text(grid_search.to_yaml())
-    command = [sys.executable, "-m", "ticket_search.cli", "run", str(tmp_path / "space.yaml"), "--output", str(here)]
     driver = subprocess.Popen(
-        [*command, "--address", ray_address], stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONWARNINGS": "default"}
+        command("run", tmp_path / "space.yaml", "--output", here, "--address", ray_address),
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
     )
     deadline = time.monotonic() + 90
     while not (here / "suggestions.jsonl").exists() or len((here / "suggestions.jsonl").read_text().split("\n")) < 7:
@@ -173,5 +174,5 @@ def test_killed_and_resumed_elsewhere_it_is_as_if_nothing_had_happened(ray_addre
     again = [json.loads(line) for line in (there / "suggestions.jsonl").read_text().splitlines()]
     assert again[: len(asked)] == asked
     assert len(again) == 16
-    finished = Counter(e["level_key"] for e in read_events(there) if e["event"] == "level_finished")
+    finished = finished_levels(there)
     assert set(finished.values()) == {1}

@@ -1,11 +1,8 @@
 """A search confirmed: its best configurations on fresh seeds, with controls."""
 
-import os
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
+from helpers import run_command
 
 from ticket_search.analysis.confirmation import confirm_table
 from ticket_search.errors import SpecError
@@ -55,9 +52,9 @@ def test_without_a_matching_ticket_there_is_nothing_to_confirm(searched):
 
 def test_the_command_writes_the_table_and_again_trains_nothing(searched, ray_address):
     def confirm():
-        command = [sys.executable, "-m", "ticket_search.cli", "confirm", str(searched)]
-        command += ["--top", "2", "--seeds", "3", "--draws", "2", "--address", ray_address]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240, env=os.environ)
+        said = run_command("confirm", searched, "--top", 2, "--seeds", 3, "--draws", 2, "--address", ray_address)
+        assert said.returncode == 0, said.stderr
+        return said
 
     said = confirm()
     table = pd.read_parquet(searched.path / "confirm")

@@ -19,6 +19,7 @@ from ticket_search.follow_up.export import export_ticket
 from ticket_search.lottery.rows import level_row
 from ticket_search.lottery.ticket import read_ticket
 from ticket_search.lottery.trajectory import run_trajectory
+from ticket_search.results.reading import load_results
 from ticket_search.results.tables import Tables
 from ticket_search.runs import store_use
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
@@ -163,6 +164,11 @@ def test_a_tied_weight_is_held_under_both_its_names(run, tmp_path, monkeypatch):
 
 
 class TestRefused:
+    @pytest.fixture
+    def ticket(self, finished_search):
+        """A run directory and the name of a ticket."""
+        return LocalFolder(finished_search), f"{load_results(finished_search).levels['trajectory_id'][0]}/2"
+
     def test_a_name_that_is_none_of_the_searchs(self, run, tmp_path):
         folder, _, name = run()
         with pytest.raises(SpecError, match=rf"unknown ticket 'nonsense'.*known: {name[:-2]}/1, {name}"):
@@ -170,15 +176,15 @@ class TestRefused:
         with pytest.raises(SpecError, match="unknown ticket"):  # the dense network is no ticket
             export_ticket(folder, f"{name[:-2]}/0", tmp_path / "t.safetensors")
 
-    def test_a_file_that_is_there(self, run, tmp_path):
-        folder, _, name = run()
+    def test_a_file_that_is_there(self, ticket, tmp_path):
+        folder, name = ticket
         (tmp_path / "t.safetensors").write_text("mine")
         with pytest.raises(SpecError, match="is there already; give another name, or remove it"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
         assert (tmp_path / "t.safetensors").read_text() == "mine"
 
-    def test_a_folder_that_is_a_file(self, run, tmp_path):
-        folder, _, name = run()
+    def test_a_folder_that_is_a_file(self, ticket, tmp_path):
+        folder, name = ticket
         (tmp_path / "file").write_text("mine")
         with pytest.raises(SpecError, match=r"file' is a file, not a folder"):
             export_ticket(folder, name, tmp_path / "file" / "t.safetensors")
@@ -197,8 +203,8 @@ class TestRefused:
         with pytest.raises(StorageError, match=rf"level 2 \({levels[-1].key}\) is not in the store any more"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
-    def test_other_data(self, run, tmp_path, monkeypatch):
-        folder, _, name = run()
+    def test_other_data(self, ticket, tmp_path, monkeypatch):
+        folder, name = ticket
         other = read_arrays(DatasetSpec(name="digits", validation=300), Path())
         object.__setattr__(other, "fingerprint", "0" * 32)
         monkeypatch.setattr("ticket_search.tasks.classification.read_arrays", lambda *_: other)

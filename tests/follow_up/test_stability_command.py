@@ -1,12 +1,12 @@
 """Stability as a command: copies in parallel, tables, a plot; again, and with bad input."""
 
 import os
-import subprocess
 import sys
 
 import pandas as pd
 import pytest
 import ray
+from helpers import in_process, run_command
 
 from ticket_search.engines.ray.connection import on_each_worker
 from ticket_search.errors import SpecError, TicketSearchError
@@ -28,11 +28,6 @@ def searched(ray_address, search, tmp_path_factory):
     return folder, f"{row['trajectory_id']}/2"
 
 
-def command(*arguments):
-    whole = [sys.executable, "-m", "ticket_search.cli", "stability", *map(str, arguments)]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=240, env=os.environ)
-
-
 def entries(folder):
     return {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*.safetensors")}
 
@@ -41,7 +36,7 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched,
     folder, ticket = searched
     before = load_results(folder)
     options = (folder, ticket, "--points", 5, "--address", ray_address)
-    said = command(*options)
+    said = run_command("stability", *options)
     assert said.returncode == 0, said.stderr
     assert said.stderr.splitlines()[0] == "9 trainings: 3 of each of a ticket and 2 dense networks"
     table, lines = pd.read_parquet(folder / "stability"), pd.read_parquet(folder / "stability_lines")
@@ -61,7 +56,7 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched,
     # The search is as it was.
     pd.testing.assert_frame_equal(load_results(folder).levels, before.levels)
     trained = entries(folder)
-    again = command(*options)
+    again = run_command("stability", *options)
     assert (again.returncode, again.stdout) == (0, said.stdout)
     assert entries(folder) == trained
     # A search that shares its store with copies keeps them when it is pruned, unless it keeps its best tickets alone.
@@ -87,7 +82,7 @@ def test_a_rewind_past_a_training_in_epochs_is_refused_before_anything_is_traine
     run_search(spec, tmp_path / "run")
     ticket = f"{load_results(tmp_path / 'run').levels['trajectory_id'][0]}/1"
     before = entries(tmp_path / "run")
-    said = command(tmp_path / "run", ticket, "--rewind", 17, "--address", ray_address)
+    said = in_process("stability", tmp_path / "run", ticket, "--rewind", 17, "--address", ray_address)
     assert said.returncode == 2
     assert said.stderr == ("error: pruning.rewind_iteration: 17 is past the training of 17 iterations; give 0 to 16\n")
     assert entries(tmp_path / "run") == before
@@ -105,7 +100,7 @@ def test_a_rewind_past_a_training_in_epochs_is_refused_before_anything_is_traine
 )
 def test_bad_input_is_one_message(searched, arguments, message):
     folder, ticket = searched
-    said = command(folder, *(ticket if each == "TICKET" else each for each in arguments))
+    said = in_process("stability", folder, *(ticket if each == "TICKET" else each for each in arguments))
     assert said.returncode == 2
     assert message in said.stderr
     assert "Traceback" not in said.stderr

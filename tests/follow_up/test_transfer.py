@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from by_hand import run_by_hand
+from helpers import in_process, run_command
 from safetensors import safe_open
 from safetensors.torch import load, save
 
@@ -244,14 +242,9 @@ def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path
     assert list(ticket.cut_to(other_head, four).mask) == ["fc1.weight"]
 
 
-def command(*arguments, cwd):
-    whole = [sys.executable, "-m", "ticket_search.cli", "transfer", *map(str, arguments)]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=240, cwd=cwd, env=os.environ)
-
-
 def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_address, tmp_path, other_data):
     options = (*files, "--dataset", "other_data:four", "--seeds", 2, "--output", "run", "--address", ray_address)
-    said = command(*options, cwd=tmp_path)
+    said = run_command("transfer", *options, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     table = pd.read_parquet(tmp_path / "run" / "transfer")
     assert list(table["arm"]) == ["dense", "ticket", "random_reinit", "shuffled_mask"]
@@ -262,7 +255,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_addres
     assert set(results.levels["seed"]) == {3, 4}
     # The dense network of a seed is trained once, whatever the tickets.
     assert results.levels.loc[results.levels["level"] == 0, "level_key"].nunique() == 2
-    again = command(*options, cwd=tmp_path)
+    again = run_command("transfer", *options, cwd=tmp_path)
     assert again.returncode == 0
     pd.testing.assert_frame_equal(load_results(tmp_path / "run").levels, results.levels)
     # What it needs, and nothing else, is kept when its store is pruned.
@@ -291,7 +284,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_addres
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data, arguments, message):
-    said = command(files[0], *arguments, cwd=tmp_path)
+    said = in_process("transfer", files[0], *arguments, cwd=tmp_path)
     assert said.returncode == 2
     assert message in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
@@ -313,7 +306,7 @@ def test_a_damaged_ticket_is_one_message(files, tmp_path, changes, message):
         plain = json.loads(file.metadata()["ticket"])
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(save(tensors, {"ticket": json.dumps(plain | changes)}))
-    said = command(bad, "--dataset", "digits", cwd=tmp_path)
+    said = in_process("transfer", bad, "--dataset", "digits", cwd=tmp_path)
     assert said.returncode == 2
     assert f"error: '{bad}' is a damaged ticket: " in said.stderr
     assert message in said.stderr
@@ -345,7 +338,7 @@ def test_the_tickets_of_a_transfer_say_which_ticket_was_transferred(files, tmp_p
 
 
 def test_a_file_that_is_no_ticket(tmp_path):
-    said = command("absent.safetensors", "--dataset", "digits", cwd=tmp_path)
+    said = in_process("transfer", "absent.safetensors", "--dataset", "digits", cwd=tmp_path)
     assert (said.returncode, said.stderr) == (2, "error: no ticket 'absent.safetensors': there is no such file\n")
 
 

@@ -1,11 +1,34 @@
-"""The short form of ``make soak``; see tests/ballistic.py."""
+"""The short forms of ``make soak``; see tests/ballistic.py."""
 
 import random
+import signal
+import subprocess
+import time
 
 import ballistic
 import pytest
+from by_hand import run_by_hand
+from helpers import command, finished_levels
+
+from ticket_search.config.loading import load_search
 
 
+def test_killed_as_a_whole_it_is_as_if_nothing_had_happened(tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text(ballistic.make_space(False, iterations=100, size=1).replace("seeds: [0, 1, 2]", "seeds: [0]"))
+    run_by_hand(load_search(space), tmp_path / "alone")
+    run = command("run", space, "--output", tmp_path / "killed")
+    with subprocess.Popen(run, start_new_session=True, stdout=subprocess.DEVNULL) as driver:
+        while not finished_levels(tmp_path / "killed"):
+            assert driver.poll() is None
+            time.sleep(0.05)
+        ballistic.shoot(driver, "group", random.Random(0))
+    assert driver.returncode == -signal.SIGKILL
+    ballistic.run_alone(space, tmp_path / "killed")
+    ballistic.check(tmp_path / "killed", tmp_path / "alone", ballistic.Tally(), one_worker=False)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("one_worker", [False, True], ids=["two_workers", "one_worker"])
 def test_killed_at_random_moments_it_is_as_if_nothing_had_happened(one_worker, tmp_path):
     space = tmp_path / "space.yaml"

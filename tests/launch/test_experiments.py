@@ -1,14 +1,12 @@
 """The papers' experiments as searches on Ray."""
 
-from collections import Counter
-
 import pandas as pd
 import pytest
+from helpers import finished_levels
 
 from ticket_search.launch import preflight
 from ticket_search.launch.disk import estimate
 from ticket_search.launch.run import run_search
-from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 
 CONTROLS = {"kinds": ["random_reinit", "shuffled_mask"], "draws": 2, "levels": [2]}
@@ -30,7 +28,7 @@ def test_controls_stand_beside_the_tickets_they_belong_to(search, tmp_path):
     # They are no levels of the trajectory.
     assert (results.trajectories["levels"] == 3).all()
     assert (results.trajectories["iterations"] == 3 * 40).all()
-    finished = Counter(e["level_key"] for e in read_events(tmp_path / "run") if e["event"] == "level_finished")
+    finished = finished_levels(tmp_path / "run")
     assert set(finished.values()) == {1}
     assert set(results.controls["level_key"]) <= set(finished)
 

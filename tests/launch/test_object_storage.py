@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections import Counter
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from helpers import command, finished_levels
 
 from ticket_search import load_results
 from ticket_search.cli import main
@@ -44,7 +44,7 @@ def assert_same(one, other):
 
 
 def assert_each_level_was_finished_once(run_dir):
-    finished = Counter(e["level_key"] for e in read_events(run_dir) if e["event"] == "level_finished")
+    finished = finished_levels(run_dir)
     levels = load_results(run_dir).levels
     assert not levels.duplicated(["trajectory_id", "level"]).any()
     assert finished == dict.fromkeys(levels["level_key"], 1)
@@ -80,7 +80,7 @@ def by_command(grid, s3, tmp_path_factory):
     cwd, space = tmp_path_factory.mktemp("cwd"), tmp_path_factory.mktemp("space") / "space.yaml"
     space.write_text(grid.to_yaml())
     said = subprocess.run(
-        [sys.executable, "-m", "ticket_search.cli", "run", str(space), "--output", "s3://tests/command"],
+        command("run", space, "--output", "s3://tests/command"),
         cwd=cwd,
         env=os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3.port}", "RAY_ADDRESS": "local"},
         capture_output=True,
@@ -135,7 +135,7 @@ def test_resume_trains_nothing(by_command, on_a_disk, ray_address):
     location, cwd, _ = by_command
     events = len(read_events(location))
     said = subprocess.run(
-        [sys.executable, "-m", "ticket_search.cli", "resume", location, "--address", ray_address],
+        command("resume", location, "--address", ray_address),
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -6,10 +6,10 @@ import sys
 from collections import Counter
 
 import pytest
+from helpers import finished_levels
 
 from ticket_search.engines.job import make_job
 from ticket_search.engines.worker import run_job
-from ticket_search.results.events import read_events
 from ticket_search.search.driver import LevelReport
 from ticket_search.storage.folder import open_folder
 
@@ -58,7 +58,7 @@ def test_killed_around_the_end_of_a_level(search, tmp_path, moment):
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     reports = [report for report in run_job(job) if isinstance(report, LevelReport)]
     assert [report.level["reused"] for report in reports] == [False, False, False]
-    finished = Counter(e["level_key"] for e in read_events(tmp_path) if e["event"] == "level_finished")
+    finished = finished_levels(tmp_path)
     assert finished == Counter(report.level["level_key"] for report in reports)
     for folder in ("leases", "checkpoints"):
         assert list((tmp_path / "store" / folder).glob("*")) == []

@@ -7,10 +7,10 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+from helpers import command, finished_levels
 
 from ticket_search import load_results
 from ticket_search.lottery.trajectory import run_trajectory
-from ticket_search.results.events import read_events
 from ticket_search.store.level_store import LevelStore
 
 #: Runs trajectories, given as JSON, one after the other, and logs to a run directory of its own.
@@ -52,11 +52,6 @@ def walker(tmp_path, name, other, specs):
     )
 
 
-def finished(*run_dirs):
-    """How often each level was trained."""
-    return Counter(e["level_key"] for d in run_dirs for e in read_events(d) if e["event"] == "level_finished")
-
-
 @pytest.fixture
 def spaces(trajectory):
     """Two of eight trajectories, four of which are the same; all of a seed share level 0, which both need at once."""
@@ -74,8 +69,8 @@ def test_two_processes_at_once(spaces, digits, tmp_path):
     assert [(process.returncode, err) for process, (_, err) in zip(walkers, said, strict=True)] == [(0, "")] * 2
     keys = [{line.split()[0] for line in out.splitlines()} for out, _ in said]
     assert keys[0] & keys[1]
-    assert finished(tmp_path / "a", tmp_path / "b") == dict.fromkeys(keys[0] | keys[1], 1)
-    assert min(len(finished(tmp_path / name)) for name in "ab") > 1
+    assert finished_levels(tmp_path / "a", tmp_path / "b") == dict.fromkeys(keys[0] | keys[1], 1)
+    assert min(len(finished_levels(tmp_path / name)) for name in "ab") > 1
     # The one read what the other was to train.
     assert {line for out, _ in said for line in out.splitlines()} == {
         f"{level.key} {level.val_loss}" for level in alone(spaces, digits, tmp_path)
@@ -113,10 +108,10 @@ def test_two_searches_at_once(folder, ray_address, search, tmp_path):
     drivers = []
     for name, listed in rates.items():
         (tmp_path / f"{name}.yaml").write_text(search({"pruning_rate": listed}, **settings).to_yaml())
-        command = ["run", tmp_path / f"{name}.yaml", "--output", tmp_path / name, "--store", folder]
+        run = ["run", tmp_path / f"{name}.yaml", "--output", tmp_path / name, "--store", folder]
         drivers.append(
             subprocess.Popen(
-                [sys.executable, "-m", "ticket_search.cli", *map(str, command), "--address", ray_address],
+                command(*run, "--address", ray_address),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -128,7 +123,7 @@ def test_two_searches_at_once(folder, ray_address, search, tmp_path):
     assert (len(a), len(b)) == (12, 12)
     keys = {*a["level_key"], *b["level_key"]}
     assert len(keys) == 2 * (1 + 3 * 2)
-    assert finished(tmp_path / "a", tmp_path / "b") == dict.fromkeys(keys, 1)
+    assert finished_levels(tmp_path / "a", tmp_path / "b") == dict.fromkeys(keys, 1)
     assert sum((~table["reused"]).sum() for table in (a, b)) == len(keys)
     assert {file.name.rpartition("/")[2].partition(".")[0] for file in folder.files(recursive=True)} >= keys
     figures = [

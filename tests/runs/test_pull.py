@@ -5,11 +5,11 @@ import shutil
 import pandas as pd
 import pytest
 from by_hand import run_by_hand
-from click.testing import CliRunner
+from helpers import in_process
 
-from ticket_search.cli import main
 from ticket_search.errors import RunDirectoryError, StorageError
 from ticket_search.results.reading import load_results
+from ticket_search.runs.directory import read_spec
 from ticket_search.runs.pull import pull
 from ticket_search.storage.folder import open_folder
 
@@ -17,19 +17,16 @@ from ticket_search.storage.folder import open_folder
 ON_THIS_MACHINE = '#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n'
 
 
-@pytest.fixture(scope="module")
-def spec(search):
-    return search({"pruning_rate": [0.5, 0.8]}, seeds=[0], sampler="grid", trials=None)
-
-
 @pytest.fixture(params=["disk", "s3", "host"])
-def source(request, tmp_path, spec, monkeypatch):
+def source(request, tmp_path, finished_search, monkeypatch):
     """A finished search; how its directory is called where it is pulled from; and as a folder."""
     if request.param == "s3":
         folder = open_folder(request.getfixturevalue("s3").location(f"pull {tmp_path.name}/run"))
+        for file in open_folder(finished_search).files(recursive=True):
+            folder.write(file.name, (finished_search / file.name).read_bytes())
     else:
-        folder = open_folder(tmp_path / "a place" / "run")
-    run_by_hand(spec, folder)
+        (tmp_path / "a place").mkdir()
+        folder = open_folder(finished_search.rename(tmp_path / "a place" / "run"))
     name = str(folder)
     if request.param == "host":
         if not shutil.which("rsync"):
@@ -42,7 +39,7 @@ def source(request, tmp_path, spec, monkeypatch):
     return name, folder
 
 
-def test_what_is_read_is_copied_and_the_store_is_not(source, tmp_path, spec):
+def test_what_is_read_is_copied_and_the_store_is_not(source, tmp_path):
     name, folder = source
     folder.write("tickets/best.safetensors", b"exported")
     folder.write("confirmation/store/ab/weights", b"large")
@@ -57,7 +54,7 @@ def test_what_is_read_is_copied_and_the_store_is_not(source, tmp_path, spec):
     assert (copy / "confirmation" / "levels" / "part").read_bytes() == b"small"
     assert not list(copy.rglob("store"))
     assert not (copy / "lock").exists()
-    assert load_results(copy).levels.shape == (6, load_results(folder).levels.shape[1])
+    assert load_results(copy).levels.shape == (24, load_results(folder).levels.shape[1])
 
 
 def test_again_it_copies_what_has_changed(source, tmp_path):
@@ -70,10 +67,10 @@ def test_again_it_copies_what_has_changed(source, tmp_path):
     assert (tmp_path / "copy" / "levels" / "part-00000.parquet").read_bytes().endswith(b"more")
 
 
-def test_another_searchs_directory_is_left_as_it_is(source, tmp_path, spec):
-    name, _ = source
+def test_another_searchs_directory_is_left_as_it_is(source, tmp_path):
+    name, folder = source
     other = tmp_path / "other"
-    run_by_hand(spec, other)
+    run_by_hand(read_spec(folder), other, levels=1)
     before = sorted(path.name for path in other.rglob("*"))
     with pytest.raises(RunDirectoryError, match="is not empty and no copy of"):
         pull(name, other)
@@ -101,11 +98,10 @@ def test_what_is_no_run_directory_is_said_and_nothing_is_made(source, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
-def test_the_command(tmp_path, spec):
-    run_by_hand(spec, tmp_path / "run")
-    said = CliRunner().invoke(main, ["pull", str(tmp_path / "run"), str(tmp_path / "copy")])
-    assert said.exit_code == 0, said.output
-    assert "files copied" in said.output
-    missing = CliRunner().invoke(main, ["pull", str(tmp_path / "nothing"), str(tmp_path / "copy")])
-    assert missing.exit_code == 2
-    assert "is not a run directory" in missing.output
+def test_the_command(finished_search, tmp_path):
+    said = in_process("pull", finished_search, tmp_path / "copy")
+    assert said.returncode == 0, said.stderr
+    assert "files copied" in said.stdout
+    missing = in_process("pull", tmp_path / "nothing", tmp_path / "copy")
+    assert missing.returncode == 2
+    assert "is not a run directory" in missing.stderr

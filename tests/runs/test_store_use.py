@@ -3,10 +3,10 @@
 import shutil
 import subprocess
 import sys
-from collections import Counter
 
 import pytest
 from by_hand import run_by_hand
+from helpers import finished_levels
 
 from ticket_search.analysis.tickets import tickets
 from ticket_search.config.identity import rewind_key
@@ -48,12 +48,6 @@ def names(files):
 def entries(store):
     """The keys of the entries that are there."""
     return {path.stem for path in store.glob("??/*.safetensors")}
-
-
-def trainings(*run_dirs):
-    """level key -> how often it was trained."""
-    events = [event for run_dir in run_dirs for event in read_events(run_dir)]
-    return Counter(event["level_key"] for event in events if event["event"] == "level_finished")
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +140,13 @@ class TestAnUnfinishedSearch:
         """Killed after any of its levels, with what the driver learnt last not in its tables."""
         spec = grid(0.3, 0.5, 0.6)
         run_by_hand(spec, tmp_path, levels=levels)
-        dense = next(iter(trainings(tmp_path)))
+        dense = next(iter(finished_levels(tmp_path)))
         prune(inspect(open_folder(tmp_path), best))
         (rewind,) = tmp_path.glob(f"store/??/{rewind_key(dense, 5)}.safetensors")
         before = rewind.stat().st_mtime_ns
         run_by_hand(spec, tmp_path)
         assert rewind.stat().st_mtime_ns == before
-        assert set(trainings(tmp_path).values()) == {1}
+        assert set(finished_levels(tmp_path).values()) == {1}
         assert load_results(tmp_path).trajectories["status"].tolist() == ["completed"] * 3
         assert len(load_results(tmp_path).levels) == 9
 
@@ -182,7 +176,7 @@ class TestAnUnfinishedSearch:
     def test_keeps_the_checkpoint_it_would_go_on_from_and_no_other(self, grid, tmp_path):
         run_by_hand(grid(0.3, 0.5), tmp_path, levels=2)
         store = LevelStore(tmp_path / "store")
-        done = next(iter(trainings(tmp_path)))
+        done = next(iter(finished_levels(tmp_path)))
         for key in (KEY, done):
             store.checkpoint(key).save(Entry(record={}, tensors={}))
         use = inspect(open_folder(tmp_path))
@@ -198,7 +192,7 @@ class TestAnUnfinishedSearch:
 
     def test_says_that_an_entry_is_damaged_and_trains_it_again(self, grid, tmp_path):
         run_by_hand(grid(0.3, 0.5), tmp_path, levels=2)
-        damaged = trainings(tmp_path).most_common()[1][0]
+        damaged = finished_levels(tmp_path).most_common()[1][0]
         (path,) = tmp_path.glob(f"store/??/{damaged}.safetensors")
         path.write_bytes(b"not an entry")
         said = []
@@ -208,7 +202,7 @@ class TestAnUnfinishedSearch:
             f"the store's entry {damaged} was damaged (it is not a whole entry); it is set aside as {aside}, "
             "and what it held is trained again"
         ]
-        assert {key: count for key, count in trainings(tmp_path).items() if count > 1} == {damaged: 2}
+        assert {key: count for key, count in finished_levels(tmp_path).items() if count > 1} == {damaged: 2}
 
 
 @pytest.fixture
@@ -252,7 +246,7 @@ class TestASharedStore:
         reached = {e["level_key"] for e in read_events(tmp_path / "b") if "level_key" in e}
         assert len(reached) == 2
         run_by_hand(b, tmp_path / "b")
-        trained = trainings(tmp_path / "a", tmp_path / "b")
+        trained = finished_levels(tmp_path / "a", tmp_path / "b")
         assert {trained[key] for key in reached} == {1}
 
     def test_within_the_directory_of_one_of_them(self, finished, grid, tmp_path):

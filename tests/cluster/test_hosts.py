@@ -1,0 +1,110 @@
+"""Hosts of several test runs on one machine at a time do not meet."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from claims import run
+from hosts import Hosts
+
+#: A test run: two hosts that reach each other; it says what they are called, and ends when it is told to.
+RUN = """
+import json, sys
+from pathlib import Path
+from hosts import Hosts
+
+folder, claims = sys.argv[1:]
+with Hosts(folder, Path(claims)) as hosts:
+    for number in (1, 2):
+        hosts.start(number)
+    for number, other in ((1, 2), (2, 1)):
+        done = hosts.ssh(number, f"hostname; exec 3<>/dev/tcp/{hosts.address(other)}/22")
+        assert (done.returncode, done.stdout) == (0, f"{hosts.name(number)}\\n"), done.stderr
+    print(json.dumps([hosts.name(n) for n in (1, 2)] + [hosts.address(n) for n in (1, 2)]), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Where hosts may be, a list of whose they are that no other test writes to, and that list."""
+    folder = Path("/var/tmp") / f"ticket_search_{os.getpid()}_{time.monotonic_ns()}"
+    folder.mkdir()
+    yield folder, tmp_path / "claims"
+    folder.rmdir()
+
+
+@contextmanager
+def started(*places):
+    """A test run in a process of its own, and its names and addresses."""
+    command = [sys.executable, "-c", RUN, *map(str, places)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ends_well(process):
+    process.communicate("\n", timeout=60)
+    return process.returncode == 0
+
+
+def there():
+    """The namespaces and the links of this machine."""
+    names = [line.split()[0] for line in run("ip netns list").stdout.splitlines()]
+    return set(names), {link["ifname"] for link in json.loads(run("ip -json link").stdout)}
+
+
+def test_two_runs_at_once_do_not_touch_each_other(places):
+    folder, claims = places
+    with started(folder / "one", claims) as one, started(folder / "other", claims) as other:
+        mine, theirs = (json.loads(process.stdout.readline()) for process in (one, other))
+        assert not set(mine) & set(theirs)
+        with Hosts(folder / "third", claims) as third:
+            third.start(1)
+            assert third.name(1) not in mine + theirs
+            # Each has a network of its own, and no host of another's on it.
+            assert len({address.rpartition(".")[0] for address in [*mine[2:], *theirs[2:], third.address(1)]}) == 3
+        assert ends_well(one)
+        # What the others' ends leave of it: all.
+        assert set(theirs[:2]) <= there()[0]
+        assert ends_well(other)
+    namespaces, links = there()
+    assert not {*mine[:2], *theirs[:2]} & namespaces
+    assert not [link for link in links if link.startswith((mine[0][:8], theirs[0][:8]))]
+    assert list(claims.glob("*.json")) == []
+
+
+def test_the_next_run_clears_what_a_killed_one_left_and_nothing_else(places):
+    folder, claims = places
+    with started(folder / "killed", claims) as killed, started(folder / "alive", claims) as alive:
+        left, kept = (json.loads(process.stdout.readline()) for process in (killed, alive))
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert set(left[:2]) <= there()[0]
+        with Hosts(folder / "next", claims):
+            namespaces, links = there()
+            assert not set(left[:2]) & namespaces
+            assert not [link for link in links if link.startswith(left[0][:8])]
+            assert set(kept[:2]) <= namespaces
+            assert not (folder / "killed").exists()
+        assert ends_well(alive)
+
+
+def test_a_tunnel_has_a_free_port(places):
+    folder, claims = places
+    with Hosts(folder / "hosts", claims) as hosts:
+        hosts.start(1)
+        tunnels = [hosts.tunnel(1, 22) for _ in range(2)]
+        for process, _ in tunnels:
+            process.terminate()
+            process.wait()
+    assert len({port for _, port in tunnels} | {22}) == 3
