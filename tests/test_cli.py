@@ -99,10 +99,10 @@ def test_status_and_tickets(finished_search):
     assert all(t["ticket"] in plain for t in tickets)
 
 
-def test_resume_raises_the_number_of_trials(finished, ray_address):
+def test_resume_raises_the_number_of_trials(finished):
     cwd, _ = finished
     before = pd.read_parquet(cwd / "runs/digits/levels")
-    said = run_command("resume", "runs/digits", "--trials", 5, "--address", ray_address, cwd=cwd)
+    said = in_process("resume", "runs/digits", "--trials", 5, "--engine", "inline", cwd=cwd)
     assert said.returncode == 0, said.stderr
     assert said.stdout.splitlines()[0].startswith("5/5 completed")
     after = pd.read_parquet(cwd / "runs/digits/levels")
@@ -123,9 +123,9 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
 
-def test_interrupted_it_says_how_to_go_on_and_can(ray_address, tmp_path):
+def test_interrupted_it_says_how_to_go_on_and_can(tmp_path):
     """SIGTERM: exit code 130 and the command to type; a second process is refused meanwhile."""
-    run = command("run", "digits", "--address", ray_address)
+    run = command("run", "digits", "--engine", "processes")
     driver = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     levels = tmp_path / "runs/digits/levels/part-00000.parquet"
     deadline = time.monotonic() + 120
@@ -133,7 +133,7 @@ def test_interrupted_it_says_how_to_go_on_and_can(ray_address, tmp_path):
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    second = run_command("resume", "runs/digits", cwd=tmp_path)
+    second = in_process("resume", "runs/digits", cwd=tmp_path)
     assert second.returncode == 2
     assert f"is being run by process {driver.pid}" in second.stderr
     assert json.loads(in_process("status", "runs/digits", "--json", cwd=tmp_path).stdout)["running"] is True
@@ -151,7 +151,7 @@ def test_interrupted_it_says_how_to_go_on_and_can(ray_address, tmp_path):
     assert trained
 
 
-def test_a_failed_trajectory_makes_the_exit_code_3(ray_address, tmp_path):
+def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
     (tmp_path / "my_network.py").write_text(
         "from torch import nn\n"
         "calls = 0\n"
@@ -163,7 +163,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(ray_address, tmp_path):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )
     said = run_command(
-        *("run", "digits", "--trials", 2, "--address", ray_address, *SMALL, "--set", "model.name=my_network:network"),
+        *("run", "digits", "--trials", 2, "--engine", "processes", *SMALL, "--set", "model.name=my_network:network"),
         *("--set", "search.max_concurrent=1"),
         cwd=tmp_path,
     )
@@ -244,8 +244,8 @@ def test_damage_is_named(finished_search, tmp_path):
     assert "levels' cannot be read" in said.stderr
 
 
-def test_a_reader_that_goes_away_does_not_end_the_search(ray_address, tmp_path):
-    run = command("run", "digits", "--trials", 3, "--address", ray_address, *SMALL)
+def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path):
+    run = command("run", "digits", "--trials", 3, "--engine", "inline", *SMALL)
     subprocess.run(
         ["bash", "-c", f"{shlex.join(run)} | head -1"], cwd=tmp_path, check=True, capture_output=True, timeout=240
     )
@@ -269,11 +269,11 @@ def test_help_is_quick_and_names_the_commands(tmp_path):
     assert min(seconds) < 0.4
 
 
-def test_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weights(ray_address, tmp_path):
-    said = run_command("run", "digits", "--address", ray_address, cwd=tmp_path)
+def test_the_search_of_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weights(tmp_path):
+    said = run_command("run", "digits", "--trials", 8, "--engine", "processes", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
-    assert len(trajectories) == 24
+    assert len(trajectories) == 8
     assert set(trajectories["seed"]) == {0, 1, 2}
     assert set(trajectories["strategy"]) == {"layerwise", "global"}
     assert trajectories["rewind_iteration"].nunique() >= 2
@@ -297,7 +297,7 @@ def test_an_interrupt_that_is_held_up_ends_all_the_same():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_while_it_imports_it_ends_with_130(tmp_path, number):
-    code = "import sys, os, signal; sys.argv[1:] = ['status', '.']; from ticket_search.cli import commands\n"
-    code += f"commands.open_folder = lambda location: os.kill(os.getpid(), {int(number)})\ncommands.main()"
+    code = "import sys, os, signal; sys.argv[1:] = ['status', '.']; from ticket_search.cli import look, main\n"
+    code += f"look.open_folder = lambda location: os.kill(os.getpid(), {int(number)})\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from helpers import command, finished_levels, in_process, run_command
+from helpers import command, finished_levels, in_process
 
 from ticket_search.results.events import read_events
 
@@ -35,13 +35,13 @@ def levels_of(run_dir, event):
 
 
 @pytest.fixture(scope="module")
-def stopped(ray_address, tmp_path_factory):
+def stopped(tmp_path_factory):
     """A search stopped at its first level: its working directory, what `stop` said, and what the search said."""
-    return stop_at("level_started", tmp_path_factory.mktemp("stopped"), ray_address)
+    return stop_at("level_started", tmp_path_factory.mktemp("stopped"))
 
 
-def stop_at(event, cwd, ray_address):
-    run = command("run", *SPACE, "--address", ray_address)
+def stop_at(event, cwd):
+    run = command("run", *SPACE, "--engine", "processes")
     with subprocess.Popen(run, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         try:
             deadline = time.monotonic() + 120
@@ -49,7 +49,7 @@ def stop_at(event, cwd, ray_address):
                 assert driver.poll() is None, driver.stderr.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            said = run_command("stop", "run", cwd=cwd)
+            said = in_process("stop", "run", cwd=cwd)
             out, err = driver.communicate(timeout=90)
         finally:
             driver.kill()
@@ -57,17 +57,17 @@ def stop_at(event, cwd, ray_address):
     return cwd, said, subprocess.CompletedProcess(driver.pid, driver.returncode, out, err)
 
 
-def test_a_search_stopped_before_its_first_level_trains_none(ray_address, tmp_path):
-    _, _, said = stop_at("trajectory_started", tmp_path, ray_address)
+def test_a_search_stopped_before_its_first_level_trains_none(tmp_path):
+    _, _, said = stop_at("trajectory_started", tmp_path)
     assert said.returncode == 130
     assert GO_ON in said.stderr
 
 
 @pytest.fixture(scope="module")
-def resumed(stopped, ray_address):
+def resumed(stopped):
     """The same search gone on with under a changed rule."""
     cwd, _, _ = stopped
-    said = run_command("resume", "run", "--set", "search.early_stopping.patience=3", "--address", ray_address, cwd=cwd)
+    said = in_process("resume", "run", "--set", "search.early_stopping.patience=3", "--engine", "inline", cwd=cwd)
     return cwd, said
 
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from helpers import run_command
+from helpers import in_process
 
 from ticket_search.analysis.confirmation import confirm_table
 from ticket_search.errors import SpecError
@@ -13,12 +13,12 @@ from ticket_search.storage.local import LocalFolder
 
 
 @pytest.fixture(scope="module")
-def searched(ray_address, search, tmp_path_factory):
+def searched(search, tmp_path_factory):
     """A finished search in which everything matches."""
     space = {"pruning_rate": {"low": 0.3, "high": 0.6}, "criterion": ["magnitude", "random"]}
     spec = search(space, seeds=(3, 5), trials=4, sampler="random", tolerance=1.0 - 1e-9, early_stopping=None)
     folder = tmp_path_factory.mktemp("confirm") / "run"
-    run_search(spec, folder)
+    run_search(spec, folder, engine="inline")
     return LocalFolder(folder)
 
 
@@ -50,9 +50,9 @@ def test_without_a_matching_ticket_there_is_nothing_to_confirm(searched):
         confirmation(searched, [], top=1, seeds=1, draws=1)
 
 
-def test_the_command_writes_the_table_and_again_trains_nothing(searched, ray_address):
+def test_the_command_writes_the_table_and_again_trains_nothing(searched):
     def confirm():
-        said = run_command("confirm", searched, "--top", 2, "--seeds", 3, "--draws", 2, "--address", ray_address)
+        said = in_process("confirm", searched, "--top", 2, "--seeds", 3, "--draws", 2, "--engine", "inline")
         assert said.returncode == 0, said.stderr
         return said
 

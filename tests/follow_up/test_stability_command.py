@@ -6,10 +6,9 @@ import sys
 import pandas as pd
 import pytest
 import ray
-from helpers import in_process, run_command
+from helpers import in_process
 
-from ticket_search.engines.ray.connection import on_each_worker
-from ticket_search.errors import SpecError, TicketSearchError
+from ticket_search.errors import SpecError
 from ticket_search.follow_up.stability import lines_between_copies
 from ticket_search.launch.run import run_search
 from ticket_search.results.reading import load_results
@@ -18,11 +17,11 @@ from ticket_search.storage.local import LocalFolder
 
 
 @pytest.fixture(scope="module")
-def searched(ray_address, search, tmp_path_factory):
+def searched(search, tmp_path_factory):
     """A search with two rewind iterations, and the name of a ticket rewound to 8."""
     space = {"pruning_rate": [0.5], "rewind_iteration": [0, 8]}
     folder = tmp_path_factory.mktemp("stability") / "run"
-    run_search(search(space, seeds=(1,), sampler="grid", trials=None, early_stopping=None), folder)
+    run_search(search(space, seeds=(1,), sampler="grid", trials=None, early_stopping=None), folder, engine="inline")
     levels = load_results(folder).levels
     row = levels[(levels["level"] == 2) & (levels["rewind_iteration"] == 8)].iloc[0]
     return folder, f"{row['trajectory_id']}/2"
@@ -32,11 +31,11 @@ def entries(folder):
     return {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*.safetensors")}
 
 
-def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched, ray_address):
+def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched):
     folder, ticket = searched
     before = load_results(folder)
-    options = (folder, ticket, "--points", 5, "--address", ray_address)
-    said = run_command("stability", *options)
+    options = (folder, ticket, "--points", 5, "--engine", "inline")
+    said = in_process("stability", *options)
     assert said.returncode == 0, said.stderr
     assert said.stderr.splitlines()[0] == "9 trainings: 3 of each of a ticket and 2 dense networks"
     table, lines = pd.read_parquet(folder / "stability"), pd.read_parquet(folder / "stability_lines")
@@ -56,7 +55,7 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched,
     # The search is as it was.
     pd.testing.assert_frame_equal(load_results(folder).levels, before.levels)
     trained = entries(folder)
-    again = run_command("stability", *options)
+    again = in_process("stability", *options)
     assert (again.returncode, again.stdout) == (0, said.stdout)
     assert entries(folder) == trained
     # A search that shares its store with copies keeps them when it is pruned, unless it keeps its best tickets alone.
@@ -67,22 +66,22 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched,
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "stability_lines"), lines)
 
 
-def test_the_rewinds_that_are_asked_for(searched, ray_address):
+def test_the_rewinds_that_are_asked_for(searched):
     folder, ticket = searched
     said = []
-    options = {"copies": 2, "points": 3, "address": ray_address, "say": said.append}
+    options = {"copies": 2, "points": 3, "engine": "inline", "say": said.append}
     lines = lines_between_copies(LocalFolder(folder), ticket, rewinds=(20, 4), **options)
     assert lines.loc[lines["arm"] == "dense", "rewind_iteration"].unique().tolist() == [4, 20]
     assert said[0] == "6 trainings: 2 of each of a ticket and 2 dense networks"
     assert said[-1] == "measured 3 of 3"
 
 
-def test_a_rewind_past_a_training_in_epochs_is_refused_before_anything_is_trained(ray_address, search, tmp_path):
+def test_a_rewind_past_a_training_in_epochs_is_refused_before_anything_is_trained(search, tmp_path):
     spec = search({"pruning_rate": [0.5]}, seeds=(1,), base={"training.iterations": "1ep"}, sampler="grid", trials=None)
-    run_search(spec, tmp_path / "run")
+    run_search(spec, tmp_path / "run", engine="inline")
     ticket = f"{load_results(tmp_path / 'run').levels['trajectory_id'][0]}/1"
     before = entries(tmp_path / "run")
-    said = in_process("stability", tmp_path / "run", ticket, "--rewind", 17, "--address", ray_address)
+    said = in_process("stability", tmp_path / "run", ticket, "--rewind", 17, "--engine", "inline")
     assert said.returncode == 2
     assert said.stderr == ("error: pruning.rewind_iteration: 17 is past the training of 17 iterations; give 0 to 16\n")
     assert entries(tmp_path / "run") == before
@@ -119,19 +118,3 @@ def dies_at_first(path):
         open(path, "w").close()  # noqa: PTH123
         os._exit(1)
     return os.getpid()
-
-
-def test_what_a_worker_raises_is_one_message(ray_address, search):
-    spec = search({"pruning_rate": [0.5]})
-    for message, expected in (("not so", "^not so$"), ("", "^ZeroDivisionError: by zero$")):
-        with pytest.raises(TicketSearchError, match=expected):
-            on_each_worker(fails, [(message,)], spec, "done", print)
-
-
-def test_a_worker_that_dies_is_replaced(ray_address, search, tmp_path):
-    spec, said = search({"pruning_rate": [0.5]}), []
-    found = on_each_worker(dies_at_first, [(str(tmp_path / "died"),)], spec, "done", said.append)
-    assert (len(found), said) == (1, ["done 1 of 1"])
-    never = search({"pruning_rate": [0.5]}, max_failures=0)
-    with pytest.raises(TicketSearchError):
-        on_each_worker(dies_at_first, [(str(tmp_path / "again"),)], never, "done", said.append)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from by_hand import run_by_hand
-from helpers import in_process, run_command
+from helpers import in_process
 from safetensors import safe_open
 from safetensors.torch import load, save
 
@@ -242,9 +242,9 @@ def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path
     assert list(ticket.cut_to(other_head, four).mask) == ["fc1.weight"]
 
 
-def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_address, tmp_path, other_data):
-    options = (*files, "--dataset", "other_data:four", "--seeds", 2, "--output", "run", "--address", ray_address)
-    said = run_command("transfer", *options, cwd=tmp_path)
+def test_the_command_writes_the_table_and_again_trains_nothing(files, tmp_path, other_data):
+    options = (*files, "--dataset", "other_data:four", "--seeds", 2, "--output", "run", "--engine", "inline")
+    said = in_process("transfer", *options, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     table = pd.read_parquet(tmp_path / "run" / "transfer")
     assert list(table["arm"]) == ["dense", "ticket", "random_reinit", "shuffled_mask"]
@@ -255,7 +255,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, ray_addres
     assert set(results.levels["seed"]) == {3, 4}
     # The dense network of a seed is trained once, whatever the tickets.
     assert results.levels.loc[results.levels["level"] == 0, "level_key"].nunique() == 2
-    again = run_command("transfer", *options, cwd=tmp_path)
+    again = in_process("transfer", *options, cwd=tmp_path)
     assert again.returncode == 0
     pd.testing.assert_frame_equal(load_results(tmp_path / "run").levels, results.levels)
     # What it needs, and nothing else, is kept when its store is pruned.

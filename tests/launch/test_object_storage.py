@@ -76,13 +76,13 @@ def on_a_disk(grid, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_command(grid, s3, tmp_path_factory):
-    """Run by the command, on a Ray of its own, in an empty working directory; the server named by the environment."""
+    """Run by the command, in worker processes, in an empty working directory; the server named by the environment."""
     cwd, space = tmp_path_factory.mktemp("cwd"), tmp_path_factory.mktemp("space") / "space.yaml"
     space.write_text(grid.to_yaml())
     said = subprocess.run(
-        command("run", space, "--output", "s3://tests/command"),
+        command("run", space, "--output", "s3://tests/command", "--engine", "processes"),
         cwd=cwd,
-        env=os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3.port}", "RAY_ADDRESS": "local"},
+        env=os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3.port}"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -131,11 +131,11 @@ def test_the_commands_that_read(by_command):
     assert store[-1] == "a search needs each of them"
 
 
-def test_resume_trains_nothing(by_command, on_a_disk, ray_address):
+def test_resume_trains_nothing(by_command, on_a_disk):
     location, cwd, _ = by_command
     events = len(read_events(location))
     said = subprocess.run(
-        command("resume", location, "--address", ray_address),
+        command("resume", location, "--engine", "inline"),
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -101,8 +101,8 @@ def test_one_after_the_other(spaces, digits, tmp_path):
     assert {key for event, key in second if event == "level_reused"} >= mine & yours != set()
 
 
-def test_two_searches_at_once(folder, ray_address, search, tmp_path):
-    """Two drivers on one Ray; their store, of each kind of storage, holds each level once."""
+def test_two_searches_at_once(folder, search, tmp_path):
+    """Two processes; their store, of each kind of storage, holds each level once."""
     settings = {"seeds": (0, 1), "sampler": "grid", "trials": None, "early_stopping": None, "max_concurrent": 1}
     rates = {"a": [0.3, 0.6], "b": [0.6, 0.8]}
     drivers = []
@@ -111,7 +111,7 @@ def test_two_searches_at_once(folder, ray_address, search, tmp_path):
         run = ["run", tmp_path / f"{name}.yaml", "--output", tmp_path / name, "--store", folder]
         drivers.append(
             subprocess.Popen(
-                command(*run, "--address", ray_address),
+                command(*run, "--engine", "inline"),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -1,4 +1,4 @@
-"""Early-Bird, transfer, copies and splits by rows on a GPU: what they promise on the CPU. Skipped where there is none."""
+"""Early-Bird, transfer, copies and splits by rows on a GPU come to what they do on the CPU. Skipped without a GPU."""
 
 from pathlib import Path
 

@@ -71,7 +71,7 @@ def test_a_search_that_a_node_cannot_join_leaves_nothing_behind(ray_address, tmp
         function(*arguments)  # here it is reached
         raise SpecError("node 10.0.0.2: it is not")
 
-    monkeypatch.setattr("ticket_search.engines.ray.connection.on_each_other_node", refuse)
+    monkeypatch.setattr("ticket_search.engines.ray.engine.on_each_other_node", refuse)
     spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
     shared = tmp_path / "shared" / "store"
     with pytest.raises(SpecError, match="it is not"):
