@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ticket_search.analysis.measure import Measure, measure_of
 from ticket_search.results.figures import CONFIGURATION_NAMES
 from ticket_search.results.reading import Results
 from ticket_search.results.schema import schemas
 
-_FIGURES = ("test_accuracy", "early_stop_test_accuracy", "early_stop_iteration")
 _DRAWS = 10_000
 #: The arms that are no controls of a ticket.
 TRAJECTORY_ARMS = ("dense", "early_bird", "ticket")
@@ -106,11 +106,14 @@ def compare(results: Results) -> pd.DataFrame:
         A row for each configuration, level and arm: the configuration, ``level``, ``density``, ``arm``, ``seeds``, and
         for each of ``test_accuracy`` (after the last iteration), ``early_stop_test_accuracy`` and
         ``early_stop_iteration``: its mean, ``_low`` and ``_high`` (95% over seeds); for the accuracies ``_gain`` with
-        its ends, the mean difference to the dense network of the same seed, and ``_lead``, how far the ticket of the
-        same seed is above the arm. ``speed`` is the dense network's early-stop iteration over the arm's, as the ratio
-        of the means with its ends, ``speed_mean_of_ratios`` the mean of the seeds' own ratios; ``slowdown``, of
-        controls, is their early-stop iteration over the ticket's.
+        its ends, how much better than the dense network of the same seed, and ``_lead``, how much better the ticket of
+        the same seed is than the arm. ``speed`` is the dense network's early-stop iteration over the arm's, as the
+        ratio of the means with its ends, ``speed_mean_of_ratios`` the mean of the seeds' own ratios; ``slowdown``, of
+        controls, is their early-stop iteration over the ticket's. Where the task's metric is not accuracy,
+        ``test_metric`` stands for ``test_accuracy``; a gain is positive where the arm is better, whichever way the
+        metric goes.
     """
+    measure = measure_of(results.levels)
     fixed = schemas({})["levels"].names
     configuration = [*CONFIGURATION_NAMES, *(name for name in results.levels.columns if name not in fixed)]
     rows: list[dict[str, Any]] = []
@@ -124,23 +127,25 @@ def compare(results: Results) -> pd.DataFrame:
             first = "dense" if whole.empty else "early_bird"
             arms = {first if head["level"] == 0 else "ticket": ticket}
             for kind, drawn in controls[controls["level"] == level].groupby("control", sort=True):
-                arms[str(kind)] = drawn.groupby("seed")[list(_FIGURES)].mean()
+                arms[str(kind)] = drawn.groupby("seed")[list(measure.figures)].mean()
             head["density"] = float(ticket["density"].mean())
-            rows += [head | {"arm": arm} | _figures(arm, found, ticket, dense) for arm, found in arms.items()]
+            rows += [head | {"arm": arm} | _figures(arm, found, ticket, dense, measure) for arm, found in arms.items()]
     return pd.DataFrame(rows)
 
 
-def _figures(arm: str, found: pd.DataFrame, ticket: pd.DataFrame, dense: pd.DataFrame) -> dict[str, Any]:
+def _figures(
+    arm: str, found: pd.DataFrame, ticket: pd.DataFrame, dense: pd.DataFrame, measure: Measure
+) -> dict[str, Any]:
     # A control that diverged has no figures: it counts as not there.
-    found = found.dropna(subset=["test_accuracy"])
+    found = found.dropna(subset=[measure.final])
     seeds = found.index.intersection(dense.index)
     row: dict[str, Any] = {"seeds": len(found)}
-    for name in _FIGURES:
+    for name in measure.figures:
         row |= _with_ends(name, interval(found[name]))
-    for name in _FIGURES[:2]:
-        row |= _with_ends(f"{name}_gain", interval(found.loc[seeds, name] - dense.loc[seeds, name]))
+    for name in measure.columns:
+        row |= _with_ends(f"{name}_gain", interval(measure.lead(found.loc[seeds, name], dense.loc[seeds, name])))
         if arm not in TRAJECTORY_ARMS:
-            row |= _with_ends(f"{name}_lead", interval((ticket[name] - found[name]).dropna()))
+            row |= _with_ends(f"{name}_lead", interval(measure.lead(ticket[name], found[name]).dropna()))
     if arm not in TRAJECTORY_ARMS:
         seeds_of_both = found.index.intersection(ticket.index)
         both = (frame.loc[seeds_of_both, "early_stop_iteration"] for frame in (found, ticket))

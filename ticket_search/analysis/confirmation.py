@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from ticket_search.analysis.comparison import TRAJECTORY_ARMS, compare
+from ticket_search.analysis.measure import final_column
 from ticket_search.results.reading import Results
 
 
@@ -13,12 +14,12 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: of the confirming search.
-        margin: how far below the dense network's test accuracy a ticket may be and still match.
+        margin: how much worse than the dense network's a ticket's test metric may be and still match.
 
     Returns:
         The rows of `comparison.compare` for level 0 and the last level of each configuration, with a column
-        ``verdict``, of tickets alone. On the test accuracy after the last iteration: ``better`` (the 95% interval of
-        its difference to the dense networks is above 0), ``matches`` (above -margin), ``worse`` (below -margin) or
+        ``verdict``, of tickets alone. On the test metric after the last iteration: ``better`` (the 95% interval of
+        its gain over the dense networks is above 0), ``matches`` (above -margin), ``worse`` (below -margin) or
         ``undecided``; then which controls it ``beats`` (the interval of its lead is above 0) and ``does not beat``.
     """
     rows = compare(results)
@@ -35,7 +36,8 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 
 def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> str:
     """A ticket's verdict, see `confirm_table`, from its row of figures and those of its controls, if any."""
-    low, high = ticket["test_accuracy_gain_low"], ticket["test_accuracy_gain_high"]
+    measured = final_column(ticket)
+    low, high = ticket[f"{measured}_gain_low"], ticket[f"{measured}_gain_high"]
     if low > 0:
         found = "better"
     elif low > -margin:
@@ -44,8 +46,8 @@ def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> st
         found = "worse" if high < -margin else "undecided"
     if controls.empty:
         return found
-    controls = controls[controls["test_accuracy_lead_low"].notna()]  # of a single pair nothing is known
-    beaten = controls["test_accuracy_lead_low"] > 0
+    controls = controls[controls[f"{measured}_lead_low"].notna()]  # of a single pair nothing is known
+    beaten = controls[f"{measured}_lead_low"] > 0
     for word, arms in (("beats", controls.loc[beaten, "arm"]), ("does not beat", controls.loc[~beaten, "arm"])):
         found += f", {word} {' and '.join(arms)}" if len(arms) else ""
     return found

@@ -7,10 +7,8 @@ import pandas as pd
 
 from ticket_search.analysis.comparison import crossed, crossed_ratio
 from ticket_search.analysis.confirmation import verdict
+from ticket_search.analysis.measure import Measure, measure_of
 from ticket_search.results.reading import Results
-
-_ACCURACIES = ("test_accuracy", "early_stop_test_accuracy")
-_FIGURES = (*_ACCURACIES, "early_stop_iteration")
 
 
 def transfer_table(results: Results, margin: float) -> pd.DataFrame:
@@ -18,7 +16,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: of the search that `search.transfer.transfer` makes.
-        margin: how far below the dense network's test accuracy a ticket may be and still match.
+        margin: how much worse than the dense network's a ticket's test metric may be and still match.
 
     Returns:
         A row for each number of weights kept and arm: ``kept_weights``, ``density``, ``arm``, ``tickets`` and ``seeds``
@@ -26,9 +24,9 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
         intervals by `comparison.crossed`: gains are over the dense network of the same seed, leads those of the same
         ticket and seed. ``verdict``, of tickets: see `confirmation.confirm_table`.
     """
-    levels = results.levels
+    levels, measure = results.levels, measure_of(results.levels)
     first = levels[levels["level"] == 0].sort_values(["seed", "trajectory_id"]).drop_duplicates("seed")
-    dense, seeds = first.set_index("seed")[list(_FIGURES)], sorted(first["seed"])
+    dense, seeds = first.set_index("seed")[list(measure.figures)], sorted(first["seed"])
     rows: list[dict[str, Any]] = []
     tickets_of = dict(list(levels[levels["level"] > 0].groupby("kept_weights", sort=True)))
     for found in reversed(tickets_of.values()):
@@ -36,13 +34,19 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
         arms = {"ticket": found} | {str(kind): drawn for kind, drawn in controls.groupby("control", sort=True)}
         # In an order that does not depend on which trajectory ended first: the bootstrap's draws would.
         tickets = sorted(found["ticket"].unique())
-        cells = {arm: {name: _cells(drawn, name, tickets, seeds) for name in _FIGURES} for arm, drawn in arms.items()}
+        cells = {
+            arm: {name: _cells(drawn, name, tickets, seeds) for name in measure.figures} for arm, drawn in arms.items()
+        }
         # The same dense networks beside every ticket.
-        beside = {name: np.tile(dense[name].reindex(seeds).to_numpy(float), (len(tickets), 1)) for name in _FIGURES}
+        beside = {
+            name: np.tile(dense[name].reindex(seeds).to_numpy(float), (len(tickets), 1)) for name in measure.figures
+        }
         sizes: dict[str, Any] = {name: found[name].iloc[0] for name in ("kept_weights", "density")}
         whole = {"kept_weights": found["prunable_weights"].iloc[0], "density": 1.0}
         group = [
-            (whole if arm == "dense" else sizes) | {"arm": arm} | _compared(arm, figures, cells["ticket"], beside)
+            (whole if arm == "dense" else sizes)
+            | {"arm": arm}
+            | _compared(arm, figures, cells["ticket"], beside, measure)
             for arm, figures in ({"dense": beside} | cells).items()
         ]
         beaten = pd.DataFrame(group[2:])
@@ -56,10 +60,13 @@ def _cells(rows: pd.DataFrame, name: str, tickets: Any, seeds: Any) -> Any:
     return table.reindex(index=tickets, columns=seeds).to_numpy(float)
 
 
-def _compared(arm: str, found: dict[str, Any], ticket: dict[str, Any], dense: dict[str, Any]) -> dict[str, Any]:
-    there = ~np.isnan(found["test_accuracy"][:1] if arm == "dense" else found["test_accuracy"])
+def _compared(
+    arm: str, found: dict[str, Any], ticket: dict[str, Any], dense: dict[str, Any], measure: Measure
+) -> dict[str, Any]:
+    final = found[measure.final]
+    there = ~np.isnan(final[:1] if arm == "dense" else final)
     row: dict[str, Any] = {
-        "tickets": len(found["test_accuracy"]) if arm == "dense" else int(there.any(axis=1).sum()),
+        "tickets": len(final) if arm == "dense" else int(there.any(axis=1).sum()),
         "seeds": int(there.any(axis=0).sum()),
         "trainings": int(there.sum()),
     }
@@ -68,12 +75,12 @@ def _compared(arm: str, found: dict[str, Any], ticket: dict[str, Any], dense: di
         row.update(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
 
     # Dense networks are the same beside every ticket: each counts once.
-    for name in _FIGURES:
+    for name in measure.figures:
         put(name, crossed(found[name][:1] if arm == "dense" else found[name]))
-    for name in _ACCURACIES:
-        put(f"{name}_gain", crossed(found[name] - dense[name]))
+    for name in measure.columns:
+        put(f"{name}_gain", crossed(measure.lead(found[name], dense[name])))
         if arm not in ("dense", "ticket"):
-            put(f"{name}_lead", crossed(ticket[name] - found[name]))
+            put(f"{name}_lead", crossed(measure.lead(ticket[name], found[name])))
     put("speed", crossed_ratio(dense["early_stop_iteration"], found["early_stop_iteration"]))
     row["speed_mean_of_ratios"] = float(np.nanmean(dense["early_stop_iteration"] / found["early_stop_iteration"]))
     if arm not in ("dense", "ticket"):

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ticket_search.analysis.measure import final_column
 from ticket_search.analysis.tickets import FIGURES
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.space import dotted
@@ -138,12 +139,14 @@ def print_arms(console: Console, table: pd.DataFrame, fields: Sequence[str]) -> 
         fields: the columns that tell configurations apart.
     """
     shown = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    for name in (*fields, "arm", "density", "seeds", "test accuracy", "over dense", "early stop", "speed", "verdict"):
+    measured = final_column(table)
+    title = measured.replace("_", " ")
+    for name in (*fields, "arm", "density", "seeds", title, "over dense", "early stop", "speed", "verdict"):
         shown.add_column(name.replace("_", "\n"), justify="right", vertical="bottom", no_wrap=True)
     for row in table.to_dict("records"):
         cells = [_cell(row[name]) for name in fields]
-        cells += [row["arm"], f"{row['density']:.4f}", str(row["seeds"]), _between(row, "test_accuracy", ".4f")]
-        cells += [_between(row, "test_accuracy_gain", "+.4f") if row["arm"] != "dense" else ""]
+        cells += [row["arm"], f"{row['density']:.4f}", str(row["seeds"]), _between(row, measured, ".4f")]
+        cells += [_between(row, f"{measured}_gain", "+.4f") if row["arm"] != "dense" else ""]
         cells += [_between(row, "early_stop_iteration", ".0f"), _between(row, "speed", ".2f"), row["verdict"] or ""]
         shown.add_row(*cells)
     console.print(shown)
