@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ticket_search.lottery.finished import FinishedTrajectory
-from ticket_search.tasks.images import ImageTask
 
 from ticket_search.config.trajectory import AugmentSpec, DatasetSpec
 from ticket_search.data.dataset import load_dataset
+from ticket_search.lottery.finished import FinishedTrajectory
 from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.store.level_store import LevelStore
+from ticket_search.tasks.images import ImageTask
 
 DEVICE = "cuda"
 DIGITS = DatasetSpec(name="digits", validation=300)
