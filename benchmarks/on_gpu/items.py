@@ -1,0 +1,51 @@
+"""What is to be run whenever a GPU is at hand, in the order of its worth."""
+
+import sys
+from pathlib import Path
+
+from work_queue import Item, Step
+
+ROOT = Path(__file__).parents[2]
+#: Tests that need a GPU; named one by one, since others import what a machine with a GPU may lack.
+TESTS = ("lottery/test_follow_ups_on_cuda", "lottery/test_on_cuda", "training/test_devices", "data/test_dataset")
+#: JPEGs of CIFAR-10 as a folder of Parquet files below the data directory; see docs/cifar10_conv2.md.
+JPEG = ("dataset.name=parquet", "dataset.path=cifar10-jpeg")
+
+
+def tests(file: str) -> Step:
+    """The tests of a file that need a GPU."""
+    words = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", f"tests/{file}.py")
+    return Step(name=Path(file).name, command=lambda run_dir: words)
+
+
+def search(space: str, *settings: str) -> Step:
+    """A search of a space that ships; the same command goes on with it."""
+    settings = (*settings, "search.checkpoint_seconds=30")
+    words = (sys.executable, "-m", "ticket_search.cli", "run", f"search_spaces/{space}.yaml", "--engine", "processes")
+    words += tuple(word for setting in settings for word in ("--set", setting))
+    return Step(name="search", command=lambda run_dir: (*words, "--output", str(run_dir)), writes_tables=True)
+
+
+def paper_tables(*options: str) -> Step:
+    """The tables of the replication that a search is."""
+    words = (sys.executable, "benchmarks/paper_tables.py")
+    return Step(name="tables", command=lambda run_dir: (*words, str(run_dir), *options))
+
+
+ITEMS = (
+    Item(
+        name="cuda_tests",
+        question="Does all that is promised on the CPU hold on a GPU? Of Early-Bird, transfer, copies too? (minutes)",
+        steps=tuple(tests(file) for file in TESTS),
+    ),
+    Item(
+        name="cifar10_conv2",
+        question="Conv-2 on CIFAR-10 (JPEG) as in the paper: levels 12 to 16, and the controls. (about 45 minutes)",
+        steps=(search("cifar10_conv2_paper", *JPEG, "training.precision=bf16"), paper_tables()),
+    ),
+    Item(
+        name="cifar10_resnet20",
+        question="ResNet-20 on CIFAR-10 (JPEG) as in the paper, rewound to 0 and to 500, five seeds. (hours)",
+        steps=(search("cifar10_resnet20", *JPEG, "space.rewind_iteration=[0, 500]"),),
+    ),
+)
