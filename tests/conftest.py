@@ -30,6 +30,7 @@ _TRAJECTORY = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """Which tests stay together where workers share them: those on Ray, so that one is started; else a file's."""
     for item in items:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pandas as pd
@@ -20,35 +19,6 @@ KEYS = ["trajectory_id", "level"]
 #: May differ between two runs of the same trajectory.
 CLOCK = ["train_seconds", "reused"]
 GRID = {"pruning_rate": [0.3, 0.6], "strategy": ["layerwise", "global"], "rewind_iteration": [0, 20]}
-
-USER_MODULE = """
-import os, signal
-from pathlib import Path
-from torch import nn
-
-def network(image_shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
-
-def broken(image_shape, classes):
-    raise RuntimeError("no such layer: 42")
-
-def killed_once(image_shape, classes):
-    marker = Path(__file__).with_name("killed")
-    if not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return network(image_shape, classes)
-"""
-
-
-@pytest.fixture(scope="module")
-def user_module(tmp_path_factory):
-    """A module of the user's own on the import path, here and in the workers."""
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "my_networks.py").write_text(USER_MODULE)
-    sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
 
 
 def levels_of(run_dir):
