@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -21,20 +22,22 @@ from ticket_search import load_results
 from ticket_search.config.base import validate
 from ticket_search.config.identity import trajectory_id
 from ticket_search.config.search import SearchSpec
-from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.engines.job import Job
 from ticket_search.engines.ray.connection import connect
 from ticket_search.engines.ray.trainable import Report, TrajectoryTrainable
 from ticket_search.engines.ray.tune_hooks import run_on_ray
+from ticket_search.lottery.rows import configuration
+from ticket_search.results.figures import CURVE_FIGURES, FIGURES, Finished, stored_figures
 from ticket_search.search.driver import EndReport, LevelReport, SearchDriver
 from ticket_search.storage.folder import open_folder
+from ticket_search.tasks.classification import ACCURACY
 
 POINTS, LAYERS = 10, 3
 
 
 def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
     """A trajectory whose accuracy falls with compression, faster for some than for others."""
-    name = trajectory_id(validate(TrajectorySpec, job.trajectory))
+    name = trajectory_id(job.trajectory)
     fall = int(name[:4], 16) / 2**16 * 0.02
     for level in range(levels):
         time.sleep(seconds)
@@ -43,29 +46,29 @@ def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
 
 
 def _report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
-    pruning = job.trajectory["trajectory"]
-    kept = int(266_200 * (1 - pruning["pruning_rate"]) ** level)
+    spec = job.trajectory
+    kept = int(266_200 * (1 - spec.pruning.pruning_rate) ** level)
     key = {"trajectory_id": name, "level": level}
-    figures = dict.fromkeys(("val_loss", "test_loss"), 0.1) | dict.fromkeys(
-        ("test_accuracy", "dense_test_accuracy"), 0.97
+    measured = {figure.name: 0.97 for figure in stored_figures()} | {"early_stop_iteration": 100, "iterations": 1000}
+    made = SimpleNamespace(
+        kept_weights=kept,
+        prunable_weights=266_200,
+        val_loss=0.1,
+        val_metric=accuracy,
+        figures=measured,
+        reused=False,
+        diverged=False,
+        **measured,
     )
-    row = (
-        key
-        | {n: pruning[n] for n in ("pruning_rate", "strategy", "criterion", "rewind_iteration")}
-        | figures
-        | {"level_key": f"{name}{level:016}", "seed": job.trajectory["seed"], "kept_weights": kept}
-        | {"prunable_weights": 266_200, "density": kept / 266_200, "compression": 266_200 / kept}
-        | {"val_accuracy": accuracy, "dense_val_accuracy": 0.97, "matching": accuracy >= 0.97 - 1e-9}
-        | {"early_stop_iteration": 100, "early_stop_test_accuracy": 0.97, "iterations": 1000}
-        | {"train_seconds": 1.0, "reused": False}
-    )
-    curve = [
-        key | {"iteration": 100 * i, "train_loss": 0.1, "val_loss": 0.1, "val_accuracy": 0.97} for i in range(POINTS)
-    ]
+    dense = SimpleNamespace(**vars(made) | {"val_metric": 0.97})
+    finished = Finished(level=made, dense=dense, metric=ACCURACY, task=spec.task, tolerance=0.0)
+    row = key | configuration(spec) | {figure.name: figure.of(finished) for figure in FIGURES}
+    points = [SimpleNamespace(iteration=100 * i, train_loss=0.1, val_loss=0.1, val_metric=0.97) for i in range(POINTS)]
+    curve = [key | {figure.name: figure.value(point, ACCURACY) for figure in CURVE_FIGURES} for point in points]
     layers = [
         key | {"name": f"layer{i}", "kept_weights": kept, "weights": 266_200, "density": 0.5} for i in range(LAYERS)
     ]
-    return LevelReport(level=row, curve=curve, layers=layers)
+    return LevelReport(level=row | {"level_key": f"{name}{level:016}"}, curve=curve, layers=layers)
 
 
 def make_space(sampler: str, trials: int, workers: int, cpus: int) -> SearchSpec:

@@ -30,12 +30,21 @@ _TRAJECTORY = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """Which tests stay together where workers share them: those on Ray, so that one is started; else a file's."""
-    for item in items:
-        on_ray = "ray_address" in getattr(item, "fixturenames", ()) or item.path.is_relative_to(_ENGINES)
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else str(item.path.relative_to(_HERE))))
+@pytest.hookimpl(optionalhook=True)  # of xdist, which is not everywhere that these tests are run
+def pytest_xdist_make_scheduler(config, log):
+    """Which tests stay together where workers share them: files that need Ray, so that one is started; else a file's.
+
+    Not a marker `xdist_group`: with pytest 9.2, xdist 3.8 sends such tests to any worker.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = config.rootpath / super()._split_scope(nodeid)
+            on_ray = file.is_relative_to(_ENGINES) or "ray_address" in file.read_text()
+            return "ray" if on_ray else str(file)
+
+    return OneRay(config, log)
 
 
 def _plain(changes):
