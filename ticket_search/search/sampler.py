@@ -63,6 +63,7 @@ class Sampler:
         self._used: set[str] = set()
         self._seed_uses: Counter[int] = Counter()
         self._next = 0
+        self._free_points: list[dict[str, Any]] | None = None
 
     def ask(self) -> Suggestion | None:
         """The next suggestion; None when every point has been run with every seed."""
@@ -130,7 +131,10 @@ class Sampler:
     def _random_free_point(self) -> Suggestion | None:
         if self._spec.size is None:
             return None
-        free = [(values, seed) for values in self._spec.grid() if (seed := self._free_seed(values)) is not None]
+        # A point that has been run with every seed stays so: near the end only few are looked at.
+        points = self._spec.grid() if self._free_points is None else self._free_points
+        free = [(values, seed) for values in points if (seed := self._free_seed(values)) is not None]
+        self._free_points = [values for values, _ in free]
         if not free:
             return None
         chooser = random.Random(derive_seed(self._spec.search.seed, self._next, "free"))
