@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -26,46 +27,62 @@ from ticket_search.engines.job import Job
 from ticket_search.engines.ray.connection import connect
 from ticket_search.engines.ray.trainable import Report, TrajectoryTrainable
 from ticket_search.engines.ray.tune_hooks import run_on_ray
-from ticket_search.search.driver import EndReport, LevelReport, SearchDriver
+from ticket_search.results.figures import CONFIGURATION_NAMES, CURVE_FIGURES, FIGURES, Finished
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport, LevelReport
 from ticket_search.storage.folder import open_folder
+from ticket_search.tasks.classification import ACCURACY
 
-POINTS, LAYERS = 10, 3
+POINTS, LAYERS, WEIGHTS = 10, 3, 266_200
 
 
 def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
     """A trajectory whose accuracy falls with compression, faster for some than for others."""
-    name = trajectory_id(validate(TrajectorySpec, job.trajectory))
+    name = trajectory_id(job.trajectory)
     fall = int(name[:4], 16) / 2**16 * 0.02
     for level in range(levels):
         time.sleep(seconds)
-        yield _report(job, name, level, 0.97 - fall * level)
+        yield report(job.trajectory, name, level, 0.97 - fall * level)
     yield EndReport(status="completed")
 
 
-def _report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
-    pruning = job.trajectory["trajectory"]
-    kept = int(266_200 * (1 - pruning["pruning_rate"]) ** level)
+def report(trajectory: TrajectorySpec, name: str, level: int, accuracy: float) -> LevelReport:
+    """A level that nobody trained, of the trajectory called `name`."""
+    kept = int(WEIGHTS * (1 - trajectory.pruning.pruning_rate) ** level)
     key = {"trajectory_id": name, "level": level}
-    figures = dict.fromkeys(("val_loss", "test_loss"), 0.1) | dict.fromkeys(
-        ("test_accuracy", "dense_test_accuracy"), 0.97
+    points = [_point(100 * i, accuracy) for i in range(POINTS)]
+    finished = Finished(
+        level=_level(accuracy, points, kept),
+        dense=_level(0.97, points, WEIGHTS),
+        metric=ACCURACY,
+        task=trajectory.task,
+        tolerance=0.0,
     )
     row = (
         key
-        | {n: pruning[n] for n in ("pruning_rate", "strategy", "criterion", "rewind_iteration")}
-        | figures
-        | {"level_key": f"{name}{level:016}", "seed": job.trajectory["seed"], "kept_weights": kept}
-        | {"prunable_weights": 266_200, "density": kept / 266_200, "compression": 266_200 / kept}
-        | {"val_accuracy": accuracy, "dense_val_accuracy": 0.97, "matching": accuracy >= 0.97 - 1e-9}
-        | {"early_stop_iteration": 100, "early_stop_test_accuracy": 0.97, "iterations": 1000}
-        | {"train_seconds": 1.0, "reused": False}
+        | {"level_key": f"{name}{level:016}", "seed": trajectory.seed}
+        | {column: getattr(trajectory.pruning, column) for column in CONFIGURATION_NAMES}
+        | {figure.name: figure.of(finished) for figure in FIGURES}
     )
-    curve = [
-        key | {"iteration": 100 * i, "train_loss": 0.1, "val_loss": 0.1, "val_accuracy": 0.97} for i in range(POINTS)
-    ]
+    curve = [key | {figure.name: figure.value(point, ACCURACY) for figure in CURVE_FIGURES} for point in points]
     layers = [
-        key | {"name": f"layer{i}", "kept_weights": kept, "weights": 266_200, "density": 0.5} for i in range(LAYERS)
+        key | {"name": f"layer{i}", "kept_weights": kept, "weights": WEIGHTS, "density": kept / WEIGHTS}
+        for i in range(LAYERS)
     ]
     return LevelReport(level=row, curve=curve, layers=layers)
+
+
+def _point(iteration: int, accuracy: float) -> SimpleNamespace:
+    return SimpleNamespace(iteration=iteration, train_loss=0.1, val_loss=0.1, val_metric=accuracy)
+
+
+def _level(accuracy: float, curve: list[SimpleNamespace], kept: int) -> SimpleNamespace:
+    """What the figures ask of a `lottery.level.Level`."""
+    measured = {"test_loss": 0.1, "test_metric": 0.97, "early_stop_iteration": 100, "early_stop_test_metric": 0.97}
+    measured |= {"iterations": 1000, "train_seconds": 1.0}
+    sizes = {"kept_weights": kept, "prunable_weights": WEIGHTS}
+    last = {"val_loss": 0.1, "val_metric": accuracy, "reused": False, "diverged": False}
+    return SimpleNamespace(curve=curve, figures=measured, **measured, **sizes, **last)
 
 
 def make_space(sampler: str, trials: int, workers: int, cpus: int) -> SearchSpec:
