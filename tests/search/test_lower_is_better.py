@@ -39,9 +39,7 @@ def report(suggestion, level, value):
 
 def told(driven, suggestion, *values):
     """What was said of each level after the dense network."""
-    said = [
-        driven.level_finished(suggestion.number, report(suggestion, n, v)) for n, v in enumerate((DENSE, *values))
-    ]
+    said = [driven.level_finished(suggestion.number, report(suggestion, n, v)) for n, v in enumerate((DENSE, *values))]
     driven.ended(suggestion.number, EndReport(status="completed"))
     return said[1:]
 
