@@ -14,17 +14,16 @@ import time
 from collections.abc import Iterator
 
 import psutil
-from driver import _report, make_space
+from driver import make_space, report
 from machine import describe
 
-from ticket_search.config.base import validate
 from ticket_search.config.identity import trajectory_id
-from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.engines.job import Job
 from ticket_search.engines.ray.connection import connect
 from ticket_search.engines.ray.trainable import Report, TrajectoryTrainable
 from ticket_search.engines.ray.tune_hooks import run_on_ray
-from ticket_search.search.driver import EndReport, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport
 from ticket_search.storage.folder import open_folder
 
 #: Seconds that a level sleeps, in each phase.
@@ -33,15 +32,15 @@ SLEEPS = (1.0, 0.5, 0.375, 0.3, 0.25, 0.2)
 
 def scripted(job: Job, begin: float, phase: float) -> Iterator[Report]:
     """Levels without end, of one compression, until the phases are over."""
-    name = trajectory_id(validate(TrajectorySpec, job.trajectory))
+    name = trajectory_id(job.trajectory)
     level = 0
     while (now := time.time() - begin) < phase * len(SLEEPS):
         time.sleep(SLEEPS[max(0, int(now // phase))])
-        report = _report(job, name, 0, 0.97)
-        for row in (report.level, *report.curve, *report.layers):
+        made = report(job.trajectory, name, 0, 0.97)
+        for row in (made.level, *made.curve, *made.layers):
             row["level"] = level
-        report.level["level_key"] = f"{name}{level:016}"
-        yield report
+        made.level["level_key"] = f"{name}{level:016}"
+        yield made
         level += 1
     yield EndReport(status="completed")
 

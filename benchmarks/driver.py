@@ -28,7 +28,8 @@ from ticket_search.engines.ray.trainable import Report, TrajectoryTrainable
 from ticket_search.engines.ray.tune_hooks import run_on_ray
 from ticket_search.lottery.rows import configuration
 from ticket_search.results.figures import CURVE_FIGURES, FIGURES, Finished, stored_figures
-from ticket_search.search.driver import EndReport, LevelReport, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport, LevelReport
 from ticket_search.storage.folder import open_folder
 from ticket_search.tasks.classification import ACCURACY
 

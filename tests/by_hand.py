@@ -5,7 +5,8 @@ from ticket_search.engines.worker import run_job
 from ticket_search.runs.directory import hold
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.store_use import register
-from ticket_search.search.driver import LevelReport, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import LevelReport
 from ticket_search.storage.folder import open_folder
 
 

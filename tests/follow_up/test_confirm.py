@@ -37,7 +37,7 @@ def test_its_points_are_the_best_configurations_up_to_their_tickets(searched):
     assert {point["max_levels"] for point in spec.points} == {2}
     assert spec.planned_trials == 6
     points = [spec.trajectory_at(values, seed=6) for values in spec.grid()]
-    assert [point.trajectory.criterion for point in points] == list(found["criterion"].head(2))
+    assert [point.pruning.criterion for point in points] == list(found["criterion"].head(2))
 
 
 def test_a_configuration_counts_once_whatever_its_seeds(searched):

@@ -10,7 +10,7 @@ from helpers import finished_levels
 
 from ticket_search.engines.job import make_job
 from ticket_search.engines.worker import run_job
-from ticket_search.search.driver import LevelReport
+from ticket_search.search.reports import LevelReport
 from ticket_search.storage.folder import open_folder
 
 #: Kills this process at the second of: an entry is saved; it is said; its checkpoint is removed.

@@ -25,7 +25,8 @@ from ticket_search.runs.directory import (
     read_spec,
     request_stop,
 )
-from ticket_search.search.driver import EndReport, LevelReport, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport, LevelReport
 from ticket_search.search.suggestions import SuggestionRecord
 from ticket_search.storage import lease
 from ticket_search.storage.folder import open_folder

@@ -11,7 +11,7 @@ from ticket_search.runs import sharing
 from ticket_search.runs.directory import read_run
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.sharing import check_shared, check_shared_once
-from ticket_search.search.driver import HaltReport, LevelReport
+from ticket_search.search.reports import HaltReport, LevelReport
 from ticket_search.storage.folder import open_folder
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
-from ticket_search.search.driver import EndReport, LevelReport, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport, LevelReport
 from ticket_search.search.suggestions import SuggestionRecord
 
 SPACE = {"pruning_rate": [0.5, 0.25, 0.2], "training.optimizer.lr": [0.1, 0.2]}

@@ -127,6 +127,20 @@ class TestSuggestions:
         assert sum(values["training.optimizer.lr"] < 1e-3 for values in made) in range(6, 19)
         assert {values["max_levels"] for values in made} == {None, 3}
 
+    def test_near_the_end_of_a_space_only_the_points_that_are_left_are_looked_at(self, search, monkeypatch):
+        asked = Sampler(search({"rewind_iteration": {"low": 0, "high": 19}}, seeds=(0, 1), sampler="random"))
+        monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
+        looked_at = []
+        free_seed = asked._free_seed
+        monkeypatch.setattr(asked, "_free_seed", lambda values: looked_at.append(values) or free_seed(values))
+        counts = []
+        while asked.ask() is not None:
+            counts.append(len(looked_at))
+            looked_at.clear()
+        assert (len(counts), counts[0]) == (40, 20)
+        assert counts == sorted(counts, reverse=True)
+        assert counts[-1] <= 2
+
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_a_choice_may_be_a_list_or_a_mapping(self, search, sampler):
         schedules = [{"name": "constant"}, {"name": "step", "milestones": [10, 20]}]

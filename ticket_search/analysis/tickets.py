@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 
 from ticket_search.results.figures import CONFIGURATION_NAMES, SEED
+from ticket_search.results.plain import records
 from ticket_search.results.reading import Results
+
+__all__ = ["FIGURES", "records", "status", "tickets"]
 
 #: What `tickets` puts after the configuration: the metric under its own name where that is accuracy.
 _SIZES = ["density", "compression"]
@@ -61,14 +64,3 @@ def status(results: Results) -> dict[str, Any]:
 
 def _first(frame: pd.DataFrame) -> dict[str, Any] | None:
     return None if frame.empty else records(frame.head(1))[0]
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain JSON data: Python's own numbers, null for what is missing."""
-    return [
-        {
-            str(name): None if pd.isna(value) else getattr(value, "item", lambda v=value: v)()
-            for name, value in row.items()
-        }
-        for row in frame.to_dict("records")
-    ]

@@ -20,7 +20,7 @@ from ticket_search.analysis.tickets import FIGURES
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.space import dotted
 from ticket_search.results.schema import column
-from ticket_search.search.driver import Progress
+from ticket_search.search.reports import Progress
 
 #: Columns of a terminal from which on the table of tickets has all of its columns.
 _WIDE = 120

@@ -16,7 +16,8 @@ from ticket_search.engines.place import Place
 from ticket_search.engines.receive import next_job, receive
 from ticket_search.engines.worker_process import WorkerDied, WorkerProcess
 from ticket_search.errors import TicketSearchError
-from ticket_search.search.driver import EndReport, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport
 
 T = TypeVar("T")
 #: Between two looks at whether the tables are due or somebody asked for a stop, while no worker reports.

@@ -4,7 +4,8 @@ from ticket_search.engines.job import Job, Shared, make_job
 from ticket_search.engines.place import Place
 from ticket_search.engines.worker import Report
 from ticket_search.errors import StorageError
-from ticket_search.search.driver import EndReport, HaltReport, LevelReport, NotStarted, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
 
 
 def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:

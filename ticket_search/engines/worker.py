@@ -15,7 +15,7 @@ from ticket_search.engines.job import Job
 from ticket_search.errors import Diverged, StorageError
 from ticket_search.runs.directory import is_stop_requested
 from ticket_search.runs.sharing import check_shared_once
-from ticket_search.search.driver import EndReport, HaltReport, LevelReport, NotStarted
+from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
 from ticket_search.storage.folder import open_folder
 from ticket_search.tasks.registry import task_kind
 

@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from ticket_search.config.base import unknown
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.errors import SpecError
+from ticket_search.results.plain import records
 from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import read_spec
 from ticket_search.runs.places import data_path, store_folder
@@ -96,7 +95,7 @@ def find_ticket(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[s
         raise SpecError(hint if known else f"unknown ticket {name!r}: {str(run_dir)!r} has none yet")
     trajectory_id = str(found["trajectory_id"].iloc[0])
     suggestion = next(s for s in SuggestionRecord(run_dir).read() if s.trajectory_id == trajectory_id)
-    row = {str(n): None if pd.isna(v) else getattr(v, "item", lambda v=v: v)() for n, v in found.iloc[0].items()}
+    (row,) = records(found.head(1))
     return spec.trajectory_at(suggestion.values, suggestion.seed), int(found["level"].iloc[0]), row
 
 

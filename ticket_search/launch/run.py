@@ -23,7 +23,8 @@ from ticket_search.runs.directory import (
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.sharing import note_of, notes_folder
 from ticket_search.runs.store_use import register
-from ticket_search.search.driver import Listener, Progress, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import Listener, Progress
 from ticket_search.storage.folder import Folder, Location, open_folder
 from ticket_search.storage.remote import impatient
 from ticket_search.store.level_store import Entry, LevelStore

@@ -18,6 +18,7 @@ from ticket_search.results.reading import Results, load_results
 from ticket_search.runs.directory import COPIES, Run, held_by, read_run, read_spec
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.sharing import SEARCHES, note_of
+from ticket_search.search.reports import SETTLED
 from ticket_search.search.suggestions import SuggestionRecord
 from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.lease import Leases
@@ -29,7 +30,6 @@ _CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
 _KINDS = ("levels", "rewind weights", "tickets", "copies", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
-_ENDED = ("completed", "stopped", "diverged")
 #: What a store names its files; any other is not the store's, and left alone.
 _FILE = re.compile(
     rf"([0-9a-f]{{2}})/\1[0-9a-f]{{30}}\.safetensors|{_CHECKPOINTS}/[0-9a-f]{{32}}\.safetensors"
@@ -235,7 +235,7 @@ def _needed(spec: SearchSpec, results: Results, levels: pd.DataFrame, best: Best
     yield from chosen["level_key"]
     parents = chosen.loc[chosen["starts_from_parent"], ["trajectory_id", "level"]]
     yield from levels.merge(parents.assign(level=parents["level"] - 1))["level_key"]
-    ended = results.trajectories.loc[results.trajectories["status"].isin(_ENDED), "trajectory_id"]
+    ended = results.trajectories.loc[results.trajectories["status"].isin(SETTLED), "trajectory_id"]
     going_on = levels[~levels["trajectory_id"].isin(ended)]
     yield from going_on["level_key"]
     kept = levels[levels["trajectory_id"].isin({*chosen["trajectory_id"], *going_on["trajectory_id"]})]
@@ -255,7 +255,7 @@ def _rewind_keys(spec: SearchSpec, levels: pd.DataFrame) -> Iterator[str]:
 
 
 def _is_finished(spec: SearchSpec, results: Results) -> bool:
-    ended = int(results.trajectories["status"].isin(_ENDED).sum())
+    ended = int(results.trajectories["status"].isin(SETTLED).sum())
     return spec.planned_trials is not None and ended >= spec.planned_trials
 
 

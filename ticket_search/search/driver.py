@@ -6,9 +6,8 @@ The tables and the record of suggestions are its memory: a new process reads the
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from math import log2
-from typing import Any, Literal
+from typing import Any
 
 from ticket_search.config.search import SearchSpec
 from ticket_search.errors import TicketSearchError
@@ -18,15 +17,19 @@ from ticket_search.results.schema import column
 from ticket_search.results.tables import Tables
 from ticket_search.results.tensorboard import TensorBoardWriter
 from ticket_search.search.early_stopping import EarlyStopping
+from ticket_search.search.reports import (
+    SETTLED,
+    EndReport,
+    LevelReport,
+    Listener,
+    Progress,
+    Row,
+)
 from ticket_search.search.sampler import Outcome, Sampler
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.tasks.metric import Metric
 
-Row = dict[str, Any]
-Status = Literal["completed", "stopped", "diverged", "failed"]
-#: A trajectory that failed is run again by a resumed search; what the others came to stands.
-_SETTLED = ("completed", "stopped", "diverged")
 #: Between two writings of the tables, at least; and this many times as long as the last writing took.
 _FLUSH_SECONDS = 2.0
 _FLUSH_SHARE = 20.0
@@ -35,73 +38,6 @@ _LEVEL_COLUMNS = [
     *("trajectory_id", "level", "seed", "compression", "density"),
     *("val_metric", "dense_val_metric", "matching", "metric", "higher_is_better"),
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LevelReport:
-    """A finished level as rows: one of `levels`, those of `curves`, `layers`, `controls` and `early_bird`.
-
-    `notices` are lines for the user: an entry of the store that was damaged, say.
-    """
-
-    level: Row
-    curve: list[Row]
-    layers: list[Row]
-    controls: list[Row] = field(default_factory=list)
-    early_bird: list[Row] = field(default_factory=list)
-    notices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndReport:
-    """How a trajectory ended by itself. `reason` is one line; `error` a traceback."""
-
-    status: Status
-    reason: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class HaltReport:
-    """Why no trajectory can go on: the disk is full, say. The one that reports it has not ended."""
-
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotStarted:
-    """The search was asked to stop before the trajectory's turn came. It has not ended."""
-
-
-@dataclass
-class Progress:
-    """Where a search stands.
-
-    Attributes:
-        trials: how many trajectories there will be; None until a grid's end is known.
-        counts: status -> trajectories.
-        levels: finished in this process.
-        best: the row of `levels` of the sparsest matching ticket so far; level 0 is none.
-        exhausted: every point of the space has been run with every seed.
-        stopped: somebody asked for the search to stop before its end.
-    """
-
-    trials: int | None
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("running", "completed", "stopped", "diverged", "failed"), 0)
-    )
-    levels: int = 0
-    best: Row | None = None
-    exhausted: bool = False
-    stopped: bool = False
-
-    @property
-    def done(self) -> int:
-        """Trajectories that have ended."""
-        return sum(count for status, count in self.counts.items() if status != "running")
-
-
-Listener = Callable[[Progress, Row], None]
 
 
 class SearchDriver:
@@ -328,7 +264,7 @@ class SearchDriver:
             self._suggestions[suggestion.number] = suggestion
             row = trajectories.get(suggestion.trajectory_id, {"status": "running", "levels": 0})
             # One whose levels are not all there, after something removed a file, is told again from the store.
-            if row["status"] not in _SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
+            if row["status"] not in SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
                 self._waiting.append(suggestion)
                 self._sampler.replay(suggestion, None)
                 continue

@@ -1,6 +1,7 @@
 """Chooses the next point of the space. Optuna proposes; seeds are spread evenly and are not modelled."""
 
 import json
+import math
 import random
 import warnings
 from collections import Counter
@@ -61,10 +62,13 @@ class Sampler:
         self.study = optuna.create_study(directions=directions, sampler=optuna.samplers.RandomSampler(seed=0))
         self._grid = _grid(spec) if spec.search.sampler == "grid" else None
         self._trials: dict[int, int] = {}
+        # Of a trajectory that diverged at once. No accuracy is below 0; of other metrics nothing is known.
+        self._worst_merit = 0.0 if spec.task == "classification" else -math.inf
         self._used: set[str] = set()
         self._ids: dict[str, str] = {}
         self._seed_uses: Counter[int] = Counter()
         self._next = 0
+        self._free_points: list[dict[str, Any]] | None = None
 
     def ask(self) -> Suggestion | None:
         """The next suggestion; None when every point has been run with every seed."""
@@ -89,7 +93,9 @@ class Sampler:
 
     def _objectives(self, outcome: Outcome) -> list[float]:
         score = _WORST_SCORE if outcome.score is None else outcome.score
-        return [outcome.merit or 0.0, score] if len(self.study.directions) == 2 else [score]
+        if len(self.study.directions) == 1:
+            return [score]
+        return [self._worst_merit if outcome.merit is None else outcome.merit, score]
 
     def _note(self, suggestion: Suggestion) -> None:
         self._used.add(suggestion.trajectory_id)
@@ -132,7 +138,10 @@ class Sampler:
     def _random_free_point(self) -> Suggestion | None:
         if self._spec.size is None:
             return None
-        free = [(values, seed) for values in self._spec.grid() if (seed := self._free_seed(values)) is not None]
+        # A point that has been run with every seed stays so: near the end only few are looked at.
+        points = self._spec.grid() if self._free_points is None else self._free_points
+        free = [(values, seed) for values in points if (seed := self._free_seed(values)) is not None]
+        self._free_points = [values for values, _ in free]
         if not free:
             return None
         chooser = random.Random(derive_seed(self._spec.search.seed, self._next, "free"))

@@ -7,7 +7,7 @@ from ray import tune
 
 from ticket_search.engines.job import JOB, REPORT, Job
 from ticket_search.engines.worker import Report, run_job
-from ticket_search.search.driver import LevelReport
+from ticket_search.search.reports import LevelReport
 
 
 class TrajectoryTrainable(tune.Trainable):

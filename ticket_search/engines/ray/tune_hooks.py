@@ -17,7 +17,8 @@ from ticket_search.engines.ray.connection import ends_with_ray
 from ticket_search.engines.ray.nodes import Slots
 from ticket_search.engines.ray.trainable import TrajectoryTrainable
 from ticket_search.errors import SpecError, StorageError, TicketSearchError
-from ticket_search.search.driver import EndReport, HaltReport, LevelReport, NotStarted, SearchDriver
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
 from ticket_search.storage.folder import Folder
 
 T = TypeVar("T")
