@@ -143,7 +143,7 @@ def test_interrupted_it_says_how_to_go_on_and_can(tmp_path):
     assert time.monotonic() - asked < 10
     assert driver.returncode == 130
     assert err.splitlines()[3:] == [
-        "interrupted; what was finished is kept. Go on with: ticket-search resume runs/digits"
+        "interrupted; what was finished is kept. Go on with: ticket-search resume runs/digits --engine processes"
     ]
     trained = set(pd.read_parquet(tmp_path / "runs/digits/levels")["level_key"])
     status = in_process("status", "runs/digits", cwd=tmp_path).stdout

@@ -27,7 +27,7 @@ SPACE = (
     ),
     *("--set", "pruning.max_levels=2", "--set", "training.iterations=200", "--set", "search.max_concurrent=2"),
 )
-GO_ON = "Go on with: ticket-search resume run"
+GO_ON = "Go on with: ticket-search resume run --engine processes"
 
 
 def levels_of(run_dir, event):
@@ -116,7 +116,7 @@ def test_a_stopped_search_is_finished_by_resume_and_nothing_is_trained_twice(res
 
 def test_a_changed_rule_is_said_in_a_line(resumed):
     cwd, said = resumed
-    changed, plan, _ = said.stderr.splitlines()
+    changed, plan = said.stderr.splitlines()
     assert changed == "search.early_stopping.patience was 2 and is 3 from here on"
     assert plan.startswith("plan: ")
     assert "patience: 3" in (cwd / "run/search.yaml").read_text()

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -14,6 +15,7 @@ import pytest
 from ticket_search import load_results
 from ticket_search.engines.engine import NAMES, open_engine
 from ticket_search.engines.place import Place
+from ticket_search.engines.worker_process import visible_gpus
 from ticket_search.errors import SpecError, StorageError, TicketSearchError
 from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
@@ -219,16 +221,29 @@ def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(engine, search
     assert set(finished(small_disk / "run").values()) == {1}
 
 
-def test_asked_to_stop_it_ends_between_two_levels(engine, search, tmp_path):
-    spec = search({"pruning_rate": [0.2]}, base={"pruning.max_levels": 40}, seeds=(0,), sampler="grid", trials=None)
+def test_asked_to_stop_it_ends_between_two_levels_and_can_be_resumed(engine, search, tmp_path):
+    base = {"pruning.max_levels": 30, "training.iterations": 400, "training.evaluate_every": 400}
+    spec = search({"pruning_rate": [0.05]}, base=base, seeds=(0,), sampler="grid", trials=None)
+    run_dir = open_folder(tmp_path / "run")
 
-    def stop_it(progress):
-        progress.stopped = True
+    def stop_it_once_a_level_is_there():
+        while not finished(tmp_path / "run"):
+            time.sleep(0.05)
+        request_stop(run_dir)
 
-    progress = run_search(spec, tmp_path / "run", engine=engine, on_start=stop_it)
+    watch = threading.Thread(target=stop_it_once_a_level_is_there)
+    watch.start()
+    progress = run_search(spec, run_dir, engine=engine)
+    watch.join()
+    levels = len(load_results(run_dir).levels)
     assert (progress.stopped, progress.done) == (True, 0)
+    assert 0 < levels < 31
+    assert list((tmp_path / "run" / "store" / "leases").glob("*.json")) == []
     with pytest.raises(SpecError, match="is not being run"):
-        request_stop(open_folder(tmp_path / "run"))
+        request_stop(run_dir)
+    assert run_search(spec, run_dir, engine=engine).counts["completed"] == 1
+    assert len(load_results(run_dir).levels) == 31
+    assert set(finished(run_dir).values()) == {1}
 
 
 def test_a_killed_worker_is_started_over_and_leaves_no_trace(
@@ -328,3 +343,16 @@ def test_without_ray_the_other_engines_run():
         "ProcessEngine",
         "engine 'ray' needs Ray: pip install 'ray[tune]', or use engine 'processes'",
     ]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 9, 15, 16])
+def test_workers_that_share_gpus_fill_one_after_another(monkeypatch, n):
+    """The share that a search space may give for 1/n has four digits."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    share = 10_000 // n / 10_000
+    assert [visible_gpus(slot, share) for slot in range(2 * n)] == [["0"]] * n + [["1"]] * n
+
+
+def test_workers_with_gpus_of_their_own_get_the_next_ones(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert [visible_gpus(slot, 2.0) for slot in range(2)] == [["4", "5"], ["6", "7"]]

@@ -47,7 +47,7 @@ def test_workers_read_the_memory_of_their_node(ray_address, user_data):
         """In a worker: the names of what is mapped where the images lie, and whether they are what was read."""
         import ticket_search.engines.worker as worker
 
-        dataset = worker._task("classification", spec, data[0], "there is no such folder", "cpu").dataset
+        dataset = worker._task("classification", spec, data[0], "there is no such folder", "cpu").data
         mapped = []
         for images in (dataset.train.images, dataset.test.images):
             for line in Path("/proc/self/maps").read_text().splitlines():

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import ticket_search
+from ticket_search.errors import SpecError
 
 TESTS = Path(__file__).parents[1]
 REGRESSION = {
@@ -91,3 +92,41 @@ def test_an_executor_sees_who_is_trained_together_and_the_rows_are_the_same(on_t
         table.levels.sort_values(order, ignore_index=True).drop(columns=left_out) for table in (paired, alone)
     )
     pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def make():\n    raise OSError('no such device')", "the function raised OSError: no such device"),
+        ("def make():\n    return 3", "the function returned 3, not a "),
+    ],
+)
+def test_an_executor_that_cannot_be_made_is_refused_before_the_start(tmp_path, monkeypatch, code, message):
+    name = f"executor_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SpecError, match=message):
+        run("digits", tmp_path / "run", settings={"training.executor": f"{name}:make"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_raises_fails_its_trajectory_alone(on_the_path, tmp_path, monkeypatch):
+    import regression_task
+
+    score = regression_task.OnDevice.score
+
+    def raise_on_the_test_split(task, network, split, precision):
+        if split == "test":
+            raise ZeroDivisionError("nothing to divide by")
+        return score(task, network, split, precision)
+
+    monkeypatch.setattr(regression_task.OnDevice, "score", raise_on_the_test_split)
+    trajectories = run(REGRESSION, tmp_path / "run", trials=1).trajectories
+    assert list(trajectories["status"]) == ["failed"]
+    assert list(trajectories["reason"]) == ["ZeroDivisionError: nothing to divide by"]
+
+
+def test_what_only_the_script_has_is_refused_where_workers_would_have_to_import_it(tmp_path):
+    with pytest.raises(SpecError, match=r"'__main__:Mine' is of the script or notebook that runs the search"):
+        run("digits", tmp_path / "run", engine="processes", settings={"task": "__main__:Mine"})
+    assert not (tmp_path / "run").exists()

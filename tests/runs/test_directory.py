@@ -15,6 +15,7 @@ import pytest
 
 from ticket_search.errors import RunDirectoryError, StorageError, TicketSearchError
 from ticket_search.launch import run
+from ticket_search.launch.run import run_search
 from ticket_search.runs import directory
 from ticket_search.runs.directory import (
     check_same_search,
@@ -353,3 +354,15 @@ def test_notices_of_a_level_are_said_in_their_order(spec, tmp_path):
     assert said == []
     driven.level_finished(suggestion.number, level_0(suggestion, notices=("one", "two")))
     assert said == ["one", "two"]
+
+
+def test_a_search_whose_fields_are_spelled_anew_goes_on_in_its_tables(search, tmp_path):
+    """``trajectory.retrain`` of an older file is ``pruning.retrain``; the column keeps the name it has."""
+    settings = {"seeds": (0,), "sampler": "grid", "trials": None}
+    old = search({"trajectory.retrain": ["weights"]}, **settings)
+    run_search(old, tmp_path / "run", engine="inline")
+    new = search({"pruning.retrain": ["weights"]}, **settings)
+    assert new.identity() == old.identity()
+    assert run_search(new, tmp_path / "run", engine="inline").done == 1
+    assert list(read_spec(open_folder(tmp_path / "run")).space) == ["trajectory.retrain"]
+    assert "trajectory.retrain" in pd.read_parquet(tmp_path / "run" / "levels")

@@ -53,7 +53,7 @@ def run_for_user(
     from ticket_search.results.reading import load_results
 
     find_user_modules()
-    again = again or resume_command(directory)
+    again = again or resume_command(directory, engine)
     shown = console()
     display = Display(spec, shown)
     interrupted = f"interrupted; what was finished is kept. Go on with: {again}"
@@ -139,6 +139,6 @@ def this_command() -> str:
     return shlex.join(["ticket-search", *sys.argv[1:]])
 
 
-def resume_command(directory: str) -> str:
-    """The command that goes on with a search."""
-    return f"ticket-search resume {shlex.quote(directory)}"
+def resume_command(directory: str, engine: str = "ray") -> str:
+    """The command that resumes a search."""
+    return f"ticket-search resume {shlex.quote(directory)}" + (f" --engine {engine}" if engine != "ray" else "")

@@ -229,6 +229,8 @@ class SearchSpec(Spec):
         """A digest of what makes it this search and no other: not its length, its rules of stopping or its machines."""
         plain = with_older_sections(canonical(self, without=set(PLACES)))
         plain["space"] = {older_path(dotted(name)): domain for name, domain in plain["space"].items()}
+        if "points" in plain:
+            plain["points"] = [{older_path(dotted(n)): v for n, v in point.items()} for point in plain["points"]]
         plain["dataset"].pop("download", None)
         for setting in CHANGEABLE_SETTINGS:
             plain["search"].pop(setting, None)

@@ -82,7 +82,12 @@ def fitting_on(resources: ResourcesSpec, node: Resources) -> int:
 
 def this_machine(resources: ResourcesSpec) -> Resources:
     """What this machine has. Its GPUs are counted only where a trajectory asks for any: that takes loading torch."""
-    return {"CPU": os.cpu_count() or 1, "GPU": gpus() if resources.gpus else 0}
+    return {"CPU": cpus(), "GPU": gpus() if resources.gpus else 0}
+
+
+def cpus() -> int:
+    """The processors that this process may use; a batch system or a container may leave it some of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> int:

@@ -1,5 +1,7 @@
 """Trajectories in worker processes of this machine, without Ray."""
 
+import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,6 +10,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from ticket_search.config.search import SearchSpec
 from ticket_search.engines import placement
 from ticket_search.engines.job import Shared
@@ -15,20 +19,31 @@ from ticket_search.engines.mapped import map_data
 from ticket_search.engines.place import Place
 from ticket_search.engines.receive import next_job, receive
 from ticket_search.engines.worker_process import WorkerDied, WorkerProcess
-from ticket_search.errors import TicketSearchError
+from ticket_search.errors import StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport
 
 T = TypeVar("T")
 #: Between two looks at whether the tables are due or somebody asked for a stop, while no worker reports.
 _LOOK_SECONDS = 1.0
+#: What the names of scratch folders begin with; the id of the process follows.
+_SCRATCH = "ticket_search_processes_"
 
 
 @contextmanager
 def open_processes() -> Iterator["ProcessEngine"]:
     """The engine; what its workers share is removed with the block."""
-    with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}_") as scratch:
         yield ProcessEngine(Path(scratch))
+
+
+def _sweep() -> None:
+    """Remove what the workers of drivers that were killed have shared: whole data sets."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*_*"):
+        pid = folder.name.removeprefix(_SCRATCH).partition("_")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class ProcessEngine:
@@ -54,7 +69,13 @@ class ProcessEngine:
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
         """See `Engine`."""
-        return map_data(data, self._scratch / f"data_{len(list(self._scratch.iterdir()))}")
+        try:
+            return map_data(data, self._scratch / f"data_{len(list(self._scratch.iterdir()))}")
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the data sets for the workers to {str(self._scratch)!r}: {error.strerror}; "
+                "set TMPDIR to a folder with room for them"
+            ) from error
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
         """See `Engine`."""
@@ -112,7 +133,7 @@ def _take_in(worker: WorkerProcess, search: SearchDriver) -> None:
     except WorkerDied as death:
         worker.restart()
         if not search.hand_out_again(number):
-            search.ended(number, EndReport(status="failed", reason="its worker died", error=str(death) or None))
+            search.ended(number, EndReport(status="failed", reason="its worker died", error=str(death)))
         return
     if receive(search, number, report):
         worker.advance()

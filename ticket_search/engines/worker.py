@@ -64,11 +64,18 @@ class Worker:
         """Run until a trajectory has something to report: its number, and a level or how it ended."""
         if not self._reports:
             for number, outcome in self._lanes.advance():
-                self._reports.append((number, self._reporters[number].report(outcome)))
+                self._reports.append((number, self._report(number, outcome)))
         number, report = self._reports.popleft()
         if not isinstance(report, LevelReport):
             del self._reporters[number]
         return number, report
+
+    def _report(self, number: int, outcome: "Level | Ended") -> Report:
+        try:
+            return self._reporters[number].report(outcome)
+        except Exception as error:  # a user's metric, say
+            self._lanes.remove(number)
+            return end_of(error)
 
     def drop(self, number: int) -> None:
         """Give up a trajectory whose level `advance` has returned last."""

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from fractions import Fraction
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Any
@@ -21,7 +20,7 @@ _LEAVE_SECONDS = 2.0
 
 
 class WorkerDied(Exception):
-    """A worker process is gone. The message holds what it wrote last to its standard error, if anything."""
+    """A worker process is gone. The message says how, and what it wrote to its standard error."""
 
 
 class WorkerProcess(AbstractContextManager["WorkerProcess"]):
@@ -112,7 +111,15 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
     def _start(self) -> None:
         self.connection, theirs = Pipe()
-        command = [sys.executable, "-m", "ticket_search.engines.worker_main", str(theirs.fileno()), str(os.getpid())]
+        # -P: modules of the working directory come last, as in this process.
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "ticket_search.engines.worker_main",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
         self._errors.seek(0)
         self._errors.truncate()
         self._process = subprocess.Popen(  # noqa: S603
@@ -148,9 +155,10 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         try:
             return self.connection.recv()
         except (EOFError, OSError):
-            self._process.wait()
+            code = self._process.wait()
             self._errors.seek(0)
-            raise WorkerDied(self._errors.read().decode(errors="replace").strip()) from None
+            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            raise WorkerDied(f"{how}\n{self._errors.read().decode(errors='replace')}".strip()) from None
 
 
 def visible_gpus(slot: int, each: float) -> list[str]:
@@ -162,7 +170,7 @@ def visible_gpus(slot: int, each: float) -> list[str]:
     """
     known = os.environ.get("CUDA_VISIBLE_DEVICES")
     if each < 1:
-        first, count = slot // Fraction(each).limit_denominator(1000).denominator, 1
+        first, count = slot // round(1 / each), 1
     else:
         first, count = slot * int(each), int(each)
     places = range(first, first + count)

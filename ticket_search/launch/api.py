@@ -52,6 +52,8 @@ def run_search(
         StorageError: the disk is full, say; finished levels are kept, and the same call resumes.
         TicketSearchError: the search had to stop for another reason; the same holds.
     """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # where the user's own modules are found, as by the command
     changes = dict(settings or {}) | ({} if trials is None else {"search.trials": trials})
     places = {"data_dir": data_dir, "store": store}
     changes |= {name: str(open_folder(place)) for name, place in places.items() if place is not None}

@@ -1,14 +1,13 @@
 """What can be known to be wrong before anything is started."""
 
 import math
-import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ticket_search.config.search import SearchSpec
-from ticket_search.config.trajectory import DatasetSpec, TrajectorySpec
-from ticket_search.engines.placement import gpus
+from ticket_search.config.trajectory import USER_FUNCTION, DatasetSpec, TrajectorySpec
+from ticket_search.engines.placement import cpus, gpus
 from ticket_search.errors import DataError, SpecError
 from ticket_search.runs.places import data_path
 from ticket_search.store.level_store import Entry
@@ -66,6 +65,7 @@ def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None]
         if tried not in fits:
             fits[tried] = kind.check(trajectory, data[dataset.source])
         trajectory.resolve(fits[tried].training_examples)
+        _check_executor(trajectory.training.executor)
         _check_ticket(trajectory, fits[tried], entry)
     return Checked(sizes={tried: (fit.size, fit.training_examples) for tried, fit in fits.items()}, data=data)
 
@@ -84,6 +84,13 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
     return (spec.trajectory_at(values, spec.seeds[0]) for values in spec.points_to_check())
 
 
+def _check_executor(name: str) -> None:
+    if USER_FUNCTION.fullmatch(name):  # for those of the package torch need not be loaded
+        from ticket_search.training.executors.registry import executor_for
+
+        executor_for(name)
+
+
 def _check_ticket(trajectory: TrajectorySpec, fit: Fit, entry: Callable[[str], Entry | None]) -> None:
     key = trajectory.pruning.ticket
     if key is None:
@@ -97,9 +104,11 @@ def _check_ticket(trajectory: TrajectorySpec, fit: Fit, entry: Callable[[str], E
 
 
 def _check_resources(spec: SearchSpec) -> None:
-    resources, cpus = spec.resources, os.cpu_count() or 1
-    if resources.cpus > cpus:
-        raise SpecError(f"resources.cpus: {resources.cpus:g} is more than this machine's {cpus}; give at most {cpus}")
+    resources, processors = spec.resources, cpus()
+    if resources.cpus > processors:
+        raise SpecError(
+            f"resources.cpus: {resources.cpus:g} is more than this machine's {processors}; give at most {processors}"
+        )
     if resources.gpus:
         there = gpus()
         if math.ceil(resources.gpus) > there:

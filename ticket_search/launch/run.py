@@ -19,6 +19,7 @@ from ticket_search.runs.directory import (
     is_stop_requested,
     missing_folders,
     remove,
+    spelled_as_before,
 )
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.sharing import note_of, notes_folder
@@ -65,6 +66,8 @@ def run_search(
         TicketSearchError: it had to stop for another reason.
     """
     folder = open_folder(run_dir)
+    _check_modules(spec, engine)
+    spec = spelled_as_before(folder, spec)
     store = store_folder(spec, folder)
     checked = _checked(spec, folder, is_local(engine, address), entries)
     missing = [*missing_folders(store), *missing_folders(folder)]
@@ -146,6 +149,16 @@ def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address
         for line in opened.plan(spec):
             say(line)
     say(disk.describe(spec, disk.estimate(spec, checked.sizes), store_folder(spec, folder)))
+
+
+def _check_modules(spec: SearchSpec, engine: str) -> None:
+    """Refuse what other processes cannot import."""
+    for name in (spec.task, spec.model.name, spec.dataset.name, spec.training.executor):
+        if engine != "inline" and name.startswith("__main__:"):
+            raise SpecError(
+                f"{name!r} is of the script or notebook that runs the search, which workers cannot import; put it into "
+                "a module, or use engine 'inline'"
+            )
 
 
 def _checked(spec: SearchSpec, folder: Folder, is_here: bool, entries: Mapping[str, Entry]) -> preflight.Checked:

@@ -102,16 +102,18 @@ class Lanes(Generic[K]):
         return [outcome for crew in busy for outcome in self._train_with(crew)]
 
     def _train_with(self, crew: _Crew[K]) -> list[tuple[K, Level | Ended | None]]:
-        while crew.waiting and len(crew.held) < crew.executor.lanes:
-            request, lane = crew.waiting.popleft()
-            crew.held[request] = lane
-            crew.executor.submit(request)
         try:
-            done = crew.executor.advance()
+            while crew.waiting and len(crew.held) < crew.executor.lanes:
+                request, lane = crew.waiting.popleft()
+                crew.held[request] = lane
+                crew.executor.submit(request)
+            done = [(request, crew.held[request], outputs) for request, outputs in crew.executor.advance()]
         except Exception as error:  # whose training it was, only their trajectories can say
             failed, crew.held = list(crew.held.values()), {}
             return [(lane.name, self._go_on(lane, lane.steps.throw, error)) for lane in failed]
-        trained = [self._trained(crew.held.pop(request), outputs) for request, outputs in done]
+        for request, _, _ in done:
+            crew.held.pop(request, None)
+        trained = [self._trained(lane, outputs) for _, lane, outputs in done]
         for lane in self._lanes.values():
             if math.isfinite(lane.ready_at):  # what it waits for may have been trained here, and it can join in
                 lane.ready_at = 0.0
@@ -134,10 +136,17 @@ class Lanes(Generic[K]):
         if isinstance(step, Wait):
             lane.ready_at = time.monotonic() + step.seconds
         elif isinstance(step, TrainRequest):
-            lane.ready_at = math.inf
-            if step.executor not in self._crews:
-                self._crews[step.executor] = _Crew(self._executor(step.executor))
-            self._crews[step.executor].waiting.append((step, lane))
+            return self._ask(lane, step)
+        return None
+
+    def _ask(self, lane: _Lane[K], request: TrainRequest) -> Level | Ended | None:
+        lane.ready_at = math.inf
+        try:
+            if request.executor not in self._crews:
+                self._crews[request.executor] = _Crew(self._executor(request.executor))
+        except Exception as error:  # a user's executor that cannot be made is for the trajectory that wants it
+            return self._go_on(lane, lane.steps.throw, error)
+        self._crews[request.executor].waiting.append((request, lane))
         return None
 
     def _ended(self, lane: _Lane[K], ended: Ended) -> Ended:
@@ -164,8 +173,11 @@ def finish(steps: Steps[T]) -> T:
     """Do all of some steps, and return what they come to."""
     lanes: Lanes[str] = Lanes()
     lanes.add("", steps)
-    while True:
-        for _, outcome in lanes.advance():
-            if isinstance(outcome, Ended):
-                value: T = outcome.result()
-                return value
+    try:
+        while True:
+            for _, outcome in lanes.advance():
+                if isinstance(outcome, Ended):
+                    value: T = outcome.result()
+                    return value
+    finally:
+        lanes.close()

@@ -25,7 +25,8 @@ class Column:
         type: Arrow's name of its type.
         meaning: one line, as ``docs/tables.md`` has it.
         since: the schema version it appeared in.
-        older: its value in a row of an earlier version: a function of that row.
+        older: its value in a row of an earlier version, and in an older record of the store.
+        older_as: the column whose value it has there instead.
         in_tensorboard: whether it is drawn there.
     """
 
@@ -33,7 +34,8 @@ class Column:
     type: str
     meaning: str = ""
     since: int = 1
-    older: Callable[[Row], Any] = lambda row: None
+    older: Any = None
+    older_as: str = ""
     in_tensorboard: bool = False
 
 
@@ -82,8 +84,8 @@ class Figure(Column):
         return finished.level.figures[self.name] if self.stored else getattr(finished.level, self.name)
 
     def read(self, record: Row) -> Any:
-        """The value in a record of the store; None in one of the time before the figure."""
-        return next((record[name] for name in self.stored if name in record), None)
+        """The value in a record of the store."""
+        return next((record[name] for name in self.stored if name in record), self.older)
 
 
 #: What was run: columns of `levels` and `trajectories`, and what makes two trajectories the same configuration.
@@ -214,7 +216,7 @@ FIGURES = (
         type="string",
         meaning="what the network was trained to do: `classification`, ...",
         since=2,
-        older=lambda row: "classification",
+        older="classification",
         value=lambda f: f.task,
     ),
     Figure(
@@ -222,7 +224,7 @@ FIGURES = (
         type="string",
         meaning="what tickets of the task are judged by: `accuracy`, ...",
         since=2,
-        older=lambda row: "accuracy",
+        older="accuracy",
         value=lambda f: f.metric.name,
     ),
     Figure(
@@ -230,7 +232,7 @@ FIGURES = (
         type="bool",
         meaning="the metric's direction",
         since=2,
-        older=lambda row: True,
+        older=True,
         value=lambda f: f.metric.higher_is_better,
     ),
     Figure(
@@ -238,7 +240,7 @@ FIGURES = (
         type="double",
         meaning="the metric after the last iteration, on the validation split",
         since=2,
-        older=lambda row: row["val_accuracy"],
+        older_as="val_accuracy",
         of_controls=True,
         in_tensorboard=True,
     ),
@@ -247,7 +249,7 @@ FIGURES = (
         type="double",
         meaning="the metric there, on the test split; the search never looks at it",
         since=2,
-        older=lambda row: row["test_accuracy"],
+        older_as="test_accuracy",
         stored=("test_metric", "test_accuracy"),
         of_controls=True,
         in_tensorboard=True,
@@ -257,7 +259,7 @@ FIGURES = (
         type="double",
         meaning="of the dense network, as `dense_val_accuracy`",
         since=2,
-        older=lambda row: row["dense_val_accuracy"],
+        older_as="dense_val_accuracy",
         value=lambda f: f.dense.val_metric,
     ),
     Figure(
@@ -265,7 +267,7 @@ FIGURES = (
         type="double",
         meaning="of the dense network, as `dense_test_accuracy`",
         since=2,
-        older=lambda row: row["dense_test_accuracy"],
+        older_as="dense_test_accuracy",
         value=lambda f: f.dense.test_metric,
     ),
     Figure(
@@ -273,7 +275,7 @@ FIGURES = (
         type="double",
         meaning="the test metric at `early_stop_iteration`",
         since=2,
-        older=lambda row: row["early_stop_test_accuracy"],
+        older_as="early_stop_test_accuracy",
         stored=("early_stop_test_metric", "early_stop_test_accuracy"),
         of_controls=True,
     ),
@@ -317,7 +319,7 @@ CURVE_FIGURES = (
         type="double",
         meaning="the metric there",
         since=2,
-        older=lambda row: row["val_accuracy"],
+        older_as="val_accuracy",
         value=lambda point, metric: point.val_metric,
         in_tensorboard=True,
     ),

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -91,10 +90,12 @@ def _with_later_columns(frame: pd.DataFrame, name: str, version: int) -> pd.Data
     missing = [column for column in later_columns(name, version) if column.name not in frame]
     if not missing:
         return frame
-    rows: list[dict[Any, Any]] = frame.to_dict("records")
     for column in missing:
-        values = pa.array([column.older(row) for row in rows], column.type)
-        frame[column.name] = pa.table({"": values}).to_pandas()[""]
+        if column.older_as:
+            frame[column.name] = frame[column.older_as]
+        else:
+            values = pa.array([column.older] * len(frame), column.type)
+            frame[column.name] = pa.table({"": values}).to_pandas()[""]
     declared = [column.name for column in table_columns()[name]]
     place = declared.index(SEARCHED.name) if SEARCHED.name in declared else len(declared)
     searched = [column for column in frame.columns if column not in declared]

@@ -70,11 +70,15 @@ def upgraded(table: pa.Table, schema: pa.Schema, later: Sequence[Column]) -> pa.
 
 def with_later_columns(table: pa.Table, later: Sequence[Column]) -> pa.Table:
     """A table with those of the later columns that it lacks, each with its value in older rows."""
-    missing = [column for column in later if column.name not in table.schema.names]
-    rows = table.to_pylist() if missing else []
-    for column in missing:
-        values = pa.array([column.older(row) for row in rows], _TYPES[column.type])
-        table = table.append_column(column.name, values)
+    for column in later:
+        if column.name not in table.schema.names:
+            type_ = _TYPES[column.type]
+            older = (
+                pa.nulls(len(table), type_)
+                if column.older is None
+                else pa.repeat(pa.scalar(column.older, type_), len(table))
+            )
+            table = table.append_column(column.name, table.column(column.older_as) if column.older_as else older)
     return table
 
 

@@ -3,16 +3,18 @@
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import ticket_search
 from ticket_search.config.base import Spec
 from ticket_search.config.loading import parse_search
 from ticket_search.config.search import CHANGEABLE_SETTINGS, PLACES, SearchSpec
+from ticket_search.config.space import dotted
 from ticket_search.errors import RunDirectoryError, StorageError
 from ticket_search.runs.places import store_folder
 from ticket_search.storage.folder import Folder
@@ -75,6 +77,25 @@ def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
     except UnicodeDecodeError as error:
         raise RunDirectoryError(f"{run_dir.place(SPEC_FILE)!r} is damaged: {error}") from None
     return parse_search(text, run_dir.place(SPEC_FILE), settings, is_checked=not settings)
+
+
+def spelled_as_before(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
+    """A search with the names that its directory, if it has one, has for searched fields: columns are named so.
+
+    ``retrain``, ``pruning.retrain`` and, in older files, ``trajectory.retrain`` are one field.
+    """
+    if run_dir.read(SPEC_FILE) is None:
+        return spec
+    before = read_spec(run_dir)
+    names = {dotted(name): name for name in before.space}
+    if list(spec.space) == list(before.space) or spec.identity() != before.identity():
+        return spec
+
+    def respelled(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {names[dotted(name)]: value for name, value in values.items()}
+
+    points = None if spec.points is None else tuple(map(respelled, spec.points))
+    return spec.model_copy(update={"space": respelled(spec.space), "points": points})
 
 
 def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:

@@ -50,4 +50,6 @@ def executor_for(name: str) -> Executor:
             f"executor {name!r}: the function returned {executor!r:.80}, "
             "not a ticket_search.training.executors.executor.Executor"
         )
+    if not isinstance(executor.lanes, int) or executor.lanes < 1:
+        raise SpecError(f"executor {name!r}: its lanes are {executor.lanes!r}; give a whole number from 1 on")
     return executor
