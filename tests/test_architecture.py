@@ -28,20 +28,8 @@ ALLOWED = {
     "runs": {"", "errors", "config", "storage", "results", "search"},
     "engines": {"errors", "config", "storage", "tasks", "training", "store", "lottery", "results", "search", "runs"},
     "launch": {
-        *(
-            "",
-            "errors",
-            "config",
-            "storage",
-            "models",
-            "tasks",
-            "store",
-            "lottery",
-            "results",
-            "search",
-            "runs",
-            "engines",
-        ),
+        *("", "errors", "config", "storage", "models", "tasks", "training", "store", "lottery", "results", "search"),
+        *("runs", "engines"),
     },
     "follow_up": {
         *("errors", "config", "storage", "tasks", "store", "lottery", "results", "search", "runs", "engines"),
