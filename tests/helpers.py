@@ -35,7 +35,7 @@ def run_command(*arguments, cwd=None, **env):
 def in_process(*arguments, cwd=None, **env):
     """What the command comes to in this process, which takes no seconds to start and is left as it was.
 
-    For commands that are refused, or that read alone: a search would find the Ray of this process. Warnings are errors.
+    A search needs ``--engine inline``, or it finds the Ray of this process. Warnings are errors.
     """
     arguments = [str(argument) for argument in arguments]
     with _process_left_as_it_was(), pytest.MonkeyPatch.context() as patch:

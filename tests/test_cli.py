@@ -47,11 +47,11 @@ def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finish
 
 def test_a_dry_run_says_what_would_run_and_leaves_nothing(finished, ray_address, tmp_path):
     plan = finished[1].stderr
-    said = run_command("run", "digits", "--trials", 4, "--address", ray_address, "--dry-run", *SMALL, cwd=tmp_path)
+    said = in_process("run", "digits", "--trials", 4, "--address", ray_address, "--dry-run", *SMALL, cwd=tmp_path)
     assert (said.returncode, said.stderr) == (0, "")
     assert said.stdout == plan
     assert list(tmp_path.iterdir()) == []
-    over = run_command("run", "digits", "--dry-run", "--set", "resources.cpus=1000", cwd=tmp_path)
+    over = in_process("run", "digits", "--dry-run", "--engine", "inline", "--set", "resources.cpus=1000", cwd=tmp_path)
     assert over.returncode == 2
     assert over.stderr.startswith("error: resources.cpus: 1000 is more than this machine's ")
 
@@ -158,13 +158,12 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
         "def network(image_shape, classes):\n"
         "    global calls\n"
         "    calls += 1\n"
-        "    if calls > 1:\n"  # the check before the start makes the first call, in the driver
+        "    if calls > 2:\n"  # the check before the start makes the first call
         "        raise ValueError('no more than one')\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )
-    said = run_command(
-        *("run", "digits", "--trials", 2, "--engine", "processes", *SMALL, "--set", "model.name=my_network:network"),
-        *("--set", "search.max_concurrent=1"),
+    said = in_process(
+        *("run", "digits", "--trials", 2, "--engine", "inline", *SMALL, "--set", "model.name=my_network:network"),
         cwd=tmp_path,
     )
     assert said.returncode == 3, said.stderr
@@ -270,10 +269,10 @@ def test_help_is_quick_and_names_the_commands(tmp_path):
 
 
 def test_the_search_of_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weights(tmp_path):
-    said = run_command("run", "digits", "--trials", 8, "--engine", "processes", cwd=tmp_path)
+    said = in_process("run", "digits", "--trials", 6, "--engine", "inline", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
-    assert len(trajectories) == 8
+    assert len(trajectories) == 6
     assert set(trajectories["seed"]) == {0, 1, 2}
     assert set(trajectories["strategy"]) == {"layerwise", "global"}
     assert trajectories["rewind_iteration"].nunique() >= 2

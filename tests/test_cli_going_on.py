@@ -37,15 +37,12 @@ def levels_of(run_dir, event):
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A search stopped at its first level: its working directory, what `stop` said, and what the search said."""
-    return stop_at("level_started", tmp_path_factory.mktemp("stopped"))
-
-
-def stop_at(event, cwd):
+    cwd = tmp_path_factory.mktemp("stopped")
     run = command("run", *SPACE, "--engine", "processes")
     with subprocess.Popen(run, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         try:
             deadline = time.monotonic() + 120
-            while not any(found["event"] == event for found in read_events(cwd / "run")):
+            while not any(event["event"] == "level_started" for event in read_events(cwd / "run")):
                 assert driver.poll() is None, driver.stderr.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -57,10 +54,23 @@ def stop_at(event, cwd):
     return cwd, said, subprocess.CompletedProcess(driver.pid, driver.returncode, out, err)
 
 
-def test_a_search_stopped_before_its_first_level_trains_none(tmp_path):
-    _, _, said = stop_at("trajectory_started", tmp_path)
+def test_a_search_stopped_before_its_first_level_trains_none(tmp_path, monkeypatch):
+    from ticket_search.runs.directory import request_stop
+    from ticket_search.search.driver import SearchDriver
+    from ticket_search.storage.folder import open_folder
+
+    started = SearchDriver.started
+
+    def stop_as_it_starts(driver, number):
+        started(driver, number)
+        request_stop(open_folder(tmp_path / "run"))
+
+    monkeypatch.setattr(SearchDriver, "started", stop_as_it_starts)
+    said = in_process("run", *SPACE, "--engine", "inline", cwd=tmp_path)
     assert said.returncode == 130
-    assert GO_ON in said.stderr
+    assert GO_ON.replace("processes", "inline") in said.stderr
+    assert levels_of(tmp_path / "run", "level_started") == {}
+    assert [e["event"] for e in read_events(tmp_path / "run")].count("trajectory_started") == 1
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-import torch
 from items import ITEMS, ROOT
 from machine import describe
 from work_queue import WorkQueue
@@ -20,6 +19,8 @@ from work_queue import WorkQueue
 
 def machine() -> dict[str, Any]:
     """What a record says of where and when it was made."""
+    import torch
+
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "gpu": torch.cuda.get_device_name(0),
@@ -46,6 +47,8 @@ def main() -> None:
     if item is None:
         print("all is done")
         return
+    import torch
+
     if not torch.cuda.is_available():
         sys.exit("this machine has no CUDA device; run it on one that has")
     print(f"{item.name}: {item.question}", flush=True)

@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "on_gpu"
 MACHINE = {"date": "2026-11-25 10:00", "gpu": "a GPU", "torch": "2.11.0", "cuda": "13.0"}
-#: Counts to 100 in steps that take 0.05 s; interrupted, it writes down how far it is and goes on from there.
+#: Counts to 100 in steps that take 0.03 s; interrupted, it writes down how far it is and goes on from there.
 COUNT = """
 import sys, time
 from pathlib import Path
@@ -24,7 +24,7 @@ count = int(file.read_text()) if file.exists() else 0
 print("from", count, flush=True)
 try:
     while count < 100:
-        time.sleep(0.05)
+        time.sleep(0.03)
         count += 1
 except KeyboardInterrupt:
     sys.exit(130)
@@ -77,8 +77,8 @@ def test_items_are_taken_in_their_order_until_all_are_done(queue, take, tmp_path
 def test_it_ends_in_time_and_the_next_call_goes_on(queue, take, tmp_path):
     work = queue.WorkQueue([item(queue, "long", "print('once')", COUNT, "print('tables')")], tmp_path)
     started = time.monotonic()
-    assert take(work, 3.0) == ("long", "partial")
-    assert time.monotonic() - started < 3.0 + 1.0
+    assert take(work, 2.0) == ("long", "partial")
+    assert time.monotonic() - started < 2.0 + 1.0
     record = json.loads((tmp_path / "results/long.json").read_text())
     assert (record["state"], record["steps_done"]) == ("partial", ["step0"])
     reached = int((tmp_path / "results/long/levels/count").read_text())
@@ -90,16 +90,12 @@ def test_it_ends_in_time_and_the_next_call_goes_on(queue, take, tmp_path):
     assert (tmp_path / "results/long/levels/count").read_text() == "100"
     assert not (tmp_path / "results/long/store").exists()
     assert (tmp_path / "runs/long/store").exists()
-
-
-def test_the_record_says_where_and_when(queue, take, tmp_path):
-    work = queue.WorkQueue([item(queue, "one", COUNT)], tmp_path)
-    assert [take(work, 3.0)[1], take(work)[1]] == ["partial", "done"]
-    record = json.loads((tmp_path / "results/one.json").read_text())
-    assert (record["item"], record["question"], record["state"]) == ("one", "what is one?", "done")
+    # The record says where and when.
+    record = json.loads((tmp_path / "results/long.json").read_text())
+    assert (record["item"], record["question"], record["state"]) == ("long", "what is long?", "done")
     assert [call["state"] for call in record["calls"]] == ["partial", "done"]
     assert all(call.items() > MACHINE.items() for call in record["calls"])
-    assert [call["seconds"] for call in record["calls"]] == [pytest.approx(3, abs=1), pytest.approx(4, abs=3)]
+    assert [call["seconds"] for call in record["calls"]] == [pytest.approx(2, abs=1), pytest.approx(3, abs=2.5)]
 
 
 def test_what_failed_is_tried_again_after_all_others(queue, take, tmp_path):

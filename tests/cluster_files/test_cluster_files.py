@@ -337,8 +337,9 @@ def test_slurm_is_asked_for_whole_nodes_a_warning_and_another_try():
 
 
 # `srun` runs the task once, on this machine, and then waits for a node that does not end; `ray symmetric-run` runs what
-# stands behind `--`; both note what they are told.
+# stands behind `--`; both note what they are told. `sleep` does not keep a test waiting for a second.
 _STUBS = {
+    "sleep": f'[ "$1" = 1 ] && set -- 0.05; exec {shutil.which("sleep")} "$@"',
     "srun": 'printf "%s\\n" "$@" > "$SAID/srun"; while [ "$1" != bash ]; do shift; done; "$@"; exec sleep 100',
     "ray": 'printf "%s\\n" "$@" > "$SAID/ray"; env > "$SAID/env"; [ -z "${NO_RAY:-}" ] || exit 0\n'
     'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',

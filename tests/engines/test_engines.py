@@ -46,6 +46,8 @@ def killed_once(image_shape, classes):
 def always_killed(image_shape, classes):
     os.kill(os.getpid(), signal.SIGKILL)
 """
+#: For what happens in one worker; to start another takes seconds.
+ONE_WORKER = {"sampler": "grid", "trials": None, "max_concurrent": 1}
 #: Ends itself once so many levels have been finished.
 RUN_AND_DIE = """
 import os, signal, sys, threading, time
@@ -54,7 +56,7 @@ from ticket_search.config.loading import load_search
 from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
 
-space, output, engine = sys.argv[1:]
+space, output, engine, *address = sys.argv[1:]
 
 def watch():
     while sum(event["event"] == "level_finished" for event in read_events(output)) < 4:
@@ -62,7 +64,7 @@ def watch():
     os.kill(os.getpid(), signal.SIGKILL)
 
 threading.Thread(target=watch, daemon=True).start()
-run_search(load_search(Path(space)), output, engine=engine)
+run_search(load_search(Path(space)), output, engine=engine, address=address[0] if address else None)
 """
 
 
@@ -146,22 +148,27 @@ def test_the_tables_are_the_same_to_the_bit(engine, tpe_search, reference, tmp_p
     assert set(finished(tmp_path / "run").values()) == {1}
 
 
-def test_killed_and_resumed_it_is_as_if_nothing_had_happened(engine, tpe_search, reference, tmp_path):
+def test_killed_and_resumed_it_is_as_if_nothing_had_happened(request, engine, tpe_search, reference, tmp_path):
     """SIGKILL to the process that runs the search; its directory is moved; another process goes on."""
     (tmp_path / "space.yaml").write_text(tpe_search.to_yaml())
     here, there = tmp_path / "here", tmp_path / "there"
     arguments = [str(tmp_path / "space.yaml"), str(here), engine]
+    if engine == "ray":
+        arguments.append(request.getfixturevalue("ray_address"))
     killed = subprocess.run([sys.executable, "-c", RUN_AND_DIE, *arguments], capture_output=True, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    wait_until_it_rests(here)
+    if engine != "inline":
+        wait_until_it_rests(here)
     assert 4 <= sum(finished(here).values()) < len(load_results(reference).levels)
+    asked = SuggestionRecord(here).read()
     here.rename(there)
     assert run_search(tpe_search, there, engine=engine).done == 6
     assert_same_tables(there, reference)
+    assert SuggestionRecord(there).read()[: len(asked)] == asked
     assert set(finished(there).values()) == {1}
 
 
-def wait_until_it_rests(run_dir, seconds=3.0):
+def wait_until_it_rests(run_dir, seconds=2.0):
     """Workers of a driver that was killed notice within a second or two."""
     last = time.monotonic()
     events = len(read_events(run_dir))
@@ -173,7 +180,7 @@ def wait_until_it_rests(run_dir, seconds=3.0):
 
 def test_a_trajectory_that_raises_is_failed_and_the_others_go_on(engine, user_module, search, tmp_path):
     names = {"model.name": ["engine_networks:broken", "engine_networks:network"]}
-    results = run_unchecked(engine, search(names, seeds=(0, 1), sampler="grid", trials=None), tmp_path)
+    results = run_unchecked(engine, search(names, seeds=(0, 1), **ONE_WORKER), tmp_path)
     trajectories = results.trajectories.set_index("model.name")
     assert list(trajectories.loc["engine_networks:network", "status"]) == ["completed"] * 2
     broken = trajectories.loc["engine_networks:broken"]
@@ -183,7 +190,7 @@ def test_a_trajectory_that_raises_is_failed_and_the_others_go_on(engine, user_mo
 
 
 def test_a_diverging_trajectory_says_so(engine, search, tmp_path):
-    spec = search({"training.optimizer.lr": [1e30, 1e-3]}, seeds=(0,), sampler="grid", trials=None)
+    spec = search({"training.optimizer.lr": [1e30, 1e-3]}, seeds=(0,), **ONE_WORKER)
     progress = run_search(spec, tmp_path / "run", engine=engine)
     assert progress.counts["diverged"] == 1
     trajectories = load_results(tmp_path / "run").trajectories.set_index("training.optimizer.lr")
@@ -196,9 +203,7 @@ def test_early_stopping_drops_a_trajectory(engine, search, tmp_path):
         {"pruning_rate": [0.9, 0.2]},
         base={"pruning.max_levels": 5, "pruning.min_density": 0.0001},
         seeds=(0,),
-        sampler="grid",
-        trials=None,
-        max_concurrent=1,
+        **ONE_WORKER,
         early_stopping={"collapse": 0.2, "collapse_levels": 2},
     )
     run_search(spec, tmp_path / "run", engine=engine)
@@ -209,20 +214,21 @@ def test_early_stopping_drops_a_trajectory(engine, search, tmp_path):
 
 
 def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(engine, search, small_disk):
-    spec = search({"pruning_rate": [0.5, 0.6]}, seeds=(0, 1), sampler="grid", trials=None)
+    spec = search({"pruning_rate": [0.5, 0.6]}, seeds=(0, 1), **ONE_WORKER)
     filler = small_disk / "filler"
     filler.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 90_000))
     with pytest.raises(StorageError, match=r"cannot write '.*': No space left on device") as error:
         run_search(spec, small_disk / "run", engine=engine)
     assert "\n" not in str(error.value)
     filler.unlink()
-    assert run_search(spec, small_disk / "run", engine=engine).counts["completed"] == 4
+    assert run_search(spec, small_disk / "run", engine="inline").counts["completed"] == 4
     assert len(load_results(small_disk / "run").levels) == 12
     assert set(finished(small_disk / "run").values()) == {1}
 
 
-def test_asked_to_stop_it_ends_between_two_levels_and_can_be_resumed(engine, search, tmp_path):
-    base = {"pruning.max_levels": 30, "training.iterations": 400, "training.evaluate_every": 400}
+def test_asked_to_stop_it_ends_between_two_levels_and_can_be_resumed(engine, search, tmp_path, monkeypatch):
+    monkeypatch.setattr("ticket_search.search.driver._FLUSH_SECONDS", 0.1)  # it looks for the request as often
+    base = {"pruning.max_levels": 20, "training.iterations": 200, "training.evaluate_every": 200}
     spec = search({"pruning_rate": [0.05]}, base=base, seeds=(0,), sampler="grid", trials=None)
     run_dir = open_folder(tmp_path / "run")
 
@@ -237,12 +243,12 @@ def test_asked_to_stop_it_ends_between_two_levels_and_can_be_resumed(engine, sea
     watch.join()
     levels = len(load_results(run_dir).levels)
     assert (progress.stopped, progress.done) == (True, 0)
-    assert 0 < levels < 31
+    assert 0 < levels < 21
     assert list((tmp_path / "run" / "store" / "leases").glob("*.json")) == []
     with pytest.raises(SpecError, match="is not being run"):
         request_stop(run_dir)
-    assert run_search(spec, run_dir, engine=engine).counts["completed"] == 1
-    assert len(load_results(run_dir).levels) == 31
+    assert run_search(spec, run_dir, engine="inline").counts["completed"] == 1
+    assert len(load_results(run_dir).levels) == 21
     assert set(finished(run_dir).values()) == {1}
 
 
@@ -263,7 +269,7 @@ def test_a_killed_worker_is_started_over_and_leaves_no_trace(
 
 def test_a_worker_that_always_dies_fails_its_trajectory(engine_of_processes, user_module, search, tmp_path):
     names = {"model.name": ["engine_networks:always_killed", "engine_networks:network"]}
-    spec = search(names, seeds=(0,), sampler="grid", trials=None, max_failures=1)
+    spec = search(names, seeds=(0,), max_failures=1, **ONE_WORKER)
     trajectories = run_unchecked(engine_of_processes, spec, tmp_path).trajectories.set_index("model.name")
     assert trajectories.loc["engine_networks:always_killed", ["status", "reason"]].tolist() == [
         "failed",
@@ -356,3 +362,16 @@ def test_workers_that_share_gpus_fill_one_after_another(monkeypatch, n):
 def test_workers_with_gpus_of_their_own_get_the_next_ones(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert [visible_gpus(slot, 2.0) for slot in range(2)] == [["4", "5"], ["6", "7"]]
+
+
+def test_what_a_killed_driver_shared_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for pid in (gone.pid, os.getpid()):
+        (tmp_path / f"ticket_search_processes_{pid}_x").mkdir()
+        (tmp_path / f"ticket_search_processes_{pid}_x" / "data_0").write_bytes(b"a whole data set")
+    with open_engine("processes"):
+        left = {path.name for path in tmp_path.iterdir()}
+    assert f"ticket_search_processes_{gone.pid}_x" not in left
+    assert f"ticket_search_processes_{os.getpid()}_x" in left

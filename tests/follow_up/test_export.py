@@ -34,10 +34,10 @@ RATE = 0.5
 def run(tmp_path, search, digits):
     """Runs one trajectory into a run directory: its folder, the levels, the name of the last ticket."""
 
-    def make(seed=1, **base):
+    def make(seed=1, into="run", **base):
         spec = search({"pruning_rate": [RATE]}, seeds=(seed,), base=base)
         point = spec.trajectory_at({"pruning_rate": RATE}, seed)
-        folder = LocalFolder(tmp_path / "run")
+        folder = LocalFolder(tmp_path / into)
         folder.write("search.yaml", spec.to_yaml().encode())
         name = trajectory_id(point)
         SuggestionRecord(folder).append(
@@ -62,38 +62,36 @@ from ticket_search.training.executors.plain import train
 from ticket_search.training.request import LevelInputs, TrainRequest
 
 torch.set_num_threads(1)
-ticket = read_ticket(sys.argv[1])
-task = load_task(ticket.spec, Path())
-network = task.build(ticket.spec.model, 99)
-level = LevelInputs(
-    weights=ticket.weights, mask=ticket.mask, seed=ticket.spec.seed, start=ticket.start, shift=ticket.shift
-)
-outputs = train(TrainRequest(level=level, network=network, task=task, training=ticket.spec.training, key=""))
-print(json.dumps([[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]))
-print(json.dumps([outputs.test_loss, outputs.test_metric]))
-"""
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"rewind_iteration": 7, "model.name": "resnet8"},
-        {"retrain": "finetune"},
-        {"retrain": "learning_rate", "rewind_iteration": 7},
-        {"reinit_kept": "sign"},
-    ],
-    ids=lambda changes: "_".join(map(str, changes.values())) or "plain",
-)
-def test_in_a_fresh_process_it_trains_to_the_same_bits_as_its_level(run, tmp_path, changes):
-    folder, levels, name = run(**changes)
-    export_ticket(folder, name, tmp_path / "ticket.safetensors")
-    found = subprocess.run(
-        [sys.executable, "-c", TRAIN_AGAIN, tmp_path / "ticket.safetensors"], capture_output=True, text=True, check=True
+for file in sys.argv[1:]:
+    ticket = read_ticket(file)
+    task = load_task(ticket.spec, Path())
+    network = task.build(ticket.spec.model, 99)
+    level = LevelInputs(
+        weights=ticket.weights, mask=ticket.mask, seed=ticket.spec.seed, start=ticket.start, shift=ticket.shift
     )
-    curve, test = map(json.loads, found.stdout.splitlines())
-    assert curve == [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in levels[-1].curve]
-    assert test == [levels[-1].test_loss, levels[-1].test_metric]
+    outputs = train(TrainRequest(level=level, network=network, task=task, training=ticket.spec.training, key=""))
+    curve = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]
+    print(json.dumps([curve, outputs.test_loss, outputs.test_metric]))
+"""
+TICKETS = {
+    "plain": {},
+    "rewound resnet8": {"rewind_iteration": 7, "model.name": "resnet8"},
+    "finetune": {"retrain": "finetune"},
+    "learning rate": {"retrain": "learning_rate", "rewind_iteration": 7},
+    "sign": {"reinit_kept": "sign"},
+}
+
+
+def test_in_a_fresh_process_tickets_train_to_the_same_bits_as_their_levels(run, tmp_path):
+    files, expected = [], {}
+    for kind, changes in TICKETS.items():
+        folder, levels, name = run(into=kind, **changes)
+        files.append(tmp_path / f"{kind}.safetensors")
+        export_ticket(folder, name, files[-1])
+        curve = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in levels[-1].curve]
+        expected[kind] = [curve, levels[-1].test_loss, levels[-1].test_metric]
+    found = subprocess.run([sys.executable, "-c", TRAIN_AGAIN, *files], capture_output=True, text=True, check=True)
+    assert dict(zip(TICKETS, map(json.loads, found.stdout.splitlines()), strict=True)) == expected
 
 
 def test_with_plain_pytorch_its_network_trains_to_the_same_accuracy(run, tmp_path, digits):

@@ -11,6 +11,7 @@ from by_hand import run_by_hand
 from helpers import command, finished_levels
 
 from ticket_search.config.loading import load_search
+from ticket_search.launch.run import run_search
 
 
 def test_killed_as_a_whole_it_is_as_if_nothing_had_happened(tmp_path):
@@ -24,7 +25,7 @@ def test_killed_as_a_whole_it_is_as_if_nothing_had_happened(tmp_path):
             time.sleep(0.05)
         ballistic.shoot(driver, "group", random.Random(0))
     assert driver.returncode == -signal.SIGKILL
-    ballistic.run_alone(space, tmp_path / "killed")
+    run_search(load_search(space), tmp_path / "killed", engine="inline")
     ballistic.check(tmp_path / "killed", tmp_path / "alone", ballistic.Tally(), one_worker=False)
 
 

@@ -134,14 +134,7 @@ def test_the_commands_that_read(by_command):
 def test_resume_trains_nothing(by_command, on_a_disk):
     location, cwd, _ = by_command
     events = len(read_events(location))
-    said = subprocess.run(
-        command("resume", location, "--engine", "inline"),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert said.returncode == 0, said.stderr
+    say("resume", location, "--engine", "inline")
     assert len(read_events(location)) == events
     assert_same(location, on_a_disk)
     assert list(cwd.iterdir()) == []

@@ -60,7 +60,10 @@ def test_a_task_where_lower_is_better_gets_the_right_verdicts(on_the_path, tmp_p
 
 @pytest.mark.parametrize("engine", ["processes"])
 def test_it_comes_to_the_same_rows_in_worker_processes(on_the_path, tmp_path, engine):
-    one, other = run(REGRESSION, tmp_path / "inline"), run(REGRESSION, tmp_path / engine, engine=engine)
+    one, other = (
+        run(REGRESSION, tmp_path / name, engine=name, settings={"search.max_concurrent": 1})
+        for name in ("inline", engine)
+    )
     columns = ["train_seconds", "reused"]
     pd.testing.assert_frame_equal(one.levels.drop(columns=columns), other.levels.drop(columns=columns))
 

@@ -11,6 +11,7 @@ from helpers import command, finished_levels
 
 from ticket_search import load_results
 from ticket_search.lottery.trajectory import run_trajectory
+from ticket_search.storage.folder import open_folder
 from ticket_search.store.level_store import LevelStore
 
 #: Runs trajectories, given as JSON, one after the other, and logs to a run directory of its own.
@@ -101,8 +102,9 @@ def test_one_after_the_other(spaces, digits, tmp_path):
     assert {key for event, key in second if event == "level_reused"} >= mine & yours != set()
 
 
-def test_two_searches_at_once(folder, search, tmp_path):
-    """Two processes; their store, of each kind of storage, holds each level once."""
+def test_two_searches_at_once(s3, search, tmp_path):
+    """Two processes; their store, in object storage, holds each level once."""
+    folder = open_folder(s3.location("shared"))
     settings = {"seeds": (0, 1), "sampler": "grid", "trials": None, "early_stopping": None, "max_concurrent": 1}
     rates = {"a": [0.3, 0.6], "b": [0.6, 0.8]}
     drivers = []

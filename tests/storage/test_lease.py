@@ -204,7 +204,7 @@ def test_a_process_that_may_not_be_looked_into_lives(monkeypatch):
 
     monkeypatch.setattr(module.os, "kill", refuse)
     monkeypatch.setattr(module, "_start_of", lambda pid: None)
-    assert module._is_running(1, 5)
+    assert module.is_running(1, 5)
 
 
 def test_for_people_a_heart_that_stopped_long_ago_is_dead(tmp_path, elsewhere):

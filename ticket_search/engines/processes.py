@@ -10,8 +10,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
-
 from ticket_search.config.search import SearchSpec
 from ticket_search.engines import placement
 from ticket_search.engines.job import Shared
@@ -22,6 +20,7 @@ from ticket_search.engines.worker_process import WorkerDied, WorkerProcess
 from ticket_search.errors import StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport
+from ticket_search.storage.lease import is_running
 
 T = TypeVar("T")
 #: Between two looks at whether the tables are due or somebody asked for a stop, while no worker reports.
@@ -42,7 +41,7 @@ def _sweep() -> None:
     """Remove what the workers of drivers that were killed have shared: whole data sets."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*_*"):
         pid = folder.name.removeprefix(_SCRATCH).partition("_")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if pid.isdigit() and not is_running(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -24,18 +24,20 @@ def main(descriptor: int, parent: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=[parent], daemon=True).start()
-    worker = Worker()
+    worker: Worker | None = None  # it imports torch, which a call may not need
     with Connection(descriptor) as connection:
         while True:
             try:
                 action, *arguments = connection.recv()
             except EOFError:
-                return
+                os._exit(0)  # at once: to take torch apart in order takes half a second
+            if action == "call":
+                connection.send(_called(*arguments))
+                continue
+            worker = worker or Worker()
             if action == "drop":
                 if arguments[0] in worker.numbers:
                     worker.drop(*arguments)
-            elif action == "call":
-                connection.send(_called(*arguments))
             else:
                 if action == "take":
                     worker.take(*arguments)

@@ -157,7 +157,7 @@ class Leases:
         if claim.owner is not None and claim.owner.is_here:
             if claim.owner.pid == os.getpid():
                 return claim.file not in _held
-            if not _is_running(claim.owner.pid, claim.owner.started):
+            if not is_running(claim.owner.pid, claim.owner.started):
                 return True
         now = time.monotonic()
         modified, first, last = self._seen.get(claim.file, (0, now, now))
@@ -277,7 +277,7 @@ def _machine_of(pid: int) -> str:
         return socket.gethostname()
 
 
-def _is_running(pid: int, started: int) -> bool:
+def is_running(pid: int, started: int = 0) -> bool:
     """Whether a process of this machine lives; one that may not be looked into does, if its number is in use."""
     try:
         os.kill(pid, 0)
