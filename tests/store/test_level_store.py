@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from ticket_search.errors import StorageError
 from ticket_search.storage.local import _PARTIAL, LocalFolder
 from ticket_search.store import level_store
 from ticket_search.store.level_store import Claim, Entry, LevelStore, decode
@@ -193,6 +194,48 @@ class TestDamage:
         assert checkpoint.load() is None
 
 
+def test_what_was_damaged_is_named(store, folder):
+    assert store.damaged(KEY) is None
+    folder.write(PATH, b"damage")
+    assert store.load(KEY) is None
+    (aside,) = (folder / "damaged").files()
+    assert LevelStore(folder).damaged(KEY) == (folder / "damaged").place(aside.name)
+    assert store.damaged(KEY[:2]) is None
+
+
+class TestDeletedWhileInUse:
+    @pytest.fixture
+    def store(self, folder):
+        folder.write("searches/note.json", b"{}")
+        return LevelStore(folder, note="searches/note.json")
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda store: store.claim("cd34"),
+            lambda store: store.save(KEY, entry()),
+            lambda store: store.checkpoint(KEY).save(entry()),
+        ],
+    )
+    def test_it_is_not_made_anew(self, store, folder, act):
+        store.save(KEY, entry())
+        folder.remove_all()
+        with pytest.raises(StorageError) as refused:
+            act(store)
+        assert str(refused.value).startswith(f"the level store {str(folder)!r} was deleted or replaced while the ")
+        assert folder.files(recursive=True) == []
+
+    def test_what_was_computed_meanwhile_is_not_saved(self, store, folder):
+        with pytest.raises(StorageError, match="was deleted"), store.claim(KEY) as claim:
+            folder.remove_all()
+            claim.save(entry())
+        assert folder.files(recursive=True) == []
+
+    def test_one_without_a_note_is_made(self, folder):
+        LevelStore(folder).save(KEY, entry())
+        assert number(LevelStore(folder).load(KEY)) == 1
+
+
 class TestClaims:
     def test_nobody_waits_for_one_that_is_held(self, store, folder):
         claim = store.claim(KEY)
@@ -364,8 +407,6 @@ class TestComputing:
 
 
 def test_a_full_disk_is_said_and_what_is_there_is_kept(small_disk):
-    from ticket_search.errors import StorageError
-
     store = LevelStore(LocalFolder(small_disk))
     get_or_compute(store, KEY, entry)
     big = Entry(record={}, tensors={"w": torch.zeros(1_000_000)})

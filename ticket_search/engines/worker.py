@@ -14,7 +14,7 @@ from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.engines.job import Job
 from ticket_search.errors import Diverged, StorageError
 from ticket_search.runs.directory import is_stop_requested
-from ticket_search.runs.sharing import check_shared_once
+from ticket_search.runs.sharing import check_shared_once, note_of
 from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
 from ticket_search.storage.folder import open_folder
 from ticket_search.tasks.registry import task_kind
@@ -148,7 +148,7 @@ class _Reporter:
         levels = TrajectoryLevels(
             self._spec,
             task,
-            LevelStore(job.store, self._log),
+            LevelStore(job.store, self._log, note=note_of(open_folder(job.run_dir), job.run_id) if job.run_id else None),
             self._log,
             owner_finished=self._log.was_finished,
             owner=f"{job.run_id}/{name}",

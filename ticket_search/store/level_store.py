@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lease import Lease, Leases, Owner
 
 #: Between two looks at whether another process has finished what this one waits for.
 _POLL_SECONDS = 0.2
 _POLL_SECONDS_REMOTE = 1.0
+_DAMAGED = "damaged"
 _FORMAT = "ticket_search.entry.1"
 #: Stands for the checksum while it is computed.
 _ZEROS = "0" * 64
@@ -97,10 +99,15 @@ class LevelStore:
     Args:
         root: the folder, local or in object storage; made when first written to.
         log: told of ``entry_damaged`` (with ``key``, ``path``, ``reason``) and ``lease_broken`` (``key``, ``owner``).
+        note: a file of the folder that is there as long as the store is; without it, `claim` and whatever writes refuse.
+            None: a folder that is absent is made.
     """
 
-    def __init__(self, root: Location, log: Log = lambda event, **fields: None) -> None:
+    def __init__(
+        self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None
+    ) -> None:
         self._root = open_folder(root)
+        self._note = note
         self._leases = Leases(self._root / "leases")
         self._log = log
 
@@ -108,9 +115,18 @@ class LevelStore:
         """The entry under a key, or None. A damaged one is set aside, told of, and not there any more."""
         return self._read(_entry_name(key), key)
 
+    def damaged(self, key: str) -> str | None:
+        """The location of the damaged entry of a key that was set aside last; None if there is none."""
+        aside = [file.name for file in (self._root / _DAMAGED).files() if file.name.startswith(f"{key}.")]
+        return (self._root / _DAMAGED).place(aside[-1]) if aside else None
+
     def save(self, key: str, entry: Entry) -> None:
-        """Write an entry whole. An entry that is there already is replaced by an equal one."""
-        self._root.write(_entry_name(key), encode(entry))
+        """Write an entry whole. An entry that is there already is replaced by an equal one.
+
+        Raises:
+            StorageError: it cannot be written, or the store is gone.
+        """
+        self._write(_entry_name(key), entry)
 
     def claim(self, key: str) -> "Claim | Entry | None":
         """The entry under a key, or else the right to compute it; never waits.
@@ -118,9 +134,13 @@ class LevelStore:
         Returns:
             The entry; a claim, to be used as a context; or None while somebody else computes the entry, in this process
             or another: ask again after about `poll_seconds`.
+
+        Raises:
+            StorageError: the store is gone.
         """
         if (entry := self.load(key)) is not None:
             return entry
+        self._check_note()
         lease = self._leases.try_acquire(key)
         if isinstance(lease, Owner):
             return None
@@ -151,6 +171,18 @@ class LevelStore:
         """Where the half-done computation of a key is kept."""
         return Checkpoint(self, key)
 
+    def _write(self, name: str, entry: Entry) -> None:
+        self._check_note()
+        self._root.write(name, encode(entry))
+
+    def _check_note(self) -> None:
+        """Refuse to make anew a store that was deleted: what the search has found would lack its levels, unnoticed."""
+        if self._note is not None and self._root.read(self._note) is None:
+            raise StorageError(
+                f"the level store {str(self._root)!r} was deleted or replaced while the search was running; bring it "
+                "back before you resume, or its finished trajectories keep their figures, but not their tickets"
+            )
+
     def _read(self, name: str, key: str) -> Entry | None:
         data = self._root.read(name)
         if data is None:
@@ -158,7 +190,7 @@ class LevelStore:
         try:
             return decode(data)
         except ValueError as error:
-            aside = f"damaged/{name.rpartition('/')[2]}.{time.time_ns()}"
+            aside = f"{_DAMAGED}/{name.rpartition('/')[2]}.{time.time_ns()}"
             self._root.write(aside, data)
             # Another process may have set it aside before, and trained it again.
             if (now := self._root.read(name)) != data:
@@ -209,7 +241,7 @@ class Checkpoint:
 
     def save(self, entry: Entry) -> None:
         """Replace what was saved before."""
-        self._store._root.write(self._name, encode(entry))
+        self._store._write(self._name, entry)
 
     def remove(self) -> None:
         """Forget it: the computation is done."""
