@@ -45,7 +45,7 @@ VICTIMS = {
 }
 #: What the name (Ray) or the command line (processes) of a worker contains.
 _WORKERS = {"ray": "ray::Trajectory", "processes": "ticket_search.engines.worker_main"}
-#: Seconds between a start and a kill. On Ray the first level is trained about 8 s after the start, in processes after 5.
+#: Seconds between a start and a kill. The first level takes about 8 s on Ray, 5 s in processes.
 _WINDOWS = {"ray": (1.0, 16.0), "processes": (0.5, 10.0)}
 #: At most, in the long form, so that several searches run.
 _KILLS_A_SEARCH = 20
