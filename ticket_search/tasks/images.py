@@ -91,6 +91,10 @@ class ImageTask(Task):
         batches = [stream.batch(start + i) for i in range(count)]
         return ImageSample(torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches]))
 
+    def example(self) -> Tensor:
+        """Two black images."""
+        return torch.zeros(2, *self.data.image_shape, device=self.device)
+
     def error(self, value: float) -> float:
         """The fraction of the images that is classified wrongly."""
         return 1 - value

@@ -159,6 +159,13 @@ class Task(Protocol):
             "give a criterion of the weights' values, such as 'magnitude'"
         )
 
+    def example(self) -> "Tensor | None":
+        """Inputs, on the device, on which a network is run once to find its output layer; see `models.prunable`.
+
+        None: the output layer is the prunable tensor registered last, unless the network has an `output_layer`.
+        """
+        return None
+
     def error(self, value: float) -> float:
         """A value of the metric as an error, which is the lower the better."""
         return -value if self.metric.higher_is_better else value
