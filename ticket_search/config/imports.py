@@ -2,22 +2,15 @@
 
 import hashlib
 import importlib
-import os
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ticket_search.config.user_error import one_line
 from ticket_search.errors import SpecError
-
-#: A frame of code below these folders says less about a user's mistake than one of the user's own code.
-_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-_LIBRARIES = (_PACKAGE, *(sysconfig.get_path(n) + os.sep for n in ("stdlib", "purelib", "platlib")))
-_LONGEST_LINE = 300
 
 #: The code that runs is the code that was imported: an edit of the file afterwards changes neither.
 _DIGESTS: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
@@ -45,22 +38,6 @@ def source_digest(name: str) -> str:
         SpecError: the module cannot be imported, or has no file.
     """
     return _DIGESTS[_module(name)]
-
-
-def one_line(error: BaseException) -> str:
-    """An exception of a user's code in one line: its type, the first line of its message, and file and line.
-
-    The place is the innermost frame outside this package, the standard library and installed packages; for a user's
-    code that is itself installed, the outermost frame outside this package.
-    """
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    message = message if len(message) <= _LONGEST_LINE else message[:_LONGEST_LINE] + "..."
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [f for f in frames if not f.filename.startswith((_PACKAGE, "<frozen "))]
-    users = [f for f in frames if not f.filename.startswith(_LIBRARIES)]
-    place = users[-1] if users else next(iter(frames), None)
-    return f"{message} ({place.filename}:{place.lineno})" if place else message
 
 
 def _module(name: str) -> ModuleType:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ticket_search.config.identity import derive_seed
-from ticket_search.config.imports import load_function, one_line, source_digest
+from ticket_search.config.imports import load_function, source_digest
 from ticket_search.config.trajectory import USER_FUNCTION, ModelSpec
+from ticket_search.config.user_error import one_line
 from ticket_search.errors import SpecError
 from ticket_search.models.networks import conv, initialize, lenet
 from ticket_search.models.normed_networks import resnet, vgg

@@ -52,11 +52,13 @@ class Fit:
         training_examples: of an epoch.
         inputs: keyword arguments that the network is built with.
         size: of the network.
+        notices: lines about the data that the user should read; the search runs all the same.
     """
 
     training_examples: int
     inputs: Mapping[str, Any]
     size: NetworkSize
+    notices: tuple[str, ...] = ()
 
 
 class Source(Protocol):
