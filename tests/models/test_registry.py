@@ -6,7 +6,9 @@ from torch import nn
 
 from ticket_search.config.trajectory import ModelSpec
 from ticket_search.errors import SpecError
+from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.models import build, check, network_digest, output_mark, prunable
+from ticket_search.store.level_store import LevelStore
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
 
@@ -249,3 +251,17 @@ class TestTheOutputLayer:
         network = build(ModelSpec(name=name), image_shape, 10, seed=0)
         names = prunable(network, torch.zeros(2, *image_shape))
         assert (names, names[-1]) == (prunable(network), last)
+
+    def test_is_pruned_at_its_own_rate_wherever_it_is_registered(self, own, trajectory, digits, tmp_path):
+        """All weights of the body may go at a rate of a half; of the head none at an `output_layer_rate` of 0."""
+        spec = own(
+            "network = nn.Module()\n"
+            "    network.head, network.body = nn.Linear(8, classes), nn.Linear(64, 8)\n"
+            "    network.forward = lambda images: network.head(network.body(images.flatten(1)))\n"
+            "    return network"
+        )
+        changes = {"model.name": spec.name, "max_levels": 1, "pruning_rate": 0.5, "training.iterations": 4}
+        changes |= {"strategy": "layerwise", "output_layer_rate": 0.0, "rewind_iteration": 0}
+        levels = list(run_trajectory(trajectory(changes), digits, LevelStore(tmp_path)))
+        kept = {name: int(mask.sum()) for name, mask in levels[1].mask.items()}
+        assert kept == {"body.weight": 256, "head.weight": 80}
