@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ticket_search.config.user_error import one_line
 from ticket_search.errors import SpecError
 
 #: The code that runs is the code that was imported: an edit of the file afterwards changes neither.
@@ -46,7 +47,7 @@ def _module(name: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         absent = isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
         hint = f"; its folder must be on the import path, which is {sys.path}" if absent else ""
-        raise SpecError(f"{name!r}: importing {path!r} failed: {type(error).__name__}: {error}{hint}") from error
+        raise SpecError(f"{name!r}: importing {path!r} failed: {one_line(error)}{hint}") from error
     if module not in _DIGESTS:
         file = getattr(module, "__file__", None)
         if not file:
