@@ -169,10 +169,10 @@ def test_leftovers_of_a_kill_are_no_rows_and_are_swept_at_opening(tmp_path):
 
 
 def test_what_cannot_be_continued_is_refused(tmp_path):
-    newer = SCHEMA.with_metadata({"ticket_search.schema_version": "3"})
+    newer = SCHEMA.with_metadata({"ticket_search.schema_version": "4"})
     (tmp_path / "newer").mkdir()
     pq.write_table(newer.empty_table(), tmp_path / "newer" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match=r"newer.* has schema version 3; this ticket_search reads up to 2"):
+    with pytest.raises(RunDirectoryError, match=r"newer.* has schema version 4; this ticket_search reads up to 3"):
         keyed(tmp_path / "newer")
 
     (tmp_path / "foreign").mkdir()
@@ -323,7 +323,7 @@ def test_what_is_no_run_directory_is_refused(tmp_path):
         load_results(tmp_path)
     newer = pa.schema([("trajectory_id", pa.string())], {"ticket_search.schema_version": "7"})
     pq.write_table(newer.empty_table(), tmp_path / "curves" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match="curves has schema version 7; this ticket_search reads up to 2"):
+    with pytest.raises(RunDirectoryError, match="curves has schema version 7; this ticket_search reads up to 3"):
         load_results(tmp_path)
 
 
