@@ -214,7 +214,7 @@ class TestRegression:
         finished = FinishedTrajectory(spec, load_task(spec, Path()), LevelStore(tmp_path / "store"))
         ticket = finished.ticket(1, "a/1", {})
         (tmp_path / "t.safetensors").write_bytes(ticket.to_bytes())
-        network = load_ticket(tmp_path / "t.safetensors")
+        network = load_ticket(tmp_path / "t.safetensors", allow_code=True)
         assert network.ticket.inputs == ticket.inputs == {"features": 8}
         assert network.ticket.key == ticket.key == Ticket.from_entry(ticket.to_entry()).key
         assert network(torch.ones(2, 8)).shape == (2, 1)
