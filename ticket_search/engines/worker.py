@@ -148,7 +148,9 @@ class _Reporter:
         levels = TrajectoryLevels(
             self._spec,
             task,
-            LevelStore(job.store, self._log, note=note_of(open_folder(job.run_dir), job.run_id) if job.run_id else None),
+            LevelStore(
+                job.store, self._log, note=note_of(open_folder(job.run_dir), job.run_id) if job.run_id else None
+            ),
             self._log,
             owner_finished=self._log.was_finished,
             owner=f"{job.run_id}/{name}",

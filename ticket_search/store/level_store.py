@@ -103,9 +103,7 @@ class LevelStore:
             None: a folder that is absent is made.
     """
 
-    def __init__(
-        self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None
-    ) -> None:
+    def __init__(self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None) -> None:
         self._root = open_folder(root)
         self._note = note
         self._leases = Leases(self._root / "leases")
