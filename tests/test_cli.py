@@ -37,7 +37,7 @@ def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finish
     assert said.returncode == 0
     assert plan.endswith("each with 1 CPU and 1 thread")
     assert nodes.startswith("  1 node of ")
-    assert disk.startswith("disk: up to about ")
+    assert disk.startswith("disk: about ")
     lines = said.stdout.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
     assert all("completed" in line and "2 levels" in line for line in lines[:4])

@@ -177,7 +177,7 @@ class TestRefused:
     def test_a_file_that_is_there(self, ticket, tmp_path):
         folder, name = ticket
         (tmp_path / "t.safetensors").write_text("mine")
-        with pytest.raises(SpecError, match="is there already; give another name, or remove it"):
+        with pytest.raises(SpecError, match="exists already; give another name, or remove it"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
         assert (tmp_path / "t.safetensors").read_text() == "mine"
 
@@ -201,12 +201,32 @@ class TestRefused:
         with pytest.raises(StorageError, match=rf"level 2 \({levels[-1].key}\) is not in the store any more"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
+    def test_a_level_whose_entry_is_damaged(self, run, tmp_path):
+        folder, levels, name = run()
+        entry = tmp_path / "run" / "store" / levels[-1].key[:2] / f"{levels[-1].key}.safetensors"
+        data = bytearray(entry.read_bytes())
+        data[-1] ^= 1
+        entry.write_bytes(data)
+        with pytest.raises(
+            StorageError, match=rf"'{name}' cannot be exported, since its entry in the store is damaged"
+        ):
+            export_ticket(folder, name, tmp_path / "t.safetensors")
+        assert not (tmp_path / "t.safetensors").exists()
+
+    def test_a_folder_that_does_not_exist(self, ticket, tmp_path):
+        folder, name = ticket
+        with pytest.raises(
+            SpecError, match=r"there is no folder '.*new/folder'; make the folder first, or give another"
+        ):
+            export_ticket(folder, name, tmp_path / "new" / "folder" / "t.safetensors")
+        assert not (tmp_path / "new").exists()
+
     def test_other_data(self, ticket, tmp_path, monkeypatch):
         folder, name = ticket
         other = read_arrays(DatasetSpec(name="digits", validation=300), Path())
         object.__setattr__(other, "fingerprint", "0" * 32)
         monkeypatch.setattr("ticket_search.tasks.classification.read_arrays", lambda *_: other)
-        with pytest.raises(SpecError, match="what is read now is not what the search was run on"):
+        with pytest.raises(SpecError, match="the data read now is not the data that the search was run on"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     def test_pruned_weights_that_are_not_zero(self, run, tmp_path):
