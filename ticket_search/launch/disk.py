@@ -75,7 +75,7 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
             continue
         fitting += 1
         points = math.ceil(int(training.iterations) / int(training.evaluate_every))
-        count = 1 + _pruned_levels(trajectory)
+        count = 1 + trajectory.pruning.pruned_levels
         levels += count
         ends = 1 if trajectory.pruning.early_bird is None else 2
         dense += dense_nets * size.values * _FLOAT * (ends + _rewinds(spec, trials / max(1, dense_nets)))
@@ -84,9 +84,8 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
         masks += (dense_nets + trials * (count - 1)) * (
             2 * size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL_IN_STORE
         )
-        controls = trials * sum(
-            len(trajectory.controls.of(level, trajectory.pruning.last_level)) for level in range(1, count)
-        )
+        last = trajectory.pruning.last_level
+        controls = trials * sum(trajectory.controls.count(level, last) for level in range(1, count))
         masks += controls * (size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL_IN_STORE)
         per_level = points * (_POINT_IN_TABLES + _POINT_IN_TENSORBOARD) + _LEVEL_IN_TABLES
         tables += _EMPTY_TABLES + trials * count * per_level
@@ -96,11 +95,12 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
 
 def describe(spec: SearchSpec, found: Estimate, folder: Folder) -> str:
     """An estimate as a line for the user; says where there is too little room."""
-    trials = spec.planned_trials
+    trials, levels = spec.planned_trials, f"{found.levels:.0f}"
     line = (
         f"disk: up to about {in_words(found.total)} ({in_words(found.dense)} of weights, "
         f"{in_words(found.masks)} of masks and curves, {in_words(found.tables)} of tables and TensorBoard files) "
-        f"for {trials} trajectories of {found.levels:.0f} levels"
+        f"for {trials} {'trajectory' if trials == 1 else 'trajectories'} "
+        f"of {levels} {'level' if levels == '1' else 'levels'}"
     )
     if isinstance(folder, LocalFolder):
         nearest = next(path for path in (folder.path, *folder.path.parents) if path.exists())
@@ -148,14 +148,6 @@ def _rewinds(spec: SearchSpec, sharing: float) -> float:
         if dotted(name) == "pruning.rewind_iteration":
             return sharing if isinstance(domain, Range) else len(domain)
     return 1.0
-
-
-def _pruned_levels(trajectory: TrajectorySpec) -> int:
-    pruning = trajectory.pruning
-    if pruning.last_target is not None or pruning.ticket is not None:
-        return pruning.last_level or 0
-    reach = math.floor(math.log(pruning.min_density) / math.log(1 - pruning.pruning_rate) + 1e-9)
-    return reach if pruning.max_levels is None else min(reach, pruning.max_levels)
 
 
 def _drawn(domain: Domain, draw: random.Random) -> Any:
