@@ -69,7 +69,7 @@ def test_what_is_sent_is_there_and_holds_no_data_results_or_secrets(name):
     assert config["rsync_exclude"] == ["**/__pycache__"]  # the package has a folder data/ of its own
     # What the installation on the machines reads.
     targets = {target.removeprefix("~/ticket-search/") for target in config["file_mounts"]}
-    assert {"ticket_search", "search_spaces", "pyproject.toml", "constraints.txt", "Makefile", "README.md"} <= targets
+    assert {"ticket_search", "search_spaces", "pyproject.toml", "setup.py", "constraints.txt", "Makefile"} <= targets
 
 
 @pytest.mark.skipif(not (shutil.which("rsync") and (ROOT / ".git").exists()), reason="needs rsync, and a clone")

@@ -1,7 +1,10 @@
+import hashlib
+import json
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from safetensors.torch import save
 
 from ticket_search.storage.local import _PARTIAL, LocalFolder
 from ticket_search.store import level_store
-from ticket_search.store.level_store import Claim, Entry, LevelStore, decode, encode
+from ticket_search.store.level_store import Claim, Entry, LevelStore, decode
 
 KEY = "ab12"
 PATH = f"ab/{KEY}.safetensors"
@@ -95,6 +98,41 @@ class TestEntries:
         with safe_open(tmp_path / PATH, framework="pt") as file:
             assert file.get_tensor("w").tolist() == [3, 2]
             assert file.metadata()["record"] == '{"number": 3}'
+
+    def test_a_large_entry_is_not_copied_in_memory_to_be_written_and_once_to_be_read(self, tmp_path):
+        store, values = LevelStore(tmp_path), torch.arange(12_500_000, dtype=torch.float32)
+        size = values.nbytes
+
+        def peak(act):
+            tracemalloc.start()
+            try:
+                return act(), tracemalloc.get_traced_memory()[1] / size
+            finally:
+                tracemalloc.stop()
+
+        _, written = peak(lambda: store.save(KEY, Entry(record={}, tensors={"w": values})))
+        found, read = peak(lambda: store.load(KEY))
+        assert torch.equal(found.tensors["w"], values)
+        # The file's bytes; to read it, these and the tensors.
+        assert (written < 1.1, read < 2.1) == (True, True), (written, read)
+
+    def test_an_entry_has_the_bytes_that_it_always_had(self):
+        """But for the order of the metadata, which is random in safetensors."""
+        tensors = {"w": torch.tensor([1.5, 2.0]), "m": torch.tensor([3], dtype=torch.uint8)}
+        data = encode(Entry(record={"a": "é"}, tensors=tensors))
+        metadata = {"format": "ticket_search.entry.1", "record": json.dumps({"a": "é"}), "sha256": "0" * 64}
+        length = int.from_bytes(data[:8], "little")
+        written = json.loads(data[8 : 8 + length])
+        checksum = written["__metadata__"]["sha256"]
+        blank = data.replace(checksum.encode(), b"0" * 64)
+        assert hashlib.sha256(blank).hexdigest() == checksum
+        plain = save(tensors, metadata)
+        assert (blank[:8], blank[8 + length :]) == (plain[:8], plain[8 + length :])
+        assert json.loads(blank[8 : 8 + length]) == json.loads(plain[8 : 8 + length])
+
+
+def encode(entry):
+    return b"".join(level_store.encode(entry))
 
 
 def flipped(data, place):

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from ticket_search.errors import SpecError, quoted
 
-_SHIPPED = Path(__file__).parents[1] / "search_spaces"
+_PACKAGE = Path(__file__).parents[1]
+#: A wheel holds the files inside the package (see setup.py); a checkout holds them beside it.
+_SHIPPED = next(path for path in (_PACKAGE / "search_spaces", _PACKAGE.parent / "search_spaces") if path.is_dir())
 
 
 def search_file(space: str) -> Path:

@@ -1,15 +1,24 @@
 """Reading the tables of a run directory, of a search that runs or has ended."""
 
+import shlex
 import time
 from dataclasses import dataclass
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ticket_search.errors import RunDirectoryError
+from ticket_search.results.chunks import chunk_name, is_chunk, read_chunk
 from ticket_search.results.columns import SEARCHED, table_columns
-from ticket_search.results.schema import KEYS, LATER_TABLES, check_version, later_columns, schemas, version_of
+from ticket_search.results.schema import (
+    KEYS,
+    LATER_TABLES,
+    check_version,
+    later_columns,
+    schemas,
+    version_of,
+    with_later_columns,
+)
 from ticket_search.storage.folder import Folder, Location, open_folder
 
 _ATTEMPTS = 5
@@ -44,59 +53,64 @@ def load_results(run_dir: Location) -> Results:
         StorageError: it cannot be read.
     """
     folder = open_folder(run_dir)
-    there = {name: folder / name for name in KEYS}
-    absent = {name for name, table in there.items() if not table.files()}
+    absent = {name for name in KEYS if not _chunks(folder / name)}
     missing = [f"{name}/" for name in KEYS if name in absent and name not in LATER_TABLES]
     if len(absent) == len(KEYS) and not folder.files():
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: there is no such folder, or it is empty")
     if missing:
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no table {', '.join(missing)}")
-    # Trajectories first: the writer writes them last, so the levels they speak of are there by now.
+    # Trajectories first: the writer writes them last, so the levels they count are on disk when those are read.
     order = ("trajectories", "levels", "layers", "curves", "controls", "early_bird")
-    return Results(**{name: _empty(name) if name in absent else _read(there[name], name) for name in order})
+    return Results(**{name: _empty(name) if name in absent else _read(folder, name) for name in order})
+
+
+def _chunks(folder: Folder) -> list[str]:
+    return [file.name for file in folder.files() if is_chunk(file.name)]
 
 
 def _empty(name: str) -> pd.DataFrame:
-    found: pd.DataFrame = schemas({})[name].empty_table().to_pandas()
-    return found
+    frame: pd.DataFrame = schemas({})[name].empty_table().to_pandas()
+    return frame
 
 
-def _read(folder: Folder, name: str) -> pd.DataFrame:
+def _read(run_dir: Folder, name: str) -> pd.DataFrame:
+    folder = run_dir / name
     for attempt in range(_ATTEMPTS):
         try:
-            return _read_once(folder, name)
-        except RunDirectoryError:
+            chunks = _read_chunks(folder)
+            break
+        except ValueError as error:
             # In object storage, where a file is read in several requests, the search may have replaced it in between.
             if folder.grows or attempt == _ATTEMPTS - 1:
-                raise
+                resume = f"ticket-search resume {shlex.quote(str(run_dir))}"
+                raise RunDirectoryError(f"{error}; `{resume}` rebuilds it from the store") from None
             time.sleep(0.2)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _read_once(folder: Folder, name: str) -> pd.DataFrame:
-    place = folder.parquet()
-    try:
-        schema = pq.read_schema(f"{place['path']}/part-00000.parquet", filesystem=place["filesystem"])
-        check_version(schema, folder)
-        frame = pd.read_parquet(**place)
-    except (pa.ArrowException, OSError) as error:
-        raise RunDirectoryError(f"{str(folder)!r} cannot be read: {error}") from None
-    frame = _with_later_columns(frame, name, version_of(schema))
+    version = min(version_of(chunk.schema) for chunk in chunks)
+    later = later_columns(name, version)
+    # While a search rewrites a table of an earlier version, some chunks have the later columns and some do not.
+    columns = _order(name, with_later_columns(chunks[0], later).column_names)
+    alike = (with_later_columns(chunk, later).select(columns).replace_schema_metadata() for chunk in chunks)
+    frame: pd.DataFrame = pa.concat_tables(alike).to_pandas()
     return frame.sort_values(list(KEYS[name]), ignore_index=True)
 
 
-def _with_later_columns(frame: pd.DataFrame, name: str, version: int) -> pd.DataFrame:
-    """A table of an earlier schema version with the columns that came later, in the present order."""
-    missing = [column for column in later_columns(name, version) if column.name not in frame]
-    if not missing:
-        return frame
-    for column in missing:
-        if column.older_as:
-            frame[column.name] = frame[column.older_as]
-        else:
-            values = pa.array([column.older] * len(frame), column.type)
-            frame[column.name] = pa.table({"": values}).to_pandas()[""]
+def _read_chunks(folder: Folder) -> list[pa.Table]:
+    chunks, names = [], _chunks(folder)
+    for name in map(chunk_name, range(len(names))):
+        data = folder.read(name)
+        if data is None:
+            raise ValueError(f"{folder.place(name)!r} is missing")
+        try:
+            chunks.append(read_chunk(data))
+        except ValueError as error:
+            raise ValueError(f"{folder.place(name)!r} is damaged ({error})") from None
+        check_version(chunks[-1].schema, folder)
+    return chunks
+
+
+def _order(name: str, columns: list[str]) -> list[str]:
+    """The columns of a table in the present order; those of the searched fields have their place among the others."""
     declared = [column.name for column in table_columns()[name]]
     place = declared.index(SEARCHED.name) if SEARCHED.name in declared else len(declared)
-    searched = [column for column in frame.columns if column not in declared]
-    return frame[[*declared[:place], *searched, *declared[place + 1 :]]]
+    searched = [column for column in columns if column not in declared]
+    return [*declared[:place], *searched, *declared[place + 1 :]]

@@ -5,19 +5,20 @@ replaced whole, under its own name, and a row never moves to another file: there
 be interrupted. Only the search's driver writes.
 """
 
+import json
 import sys
+import time
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
-from itertools import count, groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ticket_search.config.space import Domain
 from ticket_search.errors import RunDirectoryError
+from ticket_search.results.chunks import chunk_name, is_chunk, read_chunk, read_schema, write_chunk
 from ticket_search.results.schema import (
     KEYS,
     check_version,
@@ -35,6 +36,8 @@ _LEVEL = ("trajectory_id", "level")
 #: Rows after which a chunk is full. The last chunk is written anew at every flush: where rows are wide, it is short.
 _CAPACITY = {"levels": 10_000, "trajectories": 10_000}
 _CAPACITY_OF_OTHERS = 50_000
+#: Exists from the moment that a damaged chunk is set aside until its rows have been rebuilt.
+REBUILD_FILE = "rebuild.json"
 
 
 class Table:
@@ -46,9 +49,11 @@ class Table:
         key: the columns that tell rows apart (for `put`), or groups of rows written together (for `put_group`).
         name: in `columns.table_columns`, which says what columns a table of an earlier version may lack.
         capacity: rows after which a chunk is full. A group stays in one chunk, which may then hold more.
+        on_damage: called with a notice before a chunk that is damaged or missing is replaced by an empty one.
 
     Raises:
-        RunDirectoryError: the folder holds a table of a newer version, of other columns, or with a chunk missing.
+        RunDirectoryError: the folder holds a table of a newer version or with other columns, or most of its chunks are
+            missing.
         StorageError: it cannot be read, or written to.
     """
 
@@ -60,9 +65,11 @@ class Table:
         *,
         name: str | None = None,
         capacity: int = 50_000,
+        on_damage: Callable[[str], None] = lambda notice: None,
     ) -> None:
         self._folder, self._schema, self._key, self._capacity = open_folder(folder), schema, key, capacity
         self._name = name
+        self._on_damage = on_damage
         self._names = set(schema.names)
         self._json = [field for field in schema if is_json(field)]
         self._starts = [0]  # the number of each chunk's first row, counted over the table
@@ -117,20 +124,38 @@ class Table:
 
     def _open(self) -> None:
         self._folder.sweep()
-        chunks = {file.name for file in self._folder.files() if file.name.endswith(".parquet")}
-        for chunk in count():
-            if _part(chunk) not in chunks:
-                break
+        names = {file.name for file in self._folder.files() if is_chunk(file.name)}
+        chunks = 1 + max((int(name[5:-8]) for name in names), default=-1)
+        if chunks > 2 * len(names):
+            raise RunDirectoryError(f"{self._folder} is damaged: of {chunks} chunks only {sorted(names)} are left")
+        for chunk in range(chunks):
+            self._mend(chunk)
             if chunk:
                 self._starts.append(self._length)
             self._take_up(chunk)
-        if len(chunks) > chunk:
-            raise RunDirectoryError(f"{self._folder} is damaged: {_part(chunk)} is missing, later parts are there")
-        self._upgrade(chunk)
-        if chunk:
-            self._last = (chunk - 1, self._read(chunk - 1))
+        self._upgrade(chunks)
+        if chunks:
+            self._last = (chunks - 1, self._read(chunks - 1))
         else:
             self._write(0, [])
+
+    def _mend(self, chunk: int) -> None:
+        """Replace a chunk that is damaged or missing by an empty one; the damaged file is kept beside it."""
+        name = chunk_name(chunk)
+        path, data = self._folder.place(name), self._folder.read(name)
+        try:
+            if data is not None:
+                read_chunk(data)
+                return
+            self._on_damage(f"{path} is missing; its rows are rebuilt from the level store")
+        except ValueError as error:
+            # Readers of data sets (pandas, pyarrow) skip names that start with an underscore.
+            aside = f"_{name}.{time.time_ns()}.damaged"
+            self._on_damage(
+                f"{path} is damaged ({error}); it is kept as {aside}, and its rows are rebuilt from the level store"
+            )
+            self._folder.write(aside, data or b"")
+        self._save(chunk, self._schema.empty_table())
 
     def _take_up(self, chunk: int) -> None:
         """Note the places of a chunk's keys; the rows of a group stand together."""
@@ -158,8 +183,8 @@ class Table:
         From the last to the first: who reads the folder takes the columns of the first, and finds them in all.
         """
         for chunk in reversed(range(chunks)):
-            data = self._folder.read(_part(chunk))
-            if data is not None and version_of(pq.read_schema(BytesIO(data))) < version_of(self._schema):
+            data = self._folder.read(chunk_name(chunk))
+            if data is not None and version_of(read_schema(data)) < version_of(self._schema):
                 self._save(chunk, self._read(chunk))
 
     def _key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -194,27 +219,20 @@ class Table:
             self._last = (chunk, table)
 
     def _save(self, chunk: int, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        self._folder.write(_part(chunk), sink.getvalue().to_pybytes())
+        self._folder.write(chunk_name(chunk), write_chunk(table))
 
     def _read(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
-        path = self._folder.place(_part(chunk))
-        data = self._folder.read(_part(chunk))
+        path = self._folder.place(chunk_name(chunk))
+        data = self._folder.read(chunk_name(chunk))
         if data is None:
             raise RunDirectoryError(f"{path} is gone: something else than the search has removed it")
         try:
-            with pq.ParquetFile(BytesIO(data)) as file:
-                if columns is None or file.schema_arrow != self._schema:
-                    table = self._upgraded(file.read(), path)
-                    return table if columns is None else table.select(columns)
-                return file.read(columns)
-        except (pa.ArrowException, OSError) as error:
-            raise RunDirectoryError(f"{path} is not a readable Parquet file: {error}") from None
-
-
-def _part(chunk: int) -> str:
-    return f"part-{chunk:05}.parquet"
+            if columns is None or read_schema(data) != self._schema:
+                table = self._upgraded(read_chunk(data), path)
+                return table if columns is None else table.select(columns)
+            return read_chunk(data, columns)
+        except ValueError as error:
+            raise RunDirectoryError(f"{path} is damaged: {error}") from None
 
 
 def _interned(key: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -230,16 +248,32 @@ class Tables:
     Args:
         run_dir: the run directory, local or in object storage.
         space: the search's space: field name -> what it may be.
+        say: told, in a line, of each chunk that is damaged.
+
+    Attributes:
+        must_be_rebuilt: whether rows were lost with a damaged chunk, now or in an earlier process, and `rebuilt` has
+            not been called since.
 
     Raises:
         RunDirectoryError: see `Table`.
     """
 
-    def __init__(self, run_dir: Location, space: Mapping[str, Domain]) -> None:
+    def __init__(
+        self, run_dir: Location, space: Mapping[str, Domain], say: Callable[[str], None] = lambda notice: None
+    ) -> None:
         folder, schema = open_folder(run_dir), schemas(space)
+        self._folder = folder
+        self.must_be_rebuilt = folder.read(REBUILD_FILE) is not None
+
+        def on_damage(notice: str) -> None:
+            # Written first: a process killed between here and the end of the rebuilding leaves it to the next.
+            folder.write(REBUILD_FILE, json.dumps({"time": time.time(), "reason": notice}).encode())
+            self.must_be_rebuilt = True
+            say(notice)
 
         def table(name: str, key: tuple[str, ...]) -> Table:
-            return Table(folder / name, schema[name], key, name=name, capacity=_CAPACITY.get(name, _CAPACITY_OF_OTHERS))
+            capacity = _CAPACITY.get(name, _CAPACITY_OF_OTHERS)
+            return Table(folder / name, schema[name], key, name=name, capacity=capacity, on_damage=on_damage)
 
         self.levels = table("levels", KEYS["levels"])
         self.trajectories = table("trajectories", KEYS["trajectories"])
@@ -252,3 +286,9 @@ class Tables:
         """Write everything. A row is there before any row of another table that speaks of it."""
         for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()
+
+    def rebuilt(self) -> None:
+        """Note that every row that a damaged chunk held has been put again; flushes."""
+        self.flush()
+        self._folder.remove(REBUILD_FILE)
+        self.must_be_rebuilt = False

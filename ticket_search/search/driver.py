@@ -17,6 +17,7 @@ from ticket_search.results.schema import column
 from ticket_search.results.tables import Tables
 from ticket_search.results.tensorboard import TensorBoardWriter
 from ticket_search.search.early_stopping import EarlyStopping
+from ticket_search.search.rebuilding import Settled, settled_before
 from ticket_search.search.reports import (
     SETTLED,
     EndReport,
@@ -70,7 +71,8 @@ class SearchDriver:
         self._guard = guard
         self.progress = Progress(trials=spec.planned_trials)
         self._listener = listener
-        self._tables = Tables(run_dir, spec.space)
+        self._run_dir = run_dir
+        self._tables = Tables(run_dir, spec.space, say)
         self._tensorboard = TensorBoardWriter(run_dir / "tensorboard", spec.space)
         self._events = EventLog(run_dir)
         self._record = SuggestionRecord(run_dir)
@@ -82,6 +84,7 @@ class SearchDriver:
         self._best: dict[int, Row] = {}
         self._suggestions: dict[int, Suggestion] = {}
         self._waiting: list[Suggestion] = []
+        self._rebuilding: dict[int, Settled] = {}
         self._flush_after = 0.0
         self._go_on_from_the_disk()
 
@@ -135,11 +138,12 @@ class SearchDriver:
             self._early_stopping.forget(row["trajectory_id"])
             trajectory.update(levels=0, iterations=0, train_seconds=0.0, sparsest_matching_density=None)
             self._best.pop(number, None)
+        # Even if the level has its row: a chunk of these tables may have been lost. No group is put twice.
+        self._tables.curves.put_group(report.curve)
+        self._tables.layers.put_group(report.layers)
+        self._tables.controls.put_group(report.controls)
+        self._tables.early_bird.put_group(report.early_bird)
         if key not in self._tables.levels:
-            self._tables.curves.put_group(report.curve)
-            self._tables.layers.put_group(report.layers)
-            self._tables.controls.put_group(report.controls)
-            self._tables.early_bird.put_group(report.early_bird)
             self._tables.levels.put(row)
             self._tensorboard.level(row, report.curve)
         self.progress.levels += 1
@@ -147,6 +151,8 @@ class SearchDriver:
         self._tables.trajectories.put(trajectory)
         self.flush_if_due()
         reason = self._observe(row)
+        if (settled := self._rebuilding.get(number)) is not None:
+            return settled.reason if trajectory["levels"] == settled.stop_after else None
         # A trajectory that is told again has been further than this: it is not cut below what it has shown.
         return None if (row["trajectory_id"], row["level"] + 1) in self._tables.levels else reason
 
@@ -161,6 +167,9 @@ class SearchDriver:
         self._started.discard(number)
         self.progress.counts["running"] = len(self._started)
         self.progress.counts[end.status] += 1
+        if self._rebuilding.pop(number, None) and not self._rebuilding:
+            self._guard()
+            self._tables.rebuilt()
         self.flush_if_due()
         self._listener(self.progress, row)
 
@@ -260,9 +269,13 @@ class SearchDriver:
         levels: dict[str, list[Row]] = {}
         for row in self._tables.levels.rows(_LEVEL_COLUMNS):
             levels.setdefault(row["trajectory_id"], []).append(row)
+        settled = settled_before(self._run_dir, trajectories) if self._tables.must_be_rebuilt else {}
         for suggestion in self._record.read():
             self._suggestions[suggestion.number] = suggestion
             row = trajectories.get(suggestion.trajectory_id, {"status": "running", "levels": 0})
+            if suggestion.trajectory_id in settled:
+                self._rebuilding[suggestion.number] = settled[suggestion.trajectory_id]
+                row = {"status": "running"}
             # One whose levels are not all there, after something removed a file, is told again from the store.
             if row["status"] not in SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
                 self._waiting.append(suggestion)

@@ -40,32 +40,37 @@ class Entry:
     tensors: dict[str, Tensor]
 
 
-def encode(entry: Entry) -> bytes:
-    """An entry as a safetensors file whose metadata hold the record, and the SHA-256 of the file.
+def encode(entry: Entry) -> tuple[bytes, memoryview]:
+    """An entry as a safetensors file whose metadata hold the record and the SHA-256 of the file.
 
-    The checksum is that of the whole file with 64 zeros in the checksum's own place.
+    The checksum is that of the file with 64 zeros in the checksum's place.
+
+    Returns:
+        The file's header and the rest. They are not joined: a copy of an entry of gigabytes may not fit into memory.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
     metadata = {"format": _FORMAT, "record": json.dumps(entry.record), "sha256": _ZEROS}
     data: bytes = save(tensors, metadata)
-    return data.replace(_checksum_field(_ZEROS), _checksum_field(hashlib.sha256(data).hexdigest()), 1)
+    header, values = _split(data)
+    return header.replace(_checksum_field(_ZEROS), _checksum_field(hashlib.sha256(data).hexdigest()), 1), values
 
 
 def decode(data: bytes) -> Entry:
     """The entry that `encode` wrote.
 
     Raises:
-        ValueError: the data are not whole, not unchanged, or not an entry.
+        ValueError: the data are not an entry, or incomplete, or changed.
     """
-    # The header: its length in 8 bytes, then JSON.
-    length = int.from_bytes(data[:8], "little")
+    header, values = _split(data)
     try:
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        found, record = metadata["sha256"], metadata["record"]
+        metadata = json.loads(header[8:])["__metadata__"]
+        checksum, record = metadata["sha256"], metadata["record"]
     except (ValueError, KeyError, TypeError):
         raise ValueError("it is not a whole entry") from None
-    zeroed = data.replace(_checksum_field(found), _checksum_field(_ZEROS), 1)
-    if hashlib.sha256(zeroed).hexdigest() != found:
+    # In two steps, since a copy with zeros in it would be as large as the entry.
+    actual = hashlib.sha256(header.replace(_checksum_field(checksum), _checksum_field(_ZEROS), 1))
+    actual.update(values)
+    if actual.hexdigest() != checksum:
         raise ValueError("its checksum is not that of its content")
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}, and this ticket_search reads {_FORMAT!r}")
@@ -73,6 +78,12 @@ def decode(data: bytes) -> Entry:
         return Entry(record=json.loads(record), tensors=load(data))
     except SafetensorError as error:
         raise ValueError(str(error)) from None
+
+
+def _split(data: bytes) -> tuple[bytes, memoryview]:
+    """The header of a safetensors file, which is its length in 8 bytes and JSON; and the values of its tensors."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return data[:end], memoryview(data)[end:]
 
 
 def _checksum_field(value: str) -> bytes:

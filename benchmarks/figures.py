@@ -1,0 +1,182 @@
+"""The figures of the pages of claims: density against test accuracy, from the Parquet in this folder.
+
+    python benchmarks/figures.py [--output docs/figures]
+
+A line is the mean over seeds, the band around it its 95% interval (`ticket_search.analysis.comparison`). The same files
+come out on every run: no dates, and fixed ids.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ticket_search import load_results
+from ticket_search.analysis.comparison import compare
+from ticket_search.analysis.transfer import transfer_table
+
+HERE = Path(__file__).parent
+#: Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: small files, and a reader's search finds it
+    "svg.hashsalt": "ticket_search",  # ids are random otherwise
+    # A transparent background would put black text on a dark page.
+    "savefig.facecolor": "white",
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.2,
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.edgecolor": "#888888",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+}
+
+
+def mnist_lenet() -> Figure:
+    """Tickets of LeNet-300-100 with both controls."""
+    rows = compare(load_results(HERE / "mnist_lenet"))
+    figure, axes = _panels(1)
+    _dense(axes[0], rows)
+    _line(axes[0], _arm(rows, "ticket"), "winning ticket", BLUE, "o")
+    _line(axes[0], _arm(rows, "random_reinit"), "same mask, random reinitialization", ORANGE, "s")
+    _line(axes[0], _arm(rows, "shuffled_mask"), "mask shuffled within layers", PURPLE, "^")
+    _finish(axes[0], "LeNet-300-100 on MNIST, five seeds", rows)
+    axes[0].set_ylim(94.9, 98.75)
+    axes[0].annotate(
+        "down to 88.6% at 1.2%", (0.0245, 94.98), fontsize=9, color=PURPLE, horizontalalignment="left", rotation=0
+    )
+    axes[0].legend(loc="lower left")
+    return figure
+
+
+def cifar10_conv2() -> Figure:
+    """Tickets of Conv-2; no controls were trained."""
+    rows = compare(load_results(HERE / "cifar10_conv2"))
+    figure, axes = _panels(1)
+    _dense(axes[0], rows)
+    _line(axes[0], _arm(rows, "ticket"), "winning ticket", BLUE, "o")
+    _finish(axes[0], "Conv-2 on CIFAR-10 (JPEG), five seeds", rows)
+    axes[0].legend(loc="upper left")
+    return figure
+
+
+def cifar10_resnet20() -> Figure:
+    """Tickets rewound to either iteration, on a part of the data."""
+    rows = compare(load_results(HERE / "cifar10_resnet20_subset"))
+    figure, axes = _panels(1)
+    _dense(axes[0], rows)
+    arms = {
+        0: ("ticket rewound to its initialization", BLUE, "o"),
+        156: ("ticket rewound to iteration 156", ORANGE, "s"),
+    }
+    for iteration, (label, colour, marker) in arms.items():
+        _line(axes[0], _arm(rows[rows["rewind_iteration"] == iteration], "ticket"), label, colour, marker)
+    _finish(axes[0], "ResNet-20 on 5,000 images of CIFAR-10, 20 epochs, three seeds", rows)
+    axes[0].legend(loc="upper left")
+    return figure
+
+
+def transfer() -> Figure:
+    """Transferred tickets at 13.5% of the weights, beside the data set's own tickets at every density."""
+    figure, axes = _panels(2)
+    directions = [
+        (axes[0], "Trained on Fashion-MNIST", "fashion_lenet", "mnist_to_fashion", "ticket of MNIST"),
+        (axes[1], "Trained on MNIST", "mnist_lenet", "fashion_to_mnist", "ticket of Fashion-MNIST"),
+    ]
+    for panel, title, own, transferred, label in directions:
+        rows = compare(load_results(HERE / own))
+        moved = transfer_table(load_results(HERE / "transfer" / transferred), margin=0.005)
+        panel.axhline(0, color=GREY, linewidth=1, linestyle="--", label="dense network")
+        _line(panel, _arm(rows, "ticket"), "the data set's own ticket", BLUE, "o", "test_accuracy_gain")
+        arms = [
+            ("ticket", label, GREEN, "D", 1.12),
+            ("random_reinit", "its mask, reinitialized", ORANGE, "s", 1.0),
+            ("shuffled_mask", "random mask", PURPLE, "^", 0.89),
+        ]
+        for arm, name, colour, marker, shift in arms:
+            _points(panel, _arm(moved, arm), name, colour, marker, shift)
+        _finish(panel, title, rows)
+        panel.set_ylim(-1.35, 1.35)
+        panel.legend(loc="lower left", fontsize=9)
+    axes[0].set_ylabel("gain in test accuracy over the\ndense network of the same seed (points)")
+    axes[1].set_ylabel("")
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    figure, axes = plt.subplots(1, count, figsize=(7.2 if count == 1 else 10.5, 4.2), sharey=True, squeeze=False)
+    return figure, list(axes[0])
+
+
+def _arm(rows: pd.DataFrame, arm: str) -> pd.DataFrame:
+    return rows[rows["arm"] == arm].sort_values("density", ascending=False)
+
+
+def _dense(axes: Axes, rows: pd.DataFrame) -> None:
+    dense = _arm(rows, "dense").iloc[0]
+    axes.axhspan(
+        100 * dense["test_accuracy_low"], 100 * dense["test_accuracy_high"], color=GREY, alpha=0.13, linewidth=0
+    )
+    axes.axhline(100 * dense["test_accuracy"], color=GREY, linewidth=1, linestyle="--", label="dense network")
+
+
+def _line(axes: Axes, rows: pd.DataFrame, label: str, colour: str, marker: str, column: str = "test_accuracy") -> None:
+    x, mean, low, high = rows["density"], *(100 * rows[name] for name in (column, f"{column}_low", f"{column}_high"))
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label)
+
+
+def _points(axes: Axes, rows: pd.DataFrame, label: str, colour: str, marker: str, shift: float) -> None:
+    mean, low, high = (100 * rows[f"test_accuracy_gain{end}"] for end in ("", "_low", "_high"))
+    axes.errorbar(
+        rows["density"] * shift, mean, [mean - low, high - mean], color=colour, marker=marker, linestyle="", label=label
+    )
+
+
+def _finish(axes: Axes, title: str, rows: pd.DataFrame) -> None:
+    axes.set_title(title, pad=12)
+    axes.set_xscale("log")
+    sparsest = rows["density"].min()
+    axes.set_xlim(1.12, sparsest / 1.12)
+    axes.xaxis.set_major_locator(FixedLocator([x for x in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01) if x > sparsest / 1.12]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
+    axes.set_xlabel("density: weights kept (sparser to the right)")
+    axes.set_ylabel("test accuracy (%)")
+
+
+FIGURES = {
+    "mnist_lenet": mnist_lenet,
+    "cifar10_conv2": cifar10_conv2,
+    "cifar10_resnet20": cifar10_resnet20,
+    "transfer": transfer,
+}
+
+
+def main() -> None:
+    """Write every figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "figures")
+    output: Path = parser.parse_args().output
+    output.mkdir(parents=True, exist_ok=True)
+    mpl.use("Agg")
+    with mpl.rc_context(STYLE):
+        for name, make in FIGURES.items():
+            make().savefig(output / f"{name}.svg", metadata={"Date": None})
+            plt.close("all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""A damaged chunk is noticed and named, and a resumed search rebuilds its rows from the level store."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from helpers import finished_levels, in_process
+
+from ticket_search.errors import RunDirectoryError
+from ticket_search.results.chunks import read_chunk, write_chunk
+from ticket_search.results.events import EventLog
+from ticket_search.results.reading import load_results
+from ticket_search.results.schema import KEYS, schemas
+from ticket_search.results.tables import REBUILD_FILE, Table
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport, LevelReport
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "version_1_controls"
+SCHEMA = schemas({})["layers"]
+CHUNK = "part-00000.parquet"
+
+
+def flip(path, position):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 4
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no Parquet at all"),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "flipped": lambda path: flip(path, 60),
+}
+
+
+def tables(run_dir):
+    results = load_results(run_dir)
+    return {name: getattr(results, name) for name in KEYS}
+
+
+def assert_equal_tables(run_dir, before):
+    for name, frame in tables(run_dir).items():
+        pd.testing.assert_frame_equal(frame, before[name], check_exact=True)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("table", ["levels", "curves"])
+def test_commands_that_read_say_which_file_it_is_and_how_to_mend_it(finished_search, table, damage):
+    chunk = finished_search / table / CHUNK
+    DAMAGES[damage](chunk)
+    with pytest.raises(RunDirectoryError) as error:
+        load_results(finished_search)
+    message = str(error.value)
+    assert f"'{chunk}' is damaged (" in message
+    assert message.endswith(f"`ticket-search resume {finished_search}` rebuilds it from the store")
+    assert "\n" not in message
+
+
+def test_resume_rebuilds_every_table_from_the_store_and_trains_nothing(finished_search):
+    before, trained = tables(finished_search), finished_levels(finished_search)
+    for name, damage in zip(("levels", "trajectories", "curves", "layers"), DAMAGES.values(), strict=True):
+        damage(finished_search / name / CHUNK)
+    said = in_process("resume", finished_search, "--engine", "inline")
+    assert said.returncode == 0, said.stderr
+    for name in ("levels", "trajectories", "curves", "layers"):
+        chunk = finished_search / name / CHUNK
+        assert said.stderr.count(f"{chunk} is damaged") == 1
+        assert len(list(chunk.parent.glob(f"_{CHUNK}.*.damaged"))) == 1
+        assert len(pd.read_parquet(chunk.parent)) == len(before[name])
+    assert_equal_tables(finished_search, before)
+    assert finished_levels(finished_search) == trained
+    assert not (finished_search / REBUILD_FILE).exists()
+
+
+def test_controls_and_early_bird_are_rebuilt_too(tmp_path):
+    run_dir = Path(shutil.copytree(GOLDEN, tmp_path / "run"))
+    before, trained = tables(run_dir), finished_levels(run_dir)
+    for name in ("controls", "early_bird"):
+        (run_dir / name / CHUNK).write_bytes(b"")
+    said = in_process("resume", run_dir, "--engine", "inline")
+    assert said.returncode == 0, said.stderr
+    assert_equal_tables(run_dir, before)
+    assert finished_levels(run_dir) == trained
+
+
+def test_a_chunk_between_others_leaves_an_empty_one_and_the_rows_are_put_at_the_end(tmp_path):
+    row = {"trajectory_id": "a", "name": "x", "kept_weights": 1, "weights": 2, "density": 0.5}
+    told = []
+
+    def opened():
+        return Table(tmp_path, SCHEMA, ("trajectory_id", "level"), capacity=3, on_damage=told.append)
+
+    table = opened()
+    for level in range(7):
+        table.put(row | {"level": level})
+    table.flush()
+    (tmp_path / "part-00001.parquet").unlink()
+    again = opened()
+    assert len(told) == 1
+    assert told[0].endswith("part-00001.parquet is missing; its rows are rebuilt from the level store")
+    assert [n for n in range(7) if ("a", n) not in again] == [3, 4, 5]
+    for level in range(8):
+        again.put(row | {"level": level})
+    again.flush()
+    assert [r["level"] for r in opened().rows()] == [0, 1, 2, 6, 3, 4, 5, 7]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".DS_Store", "part-00000 (copy).parquet", "part-00000.parquet~"])
+def test_a_stray_file_in_a_table_stops_no_command(finished_search, name):
+    before = tables(finished_search)
+    for table in KEYS:
+        (finished_search / table / name).write_text("not ours")
+    assert_equal_tables(finished_search, before)
+    for command in ("tickets", "status"):
+        assert in_process(command, finished_search).returncode == 0
+    said = in_process("resume", finished_search, "--engine", "inline")
+    assert (said.returncode, "damaged" in said.stderr) == (0, False)
+    assert (finished_search / "levels" / name).read_text() == "not ours"
+
+
+def test_no_flipped_byte_of_a_page_passes():
+    row = {"trajectory_id": "a", "name": "fc1.weight", "weights": 99, "density": 0.5}
+    table = pa.Table.from_pylist([row | {"level": n, "kept_weights": 7 * n} for n in range(50)], schema=SCHEMA)
+    data = write_chunk(table)
+    unseen, seen = [], 0
+    for position in range(0, len(data), 3):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        try:
+            after = read_chunk(bytes(damaged))
+        except ValueError:
+            seen += 1
+            continue
+        if after.schema.equals(SCHEMA) and not after.equals(table):
+            unseen.append(position)
+    assert (unseen, seen > 100) == ([], True)
+
+
+def report(suggestion, level, accuracy):
+    row = {"trajectory_id": suggestion.trajectory_id, "level": level, "seed": suggestion.seed}
+    figures = {"density": 0.5**level, "compression": 2.0**level, "val_metric": accuracy, "dense_val_metric": 0.9}
+    verdict = {"metric": "accuracy", "higher_is_better": True, "matching": accuracy >= 0.9}
+    layer = {"trajectory_id": suggestion.trajectory_id, "level": level, "name": "fc1.weight"}
+    return LevelReport(
+        level=row | figures | verdict | {"iterations": 1, "train_seconds": 1.0}, curve=[], layers=[layer]
+    )
+
+
+def replayed(driver, levels):
+    """Hands levels to the next trajectory until it is stopped; how many it took."""
+    suggestion = driver.next()
+    for level in range(levels):
+        if reason := driver.level_finished(suggestion.number, report(suggestion, level, 0.9 if level < 2 else 0.1)):
+            driver.ended(suggestion.number, EndReport(status="stopped", reason=reason))
+            return level + 1
+    driver.ended(suggestion.number, EndReport(status="completed"))
+    return levels
+
+
+@pytest.mark.parametrize("lost", ["levels", "trajectories"])
+def test_a_stopped_trajectory_is_replayed_up_to_where_it_was_stopped(search, tmp_path, lost):
+    spec = search({"pruning_rate": [0.5, 0.2]}, seeds=(0,), sampler="grid", trials=None, early_stopping=None)
+    driver = SearchDriver(spec, tmp_path)
+    for levels in (3, 4):
+        suggestion = driver.next()
+        for level in range(levels):
+            finished = report(suggestion, level, 0.9)
+            EventLog(tmp_path).log("level_finished", trajectory_id=suggestion.trajectory_id, level=level)
+            driver.level_finished(suggestion.number, finished)
+        driver.ended(suggestion.number, EndReport(status="stopped", reason=f"after {levels}"))
+    driver.flush()
+    (tmp_path / lost / CHUNK).write_bytes(b"")
+
+    # Rebuilding one trajectory, it is killed; the next process rebuilds both.
+    killed = SearchDriver(spec, tmp_path)
+    assert replayed(killed, 9) == 3
+    assert (tmp_path / REBUILD_FILE).exists()
+    again = SearchDriver(spec, tmp_path)
+    assert (replayed(again, 9), replayed(again, 9), again.next()) == (3, 4, None)
+    assert not (tmp_path / REBUILD_FILE).exists()
+    assert sorted(load_results(tmp_path).trajectories["reason"]) == ["after 3", "after 4"]
+    assert len(load_results(tmp_path).levels) == 7

@@ -1,0 +1,63 @@
+"""The files of a table: ``part-00000.parquet``, ``part-00001.parquet``, ... with a checksum in every page."""
+
+import re
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_NAME = re.compile(r"part-\d{5,}\.parquet")
+
+
+def chunk_name(number: int) -> str:
+    """The file name of a table's chunk, counted from 0."""
+    return f"part-{number:05}.parquet"
+
+
+def is_chunk(name: str) -> bool:
+    """Whether a file in a table's folder is ours; a copy, a note or ``.DS_Store`` is not."""
+    return _NAME.fullmatch(name) is not None
+
+
+def write_chunk(table: pa.Table) -> bytes:
+    """A chunk as the bytes of its file."""
+    sink = pa.BufferOutputStream()
+    # Without page checksums a flipped byte of a number is read as another number.
+    pq.write_table(table, sink, write_page_checksum=True)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def read_schema(data: bytes) -> pa.Schema:
+    """The schema of a chunk.
+
+    Raises:
+        ValueError: the file is damaged; says how, in one line.
+    """
+    return _open(data).schema_arrow
+
+
+def read_chunk(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a chunk, or these columns of them.
+
+    Raises:
+        ValueError: the file is damaged; says how, in one line.
+    """
+    file = _open(data)
+    try:
+        return file.read(columns)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(_one_line(error)) from None
+
+
+def _open(data: bytes) -> pq.ParquetFile:
+    if not data:
+        raise ValueError("it is empty")
+    try:
+        return pq.ParquetFile(BytesIO(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:  # a UnicodeDecodeError where a name has a flipped byte
+        raise ValueError(_one_line(error)) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,49 @@
+"""Which trajectories had ended before a table was damaged, so that replaying them from the store ends them alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ticket_search.results.events import read_events
+from ticket_search.search.reports import SETTLED, Row
+from ticket_search.storage.folder import Folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """A trajectory that had completed, diverged or been stopped.
+
+    Attributes:
+        stop_after: the number of levels after which it had been stopped; None if it ended by itself.
+        reason: why it had been stopped.
+    """
+
+    stop_after: int | None
+    reason: str
+
+
+def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str, Settled]:
+    """The trajectories that need not be trained any further, by id.
+
+    Early stopping compares a trajectory with those that ended before it, and replays end in another order: deciding
+    anew, it could let a stopped trajectory train further levels.
+
+    Args:
+        run_dir: its events are read, since the row of a trajectory may be what was lost.
+        trajectories: the rows that are left of the table, by id.
+    """
+    settled: dict[str, Settled] = {}
+    levels: dict[str, int] = {}
+    for event in read_events(run_dir):
+        name = event.get("trajectory_id", "")
+        if event["event"] == "trajectory_ended" and event["status"] in SETTLED:
+            settled[name] = _settled(event["status"], event["reason"], levels.get(name, 0))
+        elif event["event"] in ("level_finished", "level_reused"):
+            levels[name] = max(levels.get(name, 0), event["level"] + 1)
+    for name, row in trajectories.items():
+        if row["status"] in SETTLED:
+            settled[name] = _settled(row["status"], row["reason"], row["levels"])
+    return settled
+
+
+def _settled(status: str, reason: str | None, levels: int) -> Settled:
+    return Settled(stop_after=levels if status == "stopped" else None, reason=reason or status)
