@@ -82,14 +82,14 @@ def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> 
     size, images = _size(sizes, trajectory)
     training, pruning = trajectory.resolve(images).training, trajectory.pruning
     points = math.ceil(int(training.iterations) / int(training.evaluate_every))
-    levels = 1 + _pruned_levels(trajectory)
+    levels = 1 + pruning.pruned_levels
     dense_nets = min(trials, len(spec.seeds) * _variants(spec))
     finals = 1 if pruning.early_bird is None else 2
     dense = dense_nets * size.values * _FLOAT * (finals + _rewinds(spec, trials / max(1, dense_nets)))
     if pruning.retrain != "weights":  # the next level starts from this one's weights
         dense += trials * (levels - 1) * size.values * _FLOAT
     mask, curve = size.prunable * _BYTES_PER_MASK_WEIGHT, points * _POINT_IN_STORE + _LEVEL_IN_STORE
-    controls = trials * sum(len(trajectory.controls.of(level, pruning.last_level)) for level in range(1, levels))
+    controls = trials * sum(trajectory.controls.count(level, pruning.last_level) for level in range(1, levels))
     masks = (dense_nets + trials * (levels - 1)) * (2 * mask + curve) + controls * (mask + curve)
     per_level = points * (_POINT_IN_TABLES + _POINT_IN_TENSORBOARD) + _LEVEL_IN_TABLES
     return Estimate(levels=levels, dense=dense, masks=masks, tables=_EMPTY_TABLES + trials * levels * per_level)
@@ -155,14 +155,6 @@ def _rewinds(spec: SearchSpec, sharing: float) -> float:
         if dotted(name) == "pruning.rewind_iteration":
             return sharing if isinstance(domain, Range) else len(domain)
     return 1.0
-
-
-def _pruned_levels(trajectory: TrajectorySpec) -> int:
-    pruning = trajectory.pruning
-    if pruning.last_target is not None or pruning.ticket is not None:
-        return pruning.last_level or 0
-    reach = math.floor(math.log(pruning.min_density) / math.log(1 - pruning.pruning_rate) + 1e-9)
-    return reach if pruning.max_levels is None else min(reach, pruning.max_levels)
 
 
 def _drawn(domain: Domain, draw: random.Random) -> Any:
