@@ -35,6 +35,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "axes.edgecolor": "#888888",
     "axes.titlelocation": "left",
@@ -54,9 +55,7 @@ def mnist_lenet() -> Figure:
     _line(axes[0], _arm(rows, "shuffled_mask"), "mask shuffled within layers", PURPLE, "^")
     _finish(axes[0], "LeNet-300-100 on MNIST, five seeds", rows)
     axes[0].set_ylim(94.9, 98.75)
-    axes[0].annotate(
-        "down to 88.6% at 1.2%", (0.0245, 94.98), fontsize=9, color=PURPLE, horizontalalignment="left", rotation=0
-    )
+    axes[0].annotate("to 88.6% at 1.2%", (0.0255, 95.02), fontsize=9, color="#9c4a75", horizontalalignment="left")
     axes[0].legend(loc="lower left")
     return figure
 
@@ -68,6 +67,7 @@ def cifar10_conv2() -> Figure:
     _dense(axes[0], rows)
     _line(axes[0], _arm(rows, "ticket"), "winning ticket", BLUE, "o")
     _finish(axes[0], "Conv-2 on CIFAR-10 (JPEG), five seeds", rows)
+    axes[0].set_ylim(66.2, 70.8)
     axes[0].legend(loc="upper left")
     return figure
 
@@ -83,7 +83,8 @@ def cifar10_resnet20() -> Figure:
     }
     for iteration, (label, colour, marker) in arms.items():
         _line(axes[0], _arm(rows[rows["rewind_iteration"] == iteration], "ticket"), label, colour, marker)
-    _finish(axes[0], "ResNet-20 on 5,000 images of CIFAR-10, 20 epochs, three seeds", rows)
+    _finish(axes[0], "ResNet-20, 5,000 images of CIFAR-10, 20 epochs, three seeds", rows)
+    axes[0].set_ylim(56, 72)
     axes[0].legend(loc="upper left")
     return figure
 
@@ -108,7 +109,7 @@ def transfer() -> Figure:
         for arm, name, colour, marker, shift in arms:
             _points(panel, _arm(moved, arm), name, colour, marker, shift)
         _finish(panel, title, rows)
-        panel.set_ylim(-1.35, 1.35)
+        panel.set_ylim(-2.1, 1.35)  # room for the legend below the points
         panel.legend(loc="lower left", fontsize=9)
     axes[0].set_ylabel("gain in test accuracy over the\ndense network of the same seed (points)")
     axes[1].set_ylabel("")
