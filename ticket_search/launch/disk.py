@@ -100,8 +100,9 @@ def describe(spec: SearchSpec, estimated: Estimate, folder: Folder) -> str:
     trials, levels = spec.planned_trials, round(estimated.levels)
     line = (
         f"disk: about {in_words(estimated.total)} ({in_words(estimated.dense)} of weights, "
-        f"{in_words(estimated.masks)} of masks and curves, {in_words(estimated.tables)} of tables and TensorBoard files) "
-        f"for {trials} {'trajectory' if trials == 1 else 'trajectories'} of {levels} {'level' if levels == 1 else 'levels'}"
+        f"{in_words(estimated.masks)} of masks and curves, {in_words(estimated.tables)} of tables and TensorBoard "
+        f"files) for {trials} {'trajectory' if trials == 1 else 'trajectories'} of {levels} "
+        f"{'level' if levels == 1 else 'levels'}"
         ", if none is stopped early"
     )
     if isinstance(folder, LocalFolder):

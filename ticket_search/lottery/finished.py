@@ -120,7 +120,7 @@ class FinishedTrajectory:
         entry = self._store.load(key)
         if entry is None and (aside := self._store.damaged(key)):
             raise StorageError(
-                f"level {number} ({key}) is damaged in the store, and set aside as {aside!r}; bring the entry back from a "
+                f"level {number} ({key}) is damaged in the store, and set aside as {aside!r}; restore the entry from a "
                 "copy of the store, or train it again with a new search"
             )
         if entry is None:

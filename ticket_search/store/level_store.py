@@ -99,8 +99,8 @@ class LevelStore:
     Args:
         root: the folder, local or in object storage; made when first written to.
         log: told of ``entry_damaged`` (with ``key``, ``path``, ``reason``) and ``lease_broken`` (``key``, ``owner``).
-        note: a file of the folder that is there as long as the store is; without it, `claim` and whatever writes refuse.
-            None: a folder that is absent is made.
+        note: a file that exists as long as the store does; when it is missing, `claim` and all writes are refused.
+            None: an absent folder is created.
     """
 
     def __init__(self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None) -> None:
@@ -174,7 +174,7 @@ class LevelStore:
         self._root.write(name, encode(entry))
 
     def _check_note(self) -> None:
-        """Refuse to make anew a store that was deleted: what the search has found would lack its levels, unnoticed."""
+        """Refuse to recreate a deleted store, because the tickets found so far would lack their levels unnoticed."""
         if self._note is not None and self._root.read(self._note) is None:
             raise StorageError(
                 f"the level store {str(self._root)!r} was deleted or replaced while the search was running; bring it "
