@@ -1,5 +1,8 @@
 """The errors a user may see. Each is one message that quotes the value and says what would be right."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TicketSearchError(Exception):
     """Base of every error this package raises on purpose."""
@@ -40,3 +43,23 @@ class Diverged(TicketSearchError):
 
     def __reduce__(self) -> tuple[type["Diverged"], tuple[int, int]]:
         return type(self), (self.level, self.iteration)
+
+
+class UserExit(TicketSearchError):
+    """Code of the user's called ``sys.exit``, which would otherwise end the process and look like an interrupt."""
+
+
+@contextmanager
+def user_exit_as_error() -> Iterator[None]:
+    """Turn a ``sys.exit`` of the user's network, data or metric into an error of the trajectory that called it.
+
+    Raises:
+        UserExit: instead of SystemExit.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        # Ray's handler of SIGTERM raises it too, with this attribute: the node is drained, and the worker must end.
+        if hasattr(error, "ray_terminate_msg"):
+            raise
+        raise UserExit(f"sys.exit({error.code!r}) was called where a network, data or a metric is computed") from error
