@@ -1,6 +1,8 @@
 """The errors that users see. Each is one message that quotes the value and says what would be right."""
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class TicketSearchError(Exception):
@@ -72,3 +74,23 @@ class _Quote(reprlib.Repr):
 
 
 _QUOTE = _Quote()
+
+
+class UserExit(TicketSearchError):
+    """Code of the user's called ``sys.exit``, which would otherwise end the process and look like an interrupt."""
+
+
+@contextmanager
+def user_exit_as_error() -> Iterator[None]:
+    """Turn a ``sys.exit`` of the user's network, data or metric into an error of the trajectory that called it.
+
+    Raises:
+        UserExit: instead of SystemExit.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        # Ray's handler of SIGTERM raises it too, with this attribute: the node is drained, and the worker must end.
+        if hasattr(error, "ray_terminate_msg"):
+            raise
+        raise UserExit(f"sys.exit({error.code!r}) was called where a network, data or a metric is computed") from error

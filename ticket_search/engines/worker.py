@@ -12,7 +12,7 @@ from ticket_search.config.identity import trajectory_id
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.engines.job import Job
-from ticket_search.errors import Diverged, StorageError
+from ticket_search.errors import Diverged, StorageError, user_exit_as_error
 from ticket_search.runs.directory import is_stop_requested
 from ticket_search.runs.sharing import check_shared_once, note_of
 from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
@@ -56,7 +56,8 @@ class Worker:
             if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
                 self._reports.append((job.number, NotStarted()))
                 return
-            self._lanes.add(job.number, reporter.steps())
+            with user_exit_as_error():
+                self._lanes.add(job.number, reporter.steps())
         except Exception as error:
             self._reports.append((job.number, end_of(error)))
 
@@ -72,7 +73,8 @@ class Worker:
 
     def _report(self, number: int, outcome: "Level | Ended") -> Report:
         try:
-            return self._reporters[number].report(outcome)
+            with user_exit_as_error():
+                return self._reporters[number].report(outcome)
         except Exception as error:  # a user's metric, say
             self._lanes.remove(number)
             return end_of(error)
