@@ -240,7 +240,8 @@ def test_damage_is_named(finished_search, tmp_path):
     (finished_search / "levels/part-00000.parquet").write_bytes(b"PAR1")
     said = in_process("status", finished_search, cwd=tmp_path)
     assert (said.returncode, said.stdout) == (2, "")
-    assert "levels' cannot be read" in said.stderr
+    assert "levels/part-00000.parquet' is " in said.stderr
+    assert "ticket-search resume " in said.stderr
 
 
 def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path):
