@@ -188,7 +188,9 @@ def test_on_aws_ray_itself_opens_ssh_alone_and_starts_workers_on_spot(amazon):
 
 def test_ray_is_not_older_than_its_tokens():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (floor,) = [re.fullmatch(r"ray\[tune\]>=(\d+)\.(\d+),.*", d) for d in project["dependencies"] if d.startswith("ray")]
+    (floor,) = [
+        re.fullmatch(r"ray\[tune\]>=(\d+)\.(\d+),.*", d) for d in project["dependencies"] if d.startswith("ray")
+    ]
     assert (int(floor[1]), int(floor[2])) >= (2, 54)
     # The head starts the others with it.
     assert re.search("^boto3==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)

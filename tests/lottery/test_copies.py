@@ -18,7 +18,7 @@ class Numbers:
 
     evaluation_batch_size = 1000
 
-    def batches(self, split):
+    def batches(self, split, batch_size):
         images = [1.0, 2.0] if split == "validation" else [-1.0, -2.0, -3.0, -4.0]
         yield torch.tensor(images)[:, None], torch.ones(len(images), dtype=torch.int64)
 
