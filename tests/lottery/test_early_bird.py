@@ -174,8 +174,8 @@ def test_a_rewind_past_its_end_is_to_the_dense_network_trained_on(bench, traject
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
-            "early_bird.threshold 0.1 ends every training at its first masks: with pruning_rate 0.05 two masks differ in "
-            "at most 0.1 of the weights; give a threshold below that",
+            "early_bird.threshold 0.1 ends every training at its first masks: with pruning_rate 0.05 two masks differ "
+            "in at most 0.1 of the weights; give a threshold below that",
         ),
         (
             {"early_bird": {}, "target_densities": 0.04},
