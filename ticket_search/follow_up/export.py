@@ -1,13 +1,12 @@
 """Exporting a ticket of a search into a file."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ticket_search.config.base import unknown
 from ticket_search.config.trajectory import TrajectorySpec
-from ticket_search.errors import SpecError, StorageError
+from ticket_search.errors import SpecError
 from ticket_search.results.plain import records
 from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import read_spec
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from ticket_search.lottery.finished import FinishedTrajectory
 
 _SHOWN = 10
-#: As `store.level_store.Log`, whose import would load torch.
-Log = Callable[..., None]
 
 
 def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | None = None) -> None:
@@ -48,22 +45,8 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
             f"{trajectory.pruning.reinit_pruned!r}); in a ticket's file they are zero"
         )
     source = read_data(run_dir, trajectory, data_dir)
-    damaged: list[str] = []
-
-    def log(event: str, **fields: object) -> None:
-        if event == "entry_damaged":
-            damaged.append(f"{fields['reason']} (it is now {fields['path']})")
-
-    finished = open_finished(run_dir, trajectory, level, str(figures["level_key"]), source, log)
-    try:
-        ticket = finished.ticket(level, name, figures)
-    except StorageError as error:
-        if not damaged:
-            raise
-        raise StorageError(
-            f"{name!r} cannot be exported, since its entry in the store is damaged: {damaged[0]}; a new search over "
-            "the store trains it again"
-        ) from error
+    finished = open_finished(run_dir, trajectory, level, str(figures["level_key"]), source)
+    ticket = finished.ticket(level, name, figures)
     LocalFolder(path.parent.absolute()).write(path.name, ticket.to_bytes())
 
 
@@ -87,12 +70,7 @@ def read_data(run_dir: Folder, trajectory: TrajectorySpec, data_dir: str | None)
 
 
 def open_finished(
-    run_dir: Folder,
-    trajectory: TrajectorySpec,
-    level: int,
-    level_key: str,
-    source: Source,
-    log: Log = lambda event, **fields: None,
+    run_dir: Folder, trajectory: TrajectorySpec, level: int, level_key: str, source: Source
 ) -> "FinishedTrajectory":
     """Open a trajectory of a search in this process.
 
@@ -102,7 +80,6 @@ def open_finished(
         level: the level that is wanted.
         level_key: its key in the tables.
         source: the data set as it is read now.
-        log: receives the store's events; see `LevelStore`.
 
     Raises:
         SpecError: the level has another key now, because the data set or the code of a user's network has changed.
@@ -112,7 +89,7 @@ def open_finished(
 
     spec = read_spec(run_dir)
     task = task_kind(trajectory.task).on(trajectory.dataset, source, "cpu")
-    finished = FinishedTrajectory(trajectory, task, LevelStore(store_folder(spec, run_dir), log))
+    finished = FinishedTrajectory(trajectory, task, LevelStore(store_folder(spec, run_dir)))
     if finished.level_key(level) != level_key:
         raise SpecError(
             f"dataset {trajectory.dataset.name!r}: the data read now is not the data that the search was run on, or "
