@@ -47,28 +47,22 @@ STYLE = {
 
 def mnist_lenet() -> Figure:
     """Tickets of LeNet-300-100 with both controls."""
-    rows = compare(load_results(HERE / "mnist_lenet"))
-    figure, axes = _panels(1)
-    _dense(axes[0], rows)
-    _line(axes[0], _arm(rows, "ticket"), "winning ticket", BLUE, "o")
-    _line(axes[0], _arm(rows, "random_reinit"), "same mask, random reinitialization", ORANGE, "s")
-    _line(axes[0], _arm(rows, "shuffled_mask"), "mask shuffled within layers", PURPLE, "^")
-    _finish(axes[0], "LeNet-300-100 on MNIST, five seeds", rows)
-    axes[0].set_ylim(94.9, 98.75)
-    axes[0].annotate("to 88.6% at 1.2%", (0.0255, 95.02), fontsize=9, color="#9c4a75", horizontalalignment="left")
-    axes[0].legend(loc="lower left")
+    figure, axes, rows = _with_tickets("mnist_lenet")
+    _line(axes, _arm(rows, "random_reinit"), "same mask, random reinitialization", ORANGE, "s")
+    _line(axes, _arm(rows, "shuffled_mask"), "mask shuffled within layers", PURPLE, "^")
+    _finish(axes, "LeNet-300-100 on MNIST, five seeds", rows)
+    axes.set_ylim(94.9, 98.75)
+    axes.annotate("to 88.6% at 1.2%", (0.0255, 95.02), fontsize=9, color="#9c4a75", horizontalalignment="left")
+    axes.legend(loc="lower left")
     return figure
 
 
 def cifar10_conv2() -> Figure:
     """Tickets of Conv-2; no controls were trained."""
-    rows = compare(load_results(HERE / "cifar10_conv2"))
-    figure, axes = _panels(1)
-    _dense(axes[0], rows)
-    _line(axes[0], _arm(rows, "ticket"), "winning ticket", BLUE, "o")
-    _finish(axes[0], "Conv-2 on CIFAR-10 (JPEG), five seeds", rows)
-    axes[0].set_ylim(66.2, 70.8)
-    axes[0].legend(loc="upper left")
+    figure, axes, rows = _with_tickets("cifar10_conv2")
+    _finish(axes, "Conv-2 on CIFAR-10 (JPEG), five seeds", rows)
+    axes.set_ylim(66.2, 70.8)
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -114,6 +108,15 @@ def transfer() -> Figure:
     axes[0].set_ylabel("gain in test accuracy over the\ndense network of the same seed (points)")
     axes[1].set_ylabel("")
     return figure
+
+
+def _with_tickets(folder: str) -> tuple[Figure, Axes, pd.DataFrame]:
+    """A panel with the dense networks and the tickets of a replication, and its rows of `compare`."""
+    rows = compare(load_results(HERE / folder))
+    figure, (axes,) = _panels(1)
+    _dense(axes, rows)
+    _line(axes, _arm(rows, "ticket"), "winning ticket", BLUE, "o")
+    return figure, axes, rows
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
