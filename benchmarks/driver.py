@@ -26,8 +26,7 @@ from ticket_search.engines.job import Job
 from ticket_search.engines.ray.connection import connect
 from ticket_search.engines.ray.trainable import Report, TrajectoryTrainable
 from ticket_search.engines.ray.tune_hooks import run_on_ray
-from ticket_search.lottery.rows import configuration
-from ticket_search.results.figures import CURVE_FIGURES, FIGURES, Finished, stored_figures
+from ticket_search.results.figures import CURVE_FIGURES, FIGURES, Finished, configuration, stored_figures
 from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport, LevelReport
 from ticket_search.storage.folder import open_folder

@@ -7,7 +7,7 @@ from ticket_search.config.identity import trajectory_id
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.lottery.level import Level
 from ticket_search.results import figures
-from ticket_search.results.figures import CONFIGURATION_NAMES, Finished
+from ticket_search.results.figures import Finished
 from ticket_search.tasks.metric import Metric
 
 Row = dict[str, Any]
@@ -28,7 +28,7 @@ def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float
         "trajectory_id": trajectory_id(spec),
         "level_key": level.key,
         "level": level.number,
-        **configuration(spec),
+        **figures.configuration(spec),
         **{figure.name: figure.of(finished) for figure in figures.FIGURES},
     }
 
@@ -53,11 +53,6 @@ def control_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row
         }
         for control in level.controls
     ]
-
-
-def configuration(spec: TrajectorySpec) -> Row:
-    """The columns that `levels` and `trajectories` share: what was run."""
-    return {name: getattr(spec.pruning, name) for name in CONFIGURATION_NAMES} | {"seed": spec.seed}
 
 
 def curve_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row]:

@@ -331,6 +331,11 @@ FIGURES = (
 ALWAYS_NAMED = ("model.name", "dataset.name")
 
 
+def configuration(spec: TrajectorySpec) -> dict[str, Any]:
+    """The columns that `levels` and `trajectories` share: what was run."""
+    return {name: getattr(spec.pruning, name) for name in CONFIGURATION_NAMES} | {SEED.name: spec.seed}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CurveFigure(Column):
     """A column of `curves` whose value comes from one evaluation, a `training` ``Point``, and the task's metric."""
