@@ -1,4 +1,4 @@
-"""What the pages say is so: commands parse, links lead somewhere, examples compile."""
+"""The pages are true: commands parse, links resolve, examples compile."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href|srcset)=\"([^\"]+)\"")
-#: What stands for a number in an example.
+#: Placeholders for numbers in examples.
 NUMBERS = {"N", "K"}
 
 

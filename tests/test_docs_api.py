@@ -17,7 +17,7 @@ ENTRIES = dict(re.findall(r"^### `(ticket_search[\w.]*)`\n+```python\n(.*?)```",
 
 
 class _Plain(ast.NodeTransformer):
-    """Without docstrings, bodies, decorators of no interest and quotes around annotations."""
+    """Removes docstrings, bodies, irrelevant decorators and quotes around annotations."""
 
     def visit_FunctionDef(self, node):
         self.generic_visit(node)
@@ -42,7 +42,7 @@ def _is_public(part):
 
 
 def signature(source):
-    """What of a function's or class's source a page shows."""
+    """The part of a function's or class's source that the page shows."""
     return ast.unparse(ast.fix_missing_locations(_Plain().visit(ast.parse(textwrap.dedent(source)))))
 
 
