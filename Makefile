@@ -7,7 +7,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 .PHONY: demo test test-cluster soak check format lint types smoke clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@

@@ -50,7 +50,8 @@ def _report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
     spec = job.trajectory
     kept = int(266_200 * (1 - spec.pruning.pruning_rate) ** level)
     key = {"trajectory_id": name, "level": level}
-    measured = {figure.name: 0.97 for figure in stored_figures()} | {"early_stop_iteration": 100, "iterations": 1000}
+    measured = {figure.name: 0.97 if figure.type == "double" else None for figure in stored_figures()}
+    measured |= {"early_stop_iteration": 100, "iterations": 1000}
     made = SimpleNamespace(
         kept_weights=kept,
         prunable_weights=266_200,
@@ -62,7 +63,7 @@ def _report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
         **measured,
     )
     dense = SimpleNamespace(**vars(made) | {"val_metric": 0.97})
-    finished = Finished(level=made, dense=dense, metric=ACCURACY, task=spec.task, tolerance=0.0)
+    finished = Finished(level=made, dense=dense, metric=ACCURACY, spec=spec, tolerance=0.0)
     row = key | configuration(spec) | {figure.name: figure.of(finished) for figure in FIGURES}
     points = [SimpleNamespace(iteration=100 * i, train_loss=0.1, val_loss=0.1, val_metric=0.97) for i in range(POINTS)]
     curve = [key | {figure.name: figure.value(point, ACCURACY) for figure in CURVE_FIGURES} for point in points]

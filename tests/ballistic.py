@@ -1,20 +1,24 @@
-"""Kill a search at random moments until it is done, and compare it with one that was left alone.
+"""Kill a search at random moments until it is done, and compare it with an undisturbed one.
 
-    python tests/ballistic.py --kills 100
+    python tests/ballistic.py --kills 100                        # half under engine ray, half under processes
+    python tests/ballistic.py --kills 1000 --engine processes
 
-The search runs in a process group of its own, on a Ray of its own. At a random moment one of its processes gets
-SIGKILL: the driver, a worker, the raylet, or all of them at once. When the driver is gone the search is started again
-at once, with the same command; a search that ends before the kills are used up is followed by another.
+The search runs in its own process group (and on its own Ray). At a random moment one of its processes gets SIGKILL: the
+driver, a worker, the raylet, or all of them at once. When the driver is gone, the same command restarts the search at
+once. A search that ends before the kills are used up is followed by another. Searches take turns: one or two workers,
+each engine.
 
-What must hold at the end of each: every trajectory is there, no row stands twice, each level was finished exactly once,
-no finished level was started again, and the tables are those of the search that was left alone, to the bit. With one
-worker, which makes TPE and early stopping reproducible, so are the suggestions and their order.
+At the end of each search must hold: every trajectory is complete, no row is duplicated, each level was finished exactly
+once, no finished level was started again, and the tables equal those of the undisturbed search to the bit, which ran in
+one process (engine inline). One worker makes TPE and early stopping reproducible, so there the suggestions and their
+order must be equal too.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,9 +38,16 @@ from ticket_search.results.events import read_events
 TABLES = ("levels", "trajectories", "curves", "layers")
 #: How long a training took is not in its bits.
 CLOCK = ["train_seconds"]
-#: As often as they stand here; a worker is there for the half of the time only.
-VICTIMS = ("driver", "worker", "worker", "worker", "raylet", "group")
-#: Of one search, in the long form: so that there are several.
+#: Drawn with these frequencies; half of the time there is no worker yet.
+VICTIMS = {
+    "ray": ("driver", "worker", "worker", "worker", "raylet", "group"),
+    "processes": ("driver", "worker", "worker", "worker", "group"),
+}
+#: What the name (Ray) or the command line (processes) of a worker contains.
+_WORKERS = {"ray": "ray::Trajectory", "processes": "ticket_search.engines.worker_main"}
+#: Seconds between a start and a kill. The first level takes about 8 s on Ray, 5 s in processes.
+_WINDOWS = {"ray": (1.0, 16.0), "processes": (0.5, 10.0)}
+#: At most, in the long form, so that several searches run.
 _KILLS_A_SEARCH = 20
 _COMMON = """
 name: ballistic
@@ -83,21 +94,21 @@ def make_space(one_worker, *, iterations, size):
     return text.replace("ITERATIONS", str(iterations)).replace("TRIALS", str(size)).replace("RATES", str(rates))
 
 
-def bombard(space, run_dir, kills, chooser, *, window=(1.0, 16.0), victims=VICTIMS, log=None):
+def bombard(space, run_dir, kills, chooser, *, engine="ray", window=None, log=None):
     """Run a search to its end while killing up to `kills` processes; returns a `Tally`."""
     tally = Tally()
     while True:
         tally.starts += 1
         with tempfile.TemporaryFile("w+") as said:
             driver = subprocess.Popen(
-                command("run", space, "--output", run_dir),
+                command("run", space, "--output", run_dir, "--engine", engine),
                 start_new_session=True,
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
             try:
-                code = _bombard_one(driver, kills, chooser, window, victims, tally, log or (lambda line: None))
+                code = _bombard_one(driver, kills, chooser, engine, window or _WINDOWS[engine], tally, log)
             finally:
                 _end_group(driver.pid)
             said.seek(0)
@@ -106,23 +117,24 @@ def bombard(space, run_dir, kills, chooser, *, window=(1.0, 16.0), victims=VICTI
             return tally
 
 
-def _bombard_one(driver, kills, chooser, window, victims, tally, log):
-    """Until the driver has ended; returns its exit code."""
+def _bombard_one(driver, kills, chooser, engine, window, tally, log):
+    """Shoot until the driver has ended; returns its exit code."""
     while tally.kills.total() < kills:
         try:
             return driver.wait(chooser.uniform(*window))
         except subprocess.TimeoutExpired:
-            victim = shoot(driver, chooser.choice(victims), chooser)
+            victim = shoot(driver, chooser.choice(VICTIMS[engine]), chooser, engine)
         if victim is not None:
             tally.kills[victim] += 1
-            log(f"start {tally.starts}: killed the {victim}, kill {tally.kills.total()}")
+            if log:
+                log(f"start {tally.starts}: killed the {victim}, kill {tally.kills.total()}")
         if victim in ("driver", "group", "raylet"):
             return driver.wait(60)  # without its raylet a driver has to end by itself
     return driver.wait(900)
 
 
-def shoot(driver, victim, chooser):
-    """SIGKILL; returns who was hit, None if there is nobody of the kind."""
+def shoot(driver, victim, chooser, engine="ray"):
+    """SIGKILL a process of the kind `victim`; returns the kind, or None if no such process runs."""
     try:
         family = psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -135,14 +147,14 @@ def shoot(driver, victim, chooser):
     if victim == "driver":
         driver.kill()
         return victim
-    name = "raylet" if victim == "raylet" else "ray::Trajectory"
-    targets = [process for process in family if _name(process).startswith(name)]
+    name = "raylet" if victim == "raylet" else _WORKERS[engine]
+    targets = [process for process in family if name in _name(process)]
     return victim if targets and _kill(chooser.choice(targets)) else None
 
 
 def _name(process):
     try:
-        return process.name()
+        return " ".join([process.name(), *process.cmdline()])
     except psutil.NoSuchProcess:
         return ""
 
@@ -164,11 +176,11 @@ def _end_group(pid):
 
 
 def check(run_dir, alone, tally, *, one_worker):
-    """Assert what is promised of a search that was killed, beside one that was left alone."""
+    """Assert what is promised of a search that was killed, given an undisturbed one."""
     results, expected = load_results(run_dir), load_results(alone)
     assert set(results.trajectories["status"]) <= {"completed", "stopped"}
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
-    # Of two workers, which of them trains a level that they share depends on the moment.
+    # Which of two workers trains a level that both need depends on timing.
     skip = CLOCK if one_worker else [*CLOCK, "reused"]
     for table in TABLES:
         mine, theirs = (getattr(r, table).drop(columns=skip, errors="ignore") for r in (results, expected))
@@ -194,8 +206,9 @@ def _suggestions(run_dir):
 
 
 def run_alone(space, run_dir):
-    """The search that nobody disturbs."""
-    done = subprocess.run(command("run", space, "--output", run_dir), capture_output=True, text=True)
+    """Run the undisturbed search, in one process."""
+    run = command("run", space, "--output", run_dir, "--engine", "inline")
+    done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return run_dir
 
@@ -203,6 +216,7 @@ def run_alone(space, run_dir):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--engine", choices=[*VICTIMS], action="append", help="default: each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
     arguments = parser.parse_args()
     sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -217,19 +231,22 @@ def main():
             space = Path(folder) / f"space{size}.yaml"
             space.write_text(make_space(one_worker, iterations=2000, size=size))
             searches[one_worker] = space, run_alone(space, Path(folder) / f"alone{size}")
-            say(f"the search with {'one worker' if one_worker else 'two workers'} has run alone")
+            say(f"the search with {'one worker' if one_worker else 'two workers'} has run undisturbed")
+        engines = arguments.engine or [*VICTIMS]
         while total.kills.total() < arguments.kills:
-            one_worker = number % 2 == 1
+            one_worker, engine = number % 2 == 1, engines[number // 2 % len(engines)]
             space, alone = searches[one_worker]
             run_dir = Path(folder) / f"killed{number}"
             kills = min(_KILLS_A_SEARCH, arguments.kills - total.kills.total())
-            tally = bombard(space, run_dir, kills, chooser, log=say)
+            tally = bombard(space, run_dir, kills, chooser, engine=engine, log=say)
             check(run_dir, alone, tally, one_worker=one_worker)
-            say(f"search {number} ({'one worker' if one_worker else 'two workers'}): {describe(tally)}")
+            say(f"search {number} ({engine}, {'one worker' if one_worker else 'two workers'}): {describe(tally)}")
             total.kills += tally.kills
             for name in ("starts", "levels", "continued", "lost"):
                 setattr(total, name, getattr(total, name) + getattr(tally, name))
             number += 1
+            say(f"so far, in {time.monotonic() - started:.0f} s: {describe(total)}")
+            shutil.rmtree(run_dir)
     say(f"in all, {number} searches in {time.monotonic() - started:.0f} s: {describe(total)}")
 
 

@@ -37,7 +37,7 @@ def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finish
     assert said.returncode == 0
     assert plan.endswith("each with 1 CPU and 1 thread")
     assert nodes.startswith("  1 node of ")
-    assert disk.startswith("disk: up to about ")
+    assert disk.startswith("disk: about ")
     lines = said.stdout.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
     assert all("completed" in line and "2 levels" in line for line in lines[:4])
@@ -240,7 +240,8 @@ def test_damage_is_named(finished_search, tmp_path):
     (finished_search / "levels/part-00000.parquet").write_bytes(b"PAR1")
     said = in_process("status", finished_search, cwd=tmp_path)
     assert (said.returncode, said.stdout) == (2, "")
-    assert "levels' cannot be read" in said.stderr
+    assert "levels/part-00000.parquet' is " in said.stderr
+    assert "ticket-search resume " in said.stderr
 
 
 def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path):

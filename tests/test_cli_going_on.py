@@ -99,7 +99,7 @@ def test_a_stopped_search_ends_with_130_and_the_command_to_go_on(stopped):
 
 
 def test_a_new_search_says_once_what_disk_it_takes(stopped, resumed):
-    assert stopped[2].stderr.splitlines()[2].startswith("disk: up to about ")
+    assert stopped[2].stderr.splitlines()[2].startswith("disk: about ")
     assert stopped[2].stderr.count("disk:") == 1
     assert "disk:" not in stopped[2].stdout + resumed[1].stdout + resumed[1].stderr
 

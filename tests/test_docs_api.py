@@ -20,8 +20,10 @@ class _Plain(ast.NodeTransformer):
     """Removes docstrings, bodies, irrelevant decorators and quotes around annotations."""
 
     def visit_FunctionDef(self, node):
-        self.generic_visit(node)
         node.body = [ast.Expr(ast.Constant(...))]
+        node.returns = _unquoted(node.returns)
+        for argument in (*node.args.args, *node.args.kwonlyargs):
+            argument.annotation = _unquoted(argument.annotation)
         node.decorator_list = [name for name in node.decorator_list if ast.unparse(name) in ("property", "classmethod")]
         return node
 
@@ -30,9 +32,10 @@ class _Plain(ast.NodeTransformer):
         node.body = [self.visit(part) for part in node.body if _is_public(part)] or [ast.Expr(ast.Constant(...))]
         return node
 
-    def visit_Constant(self, node):
-        is_name = isinstance(node.value, str) and re.fullmatch(r"[\w.]+(\[.*\])?( \| [\w.\[\]]+)*", node.value)
-        return ast.parse(node.value, mode="eval").body if is_name and not node.value.islower() else node
+
+def _unquoted(annotation):
+    is_quoted = isinstance(annotation, ast.Constant) and isinstance(annotation.value, str)
+    return ast.parse(annotation.value, mode="eval").body if is_quoted else annotation
 
 
 def _is_public(part):

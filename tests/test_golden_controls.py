@@ -10,6 +10,7 @@ import pytest
 from ticket_search import load_results
 from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
+from ticket_search.results.figures import ALWAYS_NAMED, SCHEMA_VERSION
 from ticket_search.results.reading import Results
 from ticket_search.results.schema import KEYS, version_of
 from ticket_search.runs.directory import read_spec
@@ -21,6 +22,8 @@ LATER = {
     "curves": ["val_metric"],
     "controls": ["val_metric", "test_metric", "early_stop_test_metric"],
 }
+#: Figures that no record of the golden store has.
+TRAINED_WITH = ["torch_version", "device", "threads", "ticket_search_version"]
 
 
 @pytest.fixture
@@ -43,6 +46,11 @@ def assert_defaults(results):
     assert list(results.curves["val_metric"]) == list(results.curves["val_accuracy"])
 
 
+def assert_nothing_is_known_of_what_trained(levels, controls):
+    assert levels[[*TRAINED_WITH, *ALWAYS_NAMED]].isna().all(axis=None)
+    assert controls[TRAINED_WITH].isna().all(axis=None)
+
+
 def test_the_files_name_no_machine():
     places = (b"/home/", b"/root/", b"/tmp/", bytes(Path(__file__).parents[1]))
     for path in GOLDEN.rglob("*"):
@@ -52,6 +60,7 @@ def test_the_files_name_no_machine():
 def test_it_is_read_with_defaults_for_later_columns():
     results = load_results(GOLDEN)
     assert_defaults(results)
+    assert_nothing_is_known_of_what_trained(results.levels, results.controls)
     assert len(results.levels) == 6
     assert sorted(results.controls["control"].unique()) == ["dense", "random_reinit", "shuffled_mask"]
     assert len(results.early_bird) > 0
@@ -66,7 +75,7 @@ def test_resuming_it_trains_nothing_and_upgrades_its_tables(copy):
     for name, frame in plain(load_results(copy)).items():
         pd.testing.assert_frame_equal(frame, before[name], check_exact=True)
     for name in KEYS:
-        assert version_of(pq.read_schema(copy / name / "part-00000.parquet")) == 2
+        assert version_of(pq.read_schema(copy / name / "part-00000.parquet")) == SCHEMA_VERSION
         plainly = pd.read_parquet(copy / name)
         assert set(LATER.get(name, [])) <= set(plainly.columns)
         assert plainly[LATER.get(name, [])].notna().all(axis=None)
@@ -80,8 +89,9 @@ def test_replaying_it_from_its_store_gives_the_same_rows(copy):
     run_search(read_spec(open_folder(copy)), copy, engine="inline")
     assert not [event for event in read_events(copy) if event["event"] == "level_started" and event["time"] > STARTED]
     for name, frame in plain(load_results(copy)).items():
+        now_known = ["reused", *ALWAYS_NAMED]
         pd.testing.assert_frame_equal(
-            frame.drop(columns="reused", errors="ignore"), before[name].drop(columns="reused", errors="ignore")
+            frame.drop(columns=now_known, errors="ignore"), before[name].drop(columns=now_known, errors="ignore")
         )
 
 
@@ -95,3 +105,10 @@ def test_more_trials_are_added_to_the_old_rows(copy):
     results = load_results(copy)
     assert len(results.trajectories) == 3
     assert_defaults(results)
+    old = load_results(GOLDEN).trajectories["trajectory_id"]
+    levels, controls = ((frame, frame["trajectory_id"].isin(old)) for frame in (results.levels, results.controls))
+    assert_nothing_is_known_of_what_trained(levels[0][levels[1]], controls[0][controls[1]])
+    new = levels[0][~levels[1]]
+    assert (set(new["model.name"]), set(new["dataset.name"])) == ({"lenet_4"}, {"digits"})
+    trained = new["level_key"].map(lambda key: key not in set(load_results(GOLDEN).levels["level_key"]))
+    assert list(new["device"].notna()) == list(trained)

@@ -28,4 +28,10 @@ def test_the_wheel_carries_the_searches_the_digits_and_the_licences(tmp_path):
         names
     )
     assert {"LICENSE", "digits.LICENSE.txt"} <= {Path(name).name for name in names if "dist-info" in name}
-    assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "search_spaces"))]
+
+
+def test_no_file_is_a_symbolic_link():
+    """Windows checkouts and many archives turn a link into a text file."""
+    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []

@@ -1,8 +1,12 @@
-"""The errors a user may see. Each is one message that quotes the value and says what would be right."""
+"""The errors that users see. Each is one message that quotes the value and says what would be right."""
+
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class TicketSearchError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error that this package raises on purpose."""
 
     exit_code = 1
 
@@ -14,15 +18,19 @@ class SpecError(TicketSearchError):
 
 
 class DataError(SpecError):
-    """A dataset that is absent, unreadable or does not fit its description."""
+    """A data set that is missing, unreadable or does not fit its description."""
 
 
 class RunDirectoryError(SpecError):
-    """A run directory that holds another search, none, or one that is being run."""
+    """A run directory that holds another search, holds none, or is in use."""
 
 
 class StorageError(TicketSearchError):
-    """A disk or a server that refuses, is full, or cannot be reached. What was finished is kept; it can be gone on."""
+    """A disk or a server refuses, is full or cannot be reached. Finished work is kept; the search can be resumed."""
+
+
+class Fault(TicketSearchError):
+    """A bug in this package or in a library below it. The command line shows its traceback with ``--debug``."""
 
 
 class Diverged(TicketSearchError):
@@ -30,7 +38,7 @@ class Diverged(TicketSearchError):
 
     Attributes:
         level: the level that diverged.
-        iteration: the evaluation at which it was noticed.
+        iteration: the evaluation that showed it.
     """
 
     def __init__(self, level: int, iteration: int) -> None:
@@ -40,3 +48,49 @@ class Diverged(TicketSearchError):
 
     def __reduce__(self) -> tuple[type["Diverged"], tuple[int, int]]:
         return type(self), (self.level, self.iteration)
+
+
+def quoted(value: object) -> str:
+    """A value as a message quotes it: its repr, cut in the middle to about 60 characters."""
+    return shortened(_QUOTE.repr(value))
+
+
+def shortened(text: str, limit: int = 66) -> str:
+    """Text with ``...`` in its middle where it is longer than the limit."""
+    return text if len(text) <= limit else f"{text[: limit // 2 - 2]}...{text[-(limit // 2 - 2) :]}"
+
+
+class _Quote(reprlib.Repr):
+    """Bounded in depth too: aliases let 200 bytes of YAML stand for a value whose repr has gigabytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxlong = self.maxother = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out integers of more than 4,300 digits (CVE-2020-10735).
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else "an integer of thousands of digits"
+
+
+_QUOTE = _Quote()
+
+
+class UserExit(TicketSearchError):
+    """Code of the user's called ``sys.exit``, which would otherwise end the process and look like an interrupt."""
+
+
+@contextmanager
+def user_exit_as_error() -> Iterator[None]:
+    """Turn a ``sys.exit`` of the user's network, data or metric into an error of the trajectory that called it.
+
+    Raises:
+        UserExit: instead of SystemExit.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        # Ray's handler of SIGTERM raises it too, with this attribute: the node is drained, and the worker must end.
+        if hasattr(error, "ray_terminate_msg"):
+            raise
+        raise UserExit(f"sys.exit({error.code!r}) was called where a network, data or a metric is computed") from error

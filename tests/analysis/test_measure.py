@@ -12,6 +12,7 @@ from ticket_search.analysis.confirmation import confirm_table
 from ticket_search.analysis.measure import ACCURACY, final_column, measure_of
 from ticket_search.analysis.transfer import transfer_table
 from ticket_search.cli.display import print_arms
+from ticket_search.errors import SpecError
 from ticket_search.results.reading import Results
 
 SEEDS = 5
@@ -103,3 +104,10 @@ def test_the_table_on_the_terminal_says_which_metric(capsys):
     assert "test metric" in said
     assert "2.9800" in said
     assert "+0.0200" in said
+
+
+@pytest.mark.parametrize("table", [confirm_table, transfer_table])
+@pytest.mark.parametrize("margin", [float("nan"), float("inf"), -0.001])
+def test_a_margin_that_is_no_distance_is_refused(table, margin):
+    with pytest.raises(SpecError, match=rf"margin {margin!r} is not valid: give a finite number of 0 or more"):
+        table(frame(WORSE, WORSE, higher_is_better=True), margin=margin)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ticket_search.config.trajectory import DATASETS, DatasetSpec
-from ticket_search.data.arrays import READERS, read_arrays
+from ticket_search.data.arrays import READERS, label_notices, read_arrays
 from ticket_search.data.idx import read_idx
 from ticket_search.errors import DataError
 
@@ -23,13 +23,13 @@ def idx(array):
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def write_idx(folder, suffix=""):
+def write_idx(folder, suffix="", labels=([0, 1, 2], [4, 0])):
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "train-images-idx3-ubyte": TRAIN,
-        "train-labels-idx1-ubyte": np.array([0, 1, 2], np.uint8),
+        "train-labels-idx1-ubyte": np.array(labels[0], np.uint8),
         "t10k-images-idx3-ubyte": TEST,
-        "t10k-labels-idx1-ubyte": np.array([4, 0], np.uint8),
+        "t10k-labels-idx1-ubyte": np.array(labels[1], np.uint8),
     }
     for name, array in files.items():
         (folder / f"{name}{suffix}").write_bytes(gzip.compress(idx(array)) if suffix else idx(array))
@@ -123,8 +123,9 @@ def test_cifar10(tmp_path, monkeypatch):
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     rows = np.arange(3 * 1024, dtype=np.int64).astype(np.uint8)[None]
-    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
-        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [9]}))
+    files = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    for name, label in zip(files, [0, 9, 9, 9, 9, 9], strict=True):
+        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [label]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
     arrays = read_arrays(spec("cifar10"), tmp_path)
     assert (arrays.train_images.shape, arrays.test_images.shape, arrays.classes) == ((5, 3, 32, 32), (1, 3, 32, 32), 10)
@@ -158,6 +159,40 @@ def test_fingerprint_sees_values_shapes_and_types(tmp_path):
     ]
     assert len({a.fingerprint for a in [arrays, *others]}) == 6
     assert read_arrays(spec("mnist"), tmp_path).fingerprint == arrays.fingerprint
+
+
+class TestLabels:
+    """MNIST's files with other labels, of three training and two test images."""
+
+    def notices(self, folder, train, test, name="mnist"):
+        write_idx(folder, labels=(train, test))
+        return label_notices(spec(name), read_arrays(spec(name), folder))
+
+    def test_that_fit_are_not_mentioned(self, tmp_path):
+        assert self.notices(tmp_path, [0, 1, 2], [2, 0]) == ()
+
+    def test_that_training_lacks(self, tmp_path):
+        (notice,) = self.notices(tmp_path, [0, 1, 2], [3, 0])
+        assert notice == (
+            "dataset 'mnist': 1 of its 2 test images have labels that no training image has (3) and will count as "
+            "wrong; move some into training, or drop them"
+        )
+
+    def test_with_gaps_and_beyond_mnists_ten(self, tmp_path):
+        gaps, beyond = self.notices(tmp_path, [0, 1, 200], [0, 1])
+        assert "the network has 201 outputs, but 198 of these classes have no image; number the classes" in gaps
+        assert "the largest label is 200, and mnist has 10 classes; unless these files are another data" in beyond
+
+    @pytest.mark.parametrize(
+        ("train", "test", "message"),
+        [
+            ([7, 7, 7], [7, 7], "all 3 training labels are 7; give images of two classes or more"),
+            ([0, 1, 2], [4, 3], r"no test label \(3, 4\) occurs among the training labels \(0, 1, 2\); give"),
+        ],
+    )
+    def test_that_cannot_be_meant(self, tmp_path, train, test, message):
+        with pytest.raises(DataError, match=f"dataset 'mnist': {message}"):
+            self.notices(tmp_path, train, test)
 
 
 @pytest.mark.skipif(not (SHARED / "MNIST").is_dir(), reason="needs the shared MNIST")

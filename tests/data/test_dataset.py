@@ -150,6 +150,13 @@ def test_evaluation_batches_are_in_order_and_leave_the_images_alone(digits, spli
     assert torch.equal(part.images, before)
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"), [((1, 28, 28), 1000), ((3, 32, 32), 1000), ((3, 224, 224), 111), ((3, 4000, 4000), 1)]
+)
+def test_evaluation_batches_follow_the_size_of_the_images(digits, shape, size):
+    assert dataclasses.replace(digits, image_shape=shape).evaluation_batch_size == size
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gets_the_same_batches():

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from ticket_search.config.imports import load_function, source_digest
+from ticket_search.config.user_error import one_line
 from ticket_search.errors import SpecError
 
 
@@ -63,3 +64,35 @@ def test_the_module_must_hold_the_function(module, attribute):
 def test_a_module_without_a_file_has_no_digest():
     with pytest.raises(SpecError, match="'sys' has no source file"):
         source_digest("sys:getrefcount")
+
+
+class TestOneLine:
+    """An exception of a user's code, told in one line."""
+
+    def of(self, module, body):
+        name, file = module
+        file.write_text(f"import json\n\ndef f():\n    {body}\n")
+        with pytest.raises(Exception) as error:  # noqa: PT011 (any that the body raises)
+            load_function(f"{name}:f")()
+        return one_line(error.value).replace(str(file), "FILE")
+
+    def test_of_many_lines_the_first_that_is_not_empty(self, module):
+        assert self.of(module, r"raise ValueError('\n  too deep\nby far')") == "ValueError: too deep (FILE:4)"
+
+    def test_without_a_message(self, module):
+        assert self.of(module, "assert False") == "AssertionError (FILE:4)"
+
+    def test_raised_in_a_library_that_the_users_code_calls(self, module):
+        line = self.of(module, "json.loads('{')")
+        assert line.startswith("JSONDecodeError: Expecting property name")
+        assert line.endswith("(FILE:4)")
+
+    def test_long_ones_are_cut(self, module):
+        assert len(self.of(module, "raise ValueError('x' * 10_000)")) < 400
+
+    def test_raised_at_import(self, module):
+        name, file = module
+        file.write_text("raise OSError('no\\ndisk')\n")
+        with pytest.raises(SpecError) as error:
+            load_function(f"{name}:f")
+        assert str(error.value) == f"'{name}:f': importing '{name}' failed: OSError: no ({file}:1)"

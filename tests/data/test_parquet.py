@@ -32,11 +32,11 @@ def write(path, images, labels):
 def test_round_trip_of_shards(tmp_path):
     write(tmp_path / "images/data/train-00001-of-00002.parquet", RGB[2:4], [2, 3])
     write(tmp_path / "images/data/train-00000-of-00002.parquet", RGB[:2], [0, 1])
-    write(tmp_path / "images/data/test-00000-of-00001.parquet", RGB[4:], [4])
+    write(tmp_path / "images/data/test-00000-of-00001.parquet", RGB[4:], [3])
     arrays = read_arrays(SPEC, tmp_path)
     assert arrays.train_images.tolist() == RGB[:4].transpose(0, 3, 1, 2).tolist()
     assert arrays.test_images.tolist() == RGB[4:].transpose(0, 3, 1, 2).tolist()
-    assert (arrays.train_labels.tolist(), arrays.test_labels.tolist(), arrays.classes) == ([0, 1, 2, 3], [4], 5)
+    assert (arrays.train_labels.tolist(), arrays.test_labels.tolist(), arrays.classes) == ([0, 1, 2, 3], [3], 4)
 
 
 def test_splits_by_folder_grey_and_absolute(tmp_path):
@@ -49,11 +49,11 @@ def test_splits_by_folder_grey_and_absolute(tmp_path):
 
 def test_test_goes_before_validation_and_other_files_are_ignored(tmp_path):
     write(tmp_path / "images/train.parquet", RGB[:2], [0, 1])
-    write(tmp_path / "images/valid.parquet", RGB[:1], [2])
-    write(tmp_path / "images/test.parquet", RGB[:1], [3])
+    write(tmp_path / "images/valid.parquet", RGB[:1], [0])
+    write(tmp_path / "images/test.parquet", RGB[:1], [1])
     write(tmp_path / "images/extra.parquet", RGB[:1], [9])
     arrays = read_arrays(SPEC, tmp_path)
-    assert (arrays.train_labels.tolist(), arrays.test_labels.tolist()) == ([0, 1], [3])
+    assert (arrays.train_labels.tolist(), arrays.test_labels.tolist()) == ([0, 1], [1])
 
 
 def test_absent(tmp_path):

@@ -64,6 +64,11 @@ def test_the_fingerprint_holds_the_source(own):
         (splits(pair(3, labels="np.arange(4)"), pair(2)), r"train: labels have the shape \[4\]; 3 images need \[3\]"),
         (splits(pair(3, labels="np.arange(n) * 1.0"), pair(2)), "train: labels are float64; give integers"),
         (splits(pair(3), pair(2, labels="np.arange(n) - 1")), "test: a label is -1; labels count from 0"),
+        (
+            splits(pair(3, "np.zeros((n, 8, 8, 3))"), pair(2, "np.zeros((n, 8, 8, 3))")),
+            r"train: images have the shape \[3, 8, 8, 3\], whose last axis .* channels; give .*transpose\(0, 3, 1, 2\)",
+        ),
+        (splits(pair(3), pair(2, "np.zeros((n, 9, 2, 1))")), r"test: images have the shape \[2, 9, 2, 1\], whose last"),
         (splits(pair(3, "np.zeros((n, 3, 2))"), pair(2)), r"\[1, 3, 2\]\), test images \('float32', \[1, 2, 2\]\)"),
     ],
 )
@@ -71,3 +76,17 @@ def test_what_does_not_fit_is_quoted(own, body, message):
     own(body)
     with pytest.raises(DataError, match=message):
         read_arrays(SPEC, None)
+
+
+@pytest.mark.parametrize("shape", ["(n, 16, 4, 4)", "(n, 4, 8, 3)", "(n, 8, 3)"])
+def test_axes_that_may_be_meant_are_taken_as_they_are(own, shape):
+    own(splits(pair(3, f"np.zeros({shape})"), pair(2, f"np.zeros({shape})")))
+    assert read_arrays(SPEC, None).train_images.ndim == 4
+
+
+def test_an_exception_of_many_lines_becomes_one_with_its_place(own, tmp_path):
+    own("raise ValueError('no birds\\n  in the folder\\n')")
+    with pytest.raises(DataError) as error:
+        read_arrays(SPEC, None)
+    place = f"{tmp_path / 'own_dataset.py'}:4"
+    assert str(error.value) == f"dataset 'own_dataset:load': the function raised ValueError: no birds ({place})"

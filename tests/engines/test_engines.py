@@ -36,6 +36,15 @@ def network(image_shape, classes):
 def broken(image_shape, classes):
     raise RuntimeError("no such layer: 42")
 
+class Leaves(nn.Sequential):
+    def forward(self, images):
+        if self.training and len(images) > 2:
+            raise SystemExit(3)
+        return super().forward(images)
+
+def leaves(image_shape, classes):
+    return Leaves(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
+
 def killed_once(image_shape, classes):
     marker = Path(os.environ["KILLED_ONCE"])
     if not marker.exists():
@@ -179,9 +188,12 @@ def wait_until_it_rests(run_dir, seconds=2.0):
 
 
 def test_a_trajectory_that_raises_is_failed_and_the_others_go_on(engine, user_module, search, tmp_path):
-    names = {"model.name": ["engine_networks:broken", "engine_networks:network"]}
+    names = {"model.name": ["engine_networks:broken", "engine_networks:leaves", "engine_networks:network"]}
     results = run_unchecked(engine, search(names, seeds=(0, 1), **ONE_WORKER), tmp_path)
     trajectories = results.trajectories.set_index("model.name")
+    leaves = trajectories.loc["engine_networks:leaves"]
+    assert list(leaves["status"]) == ["failed"] * 2
+    assert all("sys.exit(3) was called" in reason for reason in leaves["reason"])
     assert list(trajectories.loc["engine_networks:network", "status"]) == ["completed"] * 2
     broken = trajectories.loc["engine_networks:broken"]
     assert list(broken["status"]) == ["failed"] * 2

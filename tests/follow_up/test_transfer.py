@@ -13,6 +13,7 @@ from helpers import in_process
 from safetensors import safe_open
 from safetensors.torch import load, save
 
+import ticket_search
 from ticket_search.analysis.tickets import tickets as sparsest
 from ticket_search.analysis.transfer import transfer_table
 from ticket_search.config.trajectory import DatasetSpec
@@ -151,7 +152,7 @@ def test_another_network(found, digits, stores):
     other = found({"model.name": "lenet_8"})[0].spec.model_copy(
         update={"pruning": type(ticket.spec.pruning)(ticket=KEY)}
     )
-    with pytest.raises(SpecError, match="the network 'lenet_16', which 'lenet_8' is not"):
+    with pytest.raises(SpecError, match="belongs to the network 'lenet_16', not to 'lenet_8'"):
         list(run_trajectory(other, digits, store))
 
 
@@ -233,7 +234,7 @@ def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path
         shapes | {"new.weight": torch.Size([3, 3])},
         {n: s for n, s in shapes.items() if n != "fc1.bias"},
     ):
-        with pytest.raises(SpecError, match="whose code has changed; export the ticket anew"):
+        with pytest.raises(SpecError, match="its code has changed, or the file was altered; export"):
             ticket.cut_to(changed, ticket.inputs)
     assert set(ticket.cut_to(shapes, ticket.inputs).weights) == set(shapes)
     other_head = shapes | {"output.weight": torch.Size([4, 16]), "output.bias": torch.Size([4])}
@@ -277,7 +278,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, tmp_path, 
         (["--dataset", "mnist"], "dataset 'mnist' is not there"),
         (
             ["--dataset", "digits", "--set", "model.name=lenet_8"],
-            "the network 'lenet_16', which 'lenet_8' is not",
+            "belongs to the network 'lenet_16', not to 'lenet_8'",
         ),
         (["--dataset", "digits", "--set", "retrain=finetune"], "give retrain 'weights', or ticket null"),
         (["--dataset", "digits", "--set", "space.strategy=[global]"], "the space of a transfer is its tickets"),
@@ -291,21 +292,31 @@ def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data
     assert not (tmp_path / "runs").exists()
 
 
+def altered(file, changes, tensors=()):
+    """A ticket's file with other metadata and tensors, and no checksum, as older versions wrote it."""
+    with safe_open(file, framework="pt") as opened:
+        plain = json.loads(opened.metadata()["ticket"])
+    del plain["sha256"]
+    return save(load(file.read_bytes()) | dict(tensors), {"ticket": json.dumps(plain | changes)})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"figures": [1, 2]}, "TypeError"),
-        ({"classes": "ten"}, "ValueError"),
-        ({"mask": []}, "it has no mask"),
-        ({"trajectory": {}}, "is missing"),
+        ({"figures": [1, 2]}, "figures: [1, 2] is not valid: input should be a mapping of keys to values"),
+        ({"classes": "ten"}, "classes: 'ten' is not valid: input should be a valid integer"),
+        ({"classes": None}, "it has neither 'image_shape' and 'classes' nor 'inputs'"),
+        ({"image_shape": [1, 8, -8]}, "image_shape.2: -8 is not valid: input should be greater than or equal to 1"),
+        ({"mask": []}, "mask: [] is not valid"),
+        ({"mask": ["fc9.weight"]}, "it has no tensor mask/fc9.weight, which its metadata name"),
+        ({"trajectory": {}}, "trajectory.model: is missing"),
+        ({"start": None}, "start: None is not valid"),
+        ({"level_key": 7}, "level_key: 7 is not valid: input should be a valid string"),
     ],
 )
 def test_a_damaged_ticket_is_one_message(files, tmp_path, changes, message):
-    tensors = load(files[0].read_bytes())
-    with safe_open(files[0], framework="pt") as file:
-        plain = json.loads(file.metadata()["ticket"])
     bad = tmp_path / "bad.safetensors"
-    bad.write_bytes(save(tensors, {"ticket": json.dumps(plain | changes)}))
+    bad.write_bytes(altered(files[0], changes))
     said = in_process("transfer", bad, "--dataset", "digits", cwd=tmp_path)
     assert said.returncode == 2
     assert f"error: '{bad}' is a damaged ticket: " in said.stderr
@@ -314,14 +325,67 @@ def test_a_damaged_ticket_is_one_message(files, tmp_path, changes, message):
 
 
 def test_masks_that_are_none(files, tmp_path):
-    tensors = load(files[0].read_bytes())
-    with safe_open(files[0], framework="pt") as file:
-        said = file.metadata()
-    kept = tensors["mask/fc1.weight"]
+    kept, bad = read_ticket(files[0]).mask["fc1.weight"], tmp_path / "bad.safetensors"
     for other in (kept.float(), kept[:5]):
-        (tmp_path / "bad.safetensors").write_bytes(save(tensors | {"mask/fc1.weight": other.contiguous()}, said))
-        with pytest.raises(SpecError, match=r"is a damaged ticket: ValueError: the mask of 'fc1.weight' is torch"):
-            read_tickets([tmp_path / "bad.safetensors"])
+        bad.write_bytes(altered(files[0], {}, {"mask/fc1.weight": other.contiguous()}))
+        with pytest.raises(SpecError, match=r"is a damaged ticket: the mask of 'fc1.weight' is torch"):
+            read_tickets([bad])
+
+
+def test_weights_that_are_nan(files, tmp_path):
+    weights, bad = read_ticket(files[0]).weights["fc1.weight"].clone(), tmp_path / "bad.safetensors"
+    weights[3, 5] = torch.nan
+    bad.write_bytes(altered(files[0], {}, {"weights/fc1.weight": weights}))
+    with pytest.raises(SpecError, match=r"is a damaged ticket: its weights 'fc1.weight' are not all numbers"):
+        read_tickets([bad])
+
+
+def test_a_file_without_a_checksum_is_read(files, tmp_path):
+    (tmp_path / "old.safetensors").write_bytes(altered(files[0], {}))
+    assert read_ticket(tmp_path / "old.safetensors").key == read_ticket(files[0]).key
+
+
+def test_a_flipped_byte_is_found_wherever_it_is(files, tmp_path):
+    data, bad = files[0].read_bytes(), tmp_path / "bad.safetensors"
+    whole = read_ticket(files[0]).to_bytes()
+    for place in (*range(0, 400, 7), *range(400, len(data), 97), len(data) - 1):
+        bad.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        # A flip that changes no value, such as that of the checksum's own name, may be read.
+        try:
+            assert read_ticket(bad).to_bytes() == whole, place
+        except SpecError as error:
+            assert len(str(error).splitlines()) == 1  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("lenet_8", r"'fc1.weight' has the shape \[16, 64\] in the ticket and \[8, 64\] in the network 'lenet_8'"),
+        ("conv2", "in the network 'conv2': its code has changed, or the file was altered; export the ticket again"),
+        ("vgg19", "model 'vgg19': images of 8x8 pixels are too small"),
+    ],
+)
+def test_metadata_that_name_another_network(files, tmp_path, model, message):
+    trajectory = read_ticket(files[0]).spec.model_dump(mode="json") | {"model": {"name": model}}
+    (tmp_path / "bad.safetensors").write_bytes(altered(files[0], {"trajectory": trajectory}))
+    with pytest.raises(SpecError, match=message):
+        ticket_search.load_ticket(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is a damaged ticket: its metadata are not JSON"),
+        ("[" * 10**5, "is a damaged ticket: its metadata are not JSON"),
+        ("[]", "has the format None; this version reads 'ticket_search.ticket.1'"),
+        ('{"format": "ticket_search.ticket.9"}', "has the format 'ticket_search.ticket.9'; this version reads"),
+    ],
+    ids=["not JSON", "too deep", "a list", "another format"],
+)
+def test_metadata_that_are_no_tickets(tmp_path, text, message):
+    (tmp_path / "bad.safetensors").write_bytes(save({"w": torch.zeros(2)}, {"ticket": text}))
+    with pytest.raises(SpecError, match=message):
+        read_ticket(tmp_path / "bad.safetensors")
 
 
 def test_the_tickets_of_a_transfer_say_which_ticket_was_transferred(files, tmp_path):
@@ -354,7 +418,7 @@ def test_an_entry_that_is_no_ticket(search, tmp_path, stores):
 
     LevelStore(tmp_path / "shared").save(KEY, Entry(record={"level": 1}, tensors={}))
     spec = search({"ticket": [KEY]}, sampler="grid", trials=None).model_copy(update={"store": str(tmp_path / "shared")})
-    with pytest.raises(SpecError, match=f"'{KEY}' in the level store is no ticket: it has the format None"):
+    with pytest.raises(SpecError, match=f"the entry '{KEY}' of the level store is no ticket: it has the format None"):
         run_search(spec, tmp_path / "run")
 
 
@@ -381,7 +445,7 @@ def test_pruned_after_an_interruption_it_goes_on(files, tmp_path):
         ({"ticket": KEY, "retrain": "finetune"}, "give retrain 'weights', or ticket null"),
         ({"ticket": KEY, "early_bird": {}}, "give early_bird null, or ticket null"),
         ({"ticket": KEY, "target_densities": 0.1}, "give target_densities null, or ticket null"),
-        ({"ticket_weights": "own"}, "ticket_weights 'own' is of a ticket, and ticket is null"),
+        ({"ticket_weights": "own"}, "ticket_weights 'own' needs a ticket, but ticket is null"),
     ],
 )
 def test_fields_that_do_not_go_together(trajectory, changes, message):

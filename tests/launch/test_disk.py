@@ -104,8 +104,8 @@ def test_too_little_room_is_said(search, tmp_path, where):
     spec = search({"pruning_rate": [0.5]}, seeds=(0,))
     huge = replace(NOTHING, dense=1e18)
     said = describe(spec, huge, open_folder(tmp_path / where))
-    assert said.startswith("disk: up to about 1000000.0 TB (1000000.0 TB of weights, 0 B of masks and curves, ")
-    assert "for 1 trajectories of 1 levels; only " in said
+    assert said.startswith("disk: about 1000000.0 TB (1000000.0 TB of weights, 0 B of masks and curves, ")
+    assert "for 1 trajectory of 1 level, if none is stopped early; only " in said
     assert said.endswith(f" are free at {tmp_path}")
 
 

@@ -1,5 +1,6 @@
 """Trajectories side by side: one executor trains their levels together."""
 
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -8,7 +9,7 @@ import pair_executor
 import pytest
 import torch
 
-from ticket_search.errors import Diverged, SpecError
+from ticket_search.errors import Diverged, SpecError, UserExit
 from ticket_search.lottery.lanes import Ended, Lanes
 from ticket_search.lottery.level import Level
 from ticket_search.lottery.levels import TrajectoryLevels
@@ -213,3 +214,30 @@ class TestExecutors:
         assert [level.curve for level in plain] == [level.curve for level in own]
         assert executor_key("plain") == {"name": "plain", "width": 1}
         assert set(executor_key("pair_executor:Pair")) == {"name", "source"}
+
+
+@pytest.mark.parametrize("name", ["plain", "pair"])
+def test_sys_exit_in_a_users_code_fails_its_trajectory_alone(digits, trajectory, stores, pair, monkeypatch, name):
+    executor = {"plain": PlainExecutor(), "pair": pair}[name]
+    side = Side(digits, executor)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(executor), "advance", lambda executor: sys.exit("no licence"))
+        side.add("leaves", trajectory(), stores())
+        side.run()
+    side.lanes = Lanes(lambda name: PlainExecutor())
+    side.add("stays", trajectory(), stores())
+    side.run()
+    assert isinstance(side.ended["leaves"].error, UserExit)
+    assert str(side.ended["leaves"].error).startswith("sys.exit('no licence') was called")
+    assert side.ended["stays"] == Ended()
+
+
+def test_the_exit_that_ray_asks_of_a_worker_is_no_fault_of_the_trajectory(digits, trajectory, stores, monkeypatch):
+    def terminated(executor):
+        error = SystemExit(1)
+        error.ray_terminate_msg = "The process receives a SIGTERM."
+        raise error
+
+    monkeypatch.setattr(PlainExecutor, "advance", terminated)
+    with pytest.raises(SystemExit):
+        list(run_trajectory(trajectory(), digits, stores()))

@@ -11,6 +11,7 @@ from ticket_search.tasks.metric import Metric
 from ticket_search.training.outcome import LevelOutputs, Point
 
 MASK = {"z": tensor([[True, False], [True, True]]), "a": tensor([False, True])}
+TRAINED_WITH = {"torch_version": "2.15.0", "device": "cpu", "threads": 2, "ticket_search_version": "0.1.0"}
 FIGURES = {
     "test_loss": 1.75,
     "test_metric": 0.625,
@@ -18,6 +19,7 @@ FIGURES = {
     "early_stop_test_metric": 0.5,
     "iterations": 20,
     "train_seconds": 0.25,
+    **TRAINED_WITH,
 }
 ACCURACY = Metric(name="accuracy", higher_is_better=True, unit="fraction of the images")
 NATS = Metric(name="nats_per_character", higher_is_better=False, unit="nats")
@@ -77,6 +79,9 @@ def test_a_level_is_a_row(trajectory):
         "dense_val_metric": 0.8,
         "dense_test_metric": 0.7,
         "early_stop_test_metric": 0.5,
+        **TRAINED_WITH,
+        "model.name": "lenet_16",
+        "dataset.name": "digits",
     }
     assert list(row) == schemas({})["levels"].names
 
@@ -136,7 +141,15 @@ def test_a_record_of_the_store_is_read_under_older_names_and_by_older_versions()
         weights={}, kept={}, curve=level().curve, diverged=False, test_loss=1.75, test_metric=0.625,
         early_stop_iteration=20, early_stop_test_metric=0.5, iterations=20, train_seconds=0.25,
     )  # fmt: skip
-    entry = to_entry(outputs, number=2, mask=MASK, next_mask=None, final_weights={})
+    entry = to_entry(outputs, number=2, mask=MASK, next_mask=None, final_weights={}, trained_with=TRAINED_WITH)
     assert entry.record["test_accuracy"] == entry.record["test_metric"] == 0.625
     older = {name: value for name, value in entry.record.items() if not name.endswith("_metric")}
     assert from_entry(replace(entry, record=older), "k", reused=True).figures == FIGURES
+
+
+def test_of_a_record_of_an_older_version_nothing_is_known_of_what_trained_it():
+    outputs = LevelOutputs(weights={}, kept={}, curve=level().curve, diverged=False, iterations=20, train_seconds=0.25)
+    entry = to_entry(outputs, number=2, mask=MASK, next_mask=None, final_weights={}, trained_with=TRAINED_WITH)
+    older = {name: value for name, value in entry.record.items() if name not in TRAINED_WITH}
+    read = from_entry(replace(entry, record=older), "k", reused=True).figures
+    assert {name: read[name] for name in TRAINED_WITH} == dict.fromkeys(TRAINED_WITH)

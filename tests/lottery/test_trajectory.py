@@ -12,6 +12,7 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.pruning.masks import density, kept_weights
 from ticket_search.results.events import read_events
 from ticket_search.training.executors import plain
+from ticket_search.training.provenance import trained_with
 
 
 @pytest.fixture
@@ -305,3 +306,18 @@ def test_of_two_processes_one_trains_a_level(trajectory, tmp_path):
     assert events == {
         (event, level): 1 for event in ("level_started", "level_finished", "level_reused") for level in range(4)
     }
+
+
+def test_a_reused_level_says_what_it_was_really_trained_with(bench, trajectory, stores, monkeypatch):
+    """On other threads, with another version, under another name of the device: its key is the same."""
+    store, spec = stores(), trajectory({"pruning_rate": 0.5, "max_levels": 1})
+    elsewhere = {"torch_version": "1.0", "device": "a GPU", "threads": 7, "ticket_search_version": "0.0.1"}
+    with monkeypatch.context() as patch:
+        patch.setattr("ticket_search.lottery.levels.trained_with", lambda device: elsewhere)
+        before = bench.run(spec, store)
+    longer = bench.run(trajectory({"pruning_rate": 0.5, "max_levels": 2}), store)
+    assert [level.key for level in longer[:2]] == [level.key for level in before]
+    assert [{name: level.figures[name] for name in elsewhere} for level in longer] == [
+        *[elsewhere] * 2,
+        trained_with(torch.device("cpu")),
+    ]

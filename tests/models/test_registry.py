@@ -6,7 +6,9 @@ from torch import nn
 
 from ticket_search.config.trajectory import ModelSpec
 from ticket_search.errors import SpecError
-from ticket_search.models import build, check, network_digest, prunable
+from ticket_search.lottery.trajectory import run_trajectory
+from ticket_search.models import build, check, network_digest, output_mark, prunable
+from ticket_search.store.level_store import LevelStore
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
 
@@ -168,3 +170,98 @@ class Tied(nn.Module):
 def test_tied_parameters_count_once_and_embeddings_not_at_all():
     assert prunable(Tied()) == ("attention.in_proj_weight", "attention.out_proj.weight", "first.weight")
     assert prunable(Tied())[-1] == "first.weight"
+
+
+class HeadFirst(nn.Module):
+    """Registers its head first and runs it last."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, images):
+        return self.head(nn.functional.dropout(self.body(images), training=self.training))
+
+
+class Stated(HeadFirst):
+    @property
+    def output_layer(self):
+        return self.body
+
+
+class WithMethod(HeadFirst):
+    def output_layer(self, images):
+        return self.head(images)
+
+
+class TestTheOutputLayer:
+    IMAGES = torch.zeros(2, 1, 3, 4)
+
+    def test_is_the_one_that_runs_last(self):
+        network = HeadFirst().train()
+        torch.manual_seed(0)
+        state = torch.get_rng_state()
+        assert prunable(network, self.IMAGES) == ("body.1.weight", "head.weight")
+        assert torch.equal(torch.get_rng_state(), state)
+        assert (network.training, network.body.training) == (True, True)
+        assert not any(module._forward_pre_hooks for module in network.modules())
+
+    def test_is_the_one_registered_last_where_nothing_was_run(self):
+        assert prunable(HeadFirst()) == ("head.weight", "body.1.weight")
+        assert prunable(Tied())[-1] == "first.weight"
+
+    @pytest.mark.parametrize("stated", ["head", "head.weight"])
+    def test_is_the_one_that_the_network_names(self, stated):
+        assert prunable(HeadFirst(output_layer=stated))[-1] == "head.weight"
+
+    def test_is_the_module_that_the_network_names(self):
+        assert prunable(Stated(), self.IMAGES)[-1] == "body.1.weight"
+        tied = Tied()
+        tied.output_layer = "second"
+        assert prunable(tied)[-1] == "first.weight"
+
+    def test_is_not_a_method_of_that_name(self):
+        assert prunable(WithMethod(), self.IMAGES)[-1] == "head.weight"
+
+    @pytest.mark.parametrize("stated", ["neck", 3, "body.0", "head.bias"])
+    def test_must_be_prunable(self, stated):
+        message = f"HeadFirst.output_layer is '{stated}'; give a module, or .* weights head.weight, body.1.weight"
+        with pytest.raises(SpecError, match=message):
+            prunable(HeadFirst(output_layer=stated))
+
+    def test_is_part_of_the_level_key_where_it_is_not_registered_last(self):
+        network = HeadFirst()
+        assert output_mark(network, prunable(network)) == ""
+        assert output_mark(network, prunable(network, self.IMAGES)) == "|output layer head.weight"
+
+    @pytest.mark.parametrize(
+        ("name", "image_shape", "last"),
+        [
+            ("lenet_300_100", MNIST, "output.weight"),
+            ("conv6", CIFAR10, "output.weight"),
+            ("resnet8", CIFAR10, "output.weight"),
+            ("vgg16", CIFAR10, "output.weight"),
+            ("torchvision/squeezenet1_1", (3, 32, 32), "classifier.1.weight"),
+        ],
+    )
+    def test_of_the_networks_here_is_registered_last(self, name, image_shape, last):
+        network = build(ModelSpec(name=name), image_shape, 10, seed=0)
+        names = prunable(network, torch.zeros(2, *image_shape))
+        assert (names, names[-1]) == (prunable(network), last)
+
+    def test_is_pruned_at_its_own_rate_wherever_it_is_registered(self, own, trajectory, digits, tmp_path):
+        """All weights of the body may go at a rate of a half; of the head none at an `output_layer_rate` of 0."""
+        spec = own(
+            "network = nn.Module()\n"
+            "    network.head, network.body = nn.Linear(8, classes), nn.Linear(64, 8)\n"
+            "    network.forward = lambda images: network.head(network.body(images.flatten(1)))\n"
+            "    return network"
+        )
+        changes = {"model.name": spec.name, "max_levels": 1, "pruning_rate": 0.5, "training.iterations": 4}
+        changes |= {"strategy": "layerwise", "output_layer_rate": 0.0, "rewind_iteration": 0}
+        levels = list(run_trajectory(trajectory(changes), digits, LevelStore(tmp_path)))
+        kept = {name: int(mask.sum()) for name, mask in levels[1].mask.items()}
+        assert kept == {"body.weight": 256, "head.weight": 80}

@@ -1,15 +1,18 @@
 """A figure is declared in one place, and everything else is derived from it."""
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+import ticket_search
 from ticket_search import load_results
 from ticket_search.launch.run import run_search
 from ticket_search.results import figures
 from ticket_search.results.columns import SEARCHED, table_columns
-from ticket_search.results.figures import Figure
+from ticket_search.results.figures import SCHEMA_VERSION, Figure
 from ticket_search.results.schema import KEYS, schemas
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
@@ -17,7 +20,7 @@ NEW = Figure(
     name="final_train_loss",
     type="double",
     meaning="mean over the last batches",
-    since=3,
+    since=SCHEMA_VERSION + 1,
     value=lambda finished: finished.level.curve[-1].train_loss,
     of_controls=True,
     in_tensorboard=True,
@@ -50,8 +53,8 @@ def test_every_column_is_declared_once():
 @pytest.fixture
 def one_more_figure(monkeypatch):
     monkeypatch.setattr(figures, "FIGURES", (*figures.FIGURES, NEW))
-    monkeypatch.setattr("ticket_search.results.figures.SCHEMA_VERSION", 3)
-    monkeypatch.setattr("ticket_search.results.schema.SCHEMA_VERSION", 3)
+    monkeypatch.setattr("ticket_search.results.figures.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr("ticket_search.results.schema.SCHEMA_VERSION", SCHEMA_VERSION + 1)
 
 
 @pytest.fixture
@@ -90,6 +93,23 @@ def test_an_older_run_directory_is_resumed_with_its_default(spec, tmp_path, monk
     assert levels.loc[~old, "final_train_loss"].notna().all()
     kept = levels[old].drop(columns="final_train_loss").reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before.levels, check_exact=True)
+
+
+def test_the_levels_of_two_searches_can_be_concatenated(spec, search, tmp_path):
+    """One searches the network, the other does not; both tables name network, data set and machine."""
+    settings = {"base": {"max_levels": 1}, "seeds": (0,), "sampler": "grid", "trials": None}
+    searched = search({"pruning_rate": [0.5], "model.name": ["lenet_8", "lenet_4"]}, **settings)
+    plain = search({"pruning_rate": [0.5]}, **settings)
+    for name, each in {"searched": searched, "plain": plain}.items():
+        run_search(each, tmp_path / name, engine="inline")
+    one, other = (pd.read_parquet(tmp_path / name / "levels") for name in ("searched", "plain"))
+    assert list(one.columns) == list(other.columns) == list(load_results(tmp_path / "plain").levels.columns)
+    both = pd.concat([one, other])
+    assert Counter(both["model.name"]) == {"lenet_8": 2, "lenet_4": 2, "lenet_16": 2}
+    assert set(both["dataset.name"]) == {"digits"}
+    assert set(both["torch_version"]) == {str(torch.__version__)}
+    assert set(both["ticket_search_version"]) == {ticket_search.__version__}
+    assert (set(both["device"]), set(both["threads"])) == ({"cpu"}, {1})
 
 
 def test_a_stored_figure_is_none_in_an_older_record():

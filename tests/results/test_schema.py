@@ -47,6 +47,12 @@ def test_the_columns_are_those_of_the_contract():
         ("dense_val_metric", DOUBLE),
         ("dense_test_metric", DOUBLE),
         ("early_stop_test_metric", DOUBLE),
+        ("torch_version", STRING),
+        ("device", STRING),
+        ("threads", LONG),
+        ("ticket_search_version", STRING),
+        ("model.name", STRING),
+        ("dataset.name", STRING),
         ("seed_is_no_field.lr", DOUBLE),
     ]
     assert list(columns(found["trajectories"]).items()) == [
@@ -83,7 +89,7 @@ def test_the_columns_are_those_of_the_contract():
         ("weights", LONG),
         ("density", DOUBLE),
     ]
-    assert all(schema.metadata == {b"ticket_search.schema_version": b"2"} for schema in found.values())
+    assert all(schema.metadata == {b"ticket_search.schema_version": b"3"} for schema in found.values())
 
 
 @pytest.mark.parametrize(

@@ -169,10 +169,10 @@ def test_leftovers_of_a_kill_are_ignored_and_removed_at_opening(tmp_path):
 
 
 def test_foreign_tables_are_refused(tmp_path):
-    newer = SCHEMA.with_metadata({"ticket_search.schema_version": "3"})
+    newer = SCHEMA.with_metadata({"ticket_search.schema_version": "4"})
     (tmp_path / "newer").mkdir()
     pq.write_table(newer.empty_table(), tmp_path / "newer" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match=r"newer.* has schema version 3; this ticket_search reads up to 2"):
+    with pytest.raises(RunDirectoryError, match=r"newer.* has schema version 4; this ticket_search reads up to 3"):
         keyed(tmp_path / "newer")
 
     (tmp_path / "foreign").mkdir()
@@ -319,7 +319,7 @@ def test_other_directories_are_refused(tmp_path):
         load_results(tmp_path)
     newer = pa.schema([("trajectory_id", pa.string())], {"ticket_search.schema_version": "7"})
     pq.write_table(newer.empty_table(), tmp_path / "curves" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match="curves has schema version 7; this ticket_search reads up to 2"):
+    with pytest.raises(RunDirectoryError, match="curves has schema version 7; this ticket_search reads up to 3"):
         load_results(tmp_path)
 
 

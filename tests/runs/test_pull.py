@@ -1,6 +1,7 @@
 """A copy of a search's results: all that is read of it, wherever it lies, and nothing that only a search needs."""
 
 import shutil
+import threading
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import read_spec
 from ticket_search.runs.pull import pull
 from ticket_search.storage.folder import open_folder
+from ticket_search.storage.local import LocalFolder
 
 # Stands for ssh: leaves out who and where, and runs what rsync asks for on this machine.
 ON_THIS_MACHINE = '#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n'
@@ -65,6 +67,49 @@ def test_again_it_copies_what_has_changed(source, tmp_path):
     again = pull(name, tmp_path / "copy")
     assert (again.files, again.unchanged) == (1, first.files - 1)
     assert (tmp_path / "copy" / "levels" / "part-00000.parquet").read_bytes().endswith(b"more")
+
+
+def small_run(finished_search, files=40):
+    """A run directory with many small files, in a folder that can be made to wait or to fail."""
+    folder = open_folder(finished_search)
+    for number in range(files):
+        folder.write(f"many/{number:02}/events", b"%d" % number)
+    return folder
+
+
+def test_many_files_are_read_at_once(finished_search, tmp_path, monkeypatch):
+    folder, read = small_run(finished_search), LocalFolder.read
+    together = threading.Barrier(8)
+
+    def met(self, name):
+        if name.startswith("many/") and int(name[5:7]) < 8:
+            together.wait(timeout=10)  # broken, an error, if they are read one by one
+        return read(self, name)
+
+    monkeypatch.setattr(LocalFolder, "read", met)
+    pull(str(folder), tmp_path / "copy")
+    for number in range(40):
+        assert (tmp_path / f"copy/many/{number:02}/events").read_bytes() == b"%d" % number
+
+
+def test_a_pull_that_fails_can_be_repeated(finished_search, tmp_path, monkeypatch):
+    folder, read = small_run(finished_search), LocalFolder.read
+    names = sorted(f"many/{number:02}/events" for number in range(40))
+
+    def refused(self, name):
+        if name in names[20:]:
+            raise StorageError(f"cannot read {name!r}: Connection refused")
+        return read(self, name)
+
+    monkeypatch.setattr(LocalFolder, "read", refused)
+    with pytest.raises(StorageError, match=r"^cannot read 'many/20/events': Connection refused$"):
+        pull(str(folder), tmp_path / "copy")
+    monkeypatch.undo()
+    again = pull(str(folder), tmp_path / "copy")
+    assert again.files >= 20
+    assert again.unchanged > 0
+    assert pull(str(folder), tmp_path / "copy").files == 0
+    assert [name for name in names if (tmp_path / "copy" / name).exists()] == names
 
 
 def test_another_searchs_directory_is_left_as_it_is(source, tmp_path):

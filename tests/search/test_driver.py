@@ -158,6 +158,36 @@ class TestTheCourse:
         assert driven.progress.trials == 12
         assert [driven.next() is None for _ in range(13)] == [False] * 12 + [True]
 
+    @pytest.mark.parametrize("sampler", ["grid", "tpe", "nsga2"])
+    def test_a_point_whose_three_fields_do_not_go_together_fails_alone(self, search, tmp_path, sampler):
+        """Any two of the fields do, so the check of the corners before the start passes."""
+        space = {
+            "training.iterations": [400, 120],
+            "pruning.early_bird.window": [2, 6],
+            "pruning.early_bird.every": [10, 60],
+            "pruning_rate": {"low": 0.1, "high": 0.9, "step": 1e-4} if sampler == "grid" else {"low": 0.1, "high": 0.9},
+        }
+        base = {"early_bird": {"window": 2, "every": 10}}
+        spec = search(space, base=base, seeds=(0,), sampler=sampler, trials=None if sampler == "grid" else 40)
+        if sampler == "grid":
+            spec = spec.model_copy(update={"space": spec.space | {"pruning_rate": (0.5,)}})
+        ended = []
+        driven = SearchDriver(spec, tmp_path, lambda progress, row: ended.append(row))
+        handed_out = []
+        while (suggestion := driven.next()) is not None:
+            handed_out.append(suggestion)
+            driven.ended(suggestion.number, EndReport(status="completed"))
+        failed = [row for row in ended if row["status"] == "failed"]
+        assert len(failed) + len(handed_out) == (8 if sampler == "grid" else 40)
+        assert failed
+        assert all(
+            "6 masks, one every 60 iterations, need 360 iterations, but the training has 120" in row["reason"]
+            for row in failed
+        )
+        assert not [s for s in handed_out if list(s.values.values())[:3] == [120, 6, 60]]
+        driven.flush()
+        assert SearchDriver(spec, tmp_path).progress.counts["completed"] == len(handed_out)
+
     def test_the_best_is_the_sparsest_that_matches(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         first = driven.next()

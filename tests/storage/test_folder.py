@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from ticket_search.errors import SpecError, StorageError
+from ticket_search.storage import remote
 from ticket_search.storage.folder import open_folder
 from ticket_search.storage.local import LocalFolder
 from ticket_search.storage.remote import impatient
@@ -154,6 +155,23 @@ class TestOnADisk:
 
 
 class TestInObjectStorage:
+    def test_all_folders_of_a_bucket_share_a_client(self, s3, monkeypatch):
+        made, make = [], remote._s3
+        monkeypatch.setattr(remote, "_s3", lambda *named: made.append(named) or make(*named))
+        remote._client.cache_clear()
+        root = open_folder(s3.location("clients"))
+        for _ in range(2):
+            shards = [root / f"{number:03x}" for number in range(300)]
+        shards.append(open_folder(f"{root / 'shard'}"))
+        assert len(made) == 1
+        assert len({id(shard._filesystem) for shard in shards}) == 1
+
+    def test_one_file_is_looked_for_without_a_listing(self, s3, monkeypatch):
+        folder = open_folder(s3.location("one"))
+        folder.write("ab/a", b"1")
+        monkeypatch.setattr(remote.RemoteFolder, "_list", None)
+        assert (folder.read("ab/a"), folder.read("ab/b")) == (b"1", None)
+
     def test_a_restart_of_the_server_is_waited_for(self, s3):
         folder = open_folder(s3.location("restart"))
         folder.write("a", b"1")

@@ -1,16 +1,20 @@
+import hashlib
+import json
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from ticket_search.errors import StorageError
 from ticket_search.storage.local import _PARTIAL, LocalFolder
 from ticket_search.store import level_store
-from ticket_search.store.level_store import Claim, Entry, LevelStore, decode, encode
+from ticket_search.store.level_store import Claim, Entry, LevelStore, decode
 
 KEY = "ab12"
 PATH = f"ab/{KEY}.safetensors"
@@ -96,6 +100,41 @@ class TestEntries:
             assert file.get_tensor("w").tolist() == [3, 2]
             assert file.metadata()["record"] == '{"number": 3}'
 
+    def test_a_large_entry_is_not_copied_in_memory_to_be_written_and_once_to_be_read(self, tmp_path):
+        store, values = LevelStore(tmp_path), torch.arange(12_500_000, dtype=torch.float32)
+        size = values.nbytes
+
+        def peak(act):
+            tracemalloc.start()
+            try:
+                return act(), tracemalloc.get_traced_memory()[1] / size
+            finally:
+                tracemalloc.stop()
+
+        _, written = peak(lambda: store.save(KEY, Entry(record={}, tensors={"w": values})))
+        found, read = peak(lambda: store.load(KEY))
+        assert torch.equal(found.tensors["w"], values)
+        # The file's bytes; to read it, these and the tensors.
+        assert (written < 1.1, read < 2.1) == (True, True), (written, read)
+
+    def test_an_entry_has_the_bytes_that_it_always_had(self):
+        """But for the order of the metadata, which is random in safetensors."""
+        tensors = {"w": torch.tensor([1.5, 2.0]), "m": torch.tensor([3], dtype=torch.uint8)}
+        data = encode(Entry(record={"a": "é"}, tensors=tensors))
+        metadata = {"format": "ticket_search.entry.1", "record": json.dumps({"a": "é"}), "sha256": "0" * 64}
+        length = int.from_bytes(data[:8], "little")
+        written = json.loads(data[8 : 8 + length])
+        checksum = written["__metadata__"]["sha256"]
+        blank = data.replace(checksum.encode(), b"0" * 64)
+        assert hashlib.sha256(blank).hexdigest() == checksum
+        plain = save(tensors, metadata)
+        assert (blank[:8], blank[8 + length :]) == (plain[:8], plain[8 + length :])
+        assert json.loads(blank[8 : 8 + length]) == json.loads(plain[8 : 8 + length])
+
+
+def encode(entry):
+    return b"".join(level_store.encode(entry))
+
 
 def flipped(data, place):
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
@@ -153,6 +192,49 @@ class TestDamage:
         assert number(checkpoint.load()) == 2
         checkpoint.remove()
         assert checkpoint.load() is None
+
+
+def test_what_was_damaged_is_named(store, folder):
+    assert store.damaged(KEY) is None
+    folder.write(PATH, b"damage")
+    assert store.load(KEY) is None
+    (aside,) = (folder / "damaged").files()
+    assert LevelStore(folder).damaged(KEY) == (folder / "damaged").place(aside.name)
+    assert store.damaged(KEY[:2]) is None
+
+
+class TestDeletedWhileInUse:
+    @pytest.fixture
+    def store(self, folder):
+        folder.write("searches/note.json", b"{}")
+        return LevelStore(folder, note="searches/note.json")
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda store: store.claim("cd34"),
+            lambda store: store.save(KEY, entry()),
+            lambda store: store.checkpoint(KEY).save(entry()),
+        ],
+    )
+    def test_it_is_not_made_anew(self, store, folder, act):
+        store.save(KEY, entry())
+        folder.remove_all()
+        with pytest.raises(StorageError) as refused:
+            act(store)
+        assert str(refused.value).startswith(f"the level store {str(folder)!r} was deleted or replaced while the ")
+        assert folder.files(recursive=True) == []
+
+    def test_what_was_computed_meanwhile_is_not_saved(self, store, folder):
+        with store.claim(KEY) as claim:
+            folder.remove_all()
+            with pytest.raises(StorageError, match="was deleted"):
+                claim.save(entry())
+        assert folder.files(recursive=True) == []
+
+    def test_one_without_a_note_is_made(self, folder):
+        LevelStore(folder).save(KEY, entry())
+        assert number(LevelStore(folder).load(KEY)) == 1
 
 
 class TestClaims:
@@ -326,8 +408,6 @@ class TestComputing:
 
 
 def test_a_full_disk_is_said_and_what_is_there_is_kept(small_disk):
-    from ticket_search.errors import StorageError
-
     store = LevelStore(LocalFolder(small_disk))
     get_or_compute(store, KEY, entry)
     big = Entry(record={}, tensors={"w": torch.zeros(1_000_000)})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 import regression_task
 import torch
 
-from ticket_search.config.trajectory import TrajectorySpec
-from ticket_search.errors import SpecError
+from ticket_search.config.trajectory import ModelSpec, TrajectorySpec
+from ticket_search.errors import DataError, SpecError
 from ticket_search.lottery.finished import FinishedTrajectory
 from ticket_search.lottery.ticket import Ticket, load_ticket
 from ticket_search.lottery.trajectory import run_trajectory
@@ -80,6 +81,68 @@ class TestNames:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         assert (done.stderr, done.stdout.split()) == ("", ["accuracy", str(1797 * (64 + 8)), "False"])
+
+
+class TestUsersExceptions:
+    @pytest.mark.parametrize("method", ["read", "check"])
+    def test_are_one_line_that_names_the_class(self, regression, monkeypatch, method):
+        def fail(self, *arguments):
+            raise KeyError("no\nsuch column")
+
+        monkeypatch.setattr(regression_task.Regression, method, fail)
+        kind = task_kind("regression_task:Regression")
+        with pytest.raises(SpecError) as error:
+            kind.check(regression(), kind.read(None, Path()))
+        message = rf"task 'regression_task:Regression': Regression.{method} raised KeyError: .* \({__file__}:\d+\)"
+        assert re.fullmatch(message, str(error.value))
+
+    def test_that_say_what_is_wrong_themselves_stay(self, monkeypatch):
+        def fail(self, *arguments):
+            raise DataError("no numbers here; fetch them")
+
+        monkeypatch.setattr(regression_task.Regression, "read", fail)
+        with pytest.raises(DataError, match=r"^no numbers here; fetch them$"):
+            task_kind("regression_task:Regression").read(None, Path())
+
+    @pytest.mark.parametrize("metric", [property(lambda self: 1 / 0), "accuracy"])
+    def test_a_metric_that_is_none(self, monkeypatch, metric):
+        monkeypatch.setattr(regression_task.Regression, "metric", metric)
+        with pytest.raises(SpecError, match=r"task 'regression_task:Regression': .*(ZeroDivision|metric is 'acc)"):
+            task_kind("regression_task:Regression")
+
+    def test_a_check_that_returns_nothing(self, regression, monkeypatch):
+        monkeypatch.setattr(regression_task.Regression, "check", lambda self, *arguments: None)
+        with pytest.raises(SpecError, match=r"Regression.check returned None, not a ticket_search.tasks.task.Fit"):
+            task_kind("regression_task:Regression").check(regression(), None)
+
+
+class TestEvaluation:
+    def test_out_of_a_gpus_memory_batches_are_halved(self, digits, monkeypatch):
+        network, sizes = digits.build(ModelSpec(name="lenet_8"), seed=0), []
+        whole = digits.score(network, "validation", "fp32")
+        forward = network.forward
+
+        def small_memory(images):
+            sizes.append(len(images))
+            if len(images) > 100:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return forward(images)
+
+        monkeypatch.setattr(network, "forward", small_memory)
+        halved = digits.score(network, "validation", "fp32")
+        assert max(size for size in sizes if size <= 100) == 62
+        assert halved.value == whole.value
+        assert halved.loss == pytest.approx(whole.loss)
+
+    def test_of_one_image_that_does_not_fit_is_an_error(self, digits, monkeypatch):
+        network = digits.build(ModelSpec(name="lenet_8"), seed=0)
+
+        def no_memory(images):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(network, "forward", no_memory)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            digits.score(network, "validation", "fp32")
 
 
 class TestRegression:
@@ -151,7 +214,7 @@ class TestRegression:
         finished = FinishedTrajectory(spec, load_task(spec, Path()), LevelStore(tmp_path / "store"))
         ticket = finished.ticket(1, "a/1", {})
         (tmp_path / "t.safetensors").write_bytes(ticket.to_bytes())
-        network = load_ticket(tmp_path / "t.safetensors")
+        network = load_ticket(tmp_path / "t.safetensors", allow_code=True)
         assert network.ticket.inputs == ticket.inputs == {"features": 8}
         assert network.ticket.key == ticket.key == Ticket.from_entry(ticket.to_entry()).key
         assert network(torch.ones(2, 8)).shape == (2, 1)

@@ -38,7 +38,7 @@ class Saved:
         return TrainingState(record=entry.record, tensors=entry.tensors)
 
     def save(self, state):
-        self.data = encode(Entry(record=state.record, tensors=state.tensors))
+        self.data = b"".join(encode(Entry(record=state.record, tensors=state.tensors)))
         self.iterations.append(state.iteration)
         if self.left is not None:
             self.left -= 1
@@ -95,7 +95,8 @@ def test_the_seconds_of_all_parts_count(digits, monkeypatch):
     with pytest.raises(Killed):
         train_levels([inputs(network)], network, digits, training, [saved])
     record = decode(saved.data).record
-    saved.data = encode(Entry(record=record | {"seconds": 1000.0}, tensors=decode(saved.data).tensors))
+    entry = Entry(record=record | {"seconds": 1000.0}, tensors=decode(saved.data).tensors)
+    saved.data = b"".join(encode(entry))
     saved.left = None
     (outputs,) = train_levels([inputs(network)], network, digits, training, [saved])
     assert 1000 < outputs.train_seconds < 1100

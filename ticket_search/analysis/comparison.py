@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ticket_search.analysis.measure import Measure, measure_of
-from ticket_search.results.figures import CONFIGURATION_NAMES
+from ticket_search.results.figures import ALWAYS_NAMED, CONFIGURATION_NAMES
 from ticket_search.results.reading import Results
 from ticket_search.results.schema import schemas
 
@@ -114,7 +114,9 @@ def compare(results: Results) -> pd.DataFrame:
         metric goes.
     """
     measure = measure_of(results.levels)
-    fixed = schemas({})["levels"].names
+    # Where rows of an older version have nulls, the name would split one configuration in two.
+    always_named = results.levels.reindex(columns=list(ALWAYS_NAMED)).dropna(axis="columns").columns
+    fixed = set(schemas({})["levels"].names) - set(always_named)
     configuration = [*CONFIGURATION_NAMES, *(name for name in results.levels.columns if name not in fixed)]
     rows: list[dict[str, Any]] = []
     for values, levels in results.levels.groupby(configuration, sort=True, dropna=False):

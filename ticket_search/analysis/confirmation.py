@@ -1,11 +1,13 @@
-"""What a confirmation comes to: each configuration's ticket beside its dense network and controls, and a verdict."""
+"""The table of a confirmation: each configuration's ticket beside its dense network and controls, with a verdict."""
 
+import math
 from typing import Any
 
 import pandas as pd
 
 from ticket_search.analysis.comparison import TRAJECTORY_ARMS, compare
 from ticket_search.analysis.measure import final_column
+from ticket_search.errors import SpecError
 from ticket_search.results.reading import Results
 
 
@@ -14,14 +16,18 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: of the confirming search.
-        margin: how much worse than the dense network's a ticket's test metric may be and still match.
+        margin: how much worse than the dense network's a ticket's test metric may be and still match, 0 or more.
 
     Returns:
         The rows of `comparison.compare` for level 0 and the last level of each configuration, with a column
         ``verdict``, of tickets alone. On the test metric after the last iteration: ``better`` (the 95% interval of
         its gain over the dense networks is above 0), ``matches`` (above -margin), ``worse`` (below -margin) or
         ``undecided``; then which controls it ``beats`` (the interval of its lead is above 0) and ``does not beat``.
+
+    Raises:
+        SpecError: the margin is negative or not a finite number.
     """
+    check_margin(margin)
     rows = compare(results)
     fixed = list(rows.columns[: rows.columns.get_loc("level")])
     last = rows.groupby(fixed, dropna=False)["level"].transform("max")
@@ -34,20 +40,30 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
     return rows.assign(verdict=pd.Series(verdicts, dtype=object))
 
 
+def check_margin(margin: float) -> None:
+    """Refuse a margin that no verdict can be made with: every comparison with nan is false, which means undecided.
+
+    Raises:
+        SpecError: quotes the margin.
+    """
+    if not (math.isfinite(margin) and margin >= 0):
+        raise SpecError(f"margin {margin!r} is not valid: give a finite number of 0 or more, such as 0.005")
+
+
 def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> str:
-    """A ticket's verdict, see `confirm_table`, from its row of figures and those of its controls, if any."""
+    """A ticket's verdict, as `confirm_table` describes it, from its row of figures and the rows of its controls."""
     measured = final_column(ticket)
     low, high = ticket[f"{measured}_gain_low"], ticket[f"{measured}_gain_high"]
     if low > 0:
-        found = "better"
+        words = "better"
     elif low > -margin:
-        found = "matches"
+        words = "matches"
     else:
-        found = "worse" if high < -margin else "undecided"
+        words = "worse" if high < -margin else "undecided"
     if controls.empty:
-        return found
-    controls = controls[controls[f"{measured}_lead_low"].notna()]  # of a single pair nothing is known
+        return words
+    controls = controls[controls[f"{measured}_lead_low"].notna()]  # a single pair has no interval
     beaten = controls[f"{measured}_lead_low"] > 0
     for word, arms in (("beats", controls.loc[beaten, "arm"]), ("does not beat", controls.loc[~beaten, "arm"])):
-        found += f", {word} {' and '.join(arms)}" if len(arms) else ""
-    return found
+        words += f", {word} {' and '.join(arms)}" if len(arms) else ""
+    return words

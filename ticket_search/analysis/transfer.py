@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ticket_search.analysis.comparison import crossed, crossed_ratio
-from ticket_search.analysis.confirmation import verdict
+from ticket_search.analysis.confirmation import check_margin, verdict
 from ticket_search.analysis.measure import Measure, measure_of
 from ticket_search.results.reading import Results
 
@@ -16,14 +16,18 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: of the search that `search.transfer.transfer` makes.
-        margin: how much worse than the dense network's a ticket's test metric may be and still match.
+        margin: how much worse than the dense network's a ticket's test metric may be and still match, 0 or more.
 
     Returns:
         A row for each number of weights kept and arm: ``kept_weights``, ``density``, ``arm``, ``tickets`` and ``seeds``
         (how many of each have figures), ``trainings`` (of how many pairs), and the figures of `comparison.compare` with
         intervals by `comparison.crossed`: gains are over the dense network of the same seed, leads those of the same
         ticket and seed. ``verdict``, of tickets: see `confirmation.confirm_table`.
+
+    Raises:
+        SpecError: the margin is negative or not a finite number.
     """
+    check_margin(margin)
     levels, measure = results.levels, measure_of(results.levels)
     first = levels[levels["level"] == 0].sort_values(["seed", "trajectory_id"]).drop_duplicates("seed")
     dense, seeds = first.set_index("seed")[list(measure.figures)], sorted(first["seed"])

@@ -8,6 +8,7 @@ import click
 from ticket_search.cli.group import main
 from ticket_search.cli.options import (
     ADDRESS,
+    ALLOW_CODE,
     DATA_DIR,
     DATA_DIR_OF_SEARCH,
     DIRECTORY,
@@ -30,7 +31,17 @@ from ticket_search.storage.folder import is_remote, open_folder
 @MARGIN
 @ENGINE
 @ADDRESS
-def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, engine: str, address: str | None) -> None:
+@ALLOW_CODE
+def confirm(
+    directory: str,
+    top: int,
+    seeds: int,
+    draws: int,
+    margin: float,
+    engine: str,
+    address: str | None,
+    allow_code: bool,
+) -> None:
     """Run the best configurations of the search in DIRECTORY again, on fresh seeds and with controls.
 
     They are run as a search in DIRECTORY/confirmation; the same command goes on with it. What it comes to is the table
@@ -38,6 +49,7 @@ def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, eng
     """
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.cli.display import print_arms
+    from ticket_search.config.imports import check_code_allowed
     from ticket_search.follow_up.confirm import confirmation, write_confirmation
     from ticket_search.results.reading import load_results
     from ticket_search.results.schema import column
@@ -46,6 +58,7 @@ def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, eng
     found = sparsest(load_results(directory))
     best = zip(found["trajectory_id"], found["level"].astype(int), strict=True)
     spec = confirmation(folder, best, top=top, seeds=seeds, draws=draws)
+    check_code_allowed(spec, directory, allow_code=allow_code)
     where = folder / "confirmation"
     code = run_for_user(spec, str(where), address, engine=engine, again=this_command())
     table = write_confirmation(folder, where, margin)
@@ -58,15 +71,19 @@ def confirm(directory: str, top: int, seeds: int, draws: int, margin: float, eng
 @click.argument("ticket")
 @click.argument("out", type=click.Path(dir_okay=False))
 @DATA_DIR_OF_SEARCH
-def export(directory: str, ticket: str, out: str, data_dir: str | None) -> None:
+@ALLOW_CODE
+def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_code: bool) -> None:
     """Write TICKET, as `tickets` names it, into the safetensors file OUT: mask, rewind weights, how it was found.
 
     ticket_search.load_ticket(OUT) is its network, ready to train.
     """
+    from ticket_search.config.imports import check_code_allowed
     from ticket_search.follow_up.export import export_ticket
+    from ticket_search.runs.directory import read_spec
 
     if is_remote(out):
         raise SpecError(f"{out!r} is not a local file; export into one, and copy it there")
+    check_code_allowed(read_spec(open_folder(directory)), directory, allow_code=allow_code)
     find_user_modules()
     export_ticket(open_folder(directory), ticket, Path(out), data_dir=data_dir)
     click.echo(f"{ticket}: {out}")
@@ -90,6 +107,7 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None) -> None:
 @DATA_DIR_OF_SEARCH
 @ENGINE
 @ADDRESS
+@ALLOW_CODE
 def stability(
     directory: str,
     ticket: str,
@@ -99,6 +117,7 @@ def stability(
     data_dir: str | None,
     engine: str,
     address: str | None,
+    allow_code: bool,
 ) -> None:
     """Train TICKET several times under different data orders, and measure the error between the copies.
 
@@ -107,10 +126,13 @@ def stability(
     on after an interruption.
     """
     from ticket_search.cli.display import print_stability
+    from ticket_search.config.imports import check_code_allowed
     from ticket_search.follow_up.stability import lines_between_copies, write_stability
+    from ticket_search.runs.directory import read_spec
 
-    find_user_modules()
     folder = open_folder(directory)
+    check_code_allowed(read_spec(folder), directory, allow_code=allow_code)
+    find_user_modules()
     try:
         lines = lines_between_copies(
             folder,
@@ -145,6 +167,7 @@ def stability(
 @STORE
 @ENGINE
 @ADDRESS
+@ALLOW_CODE
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any key of the search.")
 def transfer(
     files: tuple[str, ...],
@@ -158,6 +181,7 @@ def transfer(
     store: str | None,
     engine: str,
     address: str | None,
+    allow_code: bool,
     settings: tuple[str, ...],
 ) -> None:
     """Train tickets on another data set, beside dense networks and controls. TICKET is a file that `export` wrote.
@@ -170,7 +194,7 @@ def transfer(
     from ticket_search.follow_up.transfer import read_tickets, write_transfer
     from ticket_search.follow_up.transfer import transfer as transfer_search
 
-    tickets = read_tickets([Path(file) for file in files])
+    tickets = read_tickets([Path(file) for file in files], allow_code=allow_code)
     spec = transfer_search(tickets, dataset, seeds=seeds, draws=draws, mask_alone=mask_alone, settings=settings)
     spec = in_places(spec, data_dir, store)
     directory = output or f"runs/{spec.name}"

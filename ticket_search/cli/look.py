@@ -36,7 +36,7 @@ def status(directory: str, as_json: bool) -> None:
         f"best ticket: {best['ticket']} at density {best['density']:.4f}" if best else "best ticket: none matches yet"
     )
     if not found["running"] and found["trajectories"].get("running"):
-        click.echo(f"interrupted; go on with: {resume_command(directory)}")
+        click.echo(f"interrupted; go on with: {resume_command(directory, spec)}")
 
 
 @main.command()

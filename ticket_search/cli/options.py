@@ -1,8 +1,6 @@
 """Options and arguments that several commands have."""
 
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,6 +55,11 @@ DATA_DIR_OF_SEARCH = click.option(
     envvar="TICKET_SEARCH_DATA_DIR",
     help="Where data sets lie.  [default: where the search had them]",
 )
+ALLOW_CODE = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Import and run code that the search or the file names (package.module:function).",
+)
 ENGINE = click.option(
     "--engine",
     type=click.Choice(["inline", "processes", "ray"]),
@@ -67,9 +70,10 @@ ENGINE = click.option(
 
 
 def find_user_modules() -> None:
-    """Find a user's own modules from the working directory, as with `python -m`."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
+    """See `config.imports.find_user_modules`, whose import is left to the commands that need it."""
+    from ticket_search.config.imports import find_user_modules as find
+
+    find()
 
 
 def in_places(spec: "SearchSpec", data_dir: str | None, store: str | None) -> "SearchSpec":

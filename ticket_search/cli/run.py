@@ -5,7 +5,16 @@ import sys
 import click
 
 from ticket_search.cli.group import main
-from ticket_search.cli.options import ADDRESS, DATA_DIR, DIRECTORY, ENGINE, STORE, find_user_modules, in_places
+from ticket_search.cli.options import (
+    ADDRESS,
+    ALLOW_CODE,
+    DATA_DIR,
+    DIRECTORY,
+    ENGINE,
+    STORE,
+    find_user_modules,
+    in_places,
+)
 from ticket_search.cli.running import resume_command, run_for_user
 from ticket_search.config.shipped import search_file
 from ticket_search.storage.folder import open_folder
@@ -57,6 +66,7 @@ def run(
 @click.option("--trials", type=click.IntRange(min=1), help="Raise the number of trajectories.")
 @ENGINE
 @ADDRESS
+@ALLOW_CODE
 @click.option(
     "--set",
     "settings",
@@ -64,11 +74,15 @@ def run(
     metavar="KEY=VALUE",
     help="Override a changeable setting, e.g. search.early_stopping.patience=4.",
 )
-def resume(directory: str, trials: int | None, engine: str, address: str | None, settings: tuple[str, ...]) -> None:
+def resume(
+    directory: str, trials: int | None, engine: str, address: str | None, allow_code: bool, settings: tuple[str, ...]
+) -> None:
     """Resume the search in DIRECTORY, however it was ended; only what is missing is trained."""
+    from ticket_search.config.imports import check_code_allowed
     from ticket_search.runs.resume import resumed
 
     spec = in_places(resumed(open_folder(directory), trials, settings), None, None)
+    check_code_allowed(spec, directory, allow_code=allow_code)
     sys.exit(run_for_user(spec, directory, address, engine=engine))
 
 
@@ -76,8 +90,8 @@ def resume(directory: str, trials: int | None, engine: str, address: str | None,
 @click.argument("directory", type=DIRECTORY)
 def stop(directory: str) -> None:
     """Ask the search that runs in DIRECTORY to stop once the levels being trained are done."""
-    from ticket_search.runs.directory import request_stop
+    from ticket_search.runs.directory import read_spec, request_stop
 
     owner = request_stop(open_folder(directory))
     click.echo(f"{owner} stops when the levels that it is training are done")
-    click.echo(f"go on with: {resume_command(directory)}")
+    click.echo(f"go on with: {resume_command(directory, read_spec(open_folder(directory)))}")

@@ -53,7 +53,7 @@ def run_for_user(
     from ticket_search.results.reading import load_results
 
     find_user_modules()
-    again = again or resume_command(directory, engine)
+    again = again or resume_command(directory, spec, engine)
     shown = console()
     display = Display(spec, shown)
     interrupted = f"interrupted; what was finished is kept. Go on with: {again}"
@@ -139,6 +139,9 @@ def this_command() -> str:
     return shlex.join(["ticket-search", *sys.argv[1:]])
 
 
-def resume_command(directory: str, engine: str = "ray") -> str:
+def resume_command(directory: str, spec: "SearchSpec", engine: str = "ray") -> str:
     """The command that resumes a search."""
-    return f"ticket-search resume {shlex.quote(directory)}" + (f" --engine {engine}" if engine != "ray" else "")
+    from ticket_search.config.imports import user_code
+
+    options = (f" --engine {engine}" if engine != "ray" else "") + (" --allow-code" if user_code(spec) else "")
+    return f"ticket-search resume {shlex.quote(directory)}{options}"

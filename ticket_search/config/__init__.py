@@ -1,1 +1,1 @@
-"""What to run, as frozen validated data, and the keys that name it. Imports neither torch nor ray."""
+"""What to run, as frozen and validated data, and the keys that identify it. Imports neither torch nor ray."""

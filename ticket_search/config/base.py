@@ -1,4 +1,4 @@
-"""What every part of a specification shares: frozen, strict, and errors a person can act on."""
+"""What every part of a specification shares: it is frozen and strict, and its errors say what to change."""
 
 import difflib
 import re
@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from ticket_search.errors import SpecError
+from ticket_search.errors import SpecError, quoted, shortened
 
 
 class Spec(BaseModel):
@@ -17,23 +17,25 @@ class Spec(BaseModel):
 
 
 def as_tuple(value: object) -> object:
-    """A YAML list as a tuple; anything else as it is."""
+    """Turn a YAML list into a tuple; leave anything else alone."""
     return tuple(value) if isinstance(value, list) else value
 
 
-#: A tuple field that a YAML list may fill (strict validation alone would refuse the list).
+#: Marks a tuple field as open to YAML lists, which strict validation would refuse.
 FromList = BeforeValidator(as_tuple)
 Floats = Annotated[tuple[float, ...], FromList]
 
 
 def unknown(kind: str, value: object, known: Sequence[str]) -> str:
-    """The message for a name that is not among the known ones, with the closest of them."""
-    close = difflib.get_close_matches(str(value), known, n=1)
+    """The message for a name that is not one of the known names; suggests the closest."""
+    close = difflib.get_close_matches(str(value)[:100], known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown {kind} {value!r}{hint}; known: {', '.join(known)}"
+    return f"unknown {kind} {quoted(value)}{hint}; known: {', '.join(known)}"
 
 
 S = TypeVar("S", bound=Spec)
+#: Lines of a message; a file of another format would otherwise get one for each of its keys.
+_MOST_LINES = 3
 
 
 def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "", context: Any = None) -> S:
@@ -46,29 +48,35 @@ def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "", context: 
         context: for the validators of the class, see pydantic's `ValidationInfo`.
 
     Raises:
-        SpecError: one line for each field that is wrong.
+        SpecError: one line for each of the first wrong fields, and the number of the others.
     """
     try:
         return cls.model_validate(raw, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        # A union reports every branch that did not fit: keep the first line for each field.
-        problems.sort(key=lambda p: p["loc"][-1:] == ("int",))  # of "a number" and "an integer", the former
-        lines = {_path(p["loc"]): _explain(cls, p) for p in reversed(problems)}
-        raise SpecError(
-            "\n".join(where + (f"{path}: " if path else "") + lines[path] for path in reversed(lines))
-        ) from None
+        # A union reports every branch that did not fit; keep one line per field, "a number" rather than "an integer".
+        problems.sort(key=lambda p: p["loc"][-1:] in (("int",), ("constrained-int",)))
+        by_path = {_path(problem["loc"]): problem for problem in reversed(problems)}
+        lines = [
+            where + (f"{path}: " if path else "") + _explain(cls, by_path[path])
+            for path in list(reversed(by_path))[:_MOST_LINES]
+        ]
+        if len(by_path) > _MOST_LINES:
+            lines.append(f"and {len(by_path) - _MOST_LINES:,} more")
+        raise SpecError("\n".join(lines)) from None
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc if not (isinstance(part, str) and "[" in part) and part not in _BRANCHES)
+    parts = (part for part in loc if not (isinstance(part, str) and "[" in part) and part not in _BRANCHES)
+    return ".".join(shortened(str(part)) for part in parts)
 
 
-#: Pydantic names the branches of a union in the location of an error; they are not keys of the file.
-_BRANCHES = {"int", "float", "str", "bool", "Range"}
+#: Pydantic puts the branch of a union into an error's location; it is no key of the file.
+_BRANCHES = {"int", "constrained-int", "float", "str", "bool", "Range"}
 
 
 def _explain(cls: type[Spec], problem: Any) -> str:
+    value = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
             return unknown("key", problem["loc"][-1], sorted(_fields_at(cls, problem["loc"][:-1])))
@@ -76,23 +84,22 @@ def _explain(cls: type[Spec], problem: Any) -> str:
             return "is missing"
         case "value_error":
             return str(problem["ctx"]["error"])
+        case "int_type" if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+            return f"{value} is not valid: write {int(value)}, not {value}"
         case _:
             message = problem["msg"][0].lower() + problem["msg"][1:]
             for python, plain in _PLAIN_WORDS.items():
                 message = re.sub(python, plain, message)
-            return f"{_shorten(problem['input'])} is not valid: {message}"
+            return f"{quoted(value)} is not valid: {message}"
 
 
+#: Above it floats skip integers.
+_EXACT = 2**53
 _PLAIN_WORDS = {"a valid tuple": "a list", r"a valid dictionary( or instance of \w+)?": "a mapping of keys to values"}
 
 
-def _shorten(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
 def _fields_at(cls: type[Spec], loc: tuple[int | str, ...]) -> list[str]:
-    """The field names of the specification found at the path `loc` below `cls`."""
+    """The field names of the specification at the path `loc` below `cls`."""
     for part in loc:
         field = cls.model_fields.get(str(part))
         if field is not None:
@@ -103,4 +110,4 @@ def _fields_at(cls: type[Spec], loc: tuple[int | str, ...]) -> list[str]:
 def _spec_types(annotation: Any) -> list[type[Spec]]:
     if isinstance(annotation, type) and issubclass(annotation, Spec):
         return [annotation]
-    return [found for argument in getattr(annotation, "__args__", ()) for found in _spec_types(argument)]
+    return [spec for argument in getattr(annotation, "__args__", ()) for spec in _spec_types(argument)]

@@ -1,18 +1,69 @@
-"""What is a user's own: the function named by ``package.module:function``, and a digest of its source."""
+"""A user's own code: which a specification names, the function itself, and a digest of its source."""
 
 import hashlib
 import importlib
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import dotted
+from ticket_search.config.trajectory import USER_FUNCTION, TrajectorySpec
+from ticket_search.config.user_error import one_line
 from ticket_search.errors import SpecError
 
+#: The fields that may name a user's code.
+_FIELDS = ("task", "dataset.name", "model.name", "training.executor")
 #: The code that runs is the code that was imported: an edit of the file afterwards changes neither.
 _DIGESTS: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
+
+
+def user_code(spec: SearchSpec | TrajectorySpec) -> list[str]:
+    """The names ``package.module:function`` that a specification gives, in its fields or its space, each once."""
+    names = [attrgetter(field)(spec) for field in _FIELDS]
+    if isinstance(spec, SearchSpec):
+        listed = [domain for field, domain in spec.space.items() if dotted(field) in _FIELDS]
+        names += [name for domain in listed if isinstance(domain, tuple) for name in domain]
+    # The points of a run directory's search are not checked again, so a name may be anything.
+    named = [name for name in names if isinstance(name, str) and USER_FUNCTION.fullmatch(name)]
+    return list(dict.fromkeys(named))
+
+
+def check_code_allowed(spec: SearchSpec | TrajectorySpec, source: object, *, allow_code: bool) -> None:
+    """Refuse a specification that names a user's code, unless that was allowed; imports nothing.
+
+    Args:
+        spec: of a run directory or a ticket's file, which may be a stranger's.
+        source: that directory or file, for the message.
+        allow_code: whether the code may be run.
+
+    Raises:
+        SpecError: quotes the code's names and says how to allow it.
+    """
+    names = user_code(spec)
+    if names and not allow_code:
+        raise SpecError(
+            f"{str(source)!r} names code that is not part of ticket_search: {', '.join(map(repr, names))}; loading it "
+            "would run that code. If you trust it, give --allow-code (in Python: allow_code=True)"
+        )
+
+
+def find_user_modules() -> None:
+    """Let a user's own modules be imported from the working directory, as with `python -m`.
+
+    Raises:
+        SpecError: the working directory has been deleted.
+    """
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise SpecError("the working directory has been deleted; change into one that exists") from None
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -46,7 +97,7 @@ def _module(name: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         absent = isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{error.name}.")
         hint = f"; its folder must be on the import path, which is {sys.path}" if absent else ""
-        raise SpecError(f"{name!r}: importing {path!r} failed: {type(error).__name__}: {error}{hint}") from error
+        raise SpecError(f"{name!r}: importing {path!r} failed: {one_line(error)}{hint}") from error
     if module not in _DIGESTS:
         file = getattr(module, "__file__", None)
         if not file:

@@ -1,18 +1,18 @@
-"""Names that older search space files, run directories and tickets have, and that go on working."""
+"""Names from older search space files, run directories and tickets. They keep working."""
 
 from collections.abc import Mapping
 from typing import Any
 
-#: A section's older name -> its name. Level keys and identities are digests that contain the older one.
+#: A section's older name -> its present name. Level keys and identities are digests over the older name.
 OLDER_SECTIONS = {"trajectory": "pruning"}
 _OLDER_NAMES = {new: old for old, new in OLDER_SECTIONS.items()}
 
 
 def with_newer_sections(raw: Any) -> Any:
-    """Plain data of a specification with each section under its present name; anything but a mapping as it is.
+    """Rename the sections of a specification's plain data to their present names; return anything else unchanged.
 
     Raises:
-        ValueError: a section stands under both names.
+        ValueError: a section is given under both names.
     """
     if not isinstance(raw, Mapping):
         return raw
@@ -23,7 +23,7 @@ def with_newer_sections(raw: Any) -> Any:
 
 
 def with_older_sections(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data as identities are computed from: each section under its oldest name."""
+    """Rename sections to their oldest names, from which identities are computed."""
     return {_OLDER_NAMES.get(name, name): value for name, value in plain.items()}
 
 

@@ -1,4 +1,4 @@
-"""A search: the base configuration, what varies, and how the next point is chosen."""
+"""A search: the base configuration, the space around it, and how the next point is chosen."""
 
 import itertools
 import re
@@ -27,31 +27,34 @@ from ticket_search.config.space import (
     read_domain,
 )
 from ticket_search.config.trajectory import DatasetSpec, ModelSpec, TrainingSpec, TrajectorySpec, check_task
-from ticket_search.errors import SpecError
+from ticket_search.errors import SpecError, quoted
 
-#: What a search may be resumed with changed: fields of its ``search`` section, ...
+#: What may change when a search is resumed: these fields of its ``search`` section, ...
 CHANGEABLE_SETTINGS = ("trials", "early_stopping", "max_concurrent", "max_failures", "checkpoint_seconds")
 #: ... and the sections that say where it runs.
 PLACES = ("resources", "data_dir", "store")
-#: A space of so many points is checked point by point; a grid, of which every point will be run, up to more of them.
+#: Up to this many points of a space are all checked; a grid, which will run every point, has a higher limit. A check
+#: takes about 0.1 ms.
 _FEW = 500
 _MANY = 10_000
-#: The context in which a search is validated whose points were checked when it was written.
+#: Longer lists are tried in pairs with other fields at their ends only: two of 1,000 values have a million pairs.
+_MOST_PAIRED = 30
+#: The validation context of a search whose points were checked when it was written.
 CHECKED_BEFORE = "checked before"
 
 
 class SearchSpec(Spec):
-    """A search space file, resolved: every default written out, every name checked.
+    """A search space file, resolved: every default filled in, every name checked.
 
     Attributes:
         name: names the default run directory.
         task: what networks are trained to do; see `TrajectorySpec`.
         controls: what is trained beside the tickets.
-        space: field name -> what it may be. A name is a dotted path such as ``training.optimizer.lr``; the fields
-            of ``pruning`` may be written short, as ``pruning_rate``.
-        points: those of a grid, each with a value for every field of the space; null means every combination.
+        space: field name -> its values. A name is a dotted path such as ``training.optimizer.lr``; fields of
+            ``pruning`` have a short form, such as ``pruning_rate``.
+        points: the points of a grid, each with a value for every field of the space; null means every combination.
         seeds: spread evenly over the trials; the sampler does not model them.
-        data_dir: where data sets lie; a relative one is taken from the working directory.
+        data_dir: the folder of the data sets; relative paths start in the working directory.
         store: the level store, a path or ``s3://bucket/path``; null means ``store/`` in the run directory.
     """
 
@@ -87,7 +90,7 @@ class SearchSpec(Spec):
     def _fit_for_a_directory(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name):
             raise ValueError(
-                f"{name[:120]!r} is no name for a directory; give up to 100 letters, digits, '_', '-' and '.'"
+                f"{quoted(name)} cannot name a directory; give up to 100 letters, digits, '_', '-' and '.'"
             )
         return name
 
@@ -100,7 +103,7 @@ class SearchSpec(Spec):
     @classmethod
     def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError(f"{list(seeds)} names a seed twice; give each once")
+            raise ValueError(f"{quoted(list(seeds))} names a seed twice; give each once")
         return seeds
 
     @model_validator(mode="after")
@@ -109,26 +112,17 @@ class SearchSpec(Spec):
             if self.search.sampler != "grid":
                 raise ValueError(f"points are for the grid sampler, not for {self.search.sampler!r}; give null")
             if set(point) != set(self.space):
-                raise ValueError(f"points: {point} has not the fields of the space, {list(self.space)}; give those")
+                raise ValueError(f"points: {quoted(point)} must have the fields of the space, {list(self.space)}")
             for name, value in point.items():
                 if not holds(self.space[name], value):
-                    raise ValueError(f"points: {name} {value!r} is not in space.{name}; add it there")
+                    raise ValueError(f"points: {name} {quoted(value)} is not in space.{name}; add it there")
         return self
 
     @model_validator(mode="after")
     def _every_extreme_is_a_trajectory(self, info: ValidationInfo) -> "SearchSpec":
         if info.context == CHECKED_BEFORE:
             return self
-        spelled: dict[str, str] = {}
-        for name in self.space:
-            if (other := spelled.setdefault(dotted(name), name)) != name:
-                raise ValueError(f"space.{other} and space.{name} are the same field; give it once")
-        if self.search.sampler == "grid":
-            for name, domain in self.space.items():
-                if isinstance(domain, Range) and domain.step is None:
-                    raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
-        if self.search.sampler == "grid" and (self.size or 0) > MOST_STEPS:
-            raise ValueError(f"space: a grid of {self.size} points is too many; give at most {MOST_STEPS}")
+        self._check_fields()
         for values in self.points_to_check():
             try:
                 self.trajectory_at(values, self.seeds[0])
@@ -137,39 +131,55 @@ class SearchSpec(Spec):
         self._check_spellings()
         return self
 
+    def _check_fields(self) -> None:
+        """Refuse a field given twice, and a grid that is infinite or too large."""
+        spelled: dict[str, str] = {}
+        for name in self.space:
+            if (other := spelled.setdefault(dotted(name), name)) != name:
+                raise ValueError(f"space.{other} and space.{name} are the same field; give it once")
+        if self.search.sampler != "grid":
+            return
+        for name, domain in self.space.items():
+            if isinstance(domain, Range) and domain.step is None:
+                raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
+        if (self.size or 0) > MOST_STEPS:
+            raise ValueError(f"space: a grid of {self.size} points is too many; give at most {MOST_STEPS}")
+
     def _check_spellings(self) -> None:
-        """Refuse two spellings of one value: 0.5 and [0.5] of target densities, say."""
+        """Refuse two spellings of one value, such as the target densities 0.5 and [0.5]."""
         start = next(iter(self.points_to_check()))
         for name, domain in self.space.items():
             if isinstance(domain, Range):
                 continue
             seen: list[Any] = []
             for value in domain:
-                found: Any = self.trajectory_at({**start, name: value}, self.seeds[0])
-                for part in dotted(name).split("."):
-                    found = getattr(found, part)
-                if found in seen:
-                    same = domain[seen.index(found)]
-                    raise ValueError(f"space.{name}: {same!r} and {value!r} are the same; give one")
-                seen.append(found)
+                part: Any = self.trajectory_at({**start, name: value}, self.seeds[0])
+                for attribute in dotted(name).split("."):
+                    part = getattr(part, attribute)
+                if part in seen:
+                    same = domain[seen.index(part)]
+                    raise ValueError(f"space.{name}: {quoted(same)} and {quoted(value)} are the same; give one")
+                seen.append(part)
 
     def points_to_check(self) -> Iterable[dict[str, Any]]:
-        """Points to check a search at before it starts: all of a small space, else the corners."""
+        """The points at which to check a search before it starts: all of a small space, the corners of a large one."""
         every = self.size is not None and self.size <= (_MANY if self.search.sampler == "grid" else _FEW)
         return self.grid() if every else self.corners()
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Assignments that between them try every two fields' values together: of a list each, of a range both ends.
+        """Points that together combine any two fields' values: each value of a list, both ends of a range.
 
-        A rewind may fit one length of training and not another; momentum may fit one optimizer and not another.
+        A rewind may fit one length of training and not another; momentum may fit one optimizer and not another. Long
+        lists are combined at their ends only.
         """
         extremes = {name: ends(domain) for name, domain in self.space.items()}
         start = {name: values[0] for name, values in extremes.items()}
         yield start
         for name, values in extremes.items():
             yield from ({**start, name: value} for value in values[1:])
-        for one, other in itertools.combinations(extremes, 2):
-            yield from ({**start, one: a, other: b} for a in extremes[one][1:] for b in extremes[other][1:])
+        paired = {name: _ends_of_many(values[1:]) for name, values in extremes.items()}
+        for one, other in itertools.combinations(paired, 2):
+            yield from ({**start, one: a, other: b} for a in paired[one] for b in paired[other])
 
     def trajectory_at(self, values: Mapping[str, Any], seed: int) -> TrajectorySpec:
         """The trajectory at one point of the space.
@@ -188,7 +198,7 @@ class SearchSpec(Spec):
         return validate(TrajectorySpec, raw)
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the space, the last field varying fastest; or the points there are instead."""
+        """The given points, or every combination of the space, the last field varying fastest."""
         if self.points is not None:
             return list(self.points)
         names = list(self.space)
@@ -199,7 +209,7 @@ class SearchSpec(Spec):
 
     @property
     def size(self) -> int | None:
-        """The number of combinations, without the seeds; None where a range is continuous."""
+        """The number of points, not counting seeds; None where a range is continuous."""
         if self.points is not None:
             return len(self.points)
         total = 1
@@ -211,7 +221,7 @@ class SearchSpec(Spec):
 
     @property
     def planned_trials(self) -> int | None:
-        """How many trajectories there will be: the trials asked for, or as many as the space and its seeds hold."""
+        """How many trajectories will run: the requested trials, but no more than points times seeds."""
         points = None if self.size is None else self.size * len(self.seeds)
         if points is None or self.search.trials is None:
             return self.search.trials if points is None else points
@@ -219,14 +229,14 @@ class SearchSpec(Spec):
 
     @property
     def rewind_iterations(self) -> list[int]:
-        """Iterations to rewind to that the space lists; empty for a range: there each trajectory asks for its own."""
+        """The rewind iterations that the space lists; empty for a range, where each trajectory has its own."""
         listed = [domain for name, domain in self.space.items() if dotted(name) == "pruning.rewind_iteration"]
         if not listed:
             return [self.pruning.rewind_iteration]
         return [] if isinstance(listed[0], Range) else list(listed[0])
 
     def identity(self) -> str:
-        """A digest of what makes it this search and no other: not its length, its rules of stopping or its machines."""
+        """A digest of what identifies the search. Its length, early stopping and machines are not part of it."""
         plain = with_older_sections(canonical(self, without=set(PLACES)))
         plain["space"] = {older_path(dotted(name)): domain for name, domain in plain["space"].items()}
         if "points" in plain:
@@ -237,5 +247,16 @@ class SearchSpec(Spec):
         return digest(plain)
 
     def to_yaml(self) -> str:
-        """The resolved search; `loading.load_search` reads it back to an equal one."""
+        """The resolved search as YAML; `loading.load_search` reads it back to an equal one.
+
+        PyYAML quotes every string that YAML 1.1 takes for something else, so earlier versions read the file too.
+        """
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _ends_of_many(values: list[Any]) -> list[Any]:
+    if len(values) <= _MOST_PAIRED:
+        return values
+    if all(isinstance(value, int | float) for value in values):
+        return [min(values), max(values)]
+    return values[:_MOST_PAIRED]

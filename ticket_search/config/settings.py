@@ -1,4 +1,4 @@
-"""How a search chooses and judges, and what each of its trajectories gets."""
+"""How a search chooses points and judges trajectories, and the resources of each trajectory."""
 
 from typing import Annotated, Literal
 
@@ -9,16 +9,17 @@ from ticket_search.config.fields import NonNegativeInt, PositiveInt, Seed
 
 
 class EarlyStoppingSpec(Spec):
-    """When a trajectory is dropped. Accuracies are compared at equal compression, never at equal level.
+    """When to stop a trajectory. Trajectories are compared at equal compression, never at equal level.
 
     Attributes:
-        collapse: this far below its own dense network's validation accuracy, a ticket has collapsed.
-        collapse_levels: so many collapsed levels in a row end a trajectory.
-        margin: a ticket clearly does not match when it is more than this, and the tolerance, below the dense network.
-        patience: so many levels in a row that clearly do not match, and ...
-        worst_fraction: ... an accuracy, relative to the dense network's, among this fraction of the lowest at
-            the same compression, end a trajectory.
-        min_trajectories: no such comparison with fewer trajectories that have reached the compression.
+        collapse: a ticket has collapsed when its validation metric is worse than its dense network's by more than this.
+        collapse_levels: how many collapsed levels in a row stop a trajectory.
+        margin: a ticket clearly does not match when it is worse than the dense network by more than this plus the
+            tolerance.
+        patience: a trajectory is stopped after this many levels in a row that clearly do not match, ...
+        worst_fraction: ... if its gap to the dense network is also among this fraction of the worst at the same
+            compression.
+        min_trajectories: how many trajectories must have reached a compression before they are compared there.
     """
 
     collapse: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
@@ -26,22 +27,22 @@ class EarlyStoppingSpec(Spec):
     margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.005
     patience: PositiveInt = 2
     worst_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    min_trajectories: Annotated[int, Field(ge=2)] = 4
+    min_trajectories: Annotated[int, Field(ge=2, le=2**31 - 1)] = 4
 
 
 class SearchSettings(Spec):
     """The ``search`` section: how points are chosen and judged.
 
     Attributes:
-        trials: how many trajectories; null, for ``grid``, takes every point.
-        sampler: ``tpe``, ``random``, ``grid``, or ``nsga2`` over (validation accuracy, compression).
-        objective: ``sparsest_matching``: log2 of the best compression at which the ticket still matches.
-        tolerance: a ticket matches when its validation accuracy is at most this far below its dense network's.
-        max_concurrent: trajectories side by side; null means as many as fit.
-        max_failures: how often a trajectory whose worker died is started over.
-        checkpoint_seconds: between two checkpoints within a level, from which an interrupted training goes on; null
-            makes none.
-        seed: of the sampler.
+        trials: how many trajectories to run; null, for ``grid``, runs every point.
+        sampler: ``tpe``, ``random``, ``grid``, or ``nsga2`` over (validation metric, compression).
+        objective: ``sparsest_matching``: log2 of the highest compression at which the ticket still matches.
+        tolerance: a ticket matches when its validation metric is worse than its dense network's by at most this.
+        max_concurrent: how many trajectories run at once; null means as many as fit.
+        max_failures: how often to restart a trajectory whose worker died.
+        checkpoint_seconds: the time between two checkpoints within a level, from which an interrupted training
+            resumes; null writes none.
+        seed: the sampler's seed.
         early_stopping: null turns it off.
     """
 
@@ -62,23 +63,28 @@ class SearchSettings(Spec):
         return self
 
 
+_LEAST_SHARE = 0.0001
+
+
 class ResourcesSpec(Spec):
-    """What each trajectory gets. A GPU share below 1 means several trajectories on one GPU."""
+    """The resources of each trajectory. A GPU share below 1 puts several trajectories on one GPU."""
 
     cpus: Annotated[float, Field(gt=0.0)] = 1.0
     gpus: Annotated[float, Field(ge=0.0)] = 0.0
 
     @property
     def threads(self) -> int:
-        """Of torch, for a trajectory."""
+        """How many threads torch uses for a trajectory."""
         return max(1, int(self.cpus))
 
     @model_validator(mode="after")
     def _shares_that_pack(self) -> "ResourcesSpec":
         share = self.gpus
+        if 0 < share < _LEAST_SHARE:
+            raise ValueError(f"gpus {share} is less than Ray can hand out; give at least {_LEAST_SHARE}")
         if share > 1 and share != round(share):
             raise ValueError(f"gpus {share} is neither a share 1/n nor a whole number; give {round(share)}")
-        # Ray counts in ten-thousandths: n shares must not come to more than one GPU.
+        # Ray counts GPUs in ten-thousandths, so n rounded shares may add up to more than one GPU: 3 x 0.3334.
         n = round(1 / share) if 0 < share < 1 else 1
         if 0 < share < 1 and (n * round(share * 10_000) > 10_000 or abs(n * share - 1) > 1e-2):
             raise ValueError(f"gpus {share} is not 1/n, so shares would not pack; give {10_000 // n / 10_000:g}")

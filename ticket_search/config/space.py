@@ -1,15 +1,15 @@
-"""What varies in a search: lists of values and ranges of numbers, by the names of fields."""
+"""What a search varies: for each field name a list of values or a range of numbers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ticket_search.config.base import Spec, unknown, validate
 from ticket_search.config.older import OLDER_SECTIONS
 from ticket_search.config.pruning import PruningSpec
 from ticket_search.config.trajectory import DatasetSpec, ModelSpec, TrainingSpec
-from ticket_search.errors import SpecError
+from ticket_search.errors import SpecError, quoted
 
 SECTIONS: dict[str, type[Spec]] = {
     "dataset": DatasetSpec,
@@ -19,18 +19,22 @@ SECTIONS: dict[str, type[Spec]] = {
 }
 
 
+#: The bounds keep integers convertible to float, which an integer of 400 digits is not.
+Number = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | float
+
+
 class Range(Spec):
     """The numbers between two bounds, both included.
 
     Attributes:
         log: draw the logarithm uniformly.
-        step: draw ``low, low + step, ...`` only.
+        step: draw only ``low, low + step, ...``.
     """
 
-    low: int | float
-    high: int | float
+    low: Number
+    high: Number
     log: bool = False
-    step: int | float | None = None
+    step: Number | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
@@ -40,37 +44,41 @@ class Range(Spec):
             raise ValueError(f"a log range needs low above 0 and no step, not low {self.low}, step {self.step}")
         if self.step is not None and self.step < _LEAST_STEP:
             raise ValueError(f"step {self.step} must be at least {_LEAST_STEP}")
-        if self.step is not None and self.count > MOST_STEPS:
-            raise ValueError(f"step {self.step} makes {self.count} values; give at most {MOST_STEPS}, or no step")
+        # Counted as a float: between 1e308 and -1e308 there is no integer number of steps.
+        if self.step is not None and (values := (self.high - self.low) / self.step + 1) > MOST_STEPS:
+            raise ValueError(f"step {self.step} makes {values:.0f} values; give at most {MOST_STEPS}, or no step")
         return self
 
     @property
     def count(self) -> int:
-        """How many values it has with its step; of integers, with step 1 where none is given."""
+        """How many values there are with the step; integers without one have step 1."""
+        # 1e-9: in binary fractions (0.5 - 0.1) / 0.1 is 3.9999999999999996.
         return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
     def value(self, i: int) -> int | float:
-        """The i-th of those values."""
+        """The value with index i, from 0 to `count` - 1."""
         value = self.low + i * (self.step or 1)
-        # The rounding undoes the noise of binary fractions: 0.1 + 2 * 0.1 is 0.3.
+        # Rounded, because in binary fractions 0.1 + 2 * 0.1 is 0.30000000000000004.
         return value if self.is_integer else round(float(value), 12)
 
     @property
     def is_integer(self) -> bool:
-        """Whether it draws integers: its bounds (and step) are."""
+        """Whether it draws integers: its bounds and its step are integers."""
         return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
 
 
 MOST_STEPS = 1_000_000
 _LEAST_STEP = 1e-9
-#: What a field may be: one of a list, or a number of a range.
+#: Comparing the values of a list takes the square of their number: 10,000 take about a second.
+_MOST_VALUES = 10_000
+#: The values that a search may give a field: those of a list, or the numbers of a range.
 Domain = tuple[Any, ...] | Range
 
 
 def dotted(name: str) -> str:
     """The full path of a searched field: ``pruning_rate`` is ``pruning.pruning_rate``.
 
-    A path of an older file, such as ``trajectory.pruning_rate``, means the same.
+    Paths of older files, such as ``trajectory.pruning_rate``, are converted too.
     """
     if name in PruningSpec.model_fields:
         return f"pruning.{name}"
@@ -79,7 +87,7 @@ def dotted(name: str) -> str:
 
 
 def assign(raw: dict[str, Any], path: str, value: object) -> None:
-    """Set a dotted path in nested mappings, making those that are missing."""
+    """Set a dotted path in nested mappings; create those that are missing."""
     *parents, last = path.split(".")
     for part in parents:
         inner = raw.get(part)
@@ -90,7 +98,7 @@ def assign(raw: dict[str, Any], path: str, value: object) -> None:
 
 
 def domain_values(domain: Domain) -> list[Any]:
-    """Every value of a list, or of a range with a step (of integers: with step 1 where none is given)."""
+    """Every value of a list, or of a range with a step; integers without one have step 1."""
     if not isinstance(domain, Range):
         return list(domain)
     return [domain.value(i) for i in range(domain.count)]
@@ -112,7 +120,11 @@ def ends(domain: Domain) -> list[Any]:
 
 
 def read_domain(name: str, domain: object) -> Domain:
-    """What a field may be, from plain data; a ValueError says what is wrong with it."""
+    """Read the domain of a field from plain data.
+
+    Raises:
+        ValueError: the field cannot be searched, or the data is no domain.
+    """
     path = dotted(name)
     if path.split(".")[0] not in SECTIONS or "." not in path:
         searchable = [*PruningSpec.model_fields, *(f"{s}.*" for s in SECTIONS)]
@@ -120,8 +132,10 @@ def read_domain(name: str, domain: object) -> Domain:
     if isinstance(domain, list | tuple):
         if not domain:
             raise ValueError(f"{name}: the list [] is empty; give at least one value")
+        if len(domain) > _MOST_VALUES:
+            raise ValueError(f"{name}: {len(domain)} values are too many; give at most {_MOST_VALUES}, or a range")
         if any(domain.index(value) != i for i, value in enumerate(domain)):
-            raise ValueError(f"{name}: {list(domain)} names a value twice; give each once")
+            raise ValueError(f"{name}: {quoted(list(domain))} names a value twice; give each once")
         return tuple(domain)
     if isinstance(domain, Mapping):
         try:
@@ -130,4 +144,4 @@ def read_domain(name: str, domain: object) -> Domain:
             raise ValueError(str(error)) from None
     if isinstance(domain, Range):
         return domain
-    raise ValueError(f"{name}: {domain!r} is neither a list of values nor a range {{low: ..., high: ...}}")
+    raise ValueError(f"{name}: {quoted(domain)} is neither a list of values nor a range {{low: ..., high: ...}}")

@@ -1,22 +1,16 @@
-"""One point of a search: everything that decides what a trajectory computes."""
+"""One point of a search: all inputs of a trajectory's computation."""
 
+import itertools
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ticket_search.config.base import Floats, FromList, Spec, unknown
-from ticket_search.config.fields import (
-    Duration,
-    PositiveInt,
-    Seed,
-    check_duration,
-    check_positive,
-    resolve_duration,
-)
+from ticket_search.config.fields import Duration, PositiveDuration, PositiveInt, Seed, resolve_duration
 from ticket_search.config.older import with_newer_sections
 from ticket_search.config.pruning import ControlsSpec, PruningSpec, check_early_bird, check_rewind
-from ticket_search.errors import SpecError
+from ticket_search.errors import SpecError, quoted
 
 TASKS = ("classification",)
 EXECUTORS = ("plain",)
@@ -25,18 +19,22 @@ MODELS = (
     *("lenet_A_B[_C...]", "mlp_A_B[_C...]", "conv2", "conv4", "conv6", "vgg16", "vgg19"),
     *("resnet20", "resnet_N (N = 8, 14, 20, ...)", "torchvision/<name>"),
 )
-#: Somebody's own network, data set, task or executor, named by where its function can be imported.
+#: A user's own network, data set, task or executor, named by where its function can be imported.
 USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAMED = {"conv2", "conv4", "conv6", "vgg16", "vgg19"}
 FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
-_RESNET = re.compile(r"resnet_?([1-9]\d{0,3})")
+_RESNET = re.compile(r"resnet_?([1-9]\d*)")
+_MOST_LAYERS = 9998
+_MOST_UNITS = 999_999
+#: Between hidden layers: 4 GB in fp32. More would end in the kernel's out-of-memory killer, without a message.
+_MOST_WEIGHTS = 10**9
 
 Precision = Literal["fp32", "bf16"]
 Initialization = Literal["kaiming_normal", "kaiming_uniform", "glorot_normal", "glorot_uniform", "orthogonal"]
 
 
 class NormalizeSpec(Spec):
-    """Per-channel normalisation ``(x - mean) / std`` of images scaled to [0, 1]."""
+    """Per-channel normalization ``(x - mean) / std`` of images scaled to [0, 1]."""
 
     mean: Floats
     std: Floats
@@ -45,16 +43,17 @@ class NormalizeSpec(Spec):
     def _one_each(self) -> "NormalizeSpec":
         if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
             raise ValueError(
-                f"mean {list(self.mean)} and std {list(self.std)} need one entry each per channel, std above 0"
+                f"mean {quoted(list(self.mean))} and std {quoted(list(self.std))} need one entry each per channel, "
+                "std above 0"
             )
         return self
 
 
 class AugmentSpec(Spec):
-    """Random changes of each training image, drawn anew in every epoch from the seed.
+    """Random changes to each training image, drawn from the seed in every epoch.
 
     Attributes:
-        crop: zero pixels added on each side before a crop back to the original size.
+        crop: how many zero pixels to add on each side before a random crop to the original size.
         flip: mirror half of the images left to right.
     """
 
@@ -63,16 +62,16 @@ class AugmentSpec(Spec):
 
 
 class DatasetSpec(Spec):
-    """Which images, and how they are split.
+    """Which images to train on, and how they are split.
 
     Attributes:
         name: one of `DATASETS`, or ``package.module:function``.
-        path: for ``parquet``, the folder: absolute, or below the data directory.
+        path: for ``parquet``, the folder: absolute, or relative to the data directory.
         validation: number of training images held out for validation.
         split_seed: the seed of that split; not the seed of a run.
-        normalize: null means the usual constants of a known data set, else those of its training images.
+        normalize: null means the usual constants of a known data set, and the training images' own for any other.
         augment: null means none.
-        download: whether an absent data set may be fetched through torchvision.
+        download: whether torchvision may download a missing data set.
     """
 
     name: str
@@ -85,7 +84,7 @@ class DatasetSpec(Spec):
 
     @property
     def source(self) -> tuple[str, str | None]:
-        """What is read; the other fields say what is made of it."""
+        """Identifies the files that are read; the other fields decide how they are used."""
         return self.name, self.path
 
     @field_validator("name")
@@ -104,7 +103,7 @@ class DatasetSpec(Spec):
     def _path_for_parquet(self) -> "DatasetSpec":
         if (self.name == "parquet") != (self.path is not None):
             raise ValueError(
-                f"path {self.path!r} does not go with dataset {self.name!r}: "
+                f"path {quoted(self.path)} does not go with dataset {self.name!r}: "
                 "`parquet` needs the folder's path, no other takes one"
             )
         return self
@@ -115,7 +114,8 @@ class ModelSpec(Spec):
 
     Attributes:
         name: a known name, or ``package.module:function`` returning an ``nn.Module``. ``resnet_20`` is ``resnet20``.
-        init: how the weights of convolutions and fully connected layers are drawn; null as the network's own code does.
+        init: how the weights of convolutions and fully connected layers are drawn; null leaves that to the network's
+            code.
     """
 
     name: str
@@ -125,15 +125,35 @@ class ModelSpec(Spec):
     @classmethod
     def _known(cls, name: str) -> str:
         if resnet := _RESNET.fullmatch(name):
-            depth = int(resnet[1])
-            if depth < 8 or depth % 6 != 2:
-                near = max(8, 6 * round((depth - 2) / 6) + 2)
-                raise ValueError(f"{name!r}: a ResNet for CIFAR has 6n + 2 layers: 8, 14, 20, ...; give 'resnet{near}'")
-            return f"resnet{depth}"
-        known = name in _NAMED or FULLY_CONNECTED.fullmatch(name) or re.fullmatch(r"torchvision/\w+", name)
+            return _resnet(name, resnet[1])
+        if re.fullmatch(r"(lenet|mlp)(_\d+)+", name):
+            return _fully_connected(name)
+        known = name in _NAMED or re.fullmatch(r"torchvision/\w+", name)
         if not known and not USER_FUNCTION.fullmatch(name):
             raise ValueError(unknown("model", name, [*MODELS, "package.module:function"]))
         return name
+
+
+def _resnet(name: str, layers: str) -> str:
+    if len(layers) > len(str(_MOST_LAYERS)) or int(layers) > _MOST_LAYERS:
+        raise ValueError(f"{quoted(name)}: a ResNet has at most {_MOST_LAYERS} layers; give 'resnet{_MOST_LAYERS}'")
+    depth = int(layers)
+    if depth < 8 or depth % 6 != 2:
+        near = max(8, 6 * round((depth - 2) / 6) + 2)
+        raise ValueError(f"{name!r}: a ResNet for CIFAR has 6n + 2 layers: 8, 14, 20, ...; give 'resnet{near}'")
+    return f"resnet{depth}"
+
+
+def _fully_connected(name: str) -> str:
+    if not FULLY_CONNECTED.fullmatch(name):
+        raise ValueError(f"{quoted(name)}: a layer has 1 to {_MOST_UNITS} units; give e.g. 'lenet_300_100'")
+    weights = sum(a * b for a, b in itertools.pairwise(map(int, name.split("_")[1:])))
+    if weights > _MOST_WEIGHTS:
+        raise ValueError(
+            f"{quoted(name)}: {weights} weights between hidden layers are more than {_MOST_WEIGHTS}; "
+            "give smaller layers"
+        )
+    return name
 
 
 class OptimizerSpec(Spec):
@@ -155,7 +175,7 @@ class ScheduleSpec(Spec):
     """The learning rate by iteration.
 
     Attributes:
-        name: ``constant``; ``step`` (times `gamma` at each milestone); ``cosine`` (to 0 at the end).
+        name: ``constant``; ``step`` (times `gamma` at each milestone); ``cosine`` (down to 0 at the end).
         milestones: iterations, or epochs as ``"80ep"``.
         gamma: the factor of ``step``.
         warmup: iterations (or ``"5ep"``) of linear growth from 0 to the full rate.
@@ -166,21 +186,11 @@ class ScheduleSpec(Spec):
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     warmup: Duration = 0
 
-    @field_validator("warmup")
-    @classmethod
-    def _warmup(cls, value: Duration) -> Duration:
-        return check_duration(value)
-
-    @field_validator("milestones")
-    @classmethod
-    def _milestones(cls, value: tuple[Duration, ...]) -> tuple[Duration, ...]:
-        return tuple(check_duration(v) for v in value)
-
     @model_validator(mode="after")
     def _milestones_for_step(self) -> "ScheduleSpec":
         if (self.name == "step") != bool(self.milestones):
             raise ValueError(
-                f"milestones {list(self.milestones)} do not go with schedule {self.name!r}: "
+                f"milestones {quoted(list(self.milestones))} do not go with schedule {self.name!r}: "
                 "`step` needs some, no other takes any"
             )
         return self
@@ -190,20 +200,20 @@ class TrainingSpec(Spec):
     """How each level is trained.
 
     Attributes:
-        batch_size: images per iteration; the last, smaller batch of an epoch is left out.
+        batch_size: examples per iteration; the last, smaller batch of an epoch is dropped.
         iterations: optimizer updates of the dense training, or epochs as ``"20ep"``.
         evaluate_every: iterations between two points of the learning curve, or ``"1ep"``.
-        precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` where torch's autocast takes
+        precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` where torch's autocast allows
             it; weights, updates, masks and losses are fp32 in both.
         executor: how levels are trained: one of `EXECUTORS`, or ``package.module:function``; ``auto`` chooses for each
-            level, by its settings alone.
+            level from its settings alone.
     """
 
     optimizer: OptimizerSpec
     schedule: ScheduleSpec = ScheduleSpec()
     batch_size: PositiveInt
-    iterations: Duration
-    evaluate_every: Duration
+    iterations: PositiveDuration
+    evaluate_every: PositiveDuration
     precision: Precision = "fp32"
     executor: str = "auto"
 
@@ -214,21 +224,16 @@ class TrainingSpec(Spec):
             raise ValueError(unknown("executor", name, ["auto", *EXECUTORS, "package.module:function"]))
         return name
 
-    @field_validator("iterations", "evaluate_every")
-    @classmethod
-    def _positive(cls, value: Duration) -> Duration:
-        return check_positive(value)
-
 
 def check_task(name: str) -> str:
-    """The name of a task, if there can be one of that name."""
+    """Return the name of a task; refuse a name that no task can have."""
     if name not in TASKS and not USER_FUNCTION.fullmatch(name):
         raise ValueError(unknown("task", name, [*TASKS, "package.module:function"]))
     return name
 
 
 class TrajectorySpec(Spec):
-    """One IMP run: a configuration and a seed, and which controls are trained beside its tickets.
+    """One IMP run: a configuration, a seed, and the controls to train beside its tickets.
 
     Attributes:
         task: what networks are trained to do: one of `TASKS`, or ``package.module:function``.
@@ -256,7 +261,7 @@ class TrajectorySpec(Spec):
     def _controls_of_tickets(self) -> "TrajectorySpec":
         if self.controls.kinds and self.pruning.retrain != "weights":
             raise ValueError(
-                f"controls.kinds: {list(self.controls.kinds)} are controls of tickets, whose weights are rewound; "
+                f"controls.kinds: {list(self.controls.kinds)} are controls for tickets, whose weights are rewound; "
                 f"with pruning.retrain {self.pruning.retrain!r} give []"
             )
         last = self.pruning.last_level
@@ -272,8 +277,8 @@ class TrajectorySpec(Spec):
     def _fine_tuning_has_a_rate(self) -> "TrajectorySpec":
         if self.pruning.retrain == "finetune" and self.training.schedule.name == "cosine":
             raise ValueError(
-                "pruning.retrain 'finetune' trains at the schedule's last learning rate, and training.schedule "
-                "'cosine' ends at 0; give 'step' or 'constant', or retrain 'learning_rate'"
+                "pruning.retrain 'finetune' trains at the schedule's last learning rate, which is 0 for "
+                "training.schedule 'cosine'; give 'step' or 'constant', or retrain 'learning_rate'"
             )
         return self
 
@@ -286,42 +291,41 @@ class TrajectorySpec(Spec):
         return self
 
     def resolve(self, training_images: int) -> "TrajectorySpec":
-        """The same trajectory with every epoch written as iterations.
+        """The same trajectory with epochs converted to iterations.
 
         Args:
-            training_images: size of the training split, validation images taken out.
+            training_images: size of the training split, without the validation images.
 
         Raises:
-            SpecError: the batch is larger than the split; the rewind iteration is past the training, or early-bird
-                longer than it.
+            SpecError: the batch is larger than the split; the rewind iteration is past the end of training; early-bird
+                needs more iterations than there are; or the epochs come to too many iterations.
         """
-        training = self.training
-        if training.batch_size > training_images:
+        batch = self.training.batch_size
+        if batch > training_images:
             raise SpecError(
-                f"training.batch_size: {training.batch_size} is more than the {training_images} training images; "
+                f"training.batch_size: {batch} is more than the {training_images} training images; "
                 "give at most that many"
             )
-        epoch = training_images // training.batch_size
-        resolved = training.model_copy(
+        try:
+            return self._in_iterations(training_images // batch)
+        except ValueError as error:
+            raise SpecError(str(error)) from None
+
+    def _in_iterations(self, epoch: int) -> "TrajectorySpec":
+        training, pruning = self.training, self.pruning
+        schedule = training.schedule.model_copy(
             update={
-                "iterations": resolve_duration(training.iterations, epoch),
-                "evaluate_every": resolve_duration(training.evaluate_every, epoch),
-                "schedule": training.schedule.model_copy(
-                    update={
-                        "milestones": tuple(resolve_duration(m, epoch) for m in training.schedule.milestones),
-                        "warmup": resolve_duration(training.schedule.warmup, epoch),
-                    }
-                ),
+                "milestones": tuple(resolve_duration(m, epoch) for m in training.schedule.milestones),
+                "warmup": resolve_duration(training.schedule.warmup, epoch),
             }
         )
-        pruning = self.pruning
+        iterations = resolve_duration(training.iterations, epoch)
+        every = resolve_duration(training.evaluate_every, epoch)
+        training = training.model_copy(update={"iterations": iterations, "evaluate_every": every, "schedule": schedule})
         if pruning.early_bird is not None:
             every = resolve_duration(pruning.early_bird.every, epoch)
             early_bird = pruning.early_bird.model_copy(update={"every": every})
             pruning = pruning.model_copy(update={"early_bird": early_bird})
-        try:
-            check_rewind(pruning.rewind_iteration, int(resolved.iterations))
-            check_early_bird(pruning.early_bird, int(resolved.iterations))
-        except ValueError as error:
-            raise SpecError(str(error)) from None
-        return self.model_copy(update={"training": resolved, "pruning": pruning})
+        check_rewind(pruning.rewind_iteration, iterations)
+        check_early_bird(pruning.early_bird, iterations)
+        return self.model_copy(update={"training": training, "pruning": pruning})

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 
 from ticket_search.config.imports import load_function, source_digest
 from ticket_search.config.trajectory import DatasetSpec
+from ticket_search.config.user_error import one_line
 from ticket_search.data.idx import FILES, find_idx, read_idx
 from ticket_search.data.parquet import LAYOUT, find_shards, read_shards
 from ticket_search.errors import DataError
 
 Splits = Mapping[str, tuple[Any, Any]]
+_IDX_CLASSES = {"mnist": 10, "fashion_mnist": 10}
+_SHOWN = 5
+_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,6 +98,35 @@ def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
         )
 
 
+def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
+    """Labels that may be meant but are more often a mistake: a line for each kind, saying what to do."""
+    trained, tested = np.unique(arrays.train_labels), np.unique(arrays.test_labels)
+    untrained = np.setdiff1d(tested, trained)
+    notices = []
+    if len(untrained):
+        images = int(np.isin(arrays.test_labels, untrained).sum())
+        notices.append(
+            f"dataset {spec.name!r}: {images} of its {len(arrays.test_labels)} test images have labels that no "
+            f"training image has ({_some(untrained)}) and will count as wrong; move some into training, or drop them"
+        )
+    empty = arrays.classes - len(np.union1d(trained, tested))
+    if empty:
+        notices.append(
+            f"dataset {spec.name!r}: the largest label is {arrays.classes - 1}, so the network has {arrays.classes} "
+            f"outputs, but {empty} of these classes have no image; number the classes from 0 without gaps"
+        )
+    if spec.name in _IDX_CLASSES and arrays.classes > _IDX_CLASSES[spec.name]:
+        notices.append(
+            f"dataset {spec.name!r}: the largest label is {arrays.classes - 1}, and {spec.name} has "
+            f"{_IDX_CLASSES[spec.name]} classes; unless these files are another data set's, fetch them again"
+        )
+    return tuple(notices)
+
+
+def _some(values: NDArray[Any]) -> str:
+    return ", ".join(map(str, values[:_SHOWN])) + ", ..." * (len(values) > _SHOWN)
+
+
 def _digits(_spec: DatasetSpec, _data_dir: Path) -> Arrays:
     raw = importlib.resources.files("ticket_search.data").joinpath("digits.npz").read_bytes()
     with np.load(BytesIO(raw)) as file:
@@ -163,7 +196,7 @@ def _user(spec: DatasetSpec, _data_dir: Path) -> Arrays:
     try:
         splits = function()
     except (Exception, SystemExit) as error:
-        raise DataError(f"dataset {spec.name!r}: the function raised {type(error).__name__}: {error}") from error
+        raise DataError(f"dataset {spec.name!r}: the function raised {one_line(error)}") from error
     return _checked(spec.name, splits, source_digest(spec.name))
 
 
@@ -183,7 +216,7 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise DataError(
             f'dataset {name!r} is not {{"train": (images, labels), "test": (images, labels)}} of arrays: '
-            f"{type(error).__name__}: {error}"
+            f"{one_line(error)}"
         ) from error
     images = {split: _images(f"dataset {name!r}, {split}", pair[0]) for split, pair in pairs.items()}
     labels = {
@@ -211,6 +244,16 @@ def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
     images = sum(len(array) for array in labels.values())
     if classes > max(images, 1000):
         raise DataError(f"dataset {name!r}: label {classes - 1} among {images} images; give class numbers from 0")
+    train = labels["train"]
+    if train.min() == train.max():
+        raise DataError(
+            f"dataset {name!r}: all {len(train)} training labels are {train[0]}; give images of two classes or more"
+        )
+    if not np.isin(labels["test"], train).any():
+        raise DataError(
+            f"dataset {name!r}: no test label ({_some(np.unique(labels['test']))}) occurs among the training labels "
+            f"({_some(np.unique(train))}); give training and test images of the same classes"
+        )
     return classes
 
 
@@ -221,6 +264,13 @@ def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
         )
     if images.ndim == 3:
         images = images[:, None]
+    _, second, height, width = images.shape
+    # Equal last axes are an image's: [n, 16, 4, 4] are 16 feature maps of 4x4.
+    if width in _CHANNELS and second not in _CHANNELS and height != width:
+        raise DataError(
+            f"{where}: images have the shape {list(images.shape)}, whose last axis looks like channels; give "
+            "[n, c, h, w]: images.transpose(0, 3, 1, 2)"
+        )
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):

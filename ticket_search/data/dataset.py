@@ -25,6 +25,8 @@ NORMALIZE = {
     "fashion_mnist": NormalizeSpec(mean=(0.2860,), std=(0.3530,)),
     "cifar10": NormalizeSpec(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
 }
+_EVALUATED_IMAGES = 1000
+_EVALUATED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +88,23 @@ class Dataset:
         """The training batches of a run's seed."""
         return TrainStream(self, seed, batch_size)
 
-    def batches(self, split: Literal["validation", "test"], batch_size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images of a split in order, normalised to float32 ``[b, c, h, w]``, with their labels ``[b]``."""
+    @property
+    def evaluation_batch_size(self) -> int:
+        """How many images an evaluation takes at once: at most 1,000, and 64 MiB of them as float32."""
+        # The loss of a split is a sum over its batches, so its last bits depend on their size.
+        return max(1, min(_EVALUATED_IMAGES, _EVALUATED_BYTES // (4 * math.prod(self.image_shape))))
+
+    def batches(
+        self, split: Literal["validation", "test"], batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images of a split in order, normalized to float32 ``[b, c, h, w]``, with their labels ``[b]``.
+
+        Args:
+            split: which.
+            batch_size: images at once; None means `evaluation_batch_size`.
+        """
         part = self.validation if split == "validation" else self.test
+        batch_size = batch_size or self.evaluation_batch_size
         for start in range(0, len(part.labels), batch_size):
             chosen = slice(start, start + batch_size)
             # Not in place: a slice of float images is a view of the split.

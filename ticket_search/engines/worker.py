@@ -12,9 +12,9 @@ from ticket_search.config.identity import trajectory_id
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.engines.job import Job
-from ticket_search.errors import Diverged, StorageError
+from ticket_search.errors import Diverged, StorageError, user_exit_as_error
 from ticket_search.runs.directory import is_stop_requested
-from ticket_search.runs.sharing import check_shared_once
+from ticket_search.runs.sharing import check_shared_once, note_of
 from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
 from ticket_search.storage.folder import open_folder
 from ticket_search.tasks.registry import task_kind
@@ -56,7 +56,8 @@ class Worker:
             if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
                 self._reports.append((job.number, NotStarted()))
                 return
-            self._lanes.add(job.number, reporter.steps())
+            with user_exit_as_error():
+                self._lanes.add(job.number, reporter.steps())
         except Exception as error:
             self._reports.append((job.number, end_of(error)))
 
@@ -72,7 +73,8 @@ class Worker:
 
     def _report(self, number: int, outcome: "Level | Ended") -> Report:
         try:
-            return self._reporters[number].report(outcome)
+            with user_exit_as_error():
+                return self._reporters[number].report(outcome)
         except Exception as error:  # a user's metric, say
             self._lanes.remove(number)
             return end_of(error)
@@ -148,7 +150,9 @@ class _Reporter:
         levels = TrajectoryLevels(
             self._spec,
             task,
-            LevelStore(job.store, self._log),
+            LevelStore(
+                job.store, self._log, note=note_of(open_folder(job.run_dir), job.run_id) if job.run_id else None
+            ),
             self._log,
             owner_finished=self._log.was_finished,
             owner=f"{job.run_id}/{name}",

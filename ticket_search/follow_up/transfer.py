@@ -10,6 +10,7 @@ import yaml
 from ticket_search.analysis.transfer import transfer_table
 from ticket_search.config.base import Spec
 from ticket_search.config.identity import digest
+from ticket_search.config.imports import check_code_allowed
 from ticket_search.config.loading import parse_search
 from ticket_search.config.pruning import ControlsSpec, PruningSpec
 from ticket_search.config.search import SearchSpec
@@ -21,15 +22,20 @@ from ticket_search.runs.directory import differences
 from ticket_search.storage.folder import Folder
 
 
-def read_tickets(paths: Sequence[Path]) -> dict[str, Ticket]:
-    """The tickets of some files, each under the key that a level store keeps it under.
+def read_tickets(paths: Sequence[Path], *, allow_code: bool = False) -> dict[str, Ticket]:
+    """The tickets in some files, by their keys in a level store.
+
+    Args:
+        paths: of the files.
+        allow_code: whether code that a file names may be run; see `load_ticket`.
 
     Raises:
-        SpecError: a file is no ticket, or given twice.
+        SpecError: a file is no ticket, is given twice, or names code that is not allowed.
     """
     tickets: dict[str, Ticket] = {}
     for path in paths:
         ticket = read_ticket(path)
+        check_code_allowed(ticket.spec, path, allow_code=allow_code)
         if ticket.key in tickets:
             raise SpecError(f"{str(path)!r} is the same ticket as another file given; give each once")
         tickets[ticket.key] = ticket

@@ -1,10 +1,11 @@
-"""How much storage a search will take, told before it starts."""
+"""How much storage a search will take, estimated before it starts."""
 
 import math
 import random
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from statistics import fmean
 from typing import Any
 
 from ticket_search.config.search import SearchSpec
@@ -16,12 +17,12 @@ from ticket_search.storage.local import LocalFolder
 from ticket_search.tasks.task import NetworkSize
 
 _DRAWS = 200
-# Bytes, measured on searches over the digits.
+# Bytes, measured on searches over the digits; tests/launch/test_disk.py compares the sum with real searches.
 _POINT_IN_STORE = 65
 _POINT_IN_TABLES = 30
 _POINT_IN_TENSORBOARD = 140
 _LEVEL_IN_STORE = 1_000
-_LEVEL_IN_TABLES = 800
+_LEVEL_IN_TABLES = 1_000
 _EMPTY_TABLES = 15_000
 _FLOAT = 4
 _BYTES_PER_MASK_WEIGHT = 1 / 8
@@ -32,12 +33,12 @@ Sizes = Mapping[tuple[str, DatasetSpec], tuple[NetworkSize, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a search takes if no trajectory is dropped.
+    """The storage of a search in which every trajectory trains all of its levels; means over its space.
 
     Attributes:
-        levels: a trajectory, on average; level 0 is one.
-        dense: bytes of weights: the dense networks' final ones and those to rewind to, and those that levels go on from
-            which are not rewound.
+        levels: of a trajectory, on average, including level 0.
+        dense: bytes of weights: the final and the rewind weights of dense networks; where levels are not rewound, the
+            final weights of every level.
         masks: bytes of masks and curves in the store.
         tables: bytes of tables, TensorBoard files and events.
     """
@@ -53,59 +54,61 @@ class Estimate:
         return self.dense + self.masks + self.tables
 
 
+_FIELDS = [field.name for field in fields(Estimate)]
+
+
 def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
-    """What a search will take, from points drawn at random from its space.
+    """Estimate the storage of a search: the mean over points drawn at random from its space.
 
     Args:
         spec: the search.
         sizes: (network's name, data set) -> its size, and the images of a training epoch.
     """
-    trials = spec.planned_trials or 0
-    dense_nets = min(trials, len(spec.seeds) * _variants(spec))
-    levels = dense = masks = tables = 0.0
-    fitting = 0
     draw = random.Random(0)
+    points = []
     for _ in range(_DRAWS):
         values = {name: _drawn(domain, draw) for name, domain in spec.space.items()}
         try:
-            trajectory = spec.trajectory_at(values, spec.seeds[0])
-            size, images = _size(sizes, trajectory)
-            training = trajectory.resolve(images).training
-        except SpecError:  # three fields that do not go together: that trajectory will fail, and say why
+            points.append(_estimate_at(spec.trajectory_at(values, spec.seeds[0]), spec, sizes))
+        except SpecError:  # three fields that do not go together: the trajectory will fail with that message
             continue
-        fitting += 1
-        points = math.ceil(int(training.iterations) / int(training.evaluate_every))
-        count = 1 + _pruned_levels(trajectory)
-        levels += count
-        ends = 1 if trajectory.pruning.early_bird is None else 2
-        dense += dense_nets * size.values * _FLOAT * (ends + _rewinds(spec, trials / max(1, dense_nets)))
-        if trajectory.pruning.retrain != "weights":  # the next level starts from this one's weights
-            dense += trials * (count - 1) * size.values * _FLOAT
-        masks += (dense_nets + trials * (count - 1)) * (
-            2 * size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL_IN_STORE
-        )
-        controls = trials * sum(
-            len(trajectory.controls.of(level, trajectory.pruning.last_level)) for level in range(1, count)
-        )
-        masks += controls * (size.prunable * _BYTES_PER_MASK_WEIGHT + points * _POINT_IN_STORE + _LEVEL_IN_STORE)
-        per_level = points * (_POINT_IN_TABLES + _POINT_IN_TENSORBOARD) + _LEVEL_IN_TABLES
-        tables += _EMPTY_TABLES + trials * count * per_level
-    draws = max(1, fitting)
-    return Estimate(levels=levels / draws, dense=dense / draws, masks=masks / draws, tables=tables / draws)
+    mean = {name: fmean(getattr(point, name) for point in points) if points else 0.0 for name in _FIELDS}
+    return Estimate(**mean)
 
 
-def describe(spec: SearchSpec, found: Estimate, folder: Folder) -> str:
-    """An estimate as a line for the user; says where there is too little room."""
-    trials = spec.planned_trials
+def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> Estimate:
+    """The storage of a search all of whose trajectories are like this one."""
+    trials = spec.planned_trials or 0
+    size, images = _size(sizes, trajectory)
+    training, pruning = trajectory.resolve(images).training, trajectory.pruning
+    points = math.ceil(int(training.iterations) / int(training.evaluate_every))
+    levels = 1 + pruning.pruned_levels
+    dense_nets = min(trials, len(spec.seeds) * _variants(spec))
+    finals = 1 if pruning.early_bird is None else 2
+    dense = dense_nets * size.values * _FLOAT * (finals + _rewinds(spec, trials / max(1, dense_nets)))
+    if pruning.retrain != "weights":  # the next level starts from this one's weights
+        dense += trials * (levels - 1) * size.values * _FLOAT
+    mask, curve = size.prunable * _BYTES_PER_MASK_WEIGHT, points * _POINT_IN_STORE + _LEVEL_IN_STORE
+    controls = trials * sum(trajectory.controls.count(level, pruning.last_level) for level in range(1, levels))
+    masks = (dense_nets + trials * (levels - 1)) * (2 * mask + curve) + controls * (mask + curve)
+    per_level = points * (_POINT_IN_TABLES + _POINT_IN_TENSORBOARD) + _LEVEL_IN_TABLES
+    return Estimate(levels=levels, dense=dense, masks=masks, tables=_EMPTY_TABLES + trials * levels * per_level)
+
+
+def describe(spec: SearchSpec, estimated: Estimate, folder: Folder) -> str:
+    """An estimate as a line for the user, with a warning where too little room is free."""
+    trials, levels = spec.planned_trials, round(estimated.levels)
     line = (
-        f"disk: up to about {in_words(found.total)} ({in_words(found.dense)} of weights, "
-        f"{in_words(found.masks)} of masks and curves, {in_words(found.tables)} of tables and TensorBoard files) "
-        f"for {trials} trajectories of {found.levels:.0f} levels"
+        f"disk: about {in_words(estimated.total)} ({in_words(estimated.dense)} of weights, "
+        f"{in_words(estimated.masks)} of masks and curves, {in_words(estimated.tables)} of tables and TensorBoard "
+        f"files) for {trials} {'trajectory' if trials == 1 else 'trajectories'} of {levels} "
+        f"{'level' if levels == 1 else 'levels'}"
+        ", if none is stopped early"
     )
     if isinstance(folder, LocalFolder):
         nearest = next(path for path in (folder.path, *folder.path.parents) if path.exists())
         free = shutil.disk_usage(nearest).free
-        if free < found.total:
+        if free < estimated.total:
             line += f"; only {in_words(free)} are free at {nearest}"
     return line
 
@@ -120,7 +123,7 @@ def in_words(size: float) -> str:
 
 
 def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
-    """A network's size, and the images of an epoch; of a point that was not tried, those of the likest that was."""
+    """A network's size and the images of an epoch, taken from the most similar of the points that were checked."""
     name, dataset = trajectory.model.name, trajectory.dataset
 
     def likeness(tried: tuple[str, DatasetSpec]) -> tuple[bool, bool, int]:
@@ -130,7 +133,7 @@ def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
 
 
 def _variants(spec: SearchSpec) -> float:
-    """How many dense networks the space has for a seed: the combinations of fields that are not about pruning."""
+    """How many dense networks the space has for each seed: the combinations of fields outside ``pruning``."""
     sections = {dotted(name): domain for name, domain in spec.space.items()}
     other = [domain for name, domain in sections.items() if not name.startswith("pruning.")]
     return math.prod((_count(domain) for domain in other), start=1.0)
@@ -143,19 +146,16 @@ def _count(domain: Domain) -> float:
 
 
 def _rewinds(spec: SearchSpec, sharing: float) -> float:
-    """Rewind weights kept beside each dense network that so many trajectories share."""
+    """How many rewind weights are kept for each dense network.
+
+    Args:
+        spec: the search.
+        sharing: how many trajectories share a dense network; each draws its own iteration where those are a range.
+    """
     for name, domain in spec.space.items():
         if dotted(name) == "pruning.rewind_iteration":
             return sharing if isinstance(domain, Range) else len(domain)
     return 1.0
-
-
-def _pruned_levels(trajectory: TrajectorySpec) -> int:
-    pruning = trajectory.pruning
-    if pruning.last_target is not None or pruning.ticket is not None:
-        return pruning.last_level or 0
-    reach = math.floor(math.log(pruning.min_density) / math.log(1 - pruning.pruning_rate) + 1e-9)
-    return reach if pruning.max_levels is None else min(reach, pruning.max_levels)
 
 
 def _drawn(domain: Domain, draw: random.Random) -> Any:

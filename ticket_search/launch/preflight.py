@@ -22,10 +22,12 @@ class Checked:
     Attributes:
         sizes: (network's name, data set) -> its size, and the images of a training epoch; see `disk.estimate`.
         data: what was read, by `DatasetSpec.source`.
+        notices: lines about the data that the user should read.
     """
 
     sizes: dict[tuple[str, DatasetSpec], tuple[NetworkSize, int]]
     data: dict[tuple[str, str | None], Source] = field(repr=False)
+    notices: tuple[str, ...] = ()
 
     @property
     def data_size(self) -> int:
@@ -67,7 +69,11 @@ def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None]
         trajectory.resolve(fits[tried].training_examples)
         _check_executor(trajectory.training.executor)
         _check_ticket(trajectory, fits[tried], entry)
-    return Checked(sizes={tried: (fit.size, fit.training_examples) for tried, fit in fits.items()}, data=data)
+    return Checked(
+        sizes={tried: (fit.size, fit.training_examples) for tried, fit in fits.items()},
+        data=data,
+        notices=tuple(dict.fromkeys(notice for fit in fits.values() for notice in fit.notices)),
+    )
 
 
 def _read(kind: TaskKind, spec: SearchSpec, dataset: DatasetSpec, local: bool) -> Source:

@@ -74,8 +74,8 @@ def run_search(
     with hold(folder, spec, say) as held, ExitStack() as stack:
         place = Place(run_dir=folder, store=store, run_id=held.run.run_id)
         try:
-            for change in _changes(held, spec):
-                say(change)
+            for line in (*checked.notices, *_changes(held, spec)):
+                say(line)
             search = SearchDriver(
                 spec,
                 folder,
@@ -145,6 +145,8 @@ def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address
     """
     folder = open_folder(run_dir)
     checked = _checked(spec, folder, is_local(engine, address), {})
+    for notice in checked.notices:
+        say(notice)
     with open_engine(engine, address) as opened:
         for line in opened.plan(spec):
             say(line)

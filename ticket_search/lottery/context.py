@@ -7,7 +7,7 @@ from torch import Tensor
 from ticket_search.config.identity import copy_key, dense_key, early_bird_key, pruned_key, rewind_key
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.lottery.level import Level
-from ticket_search.models import aliases, network_digest, prunable
+from ticket_search.models import aliases, network_digest, output_mark, prunable
 from ticket_search.pruning.masks import Mask, full_mask
 from ticket_search.tasks.registry import task_digest
 from ticket_search.tasks.task import Task
@@ -27,7 +27,7 @@ class Context:
         spec: resolved: durations in iterations, the constants of normalisation in force.
         network: the architecture, on the device; whoever trains or scores overwrites its values.
         initial: every parameter and buffer before any training.
-        prunable: names of the parameters that pruning may touch, in their order.
+        prunable: names of the parameters that pruning may touch, the output layer's last.
         executor: the name of the one that trains the levels.
         dense_key: of the dense network trained to its end.
         first_key: of level 0, which early-bird may end before.
@@ -43,13 +43,13 @@ class Context:
         self.pruning = self.spec.pruning
         self.network = task.build(spec.model, spec.seed).to(task.device)
         self.initial = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.prunable = prunable(self.network)
+        self.prunable = prunable(self.network, task.example())
         self._first_name = aliases(self.network)
         self.executor = chosen_executor(self.spec.training)
         self.dense_key = dense_key(
             self.spec,
             data=task.fingerprint,
-            network=network_digest(spec.model),
+            network=network_digest(spec.model) + output_mark(self.network, self.prunable),
             task=task_digest(spec.task),
             executor=executor_key(self.executor),
         )

@@ -118,6 +118,11 @@ class FinishedTrajectory:
     def _stored(self, number: int) -> Level:
         key = self.level_key(number)
         entry = self._store.load(key)
+        if entry is None and (aside := self._store.damaged(key)):
+            raise StorageError(
+                f"level {number} ({key}) is damaged in the store, and set aside as {aside!r}; restore the entry from a "
+                "copy of the store, or train it again with a new search"
+            )
         if entry is None:
             raise StorageError(
                 f"level {number} ({key}) is not in the store any more; a new search would train it again"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from ticket_search.errors import user_exit_as_error
 from ticket_search.lottery.level import Level
 from ticket_search.lottery.steps import Steps, Wait
 from ticket_search.training.executors.executor import Executor
@@ -107,7 +108,8 @@ class Lanes(Generic[K]):
                 request, lane = crew.waiting.popleft()
                 crew.held[request] = lane
                 crew.executor.submit(request)
-            done = [(request, crew.held[request], outputs) for request, outputs in crew.executor.advance()]
+            with user_exit_as_error():
+                done = [(request, crew.held[request], outputs) for request, outputs in crew.executor.advance()]
         except Exception as error:  # whose training it was, only their trajectories can say
             failed, crew.held = list(crew.held.values()), {}
             return [(lane.name, self._go_on(lane, lane.steps.throw, error)) for lane in failed]
@@ -126,7 +128,8 @@ class Lanes(Generic[K]):
         """Its next step: what it came to; None where it waits or is trained now."""
         lane.ready_at = 0.0
         try:
-            step = resume(sent)
+            with user_exit_as_error():
+                step = resume(sent)
         except StopIteration as stop:
             return self._ended(lane, Ended(value=stop.value))
         except Exception as error:

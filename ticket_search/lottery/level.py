@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -123,11 +124,13 @@ def to_entry(
     final_weights: Mapping[str, Tensor],
     owner: str | None = None,
     mask_distances: Iterable[MaskDistance] = (),
+    trained_with: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
     """What the store keeps of a level: its figures as JSON, its masks at one bit a weight, and whose it is."""
     record: dict[str, Any] = {"level": number, "trainer": owner, "diverged": outputs.diverged}
     # Under older names too: a store may be shared with searches of an older version.
-    record |= {name: getattr(outputs, figure.name) for figure in stored_figures() for name in figure.stored}
+    measured = {**vars(outputs), **trained_with}
+    record |= {name: measured.get(figure.name) for figure in stored_figures() for name in figure.stored}
     record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]
     if distances := [list(astuple(each)) for each in mask_distances]:
         record["mask_distances"] = distances

@@ -20,6 +20,7 @@ from ticket_search.pruning.masks import Mask, shuffled
 from ticket_search.store.level_store import Entry, LevelStore
 from ticket_search.tasks.task import Task
 from ticket_search.training.outcome import LevelOutputs
+from ticket_search.training.provenance import trained_with
 from ticket_search.training.request import LevelInputs
 
 
@@ -151,6 +152,7 @@ class TrajectoryLevels:
             final_weights=outputs.weights if keeps_weights else {},
             owner=self._trainer.owner,
             mask_distances=mask_distances,
+            trained_with=trained_with(self.context.task.device),
         )
 
 

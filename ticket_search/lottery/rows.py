@@ -84,4 +84,4 @@ def layer_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
 
 
 def _finished(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float, metric: Metric) -> Finished:
-    return Finished(level=level, dense=dense, metric=metric, task=spec.task, tolerance=tolerance)
+    return Finished(level=level, dense=dense, metric=metric, spec=spec, tolerance=tolerance)

@@ -1,20 +1,23 @@
-"""A ticket as a thing: a file with a mask, the weights it starts from, and how it was found."""
+"""A ticket: a mask, the weights it starts from, and how it was found; as a file and as an entry of a store."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from ticket_search.config.base import validate
+from ticket_search.config.base import FromList, Spec, validate
+from ticket_search.config.fields import PositiveInt
 from ticket_search.config.identity import canonical
+from ticket_search.config.imports import check_code_allowed
 from ticket_search.config.trajectory import ModelSpec, TrajectorySpec
 from ticket_search.errors import SpecError
 from ticket_search.models import build_from
@@ -23,7 +26,8 @@ from ticket_search.store.level_store import Entry
 
 FORMAT = "ticket_search.ticket.1"
 _METADATA = "ticket"
-#: The inputs that stand in a file by their own names; those of other networks stand together under ``inputs``.
+_CHECKSUM = "sha256"
+#: The inputs of networks for images are keys of the metadata; those of other networks are together under ``inputs``.
 _IMAGES = ("image_shape", "classes")
 
 
@@ -34,14 +38,13 @@ class Ticket:
     Attributes:
         name: ``<trajectory_id>/<level>``.
         level_key: of the level that trains it.
-        spec: the trajectory that found it, resolved: every duration in iterations, its constants of normalisation.
-        inputs: keyword arguments that the network is built with; ``image_shape`` and ``classes`` of one that
-            classifies images.
-        start: the iteration of the schedule that its training starts at.
-        shift: see `LevelInputs`; 0 but for fine-tuned ones.
+        spec: the trajectory that found it, resolved: every duration in iterations, the normalisation constants set.
+        inputs: keyword arguments that the network is built with; for images ``image_shape`` and ``classes``.
+        start: the iteration of the schedule at which its training starts.
+        shift: see `LevelInputs`; 0 except for fine-tuned tickets.
         mask: parameter name -> boolean tensor, True = kept.
         weights: every parameter and buffer, on the CPU; pruned weights are zero.
-        figures: the row of `levels` of its training, as plain data.
+        figures: the row of `levels` for its training, as plain data.
     """
 
     name: str
@@ -57,10 +60,11 @@ class Ticket:
     def to_bytes(self) -> bytes:
         """The ticket as a safetensors file: tensors ``mask/<name>`` (bool) and ``weights/<name>``, the rest as JSON.
 
-        The JSON stands in the file's metadata under ``ticket``. Equal tickets make equal bytes.
+        The JSON, which includes a checksum, is the file's metadata under ``ticket``. Equal tickets make equal bytes.
         """
-        # Of several keys safetensors would write the order anew each time.
-        return save(self._tensors(), {_METADATA: json.dumps(self._plain())})
+        plain, tensors = self._plain(), self._tensors()
+        # A single key: safetensors writes several in an order that changes from call to call.
+        return save(tensors, {_METADATA: json.dumps(plain | {_CHECKSUM: _digest(plain, tensors)})})
 
     def to_entry(self) -> Entry:
         """The ticket as an entry of a level store."""
@@ -71,7 +75,7 @@ class Ticket:
         """The ticket that `to_entry` wrote.
 
         Raises:
-            SpecError: the entry is no ticket's.
+            SpecError: the entry does not hold a ticket.
         """
         if entry.record.get("format") != FORMAT:
             raise SpecError(f"it has the format {entry.record.get('format')!r}; this version reads {FORMAT!r}")
@@ -79,36 +83,37 @@ class Ticket:
 
     @property
     def density(self) -> float:
-        """Kept over prunable weights, in (0, 1]."""
+        """Kept weights over prunable weights, in (0, 1]."""
         return density(self.mask)
 
     @property
     def key(self) -> str:
-        """Under which a level store keeps it: a digest of all that its training on other data depends on."""
+        """Its key in a level store: a digest of everything that its training on other data depends on."""
         inputs = [self.inputs[name] for name in _IMAGES] if set(self.inputs) == set(_IMAGES) else [dict(self.inputs)]
-        sha = hashlib.sha256(json.dumps([canonical(self.spec.model), *inputs]).encode())
-        for name, value in sorted(self._tensors().items()):
-            sha.update(f"|{name} {value.dtype} {list(value.shape)}|".encode())
-            sha.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
-        return sha.hexdigest()[:32]
+        return _digest([canonical(self.spec.model), *inputs], self._tensors())[:32]
 
     def cut_to(self, shapes: Mapping[str, torch.Size], inputs: Mapping[str, Any]) -> "Ticket":
-        """The ticket as far as it fits a network of these shapes and inputs: a head for other classes is left out.
+        """The ticket without its output layer where the network has another number of classes.
+
+        Args:
+            shapes: parameter or buffer -> its shape, of the network.
+            inputs: that the network is built with.
 
         Raises:
-            SpecError: another tensor than one of the head does not fit, so it is not the network of the ticket.
+            SpecError: a tensor outside the output layer does not fit, so it is not the ticket's network.
         """
         head = set()
         classes = self.inputs.get("classes"), inputs.get("classes")
         for name in (*shapes, *self.weights):
-            its, new = self.weights.get(name), shapes.get(name)
-            old = None if its is None else its.shape
+            weights, new = self.weights.get(name), shapes.get(name)
+            old = None if weights is None else weights.shape
             if new is not None and old == new:
                 continue
             if not new or not old or (old[0], new[0]) != classes or old[1:] != new[1:]:
                 raise SpecError(
                     f"ticket {self.name!r}: {name!r} has the shape {old and list(old)} in the ticket and "
-                    f"{new and list(new)} in {self.spec.model.name!r}, whose code has changed; export the ticket anew"
+                    f"{new and list(new)} in the network {self.spec.model.name!r}: its code has changed, or the file "
+                    "was altered; export the ticket again"
                 )
             head.add(name)
 
@@ -119,7 +124,7 @@ class Ticket:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"mask/{name}": kept.contiguous() for name, kept in self.mask.items()}
-        # Parameters that share their memory are written once for each name.
+        # safetensors refuses tensors that share memory, as tied parameters do.
         return tensors | {f"weights/{name}": value.detach().cpu().clone() for name, value in self.weights.items()}
 
     def _plain(self) -> dict[str, Any]:
@@ -136,24 +141,73 @@ class Ticket:
         }
 
     def model(self) -> nn.Module:
-        """The network with the ticket's weights, its mask held by ``torch.nn.utils.prune``, ready to train."""
-        network = build_from(self.spec.model, self.inputs, self.spec.seed)
+        """The network with the ticket's weights, its mask held by ``torch.nn.utils.prune``, ready to train.
+
+        Raises:
+            SpecError: the weights are not those of the network that the ticket names, or that cannot be built.
+        """
+        try:
+            network = build_from(self.spec.model, self.inputs, self.spec.seed)
+        except RuntimeError as error:  # images too small for it, or more memory than there is
+            reason = str(error).partition("\n")[0]
+            raise SpecError(
+                f"ticket {self.name!r}: the network {self.spec.model.name!r} cannot be built: {reason}"
+            ) from None
+        self.cut_to({name: value.shape for name, value in network.state_dict().items()}, self.inputs)
         network.load_state_dict(self.weights, strict=True)
+        parameters = dict(network.named_parameters(remove_duplicate=False))
         for name, kept in self.mask.items():
-            weight = network.get_parameter(name)
+            if name not in parameters:
+                raise SpecError(f"ticket {self.name!r}: its mask names {name!r}, which is no parameter of the network")
+            weight = parameters[name]
             owners = [(m, n) for m in network.modules() for n, p in m.named_parameters(recurse=False) if p is weight]
             for module, parameter in owners:  # several where it is tied
                 prune.custom_from_mask(module, parameter, kept)  # type: ignore[no-untyped-call]
         return network
 
 
+class _Metadata(Spec):
+    """What a ticket's file holds beside its tensors; keys that it does not know, it ignores."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    ticket: str
+    level_key: str
+    trajectory: TrajectorySpec
+    image_shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], FromList] | None = None
+    classes: PositiveInt | None = None
+    inputs: dict[str, Any] | None = None
+    start: int
+    shift: int
+    mask: Annotated[tuple[str, ...], FromList, Field(min_length=1)]
+    figures: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _has_inputs(self) -> "_Metadata":
+        if self.inputs is None and (self.image_shape is None or self.classes is None):
+            raise ValueError("it has neither 'image_shape' and 'classes' nor 'inputs'")
+        return self
+
+    @property
+    def network_inputs(self) -> dict[str, Any]:
+        """The inverse of `_plain_inputs`."""
+        images = {"image_shape": self.image_shape, "classes": self.classes}
+        return images if self.inputs is None else self.inputs
+
+
 def ticket_in_store(
     key: str, load: Callable[[str], Entry | None], model: ModelSpec, inputs: Mapping[str, Any]
 ) -> Ticket:
-    """The ticket that a level store keeps under a key, for a network and its inputs; their classes may be others.
+    """The ticket that a level store keeps under a key, for a network and its inputs; the classes may differ.
+
+    Args:
+        key: of the ticket.
+        load: returns the store's entry under a key, or None.
+        model: the network that is to be trained.
+        inputs: that it is built with.
 
     Raises:
-        SpecError: it is not there, is no ticket, or is for another network or inputs.
+        SpecError: the store does not have it, it is no ticket, or it is for another network or other inputs.
     """
     entry = load(key)
     if entry is None:
@@ -163,49 +217,67 @@ def ticket_in_store(
     try:
         ticket = Ticket.from_entry(entry)
     except SpecError as error:
-        raise SpecError(f"pruning.ticket: {key!r} in the level store is no ticket: {error}") from None
+        raise SpecError(f"pruning.ticket: the entry {key!r} of the level store is no ticket: {error}") from None
     if ticket.spec.model.name != model.name:
         raise SpecError(
-            f"ticket {ticket.name!r} is of the network {ticket.spec.model.name!r}, which {model.name!r} is not; "
+            f"ticket {ticket.name!r} belongs to the network {ticket.spec.model.name!r}, not to {model.name!r}; "
             f"give model.name {ticket.spec.model.name!r}"
         )
-    takes, found = _taken(ticket.inputs), _taken(inputs)
-    if takes != found:
+    takes, given = _taken(ticket.inputs), _taken(inputs)
+    if takes != given:
         raise SpecError(
-            f"ticket {ticket.name!r} takes {takes}, and the data set's are {found.removeprefix('images of ')}; "
+            f"ticket {ticket.name!r} takes {takes}, and the data set's are {given.removeprefix('images of ')}; "
             "give a data set that it takes"
         )
     return ticket
 
 
 def _taken(inputs: Mapping[str, Any]) -> str:
-    """What a network takes, its outputs aside."""
+    """What a network takes, in words; the number of its outputs is left out."""
     if set(inputs) == set(_IMAGES):
         return f"images of {' x '.join(map(str, inputs['image_shape']))}"
     return json.dumps({name: value for name, value in inputs.items() if name != "classes"}, sort_keys=True)
 
 
 def read_ticket(path: str | Path) -> Ticket:
-    """The ticket in a file that `Ticket.to_bytes` made.
+    """The ticket in a file that `Ticket.to_bytes` made. Imports no code that the file names.
 
     Raises:
-        SpecError: there is no such file, or it is no ticket, or one of a newer version.
+        SpecError: there is no such file, it is no ticket, its format is a newer version's, or it is damaged.
     """
+    metadata, tensors = _read(str(path))
+    checksum = metadata.pop(_CHECKSUM, None)
+    # Files written before the checksum was introduced have none.
+    if checksum is not None and checksum != _digest(metadata, tensors):
+        raise SpecError(f"{str(path)!r} is a damaged ticket: its checksum does not match; copy or export it again")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            said = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+        return _ticket(metadata, tensors)
+    except SpecError as error:
+        raise SpecError(f"{str(path)!r} is a damaged ticket: {error}") from None
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metadata and the tensors of a file of this format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_METADATA)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
-        raise SpecError(f"no ticket {str(path)!r}: there is no such file") from None
+        raise SpecError(f"no ticket {path!r}: there is no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise SpecError(f"{str(path)!r} is no ticket: {error}") from None
-    found = said.get("format", "none") if isinstance(said, dict) else "none"
-    if found != FORMAT:
-        raise SpecError(f"{str(path)!r} has the format {found!r}; this version reads {FORMAT!r}")
+        raise SpecError(f"{path!r} is no ticket: {error}") from None
+    if text is None:
+        raise SpecError(
+            f"{path!r} is no ticket: its metadata have no key {_METADATA!r}; `ticket-search export` makes one"
+        )
     try:
-        return _ticket(said, tensors)
-    except (KeyError, TypeError, ValueError, SpecError) as error:
-        raise SpecError(f"{str(path)!r} is a damaged ticket: {type(error).__name__}: {error}") from None
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path!r} is a damaged ticket: its metadata are not JSON: {error}") from None
+    written = metadata.get("format") if isinstance(metadata, dict) else None
+    if written != FORMAT:
+        raise SpecError(f"{path!r} has the format {written!r:.80}; this version reads {FORMAT!r}")
+    return metadata, tensors
 
 
 def _plain_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,49 +286,64 @@ def _plain_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {"image_shape": list(inputs["image_shape"]), "classes": inputs["classes"]}
 
 
-def _inputs(plain: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inverse of `_plain_inputs`."""
-    if "inputs" in plain:
-        return dict(plain["inputs"])
-    channels, height, width = map(int, plain["image_shape"])
-    return {"image_shape": (channels, height, width), "classes": int(plain["classes"])}
+def _digest(head: object, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in 64 hexadecimal digits, of plain data and tensors."""
+    sha = hashlib.sha256(json.dumps(head).encode())
+    for name, value in sorted(tensors.items()):
+        sha.update(f"|{name} {value.dtype} {list(value.shape)}|".encode())
+        sha.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _ticket(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ticket:
-    ticket = Ticket(
-        name=str(plain["ticket"]),
-        level_key=plain["level_key"],
-        spec=validate(TrajectorySpec, plain["trajectory"]),
-        inputs=_inputs(plain),
-        start=int(plain["start"]),
-        shift=int(plain["shift"]),
-        mask={name: tensors[f"mask/{name}"] for name in plain["mask"]},
-        weights={n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")},
-        figures=dict(plain["figures"]),
+    metadata = validate(_Metadata, plain)
+    weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
+    for name, value in weights.items():
+        # Infinities may be a network's own: attention masks hold them in buffers.
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise SpecError(f"its weights {name!r} are not all numbers: some are NaN")
+    for name in metadata.mask:
+        _check_mask(name, tensors.get(f"mask/{name}"), weights.get(name))
+    return Ticket(
+        name=metadata.ticket,
+        level_key=metadata.level_key,
+        spec=metadata.trajectory,
+        inputs=metadata.network_inputs,
+        start=metadata.start,
+        shift=metadata.shift,
+        mask={name: tensors[f"mask/{name}"] for name in metadata.mask},
+        weights=weights,
+        figures=metadata.figures,
     )
-    if not ticket.mask:
-        raise ValueError("it has no mask")
-    for name, kept in ticket.mask.items():
-        if kept.dtype != torch.bool or kept.shape != ticket.weights[name].shape:
-            raise ValueError(
-                f"the mask of {name!r} is {kept.dtype} {list(kept.shape)}, its weights are of the shape "
-                f"{list(ticket.weights[name].shape)}"
-            )
-    return ticket
 
 
-def load_ticket(path: str | Path) -> nn.Module:
+def _check_mask(name: str, kept: Tensor | None, weights: Tensor | None) -> None:
+    if kept is None or weights is None:
+        raise SpecError(f"it has no tensor {'mask' if kept is None else 'weights'}/{name}, which its metadata name")
+    if kept.dtype != torch.bool or kept.shape != weights.shape:
+        raise SpecError(
+            f"the mask of {name!r} is {kept.dtype} {list(kept.shape)}; it must be torch.bool {list(weights.shape)}"
+        )
+
+
+def load_ticket(file: str | Path, allow_code: bool = False) -> nn.Module:
     """The network of a ticket's file, on the CPU, ready to train: its weights set and its mask held.
 
     The mask is held by ``torch.nn.utils.prune``: a pruned parameter ``w`` is trained as ``w_orig``, and every forward
     pass uses ``w_orig * w_mask``. ``prune.remove(module, "weight")`` makes it plain again; before that
-    ``copy.deepcopy`` fails, as with any network that torch prunes. What the file says beside the tensors
-    (configuration, figures, level key) is in ``network.ticket``, a `Ticket`.
+    ``copy.deepcopy`` fails, as with any network that torch prunes. The file's other content (configuration, figures,
+    level key) is in ``network.ticket``, a `Ticket`.
+
+    Args:
+        file: that ``ticket-search export`` wrote.
+        allow_code: whether code that the file names, such as a network ``package.module:function``, may be imported.
 
     Raises:
-        SpecError: there is no such file, or it is no ticket; or its network is a user's own and cannot be imported.
+        SpecError: there is no such file, or it is no ticket; or it names code and `allow_code` is False, or that code
+            cannot be imported.
     """
-    ticket = read_ticket(path)
+    ticket = read_ticket(file)
+    check_code_allowed(ticket.spec, file, allow_code=allow_code)
     network = ticket.model()
     network.ticket = ticket  # type: ignore[assignment]
     return network

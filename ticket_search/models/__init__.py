@@ -1,5 +1,5 @@
 """The networks, and which of their parameters pruning may touch. Loads torch."""
 
-from ticket_search.models.registry import aliases, build, build_from, check, network_digest, prunable
+from ticket_search.models.registry import aliases, build, build_from, check, network_digest, output_mark, prunable
 
-__all__ = ["aliases", "build", "build_from", "check", "network_digest", "prunable"]
+__all__ = ["aliases", "build", "build_from", "check", "network_digest", "output_mark", "prunable"]

@@ -1,14 +1,16 @@
 """A network from its name, and the parameters of a network that pruning may touch."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ticket_search.config.identity import derive_seed
 from ticket_search.config.imports import load_function, source_digest
 from ticket_search.config.trajectory import USER_FUNCTION, ModelSpec
+from ticket_search.config.user_error import one_line
 from ticket_search.errors import SpecError
 from ticket_search.models.networks import conv, initialize, lenet
 from ticket_search.models.normed_networks import resnet, vgg
@@ -77,7 +79,7 @@ def _user(name: str, inputs: Mapping[str, Any]) -> nn.Module:
     try:
         network = function(**inputs)
     except (Exception, SystemExit) as error:
-        raise SpecError(f"model {name!r}: the function raised {type(error).__name__}: {error}") from error
+        raise SpecError(f"model {name!r}: the function raised {one_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise SpecError(f"model {name!r}: the function returned {network!r:.80}, not a torch.nn.Module")
     return network
@@ -110,9 +112,7 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
             try:
                 output = network.train(mode)(torch.zeros(2, *image_shape))
             except Exception as error:
-                raise SpecError(
-                    f"model {spec.name!r} cannot take images of {shape}: {type(error).__name__}: {error}"
-                ) from error
+                raise SpecError(f"model {spec.name!r} cannot take images of {shape}: {one_line(error)}") from error
         fits = isinstance(output, torch.Tensor) and output.is_floating_point() and output.shape == (2, classes)
         if not fits:
             found = f"{output.dtype} {list(output.shape)}" if isinstance(output, torch.Tensor) else f"{output!r:.80}"
@@ -135,26 +135,95 @@ def aliases(network: nn.Module) -> dict[str, str]:
     }
 
 
-def prunable(network: nn.Module) -> tuple[str, ...]:
-    """Names, in the order of registration, of the parameters that pruning may touch.
+def prunable(network: nn.Module, example: Tensor | None = None) -> tuple[str, ...]:
+    """Names of the parameters that pruning may touch: in registration order, but the output layer's last.
 
-    Those are the weights: at least 2 dimensions, "weight" in the last part of the name, not of an embedding. A tied
-    parameter is named once, by its first name. The last one counts as the output layer.
+    These are the weights: at least 2 dimensions, "weight" in the last part of the name, not of an embedding. A tied
+    parameter appears once, under its first name. See `_output_layer` for which is the output layer's.
+
+    Args:
+        network: its values, and torch's global CPU generator, stay as they are.
+        example: inputs to run the network on once, on its device; None trusts the registration order.
 
     Raises:
-        SpecError: there is none, or a lazy layer does not know its shape yet.
+        SpecError: there is none, a lazy layer has no shape yet, or `network.output_layer` is not one of them.
     """
+    weights = _weights(network)
+    output = _output_layer(network, weights, example)
+    return (*(name for name in weights if name != output), output)
+
+
+def output_mark(network: nn.Module, names: tuple[str, ...]) -> str:
+    """What a level key has to say of the output layer: "" where it is registered last, as was once assumed of all."""
+    *_, last = _weights(network)
+    return "" if names[-1] == last else f"|output layer {names[-1]}"
+
+
+def _weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The prunable parameters by their first names, in registration order."""
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    names = []
+    weights = {}
     for name, parameter in network.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise SpecError(f"the parameter {name!r} of {type(network).__name__} has no shape yet; use no lazy layers")
         if parameter.ndim >= 2 and "weight" in name.rpartition(".")[2] and id(parameter) not in embeddings:
-            names.append(name)
-    if not names:
+            weights[name] = parameter
+    if not weights:
         present = ", ".join(f"{name} {list(p.shape)}" for name, p in network.named_parameters()) or "none"
         raise SpecError(
             f"{type(network).__name__} has nothing to prune: no parameter of 2 or more dimensions whose name ends in "
             f"a 'weight'; its parameters: {present}"
         )
-    return tuple(names)
+    return weights
+
+
+def _output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter], example: Tensor | None) -> str:
+    """The name of the output layer's weight.
+
+    It is what the network's attribute `output_layer` says; else the weight of the module that starts last when the
+    network runs on the example; else, without an example or where no module of a weight is called, the last weight.
+    """
+    stated = getattr(network, "output_layer", None)
+    if stated is not None and not inspect.ismethod(stated):
+        return _stated_output_layer(network, weights, stated)
+    *_, last = weights
+    return last if example is None else _last_to_run(network, weights, example) or last
+
+
+def _stated_output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter], stated: object) -> str:
+    target = stated
+    if isinstance(stated, str):
+        named = [*network.named_modules(), *network.named_parameters(remove_duplicate=False)]
+        target = dict[str, object](named).get(stated)
+    parameters = list(target.parameters()) if isinstance(target, nn.Module) else [target]
+    names = [name for name, weight in weights.items() if any(weight is parameter for parameter in parameters)]
+    if not names:
+        raise SpecError(
+            f"{type(network).__name__}.output_layer is {str(stated)!r:.80}; give a module, or the name of a module or "
+            f"parameter, that holds one of the prunable weights {', '.join(weights)}"
+        )
+    return names[-1]
+
+
+def _last_to_run(network: nn.Module, weights: Mapping[str, nn.Parameter], example: Tensor) -> str | None:
+    names = {id(weight): name for name, weight in weights.items()}
+    ran: list[str] = []
+
+    def note(module: nn.Module, inputs: object) -> None:
+        ran.extend(names[id(p)] for p in module.parameters(recurse=False) if id(p) in names)
+
+    # Before a module runs, not after: the network itself, which may hold a weight beside its layers, ends last.
+    hooks = [module.register_forward_pre_hook(note) for module in network.modules()]
+    mode = network.training
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            network.eval()(example)
+    except Exception as error:
+        raise SpecError(
+            f"{type(network).__name__} cannot take inputs of {list(example.shape)}: {one_line(error)}"
+        ) from error
+    finally:
+        network.train(mode)
+        for hook in hooks:
+            hook.remove()
+    return ran[-1] if ran else None

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.tasks.metric import Metric
 
 #: Raise it when a column is added or changes its name, type or meaning. A reader of version n reads all earlier ones.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Row = Mapping[str, Any]
 
@@ -47,14 +48,14 @@ class Finished:
         level: a `lottery.level.Level`.
         dense: the level of the dense network of the same trajectory.
         metric: of the task.
-        task: the task's name.
+        spec: of the trajectory.
         tolerance: of the search, in the metric's unit.
     """
 
     level: Any
     dense: Any
     metric: Metric
-    task: str
+    spec: TrajectorySpec
     tolerance: float
 
     def accuracy(self, value: float) -> float | None:
@@ -217,7 +218,7 @@ FIGURES = (
         meaning="what the network was trained to do: `classification`, ...",
         since=2,
         older="classification",
-        value=lambda f: f.task,
+        value=lambda f: f.spec.task,
     ),
     Figure(
         name="metric",
@@ -279,7 +280,55 @@ FIGURES = (
         stored=("early_stop_test_metric", "early_stop_test_accuracy"),
         of_controls=True,
     ),
+    Figure(
+        name="torch_version",
+        type="string",
+        meaning="PyTorch's version when the level was trained; this and the next three are null in older records",
+        since=3,
+        stored=("torch_version",),
+        of_controls=True,
+    ),
+    Figure(
+        name="device",
+        type="string",
+        meaning="what trained it: `cpu`, or the name of the GPU",
+        since=3,
+        stored=("device",),
+        of_controls=True,
+    ),
+    Figure(
+        name="threads",
+        type="int64",
+        meaning="CPU threads that PyTorch used",
+        since=3,
+        stored=("threads",),
+        of_controls=True,
+    ),
+    Figure(
+        name="ticket_search_version",
+        type="string",
+        meaning="version of this package that trained it",
+        since=3,
+        stored=("ticket_search_version",),
+        of_controls=True,
+    ),
+    Figure(
+        name="model.name",
+        type="string",
+        meaning="the network; null in rows of older versions, unless it was searched",
+        since=3,
+        value=lambda f: f.spec.model.name,
+    ),
+    Figure(
+        name="dataset.name",
+        type="string",
+        meaning="the data set; null likewise",
+        since=3,
+        value=lambda f: f.spec.dataset.name,
+    ),
 )
+#: Fields of the space that `levels` always has a column for, so that tables of several searches can be concatenated.
+ALWAYS_NAMED = ("model.name", "dataset.name")
 
 
 @dataclass(frozen=True, kw_only=True)

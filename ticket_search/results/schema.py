@@ -29,12 +29,13 @@ _COLUMNS_OF_THEIR_OWN = (*CONFIGURATION_NAMES, SEED.name)
 
 def schemas(space: Mapping[str, Domain]) -> dict[str, pa.Schema]:
     """The schema of each table, for a search over `space` (field name -> its values)."""
-    return {
-        name: pa.schema(
-            [field for each in columns for field in _fields_of(each, space)], {_VERSION: str(SCHEMA_VERSION)}
-        )
-        for name, columns in table_columns().items()
-    }
+    return {name: _schema(columns, space) for name, columns in table_columns().items()}
+
+
+def _schema(columns: Sequence[Column], space: Mapping[str, Domain]) -> pa.Schema:
+    # By name: a searched field may be among the declared columns, as `model.name` is.
+    fields = {field.name: field for each in columns for field in _fields_of(each, space)}
+    return pa.schema(list(fields.values()), {_VERSION: str(SCHEMA_VERSION)})
 
 
 def later_columns(name: str, version: int) -> list[Column]:

@@ -4,8 +4,9 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ticket_search.errors import RunDirectoryError, StorageError
@@ -15,6 +16,8 @@ from ticket_search.storage.local import LocalFolder
 
 #: Folders that only a search that goes on needs; a confirmation, which is a search in another's directory, has its own.
 _LEFT_BEHIND = ("store", LOCKS, COPIES)
+#: Files read at once. Object storage answers in tens of milliseconds, however small the file.
+_READERS = 16
 _ON_A_HOST = re.compile(r"[^/\s:]+:.+")
 
 
@@ -67,28 +70,46 @@ def _identity(folder: Folder) -> object:
 
 
 def _from_folder(folder: Folder, directory: Path) -> Pulled:
-    copied, size, unchanged = 0, 0, 0
-    for file in _results(folder):
-        path = directory / file.name
-        if path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (file.size, file.modified):
-            unchanged += 1
-            continue
-        data = folder.read(file.name)
-        if data is None:  # replaced by another since it was listed
-            continue
-        LocalFolder(directory).write(file.name, data)
-        if len(data) == file.size:  # else it was replaced since it was listed: the next pull looks again
-            os.utime(path, ns=(file.modified, file.modified))
-        copied, size = copied + 1, size + len(data)
-    return Pulled(files=copied, size=size, unchanged=unchanged)
+    with ThreadPoolExecutor(_READERS) as readers:
+        files = _results(folder, readers)
+        changed = [file for file in files if not _is_copied(file, directory)]
+        # `map` cancels the files that wait when one fails, or at an interrupt.
+        sizes = [size for size in readers.map(partial(_copy, folder, directory), changed) if size is not None]
+    return Pulled(files=len(sizes), size=sum(sizes), unchanged=len(files) - len(changed))
 
 
-def _results(folder: Folder) -> Iterator[File]:
-    yield from folder.files()
-    for name in folder.folders():
-        if name not in _LEFT_BEHIND:
-            inside = _results(folder / name)
-            yield from (File(name=f"{name}/{file.name}", size=file.size, modified=file.modified) for file in inside)
+def _is_copied(file: File, directory: Path) -> bool:
+    path = directory / file.name
+    return path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (file.size, file.modified)
+
+
+def _copy(folder: Folder, directory: Path, file: File) -> int | None:
+    """Copy a file; its size, or None if it was removed after it was listed."""
+    data = folder.read(file.name)
+    if data is None:
+        return None
+    LocalFolder(directory).write(file.name, data)
+    if len(data) == file.size:  # otherwise it was replaced after it was listed, and the next pull copies it again
+        os.utime(directory / file.name, ns=(file.modified, file.modified))
+    return len(data)
+
+
+def _results(folder: Folder, readers: Executor) -> list[File]:
+    """The files to copy. Folders of one depth are listed at once: `tensorboard` has one for each trajectory."""
+    files: list[File] = []
+    depth = [""]
+    while depth:
+        inside = []
+        for prefix, (its_files, names) in zip(depth, readers.map(partial(_listing, folder), depth), strict=True):
+            files += [replace(file, name=prefix + file.name) for file in its_files]
+            inside += [f"{prefix}{name}/" for name in names if name not in _LEFT_BEHIND]
+        depth = inside
+    return files
+
+
+def _listing(folder: Folder, prefix: str) -> tuple[list[File], list[str]]:
+    inside = folder / prefix.rstrip("/") if prefix else folder
+    return inside.files(), inside.folders()
 
 
 def _from_host(source: str, directory: Path) -> Pulled:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from ticket_search.config.identity import rewind_key
 from ticket_search.config.pruning import PruningSpec
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.space import Range, dotted
-from ticket_search.errors import RunDirectoryError
+from ticket_search.errors import RunDirectoryError, SpecError
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import Results, load_results
 from ticket_search.runs.directory import COPIES, Run, held_by, read_run, read_spec
@@ -206,10 +207,11 @@ def _copies(run_dir: Folder) -> Iterator[str]:
 
 def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:
     """How each trajectory that was suggested prunes."""
-    return {
-        suggestion.trajectory_id: spec.trajectory_at(suggestion.values, suggestion.seed).pruning
-        for suggestion in SuggestionRecord(run_dir).read()
-    }
+    points = {}
+    for suggestion in SuggestionRecord(run_dir).read():
+        with suppress(SpecError):  # values that do not go together: it failed before its first level
+            points[suggestion.trajectory_id] = spec.trajectory_at(suggestion.values, suggestion.seed).pruning
+    return points
 
 
 def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from math import log2
 from typing import Any
 
 from ticket_search.config.search import SearchSpec
-from ticket_search.errors import TicketSearchError
+from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.results.events import EventLog
 from ticket_search.results.figures import CONFIGURATION_NAMES
 from ticket_search.results.schema import column
@@ -100,27 +100,17 @@ class SearchDriver:
 
     def next(self) -> Suggestion | None:
         """The next trajectory to run, recorded by now; None when there is none, or none is to be started any more."""
-        if self.is_ending:
-            return None
-        if self._waiting:
-            suggestion = self._waiting.pop(0)
-        else:
-            if self.progress.exhausted:
-                return None
-            if self.progress.trials is not None and len(self._suggestions) >= self.progress.trials:
-                self.progress.exhausted = self.progress.trials < (self.spec.search.trials or 0)
-                return None
-            asked = self._sampler.ask()
-            if asked is None:
-                self.progress.exhausted = True
-                return None
-            suggestion = asked
-            self._guard()
-            self._record.append(suggestion)
-            self._suggestions[suggestion.number] = suggestion
-        self._running[suggestion.number] = self._trajectory_row(suggestion)
-        self._tables.trajectories.put(self._running[suggestion.number])
-        return suggestion
+        while not self.is_ending and (suggestion := self._waiting.pop(0) if self._waiting else self._drawn()):
+            self._running[suggestion.number] = self._trajectory_row(suggestion)
+            self._tables.trajectories.put(self._running[suggestion.number])
+            try:
+                self.spec.trajectory_at(suggestion.values, suggestion.seed)
+            except SpecError as error:
+                # Before the start, only the corners of a large space are checked (`SearchSpec.points_to_check`).
+                self.ended(suggestion.number, EndReport(status="failed", reason=" ".join(str(error).split())))
+                continue
+            return suggestion
+        return None
 
     def level_finished(self, number: int, report: LevelReport) -> str | None:
         """Take in a level of the trajectory of suggestion `number`.
@@ -213,6 +203,22 @@ class SearchDriver:
         self.progress.stopped = self.progress.stopped or self._is_asked_to_stop()
         now = time.monotonic()
         self._flush_after = now + max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))
+
+    def _drawn(self) -> Suggestion | None:
+        """A new suggestion, recorded before it is handed out; None when there is none left."""
+        if self.progress.exhausted:
+            return None
+        if self.progress.trials is not None and len(self._suggestions) >= self.progress.trials:
+            self.progress.exhausted = self.progress.trials < (self.spec.search.trials or 0)
+            return None
+        suggestion = self._sampler.ask()
+        if suggestion is None:
+            self.progress.exhausted = True
+            return None
+        self._guard()
+        self._record.append(suggestion)
+        self._suggestions[suggestion.number] = suggestion
+        return suggestion
 
     def _count(self, number: int, trajectory: Row, row: Row) -> None:
         trajectory["levels"] += 1

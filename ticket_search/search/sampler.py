@@ -19,9 +19,10 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from ticket_search.config.identity import derive_seed, trajectory_id
+from ticket_search.config.identity import derive_seed, digest, trajectory_id
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.space import Domain, Range, domain_values
+from ticket_search.errors import SpecError
 from ticket_search.search.suggestions import Suggestion
 
 #: How often a sampler that proposes what was run already is asked again before a free point is drawn at random.
@@ -167,7 +168,10 @@ class Sampler:
         """The id of the trajectory of a point and a seed; making it costs a hundred times as much as looking it up."""
         key = json.dumps([self._encode(values), seed])
         if key not in self._ids:
-            self._ids[key] = trajectory_id(self._spec.trajectory_at(values, seed))
+            try:
+                self._ids[key] = trajectory_id(self._spec.trajectory_at(values, seed))
+            except SpecError:  # values that do not go together: the driver records the trajectory as failed
+                self._ids[key] = digest(["invalid", key])[:16]
         return self._ids[key]
 
     def _encode(self, values: Mapping[str, Any]) -> dict[str, Any]:

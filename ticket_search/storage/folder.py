@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ class File:
     name: str
     size: int
     modified: int
+
+
+#: The content of a file, or its parts in order: an entry of gigabytes need not be joined in memory to be written.
+Content = bytes | Sequence[bytes | memoryview]
 
 
 class Folder(ABC):
@@ -49,7 +54,7 @@ class Folder(ABC):
         """The content of a file; None if there is none."""
 
     @abstractmethod
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: Content) -> None:
         """Put `data` at `name`: a reader sees the old content or the new, never a part, also after a power cut."""
 
     @abstractmethod
@@ -106,6 +111,11 @@ def open_folder(location: Location) -> Folder:
     from ticket_search.storage.remote import RemoteFolder
 
     return RemoteFolder(text)
+
+
+def parts_of(data: Content) -> Sequence[bytes | memoryview]:
+    """The parts of a file's content; bytes are one part."""
+    return (data,) if isinstance(data, bytes) else data
 
 
 def is_remote(location: str) -> bool:

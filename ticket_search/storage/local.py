@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from ticket_search.errors import StorageError
-from ticket_search.storage.folder import File, Folder, reason_of
+from ticket_search.storage.folder import Content, File, Folder, parts_of, reason_of
 
 #: A file being written is ``.<name>.<random>.partial``; pyarrow and pandas skip names that start with a dot.
 _PARTIAL = ".partial"
@@ -44,14 +44,14 @@ class LocalFolder(Folder):
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: Content) -> None:
         path = self.path / name
         with _named("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_name(f".{path.name}.{uuid4().hex}{_PARTIAL}")
             try:
                 with aside.open("xb") as file:
-                    file.write(data)
+                    file.writelines(parts_of(data))
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(aside, path)  # noqa: PTH105  the name that tests replace to fail here

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from ticket_search.errors import SpecError, StorageError
-from ticket_search.storage.folder import File, Folder, reason_of
+from ticket_search.storage.folder import Content, File, Folder, parts_of, reason_of
 
 #: A request to object storage that fails is made again for so many seconds, which bridges a restart of the server.
 PATIENCE_SECONDS = 60.0
@@ -65,10 +65,11 @@ class RemoteFolder(Folder):
 
         return self._patiently("read", name, attempt)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: Content) -> None:
         def attempt() -> None:
             with self._filesystem.open_output_stream(f"{self._path}/{name}", compression=None) as file:
-                file.write(data)
+                for part in parts_of(data):
+                    file.write(part)
 
         self._patiently("write", name, attempt)
 

@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lease import Lease, Leases, Owner
 
 #: Between two looks at whether another process has finished what this one waits for.
 _POLL_SECONDS = 0.2
 _POLL_SECONDS_REMOTE = 1.0
+_DAMAGED = "damaged"
 _FORMAT = "ticket_search.entry.1"
 #: Stands for the checksum while it is computed.
 _ZEROS = "0" * 64
@@ -40,32 +42,37 @@ class Entry:
     tensors: dict[str, Tensor]
 
 
-def encode(entry: Entry) -> bytes:
-    """An entry as a safetensors file whose metadata hold the record, and the SHA-256 of the file.
+def encode(entry: Entry) -> tuple[bytes, memoryview]:
+    """An entry as a safetensors file whose metadata hold the record and the SHA-256 of the file.
 
-    The checksum is that of the whole file with 64 zeros in the checksum's own place.
+    The checksum is that of the file with 64 zeros in the checksum's place.
+
+    Returns:
+        The file's header and the rest. They are not joined: a copy of an entry of gigabytes may not fit into memory.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
     metadata = {"format": _FORMAT, "record": json.dumps(entry.record), "sha256": _ZEROS}
     data: bytes = save(tensors, metadata)
-    return data.replace(_checksum_field(_ZEROS), _checksum_field(hashlib.sha256(data).hexdigest()), 1)
+    header, values = _split(data)
+    return header.replace(_checksum_field(_ZEROS), _checksum_field(hashlib.sha256(data).hexdigest()), 1), values
 
 
 def decode(data: bytes) -> Entry:
     """The entry that `encode` wrote.
 
     Raises:
-        ValueError: the data are not whole, not unchanged, or not an entry.
+        ValueError: the data are not an entry, or incomplete, or changed.
     """
-    # The header: its length in 8 bytes, then JSON.
-    length = int.from_bytes(data[:8], "little")
+    header, values = _split(data)
     try:
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        found, record = metadata["sha256"], metadata["record"]
+        metadata = json.loads(header[8:])["__metadata__"]
+        checksum, record = metadata["sha256"], metadata["record"]
     except (ValueError, KeyError, TypeError):
         raise ValueError("it is not a whole entry") from None
-    zeroed = data.replace(_checksum_field(found), _checksum_field(_ZEROS), 1)
-    if hashlib.sha256(zeroed).hexdigest() != found:
+    # In two steps, since a copy with zeros in it would be as large as the entry.
+    actual = hashlib.sha256(header.replace(_checksum_field(checksum), _checksum_field(_ZEROS), 1))
+    actual.update(values)
+    if actual.hexdigest() != checksum:
         raise ValueError("its checksum is not that of its content")
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}, and this ticket_search reads {_FORMAT!r}")
@@ -73,6 +80,12 @@ def decode(data: bytes) -> Entry:
         return Entry(record=json.loads(record), tensors=load(data))
     except SafetensorError as error:
         raise ValueError(str(error)) from None
+
+
+def _split(data: bytes) -> tuple[bytes, memoryview]:
+    """The header of a safetensors file, which is its length in 8 bytes and JSON; and the values of its tensors."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return data[:end], memoryview(data)[end:]
 
 
 def _checksum_field(value: str) -> bytes:
@@ -86,10 +99,13 @@ class LevelStore:
     Args:
         root: the folder, local or in object storage; made when first written to.
         log: told of ``entry_damaged`` (with ``key``, ``path``, ``reason``) and ``lease_broken`` (``key``, ``owner``).
+        note: a file that exists as long as the store does; when it is missing, `claim` and all writes are refused.
+            None: an absent folder is created.
     """
 
-    def __init__(self, root: Location, log: Log = lambda event, **fields: None) -> None:
+    def __init__(self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None) -> None:
         self._root = open_folder(root)
+        self._note = note
         self._leases = Leases(self._root / "leases")
         self._log = log
 
@@ -97,9 +113,18 @@ class LevelStore:
         """The entry under a key, or None. A damaged one is set aside, told of, and not there any more."""
         return self._read(_entry_name(key), key)
 
+    def damaged(self, key: str) -> str | None:
+        """The location of the damaged entry of a key that was set aside last; None if there is none."""
+        aside = [file.name for file in (self._root / _DAMAGED).files() if file.name.startswith(f"{key}.")]
+        return (self._root / _DAMAGED).place(aside[-1]) if aside else None
+
     def save(self, key: str, entry: Entry) -> None:
-        """Write an entry whole. An entry that is there already is replaced by an equal one."""
-        self._root.write(_entry_name(key), encode(entry))
+        """Write an entry whole. An entry that is there already is replaced by an equal one.
+
+        Raises:
+            StorageError: it cannot be written, or the store is gone.
+        """
+        self._write(_entry_name(key), entry)
 
     def claim(self, key: str) -> "Claim | Entry | None":
         """The entry under a key, or else the right to compute it; never waits.
@@ -107,9 +132,13 @@ class LevelStore:
         Returns:
             The entry; a claim, to be used as a context; or None while somebody else computes the entry, in this process
             or another: ask again after about `poll_seconds`.
+
+        Raises:
+            StorageError: the store is gone.
         """
         if (entry := self.load(key)) is not None:
             return entry
+        self._check_note()
         lease = self._leases.try_acquire(key)
         if isinstance(lease, Owner):
             return None
@@ -140,6 +169,18 @@ class LevelStore:
         """Where the half-done computation of a key is kept."""
         return Checkpoint(self, key)
 
+    def _write(self, name: str, entry: Entry) -> None:
+        self._check_note()
+        self._root.write(name, encode(entry))
+
+    def _check_note(self) -> None:
+        """Refuse to recreate a deleted store, because the tickets found so far would lack their levels unnoticed."""
+        if self._note is not None and self._root.read(self._note) is None:
+            raise StorageError(
+                f"the level store {str(self._root)!r} was deleted or replaced while the search was running; bring it "
+                "back before you resume, or its finished trajectories keep their figures, but not their tickets"
+            )
+
     def _read(self, name: str, key: str) -> Entry | None:
         data = self._root.read(name)
         if data is None:
@@ -147,7 +188,7 @@ class LevelStore:
         try:
             return decode(data)
         except ValueError as error:
-            aside = f"damaged/{name.rpartition('/')[2]}.{time.time_ns()}"
+            aside = f"{_DAMAGED}/{name.rpartition('/')[2]}.{time.time_ns()}"
             self._root.write(aside, data)
             # Another process may have set it aside before, and trained it again.
             if (now := self._root.read(name)) != data:
@@ -198,7 +239,7 @@ class Checkpoint:
 
     def save(self, entry: Entry) -> None:
         """Replace what was saved before."""
-        self._store._root.write(self._name, encode(entry))
+        self._store._write(self._name, entry)
 
     def remove(self) -> None:
         """Forget it: the computation is done."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ticket_search.config.trajectory import FULLY_CONNECTED, DatasetSpec, ModelSpec, TrajectorySpec
-from ticket_search.data import Arrays, check_fits, read_arrays
+from ticket_search.data import Arrays, check_fits, label_notices, read_arrays
 from ticket_search.tasks.metric import Metric
 from ticket_search.tasks.task import Fit, NetworkSize
 
@@ -36,6 +36,7 @@ class Classification:
             training_examples=len(source.train_labels) - dataset.validation,
             inputs=inputs,
             size=_network_size(trajectory.model, inputs),
+            notices=label_notices(dataset, source),
         )
 
     def on(self, dataset: DatasetSpec, source: Arrays, device: str) -> "ImageTask":

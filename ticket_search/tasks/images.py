@@ -69,19 +69,32 @@ class ImageTask(Task):
         return ImageSession(self.data.stream(seed, training.batch_size), training.precision)
 
     def score(self, network: nn.Module, split: Split, precision: Precision) -> Score:
-        """Accuracy, and mean cross-entropy in nats, of a split; the device is waited for once."""
+        """Accuracy, and mean cross-entropy in nats, of a split; out of a GPU's memory, again in batches of half."""
         network.eval()
+        batch_size = self.data.evaluation_batch_size
+        while True:
+            try:
+                return self._score(network, split, precision, batch_size)
+            except torch.cuda.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+            # Outside the handler, whose traceback keeps the failed batch's activations.
+            batch_size //= 2
+            torch.cuda.empty_cache()
+
+    def _score(self, network: nn.Module, split: Split, precision: Precision, batch_size: int) -> Score:
         device = next(network.parameters()).device
         loss_sum = correct = torch.zeros((), device=device)
         images_seen = 0
         with torch.no_grad():
-            for images, labels in self.data.batches(split):
+            for images, labels in self.data.batches(split, batch_size):
                 with arithmetic(precision, device):
                     logits = network(images)
                 logits = logits.float()
                 loss_sum = loss_sum + cross_entropy(logits, labels, reduction="sum")
                 correct = correct + (logits.argmax(1) == labels).sum()
                 images_seen += len(labels)
+        # Only here is the device waited for.
         return Score(value=float(correct) / images_seen, loss=float(loss_sum) / images_seen)
 
     def sample(self, seed: int, training: TrainingSpec, start: int) -> "ImageSample":
@@ -90,6 +103,10 @@ class ImageTask(Task):
         count = math.ceil(_IMAGES_PER_CLASS * self.data.classes / training.batch_size)
         batches = [stream.batch(start + i) for i in range(count)]
         return ImageSample(torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches]))
+
+    def example(self) -> Tensor:
+        """Two black images."""
+        return torch.zeros(2, *self.data.image_shape, device=self.device)
 
     def error(self, value: float) -> float:
         """The fraction of the images that is classified wrongly."""

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ticket_search.config.base import unknown
 from ticket_search.config.imports import load_function, source_digest
-from ticket_search.config.trajectory import TASKS, USER_FUNCTION, TrajectorySpec
-from ticket_search.errors import SpecError
-from ticket_search.tasks.task import Task, TaskKind
+from ticket_search.config.trajectory import TASKS, USER_FUNCTION, DatasetSpec, TrajectorySpec
+from ticket_search.config.user_error import one_line
+from ticket_search.errors import DataError, SpecError, TicketSearchError
+from ticket_search.tasks.metric import Metric
+from ticket_search.tasks.task import Fit, Task, TaskKind
 
 
 def task_kind(name: str) -> TaskKind:
@@ -23,11 +26,66 @@ def task_kind(name: str) -> TaskKind:
     function = load_function(name)
     try:
         kind = function()
+        if isinstance(kind, TaskKind):
+            return _UserKind(name, kind)
     except (Exception, SystemExit) as error:
-        raise SpecError(f"task {name!r}: the function raised {type(error).__name__}: {error}") from error
-    if not isinstance(kind, TaskKind):
-        raise SpecError(f"task {name!r}: the function returned {kind!r:.80}, not a ticket_search.tasks.task.TaskKind")
-    return kind
+        if isinstance(error, TicketSearchError):
+            raise
+        raise SpecError(f"task {name!r}: the function raised {one_line(error)}") from error
+    raise SpecError(f"task {name!r}: the function returned {kind!r:.80}, not a ticket_search.tasks.task.TaskKind")
+
+
+class _UserKind(TaskKind):
+    """A user's kind of task, whose exceptions in the driver become one message each.
+
+    Args:
+        spelled: its name in the search space.
+        kind: the user's.
+
+    Raises:
+        SpecError: its metric is not a `Metric`.
+    """
+
+    def __init__(self, spelled: str, kind: TaskKind) -> None:
+        self._spelled = spelled
+        self._kind = kind
+        self.name, self.metric = kind.name, kind.metric
+        if not isinstance(self.metric, Metric):
+            raise SpecError(
+                f"task {spelled!r}: {type(kind).__name__}.metric is {self.metric!r:.80}, not a "
+                "ticket_search.tasks.metric.Metric"
+            )
+
+    def read(self, dataset: DatasetSpec, data_dir: Path) -> Any:
+        """Read the data, as the user's kind does."""
+        try:
+            return self._kind.read(dataset, data_dir)
+        except TicketSearchError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise DataError(self._told("read", error)) from error
+
+    def check(self, trajectory: TrajectorySpec, source: Any) -> Fit:
+        """Check a trajectory, as the user's kind does."""
+        try:
+            fit = self._kind.check(trajectory, source)
+        except TicketSearchError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise SpecError(self._told("check", error)) from error
+        if not isinstance(fit, Fit):
+            raise SpecError(
+                f"task {self._spelled!r}: {type(self._kind).__name__}.check returned {fit!r:.80}, not a "
+                "ticket_search.tasks.task.Fit"
+            )
+        return fit
+
+    def on(self, dataset: DatasetSpec, source: Any, device: str) -> Task:
+        """The user's task."""
+        return self._kind.on(dataset, source, device)
+
+    def _told(self, method: str, error: BaseException) -> str:
+        return f"task {self._spelled!r}: {type(self._kind).__name__}.{method} raised {one_line(error)}"
 
 
 def task_digest(name: str) -> str:

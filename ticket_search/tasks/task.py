@@ -52,11 +52,13 @@ class Fit:
         training_examples: of an epoch.
         inputs: keyword arguments that the network is built with.
         size: of the network.
+        notices: lines about the data that the user should read; the search runs all the same.
     """
 
     training_examples: int
     inputs: Mapping[str, Any]
     size: NetworkSize
+    notices: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -158,6 +160,13 @@ class Task(Protocol):
             f"pruning.criterion: networks judged by {self.metric.name} have no sample to take saliency from; "
             "give a criterion of the weights' values, such as 'magnitude'"
         )
+
+    def example(self) -> "Tensor | None":
+        """Inputs, on the device, on which a network is run once to find its output layer; see `models.prunable`.
+
+        None: the output layer is the prunable tensor registered last, unless the network has an `output_layer`.
+        """
+        return None
 
     def error(self, value: float) -> float:
         """A value of the metric as an error, which is the lower the better."""

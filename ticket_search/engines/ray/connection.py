@@ -5,11 +5,12 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
+import psutil
 import ray
 from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,7 +21,10 @@ from ticket_search.errors import SpecError, TicketSearchError
 
 #: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
 _OBJECT_STORE_BYTES = 256 * 1024**2
+_QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _WATCH_SECONDS = 1.0
+#: Ray starts within 2 to 4 seconds; an interrupted search ends within ten.
+_DEFER_SECONDS = 5.0
 #: For a node to start a process and look at its storage.
 _ANSWER_SECONDS = 180.0
 
@@ -38,29 +42,52 @@ def connect(address: str | None, *, room: int = 0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _signal_handlers_kept():
-        if cluster := cluster_address(address):
-            _check_reachable(cluster)
-            try:
-                ray.init(cluster, **common)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise SpecError(
-                    f"cannot connect to the Ray cluster at {cluster!r}: {error}; if it asks for a token, set "
-                    "RAY_AUTH_MODE=token and the token"
-                ) from error
-        else:
-            with _on_loopback():
-                # Without "local", Ray would join whatever cluster happens to run on this machine.
-                room += _OBJECT_STORE_BYTES
-                try:
-                    ray.init("local", include_dashboard=False, object_store_memory=room, **common)
-                except ValueError as error:
-                    raise SpecError(f"Ray cannot set {room / 1e9:.1f} GB aside for the data sets: {error}") from error
     try:
+        with _signals_deferred():
+            cluster = cluster_address(address)
+            if cluster:
+                _join(cluster)
+            else:
+                _start(_OBJECT_STORE_BYTES + room)
         yield
     finally:
         ray.shutdown()
+
+
+def _join(cluster: str) -> None:
+    _check_reachable(cluster)
+    try:
+        ray.init(cluster, **_QUIETLY)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SpecError(
+            f"cannot connect to the Ray cluster at {cluster!r}: {error}; if it asks for a token, set "
+            "RAY_AUTH_MODE=token and the token"
+        ) from error
+
+
+def _start(store_bytes: int) -> None:
+    with _on_loopback():
+        try:
+            # Without "local", Ray would join whatever cluster happens to run on this machine.
+            ray.init("local", include_dashboard=False, object_store_memory=store_bytes, **_QUIETLY)
+        except ValueError as error:
+            raise SpecError(f"Ray cannot set {store_bytes / 1e9:.1f} GB aside for the data sets: {error}") from error
+    _check_loopback()
+
+
+def _check_loopback() -> None:
+    """Check that `_on_loopback` worked: it relies on a private constant, which a later Ray may stop reading.
+
+    Raises:
+        TicketSearchError: other machines can reach the Ray that was just started.
+    """
+    addresses = {node["NodeManagerAddress"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
+    addresses.add(ray.get_runtime_context().gcs_address.rpartition(":")[0])
+    if exposed := sorted(address for address in addresses if not ip_address(address.strip("[]")).is_loopback):
+        raise TicketSearchError(
+            f"Ray {ray.__version__} listens on {exposed[0]}, where other machines reach it, instead of on 127.0.0.1; "
+            "it was shut down. Install a version of Ray that this package allows, or use --engine processes"
+        )
 
 
 @contextmanager
@@ -79,17 +106,41 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextmanager
-def _signal_handlers_kept() -> Iterator[None]:
-    """Ray makes SIGTERM end the process with exit code 1 and nothing saved: leave the handlers as they were."""
+def _signals_deferred() -> Iterator[None]:
+    """Handle a SIGINT or SIGTERM that arrives within the block after it, by the handler from before the block.
+
+    `ray.init` installs handlers of its own that end the process with exit code 1 or 15. An exception from ours would be
+    raised somewhere in Ray's start, which loses it in a callback or leaves processes behind. A start that hangs is
+    interrupted all the same: a second signal, or `_DEFER_SECONDS` after the first.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    received: list[int] = []
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
+        if len(received) == 1:
+            timer.start()
+        elif callable(handler := handlers[signal.Signals(number)]):
+            handler(number, frame)
+
+    timer = threading.Timer(
+        _DEFER_SECONDS, lambda: signal.pthread_kill(threading.main_thread().ident or 0, received[0])
+    )
+    timer.daemon = True
+    handlers = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    install = signal.signal
+    signal.signal = lambda number, handler: signal.getsignal(number)  # type: ignore[assignment]
     try:
         yield
     finally:
+        timer.cancel()
+        signal.signal = install
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
 
 
 @contextmanager
@@ -107,7 +158,7 @@ def ends_with_ray() -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(_WATCH_SECONDS):
-            if not all(_is_ray_process(pid) for pid in processes):
+            if not all(map(_is_ray_process, processes)):
                 gone.set()
                 # A real signal ends whatever the main thread waits for.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -124,21 +175,16 @@ def ends_with_ray() -> Iterator[None]:
         over.set()
 
 
-def own_processes() -> set[int]:
-    """The processes that a Ray of our own cannot do without; none where another's is connected to, or without /proc."""
-    found = set()
-    for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # a thread that has ended
-            found |= {int(pid) for pid in children.read_text().split()}
-    return {pid for pid in found if _is_ray_process(pid)}
+def own_processes() -> list[psutil.Process]:
+    """The processes that our own Ray cannot do without; none where we are connected to a cluster."""
+    return [child for child in psutil.Process().children() if _is_ray_process(child)]
 
 
-def _is_ray_process(pid: int) -> bool:
+def _is_ray_process(process: psutil.Process) -> bool:
     try:
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
-    except OSError:
+        return process.name() in ("raylet", "gcs_server") and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return name in ("raylet", "gcs_server") and rest[0] not in "ZX"
 
 
 def on_each_worker(

@@ -1,0 +1,32 @@
+"""An exception that a user's own code raised, in one line."""
+
+import os
+import sysconfig
+import traceback
+from pathlib import Path
+
+#: A frame of code below these folders says less about a user's mistake than one of the user's own code.
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+_LIBRARIES = (_PACKAGE, *(sysconfig.get_path(n) + os.sep for n in ("stdlib", "purelib", "platlib")))
+_LONGEST_LINE = 300
+
+
+def one_line(error: BaseException) -> str:
+    """An exception of a user's code in one line: its type, the first line of its message, and file and line.
+
+    The place is the innermost frame outside this package, the standard library and installed packages; for a user's
+    code that is itself installed, the outermost frame outside this package.
+    """
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    message = message if len(message) <= _LONGEST_LINE else message[:_LONGEST_LINE] + "..."
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((_PACKAGE, "<frozen "))
+    ]
+    of_user = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    if not frames:
+        return message
+    frame = of_user[-1] if of_user else frames[0]
+    return f"{message} ({frame.filename}:{frame.lineno})"
