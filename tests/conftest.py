@@ -30,11 +30,11 @@ _TRAJECTORY = {
 }
 
 
-@pytest.hookimpl(optionalhook=True)  # of xdist, which is not everywhere that these tests are run
+@pytest.hookimpl(optionalhook=True)  # xdist is not installed everywhere
 def pytest_xdist_make_scheduler(config, log):
-    """Which tests stay together where workers share them: files that need Ray, so that one is started; else a file's.
+    """Which tests run on the same worker: all files that need Ray, so that one Ray is started; else those of one file.
 
-    Not a marker `xdist_group`: with pytest 9.2, xdist 3.8 sends such tests to any worker.
+    The marker `xdist_group` would not do: with pytest 9.2, xdist 3.8 sends such tests to any worker.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -85,7 +85,7 @@ def _finished_search(search, tmp_path_factory):
 
 @pytest.fixture
 def finished_search(_finished_search, tmp_path):
-    """A copy of a finished search's run directory: a grid of 8 trajectories of 2 levels, on digits."""
+    """A copy of a finished search's run directory: a grid of 8 trajectories with 2 levels each, on the digits."""
     run_dir = Path(shutil.copytree(_finished_search, tmp_path / "finished_search"))
     (note,) = (run_dir / "store/searches").iterdir()  # of who uses the store
     note.write_text(note.read_text().replace(str(_finished_search), str(run_dir)))
@@ -106,7 +106,7 @@ def digits():
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """What training is given (`levels`, and copies of their weights, `inputs`) and what it gives (`outputs`)."""
+    """Records each training: its `levels`, copies of their weights as `inputs`, and its `outputs`."""
     from ticket_search.training.executors import plain
 
     seen = SimpleNamespace(levels=[], inputs=[], outputs=[])
@@ -129,7 +129,7 @@ def ray_address():
 
     from ticket_search.engines.ray.connection import ray
 
-    # As `connect(None)` does, but reachable under this machine's address, as a cluster is.
+    # Like `connect(None)`, but reachable under this machine's address, as a cluster would be.
     ray.init(
         "local",
         include_dashboard=False,
@@ -143,7 +143,7 @@ def ray_address():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """Nothing in a test may leave this machine."""
+    """No test may connect to another machine."""
     import socket
 
     connect = socket.socket.connect
@@ -160,7 +160,7 @@ def no_network():
 
 @pytest.fixture(scope="session", autouse=True)
 def credentials():
-    """For the tests' S3 server; set before Ray is started, since its workers have the environment of that moment."""
+    """For the tests' S3 server. Set before Ray starts, because Ray's workers inherit the environment of that moment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -169,7 +169,7 @@ def credentials():
 
 
 class S3Server:
-    """An S3 server in a process of its own, which can be killed and started again with what it held."""
+    """An S3 server in a subprocess, which can be killed and restarted with its contents."""
 
     def __init__(self, journal):
         self._journal = journal
@@ -204,7 +204,7 @@ def s3(tmp_path_factory):
 
 @pytest.fixture(params=["disk", "s3"])
 def folder(request, tmp_path):
-    """An empty folder, of each kind that there is."""
+    """An empty folder, of each kind of storage."""
     if request.param == "disk":
         return open_folder(tmp_path / "folder")
     return open_folder(request.getfixturevalue("s3").location(uuid4().hex))

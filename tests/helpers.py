@@ -1,4 +1,4 @@
-"""What many tests do: name the command, run it, count the levels that a search has trained."""
+"""Helpers for many tests: build the command line, run it, count the levels that a search has trained."""
 
 import contextlib
 import os
@@ -15,27 +15,27 @@ from ticket_search.results.events import read_events
 
 
 def finished_levels(*run_dirs):
-    """Level key -> how often that level was trained to its end."""
+    """Level key -> how often training of that level finished."""
     events = [event for run_dir in run_dirs for event in read_events(run_dir)]
     return Counter(event["level_key"] for event in events if event["event"] == "level_finished")
 
 
 def command(*arguments):
-    """The words of ``ticket-search``, of this very installation."""
+    """The command line of ``ticket-search``, as installed for this Python."""
     return [sys.executable, "-m", "ticket_search.cli", *map(str, arguments)]
 
 
 def run_command(*arguments, cwd=None, **env):
-    """What the command comes to in a process of its own."""
+    """Run the command in a subprocess."""
     return subprocess.run(
         command(*arguments), cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=240
     )
 
 
 def in_process(*arguments, cwd=None, **env):
-    """What the command comes to in this process, which takes no seconds to start and is left as it was.
+    """Run the command in this process, which saves the seconds of starting, and undo its changes to the process.
 
-    A search needs ``--engine inline``, or it finds the Ray of this process. Warnings are errors.
+    A search needs ``--engine inline``, or it would use the Ray of this process. Warnings are errors.
     """
     arguments = [str(argument) for argument in arguments]
     with _process_left_as_it_was(), pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def in_process(*arguments, cwd=None, **env):
 
 @contextlib.contextmanager
 def _process_left_as_it_was():
-    """The command handles signals in its own way, and finds a user's modules in the working directory."""
+    """The command sets signal handlers and adds the working directory to the import path."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     path = list(sys.path)
     try:

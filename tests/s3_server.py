@@ -1,8 +1,8 @@
-"""An S3 server for tests, over HTTP on loopback: moto's, with a journal, so that it can be killed and started again.
+"""An S3 server for tests, over HTTP on loopback: moto with a journal, so that it can be killed and restarted.
 
 Run as ``python s3_server.py PORT JOURNAL``. Every request that changes something is appended to the journal before it
-is answered; a server that is started on a journal first makes those requests of itself. Uploads in parts, of files
-above 5 MB, are not kept. PORT 0 takes a free one; it prints the port once it listens.
+is answered; a server started on an existing journal replays it first. Multipart uploads (files above 5 MB) are not
+journaled. PORT 0 picks a free port; the server prints its port once it listens.
 """
 
 import base64
@@ -14,12 +14,12 @@ from pathlib import Path
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-#: What of a WSGI environment makes a request.
+#: The parts of a WSGI environment that are needed to replay a request.
 _KEPT = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REQUEST_URI", "SERVER_NAME", "SERVER_PORT")
 
 
 class Journal:
-    """Wraps a WSGI application."""
+    """Wraps a WSGI application, and journals its requests."""
 
     def __init__(self, application, path):
         self._application = application

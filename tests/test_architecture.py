@@ -1,4 +1,4 @@
-"""Who may import whom, and what must stay light. Whoever adds an arrow argues for it here."""
+"""Which folder may import which, and what must stay light. Adding an import between folders needs an argument here."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import ticket_search
 
 ROOT = Path(ticket_search.__file__).parent
-#: Part of the package -> the parts that it may import; "" is the package itself, for its version.
+#: Part of the package -> the parts that it may import; "" is the package itself, imported for its version.
 ALLOWED = {
     "": {"results", "lottery", "launch"},
     "errors": set(),
@@ -69,13 +69,13 @@ def imported(source):
 
 
 def folder_of(path):
-    """The folder of a file below the package; of a file that is a part by itself, the part."""
+    """The folder of a file below the package; for a file that is a part by itself, the part."""
     parts = path.relative_to(ROOT).parts
     return "/".join(parts[:-1]) if len(parts) > 1 else part_of(path)
 
 
 def forbidden(folder, source):
-    """What the source of a file in a folder imports and may not."""
+    """The forbidden imports in the source of a file in a folder."""
     found, part = [], folder.partition("/")[0]
     for name in sorted(imported(source)):
         library, _, rest = name.partition(".")
@@ -91,13 +91,13 @@ def forbidden(folder, source):
     return found
 
 
-def test_no_other_arrow():
+def test_no_forbidden_import():
     files = sorted(ROOT.rglob("*.py"))
     assert [line for path in files for line in forbidden(folder_of(path), path.read_text())] == []
 
 
-def test_no_folder_reaches_itself_through_others():
-    """The arrows between folders have no cycle, so each can be read without those that use it."""
+def test_imports_between_folders_have_no_cycle():
+    """So each folder can be read without those that use it."""
     order, left = [], {part: set(targets) for part, targets in ALLOWED.items() if part}
     while ready := sorted(part for part, targets in left.items() if targets - {""} <= set(order)):
         order += ready
@@ -132,7 +132,7 @@ def test_every_part_is_known():
         ("config", "from ticket_search.config.base import Spec\nimport json", []),
     ],
 )
-def test_what_is_forbidden_is_found(part, source, found):
+def test_forbidden_imports_are_found(part, source, found):
     assert forbidden(part, source) == found
 
 
@@ -140,7 +140,7 @@ HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "tensorboard", "torchvis
 
 
 def loaded(statement, *arguments):
-    """Which of the heavy libraries a fresh process has loaded after a statement."""
+    """Which heavy libraries a fresh process has loaded after a statement."""
     code = (
         "import atexit, sys\n"
         f"atexit.register(lambda: print('LOADED', *(name for name in {HEAVY} if name in sys.modules)))\n{statement}"
@@ -164,9 +164,9 @@ CLI = "import runpy; runpy.run_module('ticket_search.cli', run_name='__main__')"
     ],
     ids=["package", "config", "help", "run_help", "version"],
 )
-def test_what_must_be_instant_loads_nothing_heavy(statement, arguments):
+def test_instant_commands_load_nothing_heavy(statement, arguments):
     assert loaded(statement, *arguments) == []
 
 
-def test_what_is_heavy_is_found():
+def test_heavy_libraries_are_found():
     assert loaded("from ticket_search import load_results") == ["pandas", "pyarrow"]

@@ -1,6 +1,6 @@
-"""What an earlier version wrote (``golden/version_1``, made by ``golden/make.py``) is read, and gone on from.
+"""Run directories of an earlier version (``golden/version_1``, made by ``golden/make.py``) are read and resumed.
 
-A test that fails here says that people's results and stores are lost to them: mend the code, never the files.
+A failure here means that users lose their results and stores: fix the code, never the files.
 """
 
 import hashlib
@@ -123,15 +123,15 @@ def test_the_search_and_its_run_are_read():
     check_same_search(folder, spec)
 
 
-def test_the_checksums_of_the_store_are_over_the_whole_file():
-    """Computed here in another way than in the code: a file with its own checksum's digits set to zero."""
+def test_the_checksums_of_the_store_cover_the_file():
+    """Computed differently from the code: over the file with the digits of its checksum set to zero."""
     entries = sorted((GOLDEN / "store").glob("??/*.safetensors"))
     assert len(entries) == 8
     for path in entries:
         data = path.read_bytes()
         start = data.index(b'"sha256":"') + len(b'"sha256":"')
-        said = data[start : start + 64]
-        assert hashlib.sha256(data[:start] + b"0" * 64 + data[start + 64 :]).hexdigest().encode() == said
+        checksum = data[start : start + 64]
+        assert hashlib.sha256(data[:start] + b"0" * 64 + data[start + 64 :]).hexdigest().encode() == checksum
         decode(data)
 
 
@@ -160,13 +160,13 @@ def test_the_mask_of_a_ticket_is_read_bit_by_bit(copy):
     assert level.final_weights == {}
 
 
-def test_the_weights_to_rewind_to_are_found_by_their_key(copy):
+def test_rewind_weights_are_found_by_their_key(copy):
     entry = LevelStore(copy / "store").load(rewind_key(LEVELS[FIRST][0], 5))
     assert entry.record == {"iteration": 5}
     assert entry.tensors["fc1.bias"].tolist() == REWIND_BIAS
 
 
-def test_walking_it_again_trains_nothing_and_comes_to_the_same_levels(copy, digits, nothing_is_trained):
+def test_replaying_it_trains_nothing_and_gives_the_same_levels(copy, digits, nothing_is_trained):
     spec = read_spec(open_folder(copy))
     for suggestion in SuggestionRecord(copy).read():
         events = []
@@ -181,8 +181,8 @@ def test_walking_it_again_trains_nothing_and_comes_to_the_same_levels(copy, digi
         assert events == [("level_reused", key) for key in LEVELS[suggestion.trajectory_id]]
 
 
-def test_a_longer_trajectory_starts_from_what_is_there(copy, digits):
-    """The third pruning of the second trajectory is new: its mask and its weights are made of the golden ones."""
+def test_a_longer_trajectory_trains_only_the_new_level(copy, digits):
+    """The third pruning of the second trajectory is new; its mask and weights come from the golden ones."""
     spec = read_spec(open_folder(copy), ("pruning.max_levels=3",))
     events = []
     log = lambda event, **fields: events.append((event, fields["level"]))  # noqa: E731
@@ -196,15 +196,15 @@ def test_a_longer_trajectory_starts_from_what_is_there(copy, digits):
     assert kept_weights(levels[3].mask) == 37
 
 
-def test_run_again_there_is_nothing_to_do(copy):
+def test_resuming_it_leaves_nothing_to_do(copy):
     driven = SearchDriver(read_spec(open_folder(copy)), copy)
     assert driven.next() is None
     assert driven.progress.counts == {"running": 0, "completed": 2, "stopped": 0, "diverged": 0, "failed": 0}
     assert (driven.progress.best["trajectory_id"], driven.progress.best["density"]) == (SECOND, 0.25)
 
 
-def test_with_more_trials_it_goes_on_after_the_last(copy, digits):
-    """Two of the four points are left; the level 0 of each is in the store."""
+def test_with_more_trials_it_continues_after_the_last(copy, digits):
+    """Two of the four points are left, and the store has level 0 of both."""
     spec = read_spec(open_folder(copy), ("search.trials=4",))
     driven = SearchDriver(spec, copy)
     third, fourth = driven.next(), driven.next()
@@ -221,7 +221,7 @@ def test_with_more_trials_it_goes_on_after_the_last(copy, digits):
     assert events == [("level_reused", 0)] * 2
 
 
-def test_its_tables_are_written_on(copy):
+def test_its_tables_can_be_extended(copy):
     before = load_results(copy)
     tables = Tables(copy, read_spec(open_folder(copy)).space)
     assert (FIRST, 2) in tables.levels

@@ -1,4 +1,4 @@
-"""A run directory of schema version 1 with controls and early-bird, as commit caeb213 wrote it, is read and resumed."""
+"""A run directory of schema version 1 with controls and early-bird, written by commit caeb213, is read and resumed."""
 
 import shutil
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_the_files_name_no_machine():
         assert path.is_dir() or not any(place in path.read_bytes() for place in places)
 
 
-def test_it_is_read_with_the_values_of_later_columns():
+def test_it_is_read_with_defaults_for_later_columns():
     results = load_results(GOLDEN)
     assert_defaults(results)
     assert_nothing_is_known_of_what_trained(results.levels, results.controls)
@@ -66,7 +66,7 @@ def test_it_is_read_with_the_values_of_later_columns():
     assert len(results.early_bird) > 0
 
 
-def test_resumed_it_trains_nothing_and_its_tables_are_those_of_now(copy):
+def test_resuming_it_trains_nothing_and_upgrades_its_tables(copy):
     before, events = plain(load_results(copy)), len(read_events(copy))
     spec = read_spec(open_folder(copy))
     progress = run_search(spec, copy, engine="inline")
@@ -81,8 +81,8 @@ def test_resumed_it_trains_nothing_and_its_tables_are_those_of_now(copy):
         assert plainly[LATER.get(name, [])].notna().all(axis=None)
 
 
-def test_told_again_from_its_store_it_comes_to_the_same_rows(copy):
-    """Without its tables; every level is in the store."""
+def test_replaying_it_from_its_store_gives_the_same_rows(copy):
+    """The tables are gone; every level is in the store."""
     before = plain(load_results(copy))
     for name in KEYS:
         shutil.rmtree(copy / name)
@@ -95,11 +95,11 @@ def test_told_again_from_its_store_it_comes_to_the_same_rows(copy):
         )
 
 
-#: The golden search had ended by then.
+#: When the golden search had ended.
 STARTED = max(event["time"] for event in read_events(GOLDEN))
 
 
-def test_more_trials_are_written_beside_the_old_rows(copy):
+def test_more_trials_are_added_to_the_old_rows(copy):
     spec = read_spec(open_folder(copy), ("search.trials=3",))
     run_search(spec, copy, engine="inline")
     results = load_results(copy)

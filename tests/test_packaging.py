@@ -1,4 +1,4 @@
-"""What is installed is what is needed."""
+"""The wheel contains everything that is needed and nothing else."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_every_search_that_ships_is_valid_and_named_as_its_file(path):
+def test_every_shipped_search_is_valid_and_named_like_its_file(path):
     assert load_search(path).name == path.stem
 
 

@@ -1,9 +1,9 @@
-"""Make a golden run directory: ``python tests/golden/make.py``. Never over an old one.
+"""Make a golden run directory: ``python tests/golden/make.py``. It never replaces an old one.
 
-A finished search of 2 trajectories of 3 levels each, as the version of its name wrote it. What of it names the machine
-that it was made on is replaced: the name of the file of events, and the run directory in ``store/searches``.
-TensorBoard's files are left out. Make another, ``version_2``, when the version of the tables, of the store's entries
-or of the engine is raised, and leave those before it alone: `test_golden.py` says what each must go on to be.
+It is a finished search of 2 trajectories with 3 levels each, written by the version in its name. Everything that names
+the machine is replaced: the name of the event file, and the run directory in ``store/searches``. TensorBoard files are
+left out. Make another one, ``version_2``, when the version of the tables, the store's entries or the engine is raised,
+and keep the earlier ones unchanged: `test_golden.py` tests that each can still be read.
 """
 
 import json
@@ -32,7 +32,7 @@ def main(version: str) -> None:
     """Make ``tests/golden/<version>``."""
     target = _HERE / version
     if target.exists():
-        sys.exit(f"{target} is there, and stays as it is")
+        sys.exit(f"{target} exists and must not change")
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "run"
         run_search(parse_search(SEARCH, "golden"), made)

@@ -48,7 +48,7 @@ def assert_equal_tables(run_dir, before):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("table", ["levels", "curves"])
-def test_commands_that_read_say_which_file_it_is_and_how_to_mend_it(finished_search, table, damage):
+def test_readers_name_the_file_and_say_how_to_rebuild_it(finished_search, table, damage):
     chunk = finished_search / table / CHUNK
     DAMAGES[damage](chunk)
     with pytest.raises(RunDirectoryError) as error:
@@ -86,7 +86,7 @@ def test_controls_and_early_bird_are_rebuilt_too(tmp_path):
     assert finished_levels(run_dir) == trained
 
 
-def test_a_chunk_between_others_leaves_an_empty_one_and_the_rows_are_put_at_the_end(tmp_path):
+def test_a_missing_chunk_is_replaced_by_an_empty_one_and_its_rows_are_added_at_the_end(tmp_path):
     row = {"trajectory_id": "a", "name": "x", "kept_weights": 1, "weights": 2, "density": 0.5}
     told = []
 
@@ -151,7 +151,7 @@ def report(suggestion, level, accuracy):
 
 
 def replayed(driver, levels):
-    """Hands levels to the next trajectory until it is stopped; how many it took."""
+    """Report levels of the next trajectory until it is stopped; returns how many it took."""
     suggestion = driver.next()
     for level in range(levels):
         if reason := driver.level_finished(suggestion.number, report(suggestion, level, 0.9 if level < 2 else 0.1)):
@@ -175,7 +175,7 @@ def test_a_stopped_trajectory_is_replayed_up_to_where_it_was_stopped(search, tmp
     driver.flush()
     (tmp_path / lost / CHUNK).write_bytes(b"")
 
-    # Rebuilding one trajectory, it is killed; the next process rebuilds both.
+    # The first process is killed after rebuilding one trajectory; the next process rebuilds both.
     killed = SearchDriver(spec, tmp_path)
     assert replayed(killed, 9) == 3
     assert (tmp_path / REBUILD_FILE).exists()

@@ -17,7 +17,7 @@ def test_events_of_all_processes_are_read_by_time(tmp_path):
     assert len(list((tmp_path / "events").iterdir())) == 2
 
 
-def test_a_half_line_is_left_out(tmp_path):
+def test_a_half_line_is_skipped(tmp_path):
     log = EventLog(tmp_path, "p")
     log.log("a")
     path = tmp_path / "events" / "p.jsonl"

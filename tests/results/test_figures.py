@@ -1,4 +1,4 @@
-"""A figure is declared in one place, and everything else follows."""
+"""A figure is declared in one place, and everything else is derived from it."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,7 +28,7 @@ NEW = Figure(
 
 
 def markdown(name):
-    """A table's columns as ``docs/tables.md`` has them."""
+    """A table's columns as ``docs/tables.md`` lists them."""
     lines = ["| column | type | meaning |", "|---|---|---|"]
     for column in table_columns()[name]:
         head = "*searched fields* | " if column is SEARCHED else f"`{column.name}` | {column.type}"
@@ -37,8 +37,8 @@ def markdown(name):
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_the_documentation_is_that_of_the_declaration(name):
-    """Where it is not, put the right side there."""
+def test_the_documentation_equals_the_declaration(name):
+    """If it differs, copy the right-hand side into ``docs/tables.md``."""
     section = DOCS.read_text().split(f"\n## {name}\n")[1].split("\n## ")[0]
     found = "".join(f"{line}\n" for line in section.splitlines() if line.startswith("|"))
     assert found == markdown(name)
@@ -68,7 +68,7 @@ def spec(search):
     )
 
 
-def test_a_figure_that_is_added_is_in_the_tables_and_in_tensorboard(one_more_figure, spec, tmp_path):
+def test_an_added_figure_is_in_the_tables_and_in_tensorboard(one_more_figure, spec, tmp_path):
     run_search(spec, tmp_path, engine="inline")
     results = load_results(tmp_path)
     last = results.curves.groupby(["trajectory_id", "level"]).tail(1)["train_loss"]
@@ -79,7 +79,7 @@ def test_a_figure_that_is_added_is_in_the_tables_and_in_tensorboard(one_more_fig
     assert b"level/final_train_loss" in drawn
 
 
-def test_a_run_directory_of_the_time_before_it_is_resumed_with_the_default(spec, tmp_path, monkeypatch, request):
+def test_an_older_run_directory_is_resumed_with_its_default(spec, tmp_path, monkeypatch, request):
     shorter = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 1})})
     run_search(shorter, tmp_path, engine="inline")
     before = load_results(tmp_path)
@@ -95,8 +95,8 @@ def test_a_run_directory_of_the_time_before_it_is_resumed_with_the_default(spec,
     pd.testing.assert_frame_equal(kept, before.levels, check_exact=True)
 
 
-def test_the_levels_of_two_searches_can_be_put_together(spec, search, tmp_path):
-    """One searches the network, the other does not; both say which network, data set and machine it was."""
+def test_the_levels_of_two_searches_can_be_concatenated(spec, search, tmp_path):
+    """One searches the network, the other does not; both tables name network, data set and machine."""
     settings = {"base": {"max_levels": 1}, "seeds": (0,), "sampler": "grid", "trials": None}
     searched = search({"pruning_rate": [0.5], "model.name": ["lenet_8", "lenet_4"]}, **settings)
     plain = search({"pruning_rate": [0.5]}, **settings)
@@ -112,6 +112,6 @@ def test_the_levels_of_two_searches_can_be_put_together(spec, search, tmp_path):
     assert (set(both["device"]), set(both["threads"])) == ({"cpu"}, {1})
 
 
-def test_a_figure_that_the_store_keeps_is_none_in_an_older_record():
+def test_a_stored_figure_is_none_in_an_older_record():
     assert Figure(name="x", type="double", stored=("x", "y")).read({"y": 2.0, "z": 3.0}) == 2.0
     assert Figure(name="x", type="double", stored=("x", "y")).read({"z": 3.0}) is None

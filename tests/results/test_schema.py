@@ -118,7 +118,7 @@ def test_values_with_no_type_in_common_are_json(domain):
     assert encode(field, {"b": 1, "a": None}) == '{"a": null, "b": 1}'
 
 
-def test_the_long_form_of_a_column_adds_none_and_other_fields_keep_their_names():
+def test_the_long_name_of_a_column_adds_no_second_one_and_other_fields_keep_their_names():
     space = {"pruning.pruning_rate": (0.1, 0.2), "pruning.max_levels": (1, 2), "output_layer_rate": (0.5,)}
     assert [field.name for field in configuration(space)] == [
         "pruning_rate",

@@ -125,7 +125,7 @@ def test_the_same_rows_put_again_change_nothing(tmp_path):
     assert [len(rows) for rows in parts(tmp_path).values()] == [3, 3, 5, 1]
 
 
-def test_what_a_row_must_be(tmp_path):
+def test_invalid_rows_are_refused(tmp_path):
     table = keyed(tmp_path)
     with pytest.raises(ValueError, match=r"has no column \['y'\]; its columns: \['id', 'n', 'x'\]"):
         table.put({**row(0), "y": 1})
@@ -157,7 +157,7 @@ def test_a_failed_flush_leaves_the_old_table_and_the_next_flush_has_all(tmp_path
     assert list(table.rows()) == [row(n) for n in range(7)]
 
 
-def test_leftovers_of_a_kill_are_no_rows_and_are_swept_at_opening(tmp_path):
+def test_leftovers_of_a_kill_are_ignored_and_removed_at_opening(tmp_path):
     table = keyed(tmp_path)
     table.put(row(0))
     table.flush()
@@ -168,7 +168,7 @@ def test_leftovers_of_a_kill_are_no_rows_and_are_swept_at_opening(tmp_path):
     assert not leftover.exists()
 
 
-def test_what_cannot_be_continued_is_refused(tmp_path):
+def test_foreign_tables_are_refused(tmp_path):
     newer = SCHEMA.with_metadata({"ticket_search.schema_version": "4"})
     (tmp_path / "newer").mkdir()
     pq.write_table(newer.empty_table(), tmp_path / "newer" / "part-00000.parquet")
@@ -270,7 +270,7 @@ TRAJECTORY = CONFIGURATION | {
 }
 
 
-def test_the_four_tables_round_trip_through_pandas(tmp_path):
+def test_tables_round_trip_through_pandas(tmp_path):
     tables = Tables(tmp_path, SPACE)
     tables.trajectories.put(TRAJECTORY | {"trajectory_id": "u"})
     tables.trajectories.put(TRAJECTORY)
@@ -310,7 +310,7 @@ def test_a_run_directory_can_be_read_from_its_start(tmp_path):
     assert (len(results.levels), results.levels.columns.tolist()) == (0, schemas(SPACE)["levels"].names)
 
 
-def test_what_is_no_run_directory_is_refused(tmp_path):
+def test_other_directories_are_refused(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"nowhere' is not a run directory: there is no such folder"):
         load_results(tmp_path / "nowhere")
     Tables(tmp_path, {})
@@ -332,11 +332,11 @@ def test_five_thousand_levels_are_flushed_quickly(tmp_path):
         start = time.perf_counter()
         table.flush()
         best = min(best, time.perf_counter() - start)
-    assert best < 0.5  # seconds: 0.05 on an idle machine, and this one need not be
+    assert best < 0.5  # seconds; 0.05 on an idle machine, and test machines are not idle
 
 
-def test_an_upgrade_that_is_cut_off_leaves_a_table_that_can_be_read_and_is_done_later(tmp_path, monkeypatch):
-    """Three chunks of version 1; the process dies when one of them has been written anew."""
+def test_an_interrupted_upgrade_leaves_a_readable_table_and_is_completed_later(tmp_path, monkeypatch):
+    """Three chunks of version 1; the process dies after rewriting one of them."""
     now = schemas({})["curves"]
     then = pa.schema([field for field in now if field.name != "val_metric"], {"ticket_search.schema_version": "1"})
     for chunk in range(3):

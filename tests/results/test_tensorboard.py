@@ -97,7 +97,7 @@ def test_a_trajectory_is_a_session_of_the_hparams_tab(tmp_path):
     assert end.status == api_pb2.STATUS_SUCCESS
 
 
-def test_nulls_are_left_out_and_failure_is_told(tmp_path):
+def test_nulls_are_skipped_and_failure_is_recorded(tmp_path):
     writer = TensorBoardWriter(tmp_path, {})
     row = TRAJECTORY | {"status": "failed", "score": None, "sparsest_matching_density": None, "levels": None}
     del row["dataset.augment"]
@@ -132,8 +132,8 @@ def written(folder, *numbers):
         writer.flush()
 
 
-def test_every_flush_is_seen_and_none_twice(folder, tmp_path):
-    """Where files cannot grow, each flush makes a file of its own."""
+def test_every_flush_is_seen_exactly_once(folder, tmp_path):
+    """In object storage, where files cannot grow, each flush writes a new file."""
     written(folder, 0, 1, 2)
     for file in folder.files(recursive=True):
         copy = tmp_path / "copy" / file.name

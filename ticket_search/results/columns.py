@@ -7,12 +7,12 @@ from ticket_search.results.figures import CONFIGURATION, SEED, Column
 
 _TRAJECTORY = Column(name="trajectory_id", type="string", meaning="names the configuration and the seed")
 _LEVEL = Column(name="level", type="int32", meaning="0 = the dense network, n = after n prunings")
-#: Stands where a search's own fields do: one column for each, named as in the space.
+#: Placeholder for the searched fields: one column for each, with its name in the space.
 SEARCHED = Column(name="", type="", meaning="one column per other field of the space, named as there")
 
 
 def table_columns() -> Mapping[str, list[Column]]:
-    """The columns of each table, in their order; `SEARCHED` where those of the searched fields stand."""
+    """The columns of each table, in order; `SEARCHED` marks the place of the searched fields."""
     return {
         "levels": [
             _TRAJECTORY,

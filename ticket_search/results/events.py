@@ -12,16 +12,16 @@ from uuid import uuid4
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lines import LineFile, complete_lines
 
-#: Process ids come again; this does not. A forked process has its own id.
+#: Process ids are reused; this token is not. A forked process shares the token but has its own id.
 _TOKEN = uuid4().hex[:8]
 
 
 class EventLog:
-    """Appends events to a file of this process. Holds no file open, and a fork has a file of its own.
+    """Appends events to this process's file. It keeps no file open, and a forked process writes to its own file.
 
     Args:
-        run_dir: the run directory; ``events/`` appears in it with the first event.
-        process: names the file; None means host, process id and a token. No two live processes may share a name.
+        run_dir: the run directory; the first event creates its ``events/``.
+        process: name of the file; None means host, process id and a token. Two live processes must not share a name.
     """
 
     def __init__(self, run_dir: Location, process: str | None = None) -> None:
@@ -31,7 +31,7 @@ class EventLog:
     def log(self, event: str, **fields: Any) -> None:
         """Append ``{"time": ..., "event": ..., **fields}``, time in Unix seconds.
 
-        What JSON has no word for is made fit: a float that is not finite becomes null, an object its ``str``.
+        JSON has no infinity and no nan: such a float becomes null. Other objects become their ``str``.
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         line = json.dumps({"time": time.time(), "event": event, **finite}, default=str)
@@ -41,12 +41,12 @@ class EventLog:
 
 @lru_cache(maxsize=64)
 def _file(folder: str, process: str) -> LineFile:
-    # One for each file, however many logs write to it: where files cannot grow, two would overwrite each other's lines.
+    # All logs of a file share one `LineFile`: in object storage two would overwrite each other's lines.
     return LineFile(open_folder(folder), process)
 
 
 def read_events(run_dir: Location) -> list[dict[str, Any]]:
-    """The events of all processes, by time. What is no event, such as a line half written, is left out."""
+    """The events of all processes, by time. Anything else, such as a half-written line, is skipped."""
     folder = open_folder(run_dir) / "events"
     contents = [folder.read(file.name) or b"" for file in folder.files() if file.name.endswith(".jsonl")]
     events = (_parse(line) for content in contents for line in complete_lines(content))

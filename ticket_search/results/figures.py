@@ -1,6 +1,6 @@
-"""What a level gives, declared once: its figures and where they come from.
+"""The figures of a level, declared once, with where their values come from.
 
-The store's records, the rows, the schemas, TensorBoard and ``docs/tables.md`` follow from the lists here. To add a
+The store's records, the rows, the schemas, TensorBoard and ``docs/tables.md`` follow from these lists. To add a
 figure, raise `SCHEMA_VERSION`, add a `Figure`, and add its line to ``docs/tables.md``.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.tasks.metric import Metric
 
-#: Raise it when a column is added, or changes its name, type or meaning; a reader of version n reads all before.
+#: Raise it when a column is added or changes its name, type or meaning. A reader of version n reads all earlier ones.
 SCHEMA_VERSION = 3
 
 Row = Mapping[str, Any]
@@ -22,13 +22,13 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: its name.
+        name: as in the table.
         type: Arrow's name of its type.
-        meaning: one line, as ``docs/tables.md`` has it.
-        since: the schema version it appeared in.
-        older: its value in a row of an earlier version, and in an older record of the store.
-        older_as: the column whose value it has there instead.
-        in_tensorboard: whether it is drawn there.
+        meaning: one line, also in ``docs/tables.md``.
+        since: the schema version that added it.
+        older: its value in rows and store records of earlier versions.
+        older_as: the column to copy in such rows, instead of `older`.
+        in_tensorboard: whether TensorBoard draws it.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A level that has been trained, and what it is judged by.
+    """A trained level and what it is compared with.
 
     Attributes:
         level: a `lottery.level.Level`.
-        dense: that of the dense network of the same trajectory.
+        dense: the level of the dense network of the same trajectory.
         metric: of the task.
         spec: of the trajectory.
-        tolerance: of the search's verdict, in the metric's unit.
+        tolerance: of the search, in the metric's unit.
     """
 
     level: Any
@@ -59,7 +59,7 @@ class Finished:
     tolerance: float
 
     def accuracy(self, value: float) -> float | None:
-        """A value of the metric where that is accuracy."""
+        """The value if the metric is accuracy, else None."""
         return value if self.metric.name == "accuracy" else None
 
 
@@ -68,9 +68,9 @@ class Figure(Column):
     """A column whose value comes from a finished level.
 
     Attributes:
-        value: what it is, of a finished level. Where nothing is given: if the store keeps the figure, what the training
-            measured under its name, else the level's attribute of that name.
-        stored: what the store's record calls it, if the store keeps it, and what older versions call it.
+        value: computes it from a finished level. By default it is what the training measured under this name if the
+            store keeps the figure, else the level's attribute of this name.
+        stored: its names in the store's records, the current one first; empty if the store does not keep it.
         of_controls: whether the table ``controls`` has it too.
     """
 
@@ -79,7 +79,7 @@ class Figure(Column):
     of_controls: bool = False
 
     def of(self, finished: Finished) -> Any:
-        """The value of a finished level."""
+        """The value for a finished level."""
         if self.value is not None:
             return self.value(finished)
         return finished.level.figures[self.name] if self.stored else getattr(finished.level, self.name)
@@ -89,7 +89,7 @@ class Figure(Column):
         return next((record[name] for name in self.stored if name in record), self.older)
 
 
-#: What was run: columns of `levels` and `trajectories`, and what makes two trajectories the same configuration.
+#: Columns of `levels` and `trajectories` that identify a configuration.
 CONFIGURATION = (
     Column(
         name="pruning_rate",
@@ -338,7 +338,7 @@ def configuration(spec: TrajectorySpec) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveFigure(Column):
-    """A column of `curves` whose value comes from one evaluation, a `training` ``Point``, and the task's metric."""
+    """A column of `curves`, computed from one evaluation (a `training` ``Point``) and the task's metric."""
 
     value: Callable[[Any, Metric], Any]
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows that JSON can hold: Python's own numbers, None for what is missing."""
+    """Rows that JSON can hold: Python numbers, and None for missing values."""
     return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
 
 

@@ -1,4 +1,4 @@
-"""Reading the tables of a run directory, of a search that runs or has ended."""
+"""Reading the tables of a run directory, during or after a search."""
 
 import shlex
 import time
@@ -46,10 +46,12 @@ class Results:
 
 
 def load_results(run_dir: Location) -> Results:
-    """Read the tables of a run directory, local or in object storage. A search may be writing them.
+    """Read the tables of a run directory, local or in object storage, even while a search writes them.
+
+    Files in a table's folder that are not ours are ignored.
 
     Raises:
-        RunDirectoryError: it is not a run directory, or a damaged one, or one of a newer version of this package.
+        RunDirectoryError: `run_dir` is no run directory, a file of it is damaged, or a newer version wrote it.
         StorageError: it cannot be read.
     """
     folder = open_folder(run_dir)
@@ -80,7 +82,7 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
             chunks = _read_chunks(folder)
             break
         except ValueError as error:
-            # In object storage, where a file is read in several requests, the search may have replaced it in between.
+            # Object storage serves a file in several requests, and the search may have replaced it in between.
             if folder.grows or attempt == _ATTEMPTS - 1:
                 resume = f"ticket-search resume {shlex.quote(str(run_dir))}"
                 raise RunDirectoryError(f"{error}; `{resume}` rebuilds it from the store") from None
@@ -109,7 +111,7 @@ def _read_chunks(folder: Folder) -> list[pa.Table]:
 
 
 def _order(name: str, columns: list[str]) -> list[str]:
-    """The columns of a table in the present order; those of the searched fields have their place among the others."""
+    """The columns of a table in the current order, with the searched fields at their place."""
     declared = [column.name for column in table_columns()[name]]
     place = declared.index(SEARCHED.name) if SEARCHED.name in declared else len(declared)
     searched = [column for column in columns if column not in declared]

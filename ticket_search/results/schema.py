@@ -1,4 +1,4 @@
-"""The columns of the tables. They are a contract: other people's scripts read them."""
+"""The schemas of the tables. They are a contract: other people's scripts read the columns."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "controls": ("trajectory_id", "level", "control", "draw"),
     "early_bird": ("trajectory_id", "iteration", "earlier_iteration"),
 }
-#: Tables that older versions did not write: where one is absent, it has no rows.
+#: Tables that older versions did not write. A missing one counts as empty.
 LATER_TABLES = ("controls", "early_bird")
 _VERSION = b"ticket_search.schema_version"
 _ENCODING = b"ticket_search.encoding"
@@ -28,7 +28,7 @@ _COLUMNS_OF_THEIR_OWN = (*CONFIGURATION_NAMES, SEED.name)
 
 
 def schemas(space: Mapping[str, Domain]) -> dict[str, pa.Schema]:
-    """The schema of each table, for a search over `space` (field name -> what it may be)."""
+    """The schema of each table, for a search over `space` (field name -> its values)."""
     return {name: _schema(columns, space) for name, columns in table_columns().items()}
 
 
@@ -39,7 +39,7 @@ def _schema(columns: Sequence[Column], space: Mapping[str, Domain]) -> pa.Schema
 
 
 def later_columns(name: str, version: int) -> list[Column]:
-    """The columns that a table got after a schema version."""
+    """The columns that were added to a table after a schema version."""
     return [column for column in table_columns()[name] if column.since > version]
 
 
@@ -49,15 +49,15 @@ def version_of(schema: pa.Schema) -> int:
 
 
 def upgraded(table: pa.Table, schema: pa.Schema, later: Sequence[Column]) -> pa.Table:
-    """A table of an earlier schema version as the present one has it.
+    """A table of an earlier schema version, brought to the current one.
 
     Args:
         table: as read.
-        schema: of the table now.
+        schema: the current schema.
         later: the columns that the table may lack; see `later_columns`.
 
     Raises:
-        ValueError: the table has columns that the schema has not, or lacks others; names them.
+        ValueError: the table has unknown columns, or lacks others than `later`; names them.
     """
     table = with_later_columns(table, later)
     differing = {
@@ -70,7 +70,7 @@ def upgraded(table: pa.Table, schema: pa.Schema, later: Sequence[Column]) -> pa.
 
 
 def with_later_columns(table: pa.Table, later: Sequence[Column]) -> pa.Table:
-    """A table with those of the later columns that it lacks, each with its value in older rows."""
+    """A table with the later columns that it lacks added, filled with their value for older rows."""
     for column in later:
         if column.name not in table.schema.names:
             type_ = _TYPES[column.type]
@@ -84,23 +84,23 @@ def with_later_columns(table: pa.Table, later: Sequence[Column]) -> pa.Table:
 
 
 def configuration(space: Mapping[str, Domain]) -> list[pa.Field]:
-    """The columns that hold a trajectory's configuration and seed, the searched fields among them."""
+    """The columns that hold a trajectory's configuration, searched fields and seed."""
     return [field for each in (*CONFIGURATION, SEED, SEARCHED) for field in _fields_of(each, space)]
 
 
 def column(name: str) -> str:
-    """The column of the searched field `name`: itself, but ``pruning_rate`` for ``pruning.pruning_rate``."""
+    """The column of the searched field `name`: the same name, except ``pruning_rate`` for ``pruning.pruning_rate``."""
     short = dotted(name).removeprefix("pruning.")
     return short if short in _COLUMNS_OF_THEIR_OWN else name
 
 
 def is_json(field: pa.Field) -> bool:
-    """Whether a column holds JSON text, because the field's values have no type in common."""
+    """Whether a column holds JSON text because the field's values share no type."""
     return bool(field.metadata and field.metadata.get(_ENCODING) == b"json")
 
 
 def encode(field: pa.Field, value: Any) -> Any:
-    """A value as its column holds it; None stays None."""
+    """A value as it is stored in its column; None stays None."""
     return json.dumps(value, sort_keys=True) if is_json(field) and value is not None else value
 
 
@@ -113,11 +113,11 @@ def check_version(schema: pa.Schema, path: object) -> None:
     """Refuse a table that this version of the package cannot read.
 
     Raises:
-        RunDirectoryError: the schema names no version, or a newer one than `SCHEMA_VERSION`.
+        RunDirectoryError: the schema has no version, or one newer than `SCHEMA_VERSION`.
     """
     version = (schema.metadata or {}).get(_VERSION)
     if version is None:
-        raise RunDirectoryError(f"{path} is not a table of ticket_search: its metadata name no schema version")
+        raise RunDirectoryError(f"{path} is not a table of ticket_search: its metadata have no schema version")
     if int(version) > SCHEMA_VERSION:
         raise RunDirectoryError(
             f"{path} has schema version {int(version)}; this ticket_search reads up to {SCHEMA_VERSION}: upgrade it"

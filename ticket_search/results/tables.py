@@ -1,8 +1,8 @@
-"""Writing the tables, so that at any moment ``pd.read_parquet(folder)`` works and holds no row twice.
+"""Writing the tables so that ``pd.read_parquet(folder)`` works at any moment and never returns a row twice.
 
-A table's folder holds ``part-00000.parquet``, ``part-00001.parquet``, ...; all but the last are full. Each is only ever
-replaced whole, under its own name, and a row never moves to another file: there are few files, and no compaction to
-be interrupted. Only the search's driver writes.
+A table is a folder of chunks, ``part-00000.parquet``, ``part-00001.parquet``, ...; all but the last are full. A chunk
+is always replaced as a whole under its own name, and a row never moves to another chunk. So there are few files, and
+there is no compaction that could be interrupted. Only the search's driver writes.
 """
 
 import json
@@ -33,7 +33,7 @@ from ticket_search.results.schema import (
 from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL = ("trajectory_id", "level")
-#: Rows after which a chunk is full. The last chunk is written anew at every flush: where rows are wide, it is short.
+#: Rows after which a chunk is full. Every flush rewrites the last chunk, so tables with wide rows have short chunks.
 _CAPACITY = {"levels": 10_000, "trajectories": 10_000}
 _CAPACITY_OF_OTHERS = 50_000
 #: Exists from the moment that a damaged chunk is set aside until its rows have been rebuilt.
@@ -41,20 +41,20 @@ REBUILD_FILE = "rebuild.json"
 
 
 class Table:
-    """The one writer of a table. Rows are held in memory until `flush`; full chunks are not held at all.
+    """The only writer of a table. New rows stay in memory until `flush`; full chunks are on disk only.
 
     Args:
-        folder: of the chunks, local or in object storage; made if it is not there.
+        folder: of the chunks, local or in object storage; created if missing.
         schema: of the rows.
-        key: the columns that tell rows apart (for `put`), or groups of rows written together (for `put_group`).
-        name: in `columns.table_columns`, which says what columns a table of an earlier version may lack.
-        capacity: rows after which a chunk is full. A group stays in one chunk, which may then hold more.
+        key: the columns that identify a row (for `put`), or a group of rows written together (for `put_group`).
+        name: the table's name in `columns.table_columns`, from which a table of an earlier version is upgraded.
+        capacity: rows after which a chunk is full. A group is never split, so a chunk may exceed it.
         on_damage: called with a notice before a chunk that is damaged or missing is replaced by an empty one.
 
     Raises:
         RunDirectoryError: the folder holds a table of a newer version or with other columns, or most of its chunks are
             missing.
-        StorageError: it cannot be read, or written to.
+        StorageError: it cannot be read or written.
     """
 
     def __init__(
@@ -72,15 +72,15 @@ class Table:
         self._on_damage = on_damage
         self._names = set(schema.names)
         self._json = [field for field in schema if is_json(field)]
-        self._starts = [0]  # the number of each chunk's first row, counted over the table
+        self._starts = [0]  # for each chunk, the number of its first row in the table
         self._length = 0
-        self._places: dict[tuple[Any, ...], int] = {}  # the number of the (first) row of each key
+        self._places: dict[tuple[Any, ...], int] = {}  # for each key, the number of its (first) row
         self._pending: dict[int, Mapping[str, Any]] = {}
         self._last = (0, schema.empty_table())  # the chunk that still grows, as it is on disk
         self._open()
 
     def put(self, row: Mapping[str, Any]) -> None:
-        """Insert a row, or replace the one of the same key. Columns left out are null.
+        """Insert a row, or replace the row with the same key. Missing columns are null.
 
         Raises:
             KeyError: a column of the key is missing.
@@ -93,11 +93,11 @@ class Table:
             self._append(key, [row])
 
     def put_group(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows of one key, which appear together; ignored if that key is there already.
+        """Insert rows that share one key and appear together; does nothing if the table has that key.
 
         Raises:
             KeyError: a column of the key is missing.
-            ValueError: the rows are of several keys, or the table has no such column.
+            ValueError: the rows have several keys, or the table has no such column.
         """
         keys = {self._key_of(row) for row in rows}
         if len(keys) > 1:
@@ -106,13 +106,13 @@ class Table:
             self._append(key, [self._encoded(row) for row in rows])
 
     def flush(self) -> None:
-        """Write what was put since the last flush. If it fails, the rows stay for the next one."""
+        """Write the rows put since the last flush. If that fails, the next flush writes them."""
         for chunk, places in groupby(sorted(self._pending), key=self._chunk):
             self._write(chunk, list(places))
         self._pending.clear()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Every row, or these columns of it, in the order of insertion. Flushes; one chunk at a time is in memory."""
+        """Every row, or these columns of it, in order of insertion. Flushes first; holds one chunk in memory."""
         self.flush()
         encoded = [field for field in self._json if columns is None or field.name in columns]
         for chunk in range(len(self._starts)):
@@ -158,7 +158,7 @@ class Table:
         self._save(chunk, self._schema.empty_table())
 
     def _take_up(self, chunk: int) -> None:
-        """Note the places of a chunk's keys; the rows of a group stand together."""
+        """Index the keys of a chunk; the rows of a group are adjacent."""
         keys = self._read(chunk, list(self._key))
         places = pa.table({**dict(zip(self._key, keys.columns, strict=True)), "": np.arange(len(keys)) + self._length})
         firsts = places.group_by(list(self._key), use_threads=False).aggregate([("", "min")])
@@ -169,7 +169,7 @@ class Table:
         self._length += len(keys)
 
     def _upgraded(self, table: pa.Table, path: str) -> pa.Table:
-        """A chunk as the present schema has it; one of an earlier version lacks some columns."""
+        """A chunk with the current schema; a chunk of an earlier version lacks some columns."""
         check_version(table.schema, path)
         later = later_columns(self._name, version_of(table.schema)) if self._name else []
         try:
@@ -178,9 +178,9 @@ class Table:
             raise RunDirectoryError(f"{path} has other columns than this search: {error}") from None
 
     def _upgrade(self, chunks: int) -> None:
-        """Write chunks of an earlier version anew.
+        """Rewrite chunks of an earlier version.
 
-        From the last to the first: who reads the folder takes the columns of the first, and finds them in all.
+        From the last to the first: pandas takes the columns of the first chunk and must find them in all others.
         """
         for chunk in reversed(range(chunks)):
             data = self._folder.read(chunk_name(chunk))
@@ -206,7 +206,7 @@ class Table:
         return bisect_right(self._starts, place) - 1
 
     def _write(self, chunk: int, places: Sequence[int]) -> None:
-        """Write a chunk with the pending rows of these places, ascending, replaced or added."""
+        """Write a chunk, replacing or adding the pending rows with these numbers, in ascending order."""
         last, grown = self._last
         old = grown if chunk == last else self._read(chunk) if chunk < last else self._schema.empty_table()
         new = pa.Table.from_pylist([self._pending[place] for place in places], schema=self._schema)
@@ -225,7 +225,7 @@ class Table:
         path = self._folder.place(chunk_name(chunk))
         data = self._folder.read(chunk_name(chunk))
         if data is None:
-            raise RunDirectoryError(f"{path} is gone: something else than the search has removed it")
+            raise RunDirectoryError(f"{path} is missing: something other than the search has removed it")
         try:
             if columns is None or read_schema(data) != self._schema:
                 table = self._upgraded(read_chunk(data), path)
@@ -236,19 +236,19 @@ class Table:
 
 
 def _interned(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A key whose texts are kept once, however many keys and tables they stand in."""
+    """A key whose strings are shared by all keys and tables, to save memory."""
     return tuple(sys.intern(value) if isinstance(value, str) else value for value in key)
 
 
 class Tables:
     """The tables of a run directory.
 
-    `levels` and `trajectories` take rows (`Table.put`), the others all rows of a level at once (`Table.put_group`).
+    `levels` and `trajectories` take single rows (`Table.put`), the others all rows of a level (`Table.put_group`).
 
     Args:
         run_dir: the run directory, local or in object storage.
-        space: the search's space: field name -> what it may be.
-        say: told, in a line, of each chunk that is damaged.
+        space: the search's space: field name -> its values.
+        say: called with a line about each damaged chunk.
 
     Attributes:
         must_be_rebuilt: whether rows were lost with a damaged chunk, now or in an earlier process, and `rebuilt` has
@@ -283,7 +283,7 @@ class Tables:
         self.early_bird = table("early_bird", ("trajectory_id",))
 
     def flush(self) -> None:
-        """Write everything. A row is there before any row of another table that speaks of it."""
+        """Write all tables, in an order in which no row refers to a row that is not written yet."""
         for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()
 

@@ -1,0 +1,107 @@
+"""The pages are true: commands parse, links resolve, examples compile."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from ticket_search.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.M | re.S)
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href|srcset)=\"([^\"]+)\"")
+#: Placeholders for numbers in examples.
+NUMBERS = {"N", "K"}
+
+
+def blocks(page, *languages):
+    return [text for _, language, text in BLOCK.findall(page.read_text()) if language in languages]
+
+
+def commands(page):
+    """Each ``ticket-search ...`` of a page: the words, and whether the command is complete."""
+    for block in blocks(page, "", "bash", "sh", "shell", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.lstrip("$ ").startswith("ticket-search "):
+                yield line.lstrip("$ "), "[" not in line.partition(" #")[0].replace("=[", "")
+    for text in re.findall(r"(?<!`)`(ticket-search [^`]+)`(?!`)", BLOCK.sub("", page.read_text())):
+        yield " ".join(text.split()), False
+
+
+def words(line):
+    if not re.search(r"'.*\[", line):
+        line = line.translate(str.maketrans("[]", "  "))
+    given = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
+    # A bucket would be looked up on the network.
+    return ["1" if word in NUMBERS else word.replace("s3://", "") for word in given]
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.M)
+    texts = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist_with_their_options(page):
+    for line, is_complete in commands(page):
+        name, *arguments = words(line)
+        if name.startswith("-"):
+            continue
+        assert name in main.commands, line
+        command = main.commands[name]
+        try:
+            if is_complete:
+                command.make_context(name, arguments)
+            else:
+                command.make_parser(click.Context(command)).parse_args(arguments)
+        except click.UsageError as error:
+            pytest.fail(f"{page.name}: {line}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for link in filter(None, sum(LINK.findall(BLOCK.sub("", page.read_text())), ())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_compile(page):
+    for text in blocks(page, "python"):
+        ast.parse(text)
+    for text in blocks(page, "yaml"):
+        yaml.safe_load(text)
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md", "search_spaces.md"}
+    assert {name for name in names if f"]({name})" not in index} == set()
+
+
+def test_the_search_of_the_tutorial_is_valid(tmp_path):
+    from ticket_search.config.loading import load_search
+
+    (tmp_path / "first.yaml").write_text(blocks(ROOT / "docs" / "tutorial.md", "yaml")[0])
+    assert load_search(tmp_path / "first.yaml").planned_trials == 6
+
+
+def test_figures_are_small_and_readable_on_any_background():
+    figures = sorted((ROOT / "docs" / "figures").glob("*.svg"))
+    assert figures
+    for figure in figures:
+        text = figure.read_text()
+        assert len(text) < 200_000
+        assert "fill: #ffffff" in text[: text.index("axes_1")]
+        assert "<text" in text
