@@ -143,11 +143,11 @@ def test_interrupted_it_says_how_to_go_on_and_can(tmp_path):
     assert time.monotonic() - asked < 10
     assert driver.returncode == 130
     assert err.splitlines()[3:] == [
-        "interrupted; what was finished is kept. Go on with: ticket-search resume runs/digits --engine processes"
+        "interrupted; finished work is kept. Resume with: ticket-search resume runs/digits --engine processes"
     ]
     trained = set(pd.read_parquet(tmp_path / "runs/digits/levels")["level_key"])
     status = in_process("status", "runs/digits", cwd=tmp_path).stdout
-    assert "interrupted; go on with: ticket-search resume runs/digits" in status
+    assert "interrupted; resume with: ticket-search resume runs/digits --engine processes" in status
     assert trained
 
 
@@ -169,7 +169,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
     assert said.returncode == 3, said.stderr
     assert "2/2 failed" in said.stdout
     assert said.stderr.splitlines()[-1] == (
-        "1 of 2 trajectories failed; why is in the column error of runs/digits/trajectories"
+        "1 of 2 trajectories failed; the column error of runs/digits/trajectories has the tracebacks"
     )
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
     assert "no more than one" in trajectories["error"].dropna().item()
@@ -286,17 +286,18 @@ def test_an_interrupt_that_is_held_up_ends_all_the_same():
     code = (
         "import signal, time; from functools import partial; from ticket_search.cli import running\n"
         "running._SECONDS_TO_END = 0.5\n"
-        "signal.signal(signal.SIGTERM, partial(running._interrupt, 'go on with: x'))\n"
+        "signal.signal(signal.SIGTERM, partial(running._interrupt, 'resume with: x'))\n"
         "try:\n    signal.raise_signal(signal.SIGTERM)\n"
         "except KeyboardInterrupt:\n    time.sleep(60)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (130, "go on with: x\n")
+    assert (done.returncode, done.stderr) == (130, "resume with: x\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_while_it_imports_it_ends_with_130(tmp_path, number):
-    code = "import sys, os, signal; sys.argv[1:] = ['status', '.']; from ticket_search.cli import look, main\n"
+    code = "import sys, os, signal; sys.argv[1:] = ['status', '.']; from ticket_search.cli import look\n"
+    code += "from ticket_search.cli import main\n"
     code += f"look.open_folder = lambda location: os.kill(os.getpid(), {int(number)})\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -27,7 +27,7 @@ SPACE = (
     ),
     *("--set", "pruning.max_levels=2", "--set", "training.iterations=200", "--set", "search.max_concurrent=2"),
 )
-GO_ON = "Go on with: ticket-search resume run --engine processes"
+RESUME = "Resume with: ticket-search resume run --engine processes"
 
 
 def levels_of(run_dir, event):
@@ -68,7 +68,7 @@ def test_a_search_stopped_before_its_first_level_trains_none(tmp_path, monkeypat
     monkeypatch.setattr(SearchDriver, "started", stop_as_it_starts)
     said = in_process("run", *SPACE, "--engine", "inline", cwd=tmp_path)
     assert said.returncode == 130
-    assert GO_ON.replace("processes", "inline") in said.stderr
+    assert RESUME.replace("processes", "inline") in said.stderr
     assert levels_of(tmp_path / "run", "level_started") == {}
     assert [e["event"] for e in read_events(tmp_path / "run")].count("trajectory_started") == 1
 
@@ -86,15 +86,15 @@ def test_stop_says_who_stops_and_how_to_go_on(stopped):
     assert (said.returncode, said.stderr) == (0, "")
     first, second = said.stdout.splitlines()
     assert re.fullmatch(
-        rf"process {search.args} on \S+ \(since .*\) stops when the levels that it is training are done", first
+        rf"process {search.args} on \S+ \(since .*\) will stop when the levels in training are done", first
     )
-    assert second == "go on with: ticket-search resume run"
+    assert second == "resume with: ticket-search resume run --engine processes"
 
 
 def test_a_stopped_search_ends_with_130_and_the_command_to_go_on(stopped):
     _, _, search = stopped
     assert search.returncode == 130
-    assert search.stderr.splitlines()[3:] == [f"stopped as asked; what was finished is kept. {GO_ON}"]
+    assert search.stderr.splitlines()[3:] == [f"stopped on request; finished work is kept. {RESUME}"]
     assert "Sparsest" not in search.stdout
 
 
@@ -172,7 +172,7 @@ def test_store_says_what_is_there_and_removes_only_when_told(finished_search):
         if "--dry-run" in arguments:
             assert re.match(r"needed by no search: \d+ files, ", lines[-1])
         else:
-            assert lines[-1] == "a search needs each of them"
+            assert lines[-1] == "all of them are needed"
 
 
 def test_keep_best_keeps_ten_unless_told_otherwise(finished_search):
@@ -190,7 +190,7 @@ def test_keep_best_keeps_ten_unless_told_otherwise(finished_search):
     assert files() == 3 < ten  # a ticket, its dense network, and the weights that it starts from
     assert said.startswith(f"removed: {ten - 3} files, ")
     said = in_process("store", finished_search, "--keep-best=1").stdout
-    assert said.endswith("a search needs each of them\n")
+    assert said.endswith("all of them are needed\n")
 
 
 def test_store_refuses_while_the_search_runs(finished_search):

@@ -110,7 +110,10 @@ def test_verdicts(monkeypatch, gain, leads, verdict):
             {"points": [{"pruning_rate": 0.4}], "sampler": "grid"},
             r"points: pruning_rate 0.4 is not in space.pruning_rate",
         ),
-        ({"points": [{"strategy": "global"}], "sampler": "grid"}, r"points: {'strategy': 'global'} has not the fields"),
+        (
+            {"points": [{"strategy": "global"}], "sampler": "grid"},
+            r"points: {'strategy': 'global'} must have the fields",
+        ),
     ],
 )
 def test_points_that_do_not_fit(search, changes, message):

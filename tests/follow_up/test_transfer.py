@@ -445,7 +445,7 @@ def test_pruned_after_an_interruption_it_goes_on(files, tmp_path):
         ({"ticket": KEY, "retrain": "finetune"}, "give retrain 'weights', or ticket null"),
         ({"ticket": KEY, "early_bird": {}}, "give early_bird null, or ticket null"),
         ({"ticket": KEY, "target_densities": 0.1}, "give target_densities null, or ticket null"),
-        ({"ticket_weights": "own"}, "ticket_weights 'own' is of a ticket, and ticket is null"),
+        ({"ticket_weights": "own"}, "ticket_weights 'own' needs a ticket, but ticket is null"),
     ],
 )
 def test_fields_that_do_not_go_together(trajectory, changes, message):

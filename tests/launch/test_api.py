@@ -72,7 +72,7 @@ def test_what_is_wrong_is_one_message(tmp_path):
     with pytest.raises(SpecError) as error:
         run(SEARCH | {"seeds": []}, tmp_path / "run")
     assert str(error.value).startswith("seeds: [] is not valid")
-    with pytest.raises(SpecError, match="no search space 'digit': neither a file, nor one that ships"):
+    with pytest.raises(SpecError, match="no search space 'digit': neither a file nor a name"):
         run("digit", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

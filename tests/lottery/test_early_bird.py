@@ -164,25 +164,31 @@ def test_a_rewind_past_its_end_is_to_the_dense_network_trained_on(bench, traject
     [
         (
             {"training.iterations": 80, "early_bird": {}},
-            "pruning.early_bird: 5 masks, one every 17 iterations, take 85 of the training's 80; "
-            "give a smaller window or every, or train longer",
+            "pruning.early_bird: 5 masks, one every 17 iterations, need 85 iterations, but the training has 80; "
+            "give a smaller window or interval, or train longer",
         ),
         (
             {"early_bird": {}, "criterion": "synflow"},
-            "early_bird compares the masks of weights as they are trained, and criterion 'synflow' does not look at "
-            "those alone; give one of magnitude, large_final, small_final, or early_bird null",
+            "early_bird compares masks drawn from the weights in training, but criterion 'synflow' needs more than "
+            "those; give one of magnitude, large_final, small_final, or early_bird null",
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
-            "early_bird.threshold 0.1 is never reached: with pruning_rate 0.05 two masks differ in 0.1 of the weights "
-            "at most; give a threshold below that",
+            "early_bird.threshold 0.1 ends every training at its first masks: with pruning_rate 0.05 two masks differ "
+            "in at most 0.1 of the weights; give a threshold below that",
         ),
-        ({"early_bird": {}, "target_densities": 0.04}, "with target_densities 0.04 two masks differ in 0.08 of the"),
-        ({"early_bird": {"every": 5}, "retrain": "finetune"}, "give retrain 'learning_rate' to go on from the weights"),
+        (
+            {"early_bird": {}, "target_densities": 0.04},
+            "with target_densities 0.04 two masks differ in at most 0.08 of",
+        ),
+        (
+            {"early_bird": {"every": 5}, "retrain": "finetune"},
+            "give retrain 'learning_rate' to keep the trained weights",
+        ),
         ({"early_bird": {"window": 1}}, "early_bird.window: 1 is not valid"),
         ({"early_bird": {"threshold": 1.0}}, "early_bird.threshold: 1.0 is not valid"),
         ({"early_bird": {"every": "0ep"}}, "'0ep' is not a length of training"),
-        ({"early_bird": {"every": 30, "window": 2}}, "2 masks, one every 30 iterations, take 60 of the training's 40"),
+        ({"early_bird": {"every": 30, "window": 2}}, "2 masks, one every 30 iterations, need 60 iterations"),
     ],
 )
 def test_what_cannot_be(trajectory, changes, message):
