@@ -1,4 +1,4 @@
-"""The commands as a person or a script uses them: what they print, their exit codes, what they leave behind."""
+"""The commands as a person or a script uses them: output, exit codes, files left behind."""
 
 import json
 import shlex
@@ -30,13 +30,13 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def finished(ray_address, tmp_path_factory):
-    """A small search, run by the command, and what the command said."""
+    """The working directory of a small search that the command ran, and the command's output."""
     cwd = tmp_path_factory.mktemp("finished")
     said = run_command("run", "digits", "--trials", 4, "--address", ray_address, *SMALL, cwd=cwd)
     return cwd, said
 
 
-def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finished):
+def test_run_prints_a_line_per_trajectory_then_the_tickets_and_nothing_else(finished):
     _, said = finished
     plan, nodes, disk = said.stderr.splitlines()
     assert said.returncode == 0
@@ -50,7 +50,7 @@ def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finish
     assert len(lines) <= 4 + 1 + 3 + 4 + 1  # trajectories, title, header, tickets, results
 
 
-def test_a_dry_run_says_what_would_run_and_leaves_nothing(finished, ray_address, tmp_path):
+def test_a_dry_run_prints_what_would_run_and_leaves_nothing(finished, ray_address, tmp_path):
     plan = finished[1].stderr
     said = in_process("run", "digits", "--trials", 4, "--address", ray_address, "--dry-run", *SMALL, cwd=tmp_path)
     assert (said.returncode, said.stderr) == (0, "")
@@ -61,7 +61,7 @@ def test_a_dry_run_says_what_would_run_and_leaves_nothing(finished, ray_address,
     assert over.stderr.startswith("error: resources.cpus: 1000 is more than this machine's ")
 
 
-def test_the_run_directory_is_what_the_design_says(finished):
+def test_the_contents_of_the_run_directory(finished):
     run_dir = finished[0] / "runs" / "digits"
     folders = {path.name for path in run_dir.iterdir() if path.is_dir()}
     assert folders == {
@@ -128,8 +128,8 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
 
-def test_interrupted_it_says_how_to_go_on_and_can(tmp_path):
-    """SIGTERM: exit code 130 and the command to type; a second process is refused meanwhile."""
+def test_an_interrupted_search_prints_the_command_that_resumes_it(tmp_path):
+    """SIGTERM: exit code 130 and the command that resumes; a second process is refused in the meantime."""
     run = command("run", "digits", "--engine", "processes")
     driver = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     levels = tmp_path / "runs/digits/levels/part-00000.parquet"
@@ -163,7 +163,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
         "def network(image_shape, classes):\n"
         "    global calls\n"
         "    calls += 1\n"
-        "    if calls > 2:\n"  # the check before the start makes the first call
+        "    if calls > 2:\n"  # the check before the start is the first call
         "        raise ValueError('no more than one')\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )
@@ -210,7 +210,7 @@ BAD = {
 }
 
 
-#: In processes of their own, for the true exit code, and since this process has a Ray.
+#: Run in their own processes: for the real exit code, and because this process has a Ray.
 ELSEWHERE = {"a GPU without one", "a cluster that is not there"}
 
 
@@ -263,7 +263,7 @@ def test_a_directory_that_is_no_run_directory(tmp_path):
         assert "is not a run directory: it has no search.yaml" in said.stderr
 
 
-def test_a_narrow_terminal_is_told_which_columns_it_does_not_get(finished_search):
+def test_a_narrow_terminal_names_the_columns_that_it_leaves_out(finished_search):
     from ticket_search.analysis.tickets import tickets
     from ticket_search.results.reading import load_results
     from ticket_search.runs.directory import read_spec
