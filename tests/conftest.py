@@ -30,11 +30,11 @@ _TRAJECTORY = {
 }
 
 
-@pytest.hookimpl(optionalhook=True)  # xdist is not installed everywhere
+@pytest.hookimpl(optionalhook=True)  # the hook is xdist's, which may not be installed
 def pytest_xdist_make_scheduler(config, log):
-    """Which tests run on the same worker: all files that need Ray, so that one Ray is started; else those of one file.
+    """Keep the tests of one file on one worker, and those of all files that need Ray, so that only one Ray starts.
 
-    The marker `xdist_group` would not do: with pytest 9.2, xdist 3.8 sends such tests to any worker.
+    The marker `xdist_group` does not do it: under pytest 9.2, xdist 3.8 sends such tests to any worker.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -58,13 +58,13 @@ def _plain(changes):
 
 @pytest.fixture(scope="session")
 def trajectory():
-    """Makes a small trajectory on digits: ``trajectory({"pruning_rate": 0.5}, seed=1)``."""
+    """Builds a small trajectory on digits: ``trajectory({"pruning_rate": 0.5}, seed=1)``."""
     return lambda changes=(), seed=0: validate(TrajectorySpec, _plain(dict(changes)) | {"seed": seed})
 
 
 @pytest.fixture(scope="session")
 def search():
-    """Makes a search: ``search({"pruning_rate": [0.2]}, sampler="random")``; other keywords are its settings."""
+    """Builds a search: ``search({"pruning_rate": [0.2]}, sampler="random")``; other keywords are its settings."""
 
     def make(space, seeds=(0, 1, 2), base=(), **settings):
         raw = _plain(dict(base))
@@ -87,7 +87,7 @@ def _finished_search(search, tmp_path_factory):
 def finished_search(_finished_search, tmp_path):
     """A copy of a finished search's run directory: a grid of 8 trajectories with 2 levels each, on the digits."""
     run_dir = Path(shutil.copytree(_finished_search, tmp_path / "finished_search"))
-    (note,) = (run_dir / "store/searches").iterdir()  # of who uses the store
+    (note,) = (run_dir / "store/searches").iterdir()  # records that this run directory uses the store
     note.write_text(note.read_text().replace(str(_finished_search), str(run_dir)))
     return run_dir
 
@@ -124,7 +124,7 @@ def trainings(monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray_address():
-    """One Ray with two processors for the whole session; its address, for searches in other processes."""
+    """The address of a Ray with two CPUs that the whole session shares, for searches in other processes too."""
     import logging
 
     from ticket_search.engines.ray.connection import ray
@@ -160,7 +160,7 @@ def no_network():
 
 @pytest.fixture(scope="session", autouse=True)
 def credentials():
-    """For the tests' S3 server. Set before Ray starts, because Ray's workers inherit the environment of that moment."""
+    """Credentials for the tests' S3 server; set before Ray starts, because its workers inherit the environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -204,7 +204,7 @@ def s3(tmp_path_factory):
 
 @pytest.fixture(params=["disk", "s3"])
 def folder(request, tmp_path):
-    """An empty folder, of each kind of storage."""
+    """An empty folder of each kind: on disk and in object storage."""
     if request.param == "disk":
         return open_folder(tmp_path / "folder")
     return open_folder(request.getfixturevalue("s3").location(uuid4().hex))
@@ -213,11 +213,11 @@ def folder(request, tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """An empty disk of 400 kB."""
-    place = tmp_path / "small_disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    disk = tmp_path / "small_disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)

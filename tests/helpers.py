@@ -1,4 +1,4 @@
-"""Helpers for many tests: build the command line, run it, count the levels that a search has trained."""
+"""Helpers for many tests: run the command, and count the levels that a search has trained."""
 
 import contextlib
 import os
@@ -8,49 +8,53 @@ import sys
 from collections import Counter
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 
-from ticket_search.cli import main
+from ticket_search.cli.commands import main
+from ticket_search.errors import TicketSearchError
 from ticket_search.results.events import read_events
 
 
 def finished_levels(*run_dirs):
-    """Level key -> how often training of that level finished."""
+    """Level key -> how often that level finished training."""
     events = [event for run_dir in run_dirs for event in read_events(run_dir)]
     return Counter(event["level_key"] for event in events if event["event"] == "level_finished")
 
 
 def command(*arguments):
-    """The command line of ``ticket-search``, as installed for this Python."""
+    """The argument list that runs ``ticket-search`` with this installation."""
     return [sys.executable, "-m", "ticket_search.cli", *map(str, arguments)]
 
 
 def run_command(*arguments, cwd=None, **env):
-    """Run the command in a subprocess."""
+    """Run the command in its own process."""
     return subprocess.run(
         command(*arguments), cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=240
     )
 
 
 def in_process(*arguments, cwd=None, **env):
-    """Run the command in this process, which saves the seconds of starting, and undo its changes to the process.
+    """Run the command in this process, which saves the seconds of a start and restores the process afterwards.
 
-    A search needs ``--engine inline``, or it would use the Ray of this process. Warnings are errors.
+    A search needs ``--engine inline``, or it finds the Ray of this process. Warnings are errors. A bug is raised, where
+    the command line would print a line and exit with 1.
     """
     arguments = [str(argument) for argument in arguments]
-    with _process_left_as_it_was(), pytest.MonkeyPatch.context() as patch:
+    with _restored_process(), pytest.MonkeyPatch.context() as patch:
         if cwd is not None:
             patch.chdir(cwd)
         said = CliRunner().invoke(main, arguments, env=env)
-    if said.exception and not isinstance(said.exception, SystemExit):
-        raise said.exception
+    bug = said.exception.__context__ if said.exception else None
+    if bug is not None and not isinstance(bug, TicketSearchError | KeyboardInterrupt | ClickException):
+        raise bug
     return subprocess.CompletedProcess(arguments, said.exit_code, said.stdout, said.stderr)
 
 
 @contextlib.contextmanager
-def _process_left_as_it_was():
-    """The command sets signal handlers and adds the working directory to the import path."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _restored_process():
+    """Restore what the command changes: signal handlers, and the import path."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     path = list(sys.path)
     try:
         yield

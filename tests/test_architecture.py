@@ -156,7 +156,7 @@ CLI = "import runpy; runpy.run_module('ticket_search.cli', run_name='__main__')"
 @pytest.mark.parametrize(
     ("statement", "arguments"),
     [
-        ("import ticket_search; ticket_search.__version__", ()),
+        ("import ticket_search; assert {*ticket_search.__all__} <= {*dir(ticket_search)}", ()),
         ("import ticket_search.config.search, ticket_search.config.identity, ticket_search.storage.lease", ()),
         (CLI, ("--help",)),
         (CLI, ("run", "--help")),

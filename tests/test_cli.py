@@ -1,16 +1,21 @@
-"""The commands as a person or a script uses them: what they print, their exit codes, what they leave behind."""
+"""The commands as a person or a script uses them: output, exit codes, files left behind."""
 
 import json
 import shlex
 import signal
 import subprocess
-import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers import command, in_process, run_command
+from rich.console import Console
+
+from ticket_search.cli.display import print_tickets
+from ticket_search.config.search import SearchSpec
+from ticket_search.storage.folder import open_folder
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -25,13 +30,13 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def finished(ray_address, tmp_path_factory):
-    """A small search, run by the command, and what the command said."""
+    """The working directory of a small search that the command ran, and the command's output."""
     cwd = tmp_path_factory.mktemp("finished")
     said = run_command("run", "digits", "--trials", 4, "--address", ray_address, *SMALL, cwd=cwd)
     return cwd, said
 
 
-def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finished):
+def test_run_prints_a_line_per_trajectory_then_the_tickets_and_nothing_else(finished):
     _, said = finished
     plan, nodes, disk = said.stderr.splitlines()
     assert said.returncode == 0
@@ -45,7 +50,7 @@ def test_run_says_one_line_a_trajectory_then_the_tickets_and_nothing_else(finish
     assert len(lines) <= 4 + 1 + 3 + 4 + 1  # trajectories, title, header, tickets, results
 
 
-def test_a_dry_run_says_what_would_run_and_leaves_nothing(finished, ray_address, tmp_path):
+def test_a_dry_run_prints_what_would_run_and_leaves_nothing(finished, ray_address, tmp_path):
     plan = finished[1].stderr
     said = in_process("run", "digits", "--trials", 4, "--address", ray_address, "--dry-run", *SMALL, cwd=tmp_path)
     assert (said.returncode, said.stderr) == (0, "")
@@ -56,7 +61,7 @@ def test_a_dry_run_says_what_would_run_and_leaves_nothing(finished, ray_address,
     assert over.stderr.startswith("error: resources.cpus: 1000 is more than this machine's ")
 
 
-def test_the_run_directory_is_what_the_design_says(finished):
+def test_the_contents_of_the_run_directory(finished):
     run_dir = finished[0] / "runs" / "digits"
     folders = {path.name for path in run_dir.iterdir() if path.is_dir()}
     assert folders == {
@@ -123,8 +128,8 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
 
-def test_interrupted_it_says_how_to_go_on_and_can(tmp_path):
-    """SIGTERM: exit code 130 and the command to type; a second process is refused meanwhile."""
+def test_an_interrupted_search_prints_the_command_that_resumes_it(tmp_path):
+    """SIGTERM: exit code 130 and the command that resumes; a second process is refused in the meantime."""
     run = command("run", "digits", "--engine", "processes")
     driver = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     levels = tmp_path / "runs/digits/levels/part-00000.parquet"
@@ -143,11 +148,11 @@ def test_interrupted_it_says_how_to_go_on_and_can(tmp_path):
     assert time.monotonic() - asked < 10
     assert driver.returncode == 130
     assert err.splitlines()[3:] == [
-        "interrupted; what was finished is kept. Go on with: ticket-search resume runs/digits --engine processes"
+        "interrupted; finished work is kept. Resume with: ticket-search resume runs/digits --engine processes"
     ]
     trained = set(pd.read_parquet(tmp_path / "runs/digits/levels")["level_key"])
     status = in_process("status", "runs/digits", cwd=tmp_path).stdout
-    assert "interrupted; go on with: ticket-search resume runs/digits" in status
+    assert "interrupted; resume with: ticket-search resume runs/digits --engine processes" in status
     assert trained
 
 
@@ -158,7 +163,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
         "def network(image_shape, classes):\n"
         "    global calls\n"
         "    calls += 1\n"
-        "    if calls > 2:\n"  # the check before the start makes the first call
+        "    if calls > 2:\n"  # the check before the start is the first call
         "        raise ValueError('no more than one')\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )
@@ -169,7 +174,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
     assert said.returncode == 3, said.stderr
     assert "2/2 failed" in said.stdout
     assert said.stderr.splitlines()[-1] == (
-        "1 of 2 trajectories failed; why is in the column error of runs/digits/trajectories"
+        "1 of 2 trajectories failed; the column error of runs/digits/trajectories has the tracebacks"
     )
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
     assert "no more than one" in trajectories["error"].dropna().item()
@@ -205,7 +210,7 @@ BAD = {
 }
 
 
-#: In processes of their own, for the true exit code, and since this process has a Ray.
+#: Run in their own processes: for the real exit code, and because this process has a Ray.
 ELSEWHERE = {"a GPU without one", "a cluster that is not there"}
 
 
@@ -247,7 +252,7 @@ def test_damage_is_named(finished_search, tmp_path):
 def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path):
     run = command("run", "digits", "--trials", 3, "--engine", "inline", *SMALL)
     subprocess.run(
-        ["bash", "-c", f"{shlex.join(run)} | head -1"], cwd=tmp_path, check=True, capture_output=True, timeout=240
+        ["bash", "-c", f"{shlex.join(run)} 2>&1 | head -1"], cwd=tmp_path, check=True, capture_output=True, timeout=240
     )
     assert list(pd.read_parquet(tmp_path / "runs/digits/trajectories")["status"]) == ["completed"] * 3
 
@@ -257,6 +262,34 @@ def test_a_directory_that_is_no_run_directory(tmp_path):
         said = in_process(name, tmp_path, cwd=tmp_path)
         assert said.returncode == 2
         assert "is not a run directory: it has no search.yaml" in said.stderr
+
+
+def test_a_narrow_terminal_names_the_columns_that_it_leaves_out(finished_search):
+    from ticket_search.analysis.tickets import tickets
+    from ticket_search.results.reading import load_results
+    from ticket_search.runs.directory import read_spec
+
+    spec, best = read_spec(open_folder(finished_search)), tickets(load_results(finished_search))
+    shown = {}
+    for width in (80, 120):
+        console = Console(file=StringIO(), width=width)
+        print_tickets(console, best, spec, more="ticket-search tickets x")
+        shown[width] = console.file.getvalue()
+    assert shown[80].splitlines()[-1] == (
+        "not shown: compression, test_accuracy, dense_test_accuracy; "
+        "they need 120 columns, or --json: ticket-search tickets x --json"
+    )
+    assert "not shown" not in shown[120]
+    assert "compression" in shown[120]
+
+
+def test_status_of_a_grid_of_a_million_points_checks_none_of_them(finished_search, search, monkeypatch):
+    million = {name: [i / 1001 for i in range(1, 1001)] for name in ("conv_layer_rate", "output_layer_rate")}
+    spec = search(million, sampler="grid", trials=None)
+    assert len(list(spec.corners())) < 3000
+    (finished_search / "search.yaml").write_text(spec.to_yaml())
+    monkeypatch.setattr(SearchSpec, "trajectory_at", lambda *_: pytest.fail("a point was checked"))
+    assert "8 completed; of 3000000" in in_process("status", finished_search).stdout
 
 
 def test_help_is_quick_and_names_the_commands(tmp_path):
@@ -280,24 +313,3 @@ def test_the_search_of_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weight
     best = json.loads(in_process("status", "runs/digits", "--json", cwd=tmp_path).stdout)["best"]
     assert best["density"] <= 0.10
     assert best["val_accuracy"] >= best["dense_val_accuracy"]
-
-
-def test_an_interrupt_that_is_held_up_ends_all_the_same():
-    """By a server that is silent, say."""
-    code = (
-        "import signal, time; from functools import partial; from ticket_search.cli import running\n"
-        "running._SECONDS_TO_END = 0.5\n"
-        "signal.signal(signal.SIGTERM, partial(running._interrupt, 'go on with: x'))\n"
-        "try:\n    signal.raise_signal(signal.SIGTERM)\n"
-        "except KeyboardInterrupt:\n    time.sleep(60)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (130, "go on with: x\n")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_while_it_imports_it_ends_with_130(tmp_path, number):
-    code = "import sys, os, signal; sys.argv[1:] = ['status', '.']; from ticket_search.cli import look, main\n"
-    code += f"look.open_folder = lambda location: os.kill(os.getpid(), {int(number)})\nmain()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -1,4 +1,4 @@
-"""Whatever is wrong in a search is one message that quotes the value."""
+"""Every problem in a search is one message that quotes the value."""
 
 import pytest
 
@@ -26,7 +26,7 @@ search: {trials: 4}
 
 @pytest.fixture
 def message(tmp_path):
-    """The message that a search, or the good one with these settings, is refused with; its path left out."""
+    """Returns the message that refuses a search, by default the good one with settings; FILE stands for its path."""
     path = tmp_path / "space.yaml"
 
     def refused(*settings, text=GOOD):
@@ -39,7 +39,7 @@ def message(tmp_path):
     return refused
 
 
-def test_the_good_one_is_good(tmp_path):
+def test_the_good_search_is_accepted(tmp_path):
     (tmp_path / "good.yaml").write_text(GOOD)
     assert load_search(tmp_path / "good.yaml").name == "good"
 
@@ -264,7 +264,7 @@ def test_refused(message, setting, expected):
         ),
     ],
 )
-def test_a_setting_that_is_none(message, setting, expected):
+def test_a_malformed_setting(message, setting, expected):
     assert message(setting) == expected
 
 
@@ -281,16 +281,16 @@ def test_a_setting_that_is_none(message, setting, expected):
         (GOOD.replace("seeds: [0, 1]\n", ""), "FILE: seeds: is missing"),
     ],
 )
-def test_a_file_that_is_none(message, text, expected):
+def test_a_malformed_file(message, text, expected):
     assert message(text=text) == expected
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(SpecError, match=r"cannot read the search space '.*absent.yaml': .*No such file"):
         load_search(tmp_path / "absent.yaml")
 
 
-def test_a_file_that_is_no_text(tmp_path):
+def test_a_binary_file(tmp_path):
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match="cannot read the search space"):
         load_search(tmp_path / "x.yaml")
@@ -306,7 +306,7 @@ def test_a_line_for_each_thing_that_is_wrong(message):
 
 
 def test_two_fields_that_do_not_go_together_are_found_before_the_start(search):
-    """Each value is fine beside the others' first ones; adam with momentum is not."""
+    """Each value is fine with the first values of the other fields; adam with momentum is not."""
     with pytest.raises(SpecError, match=r"momentum 0\.9 is for sgd"):
         search(
             {

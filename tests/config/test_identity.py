@@ -1,4 +1,4 @@
-"""The frozen keys: stores and run directories of other people hold them. A test that fails here is right."""
+"""Frozen keys: other people's stores and run directories contain them. If a test here fails, the code is wrong."""
 
 import pytest
 
@@ -38,7 +38,7 @@ PLAIN = TrajectorySpec(
     ),
     seed=3,
 )
-#: No field at its default.
+#: Every field differs from its default.
 FULL = TrajectorySpec(
     dataset=DatasetSpec(
         name="parquet",
@@ -100,7 +100,7 @@ def test_frozen_level_keys():
     assert pruned_key("parent", PruningSpec(ticket=DATA, rewind_iteration=5), 1) == "2c01f0850b560d7b6ed92f1569d8f34c"
     early = PruningSpec(early_bird=EarlyBirdSpec(window=3))
     assert early_bird_key("dense", EarlyBirdSpec(window=3), early) == "f0999648e56a3fc70def4ce6881a6953"
-    # What early-bird does is in the parent's key alone.
+    # Early-bird is part of the parent's key only.
     assert pruned_key("parent", early, 1) == pruned_key("parent", PLAIN.pruning, 1)
 
 
@@ -109,7 +109,7 @@ def test_frozen_search():
 
 
 def test_another_task_or_executor_is_another_level():
-    """Of a user's own, so is another source of the same name."""
+    """So is a user's own task or executor of the same name with another source."""
     task = PLAIN.model_copy(update={"task": "own:Task"})
     own = {"name": "own:Executor", "source": "0"}
     keys = [
@@ -128,7 +128,7 @@ def test_another_task_or_executor_is_another_level():
 
 
 def test_the_name_of_an_executor_is_no_part_of_a_level():
-    """Its key is; ``auto`` and ``plain`` are the same."""
+    """Only its key is: ``auto`` and ``plain`` are the same."""
     plain = PLAIN.model_copy(update={"training": PLAIN.training.model_copy(update={"executor": "plain"})})
     assert dense_key(plain, data=DATA, network="") == dense_key(PLAIN, data=DATA, network="")
 
@@ -138,7 +138,7 @@ def test_the_engine_and_the_executor_are_part_of_a_level():
 
 
 def test_frozen_defaults():
-    """Defaults are left out of keys: one that changes asks for another ENGINE_VERSION."""
+    """Keys omit defaults, so changing a default requires a new ENGINE_VERSION."""
     assert PLAIN.model_dump(mode="json") == {
         "task": "classification",
         "dataset": {
@@ -312,12 +312,12 @@ def test_large_final_is_magnitude():
     assert pruned_key("p", PruningSpec(criterion="large_final"), 1) == pruned_key("p", PruningSpec(), 1)
 
 
-def test_of_the_targets_a_levels_own_and_the_next_count():
+def test_a_level_depends_on_its_own_and_the_next_target_only():
     one, other = (PruningSpec(target_densities=targets) for targets in ((0.5, 0.2, 0.1), (0.5, 0.2, 0.05)))
     assert [pruned_key("p", one, n) == pruned_key("p", other, n) for n in (1, 2, 3)] == [True, False, False]
 
 
-def test_globally_the_output_layer_has_no_rate():
+def test_the_global_strategy_ignores_the_rate_of_the_output_layer():
     assert pruned_key("p", PruningSpec(strategy="global", output_layer_rate=0.5), 1) == pruned_key(
         "p", PruningSpec(strategy="global"), 1
     )

@@ -1,4 +1,4 @@
-"""Files of the time when the section ``pruning`` was called ``trajectory`` mean what they meant."""
+"""Files from when the section ``pruning`` was called ``trajectory`` keep their meaning."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_both_names_make_the_same_search():
 
 
 def test_a_searched_field_keeps_the_name_that_the_file_gives_it():
-    """It is the name of a column of the tables."""
+    """The name is also that of a column in the tables."""
     assert list(parse_search(OLD, "old").space) == ["pruning_rate", "trajectory.min_density"]
 
 

@@ -35,16 +35,27 @@ def load(tmp_path):
         ("20ep", "20ep"),
         ("null", None),
         ("'1e-3'", "1e-3"),
+        # YAML 1.1 takes these for 64, 90, True and False.
+        ("0100", 100),
+        ("1:30", "1:30"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("off", "off"),
+        ("no", "no"),
     ],
 )
 def test_numbers_in_yaml(text, value):
     assert (parse_yaml(text, "here"), type(parse_yaml(text, "here"))) == (value, type(value))
 
 
-def test_the_loader_of_others_is_left_as_it_was():
+@pytest.mark.parametrize("name", ["1e5", "1e-5", "0100", "yes", "2026-01-01", "0o17", "null", "1.5"])
+def test_a_name_that_looks_like_something_else_stays_a_name(search, load, name):
+    """YAML 1.1 and YAML 1.2 read the written file alike, so earlier versions of the package can too."""
     import yaml
 
-    assert yaml.safe_load("1e-3") == "1e-3"
+    text = search({"pruning_rate": [0.5, 1e-3]}).model_copy(update={"name": name}).to_yaml()
+    assert load(text).name == name
+    assert yaml.safe_load(text) == parse_yaml(text, "here")
 
 
 def test_yaml_round_trip(search, load):
@@ -184,21 +195,21 @@ class TestIdentity:
             {"max_failures": 0},
         ],
     )
-    def test_is_not_of_the_length_or_the_rules_of_stopping(self, search, settings):
+    def test_ignores_the_length_and_early_stopping(self, search, settings):
         assert search(self.SPACE, **settings).identity() == search(self.SPACE).identity()
 
     @pytest.mark.parametrize(
         "change",
         [{"resources": ResourcesSpec(cpus=3, gpus=0.5)}, {"data_dir": "/elsewhere"}, {"store": "/elsewhere"}],
     )
-    def test_is_not_of_the_machines(self, search, change):
+    def test_ignores_the_machines(self, search, change):
         spec = search(self.SPACE)
         assert spec.model_copy(update=change).identity() == spec.identity()
 
     @pytest.mark.parametrize(
         "settings", [{"sampler": "random"}, {"tolerance": 0.1}, {"seed": 1}, {"seeds": (0, 1)}, {"seeds": (1, 0, 2)}]
     )
-    def test_is_of_the_rest_of_the_settings(self, search, settings):
+    def test_depends_on_the_other_settings(self, search, settings):
         assert search(self.SPACE, **settings).identity() != search(self.SPACE).identity()
 
     @pytest.mark.parametrize(
@@ -216,7 +227,7 @@ class TestIdentity:
             {"pruning.pruning_rate": 0.3},
         ],
     )
-    def test_is_of_what_is_run(self, search, change):
+    def test_depends_on_the_configuration(self, search, change):
         assert search(self.SPACE, base=change).identity() != search(self.SPACE).identity()
 
     @pytest.mark.parametrize(
@@ -228,9 +239,9 @@ class TestIdentity:
             {"pruning_rate": [0.2, 0.3], "strategy": ["global"]},
         ],
     )
-    def test_is_of_the_space(self, search, space):
+    def test_depends_on_the_space(self, search, space):
         assert search(space).identity() != search(self.SPACE).identity()
 
-    def test_is_of_the_name(self, search):
+    def test_depends_on_the_name(self, search):
         spec = search(self.SPACE)
         assert spec.model_copy(update={"name": "y"}).identity() != spec.identity()

@@ -93,6 +93,17 @@ def test_a_search_that_shares_the_store_trains_only_what_is_missing(two_workers,
     assert not levels.query("pruning_rate == 0.5 and level > 0")["reused"].any()
 
 
+def test_a_bug_in_a_hook_is_a_line_with_its_place():
+    from ray.tune.error import TuneError
+
+    from ticket_search.engines.ray.tune_hooks import _one_message
+    from ticket_search.errors import Fault
+
+    trace = 'File "a.py", line 3, in f\n  File "driver.py", line 12, in g\nZeroDivisionError: division by zero'
+    with pytest.raises(Fault, match=r"^ZeroDivisionError: division by zero \(driver\.py:12\)$"), _one_message():
+        raise TuneError(f"Traceback:\n  {trace}")
+
+
 def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_address, search, tmp_path):
     from ticket_search.engines.ray.trainable import TrajectoryTrainable
     from ticket_search.engines.ray.tune_hooks import run_on_ray

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from helpers import command, finished_levels
 
 from ticket_search import load_results
-from ticket_search.cli import main
+from ticket_search.cli.commands import main
 from ticket_search.errors import StorageError
 from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
@@ -128,7 +128,7 @@ def test_the_commands_that_read(by_command):
     # 2 dense networks, and for each 2 rates of 2 levels.
     assert store[1].split()[:2] == ["levels", "10"]
     assert f"used by {location}" in store
-    assert store[-1] == "a search needs each of them"
+    assert store[-1] == "all of them are needed"
 
 
 def test_resume_trains_nothing(by_command, on_a_disk):

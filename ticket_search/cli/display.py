@@ -1,6 +1,5 @@
-"""What a person sees of a search: a live display on a terminal, a line for each trajectory elsewhere."""
+"""Shows a search: a live display on a terminal, one line per trajectory elsewhere."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,18 +21,20 @@ from ticket_search.config.space import dotted
 from ticket_search.results.schema import column
 from ticket_search.search.reports import Progress
 
-#: Columns of a terminal from which on the table of tickets has all of its columns.
+#: The width from which a terminal shows every column of the table of tickets.
 _WIDE = 120
-#: What every line says of a trajectory; other searched fields follow.
+#: Columns that narrower terminals leave out.
+_FOR_WIDE = ("compression", "test_accuracy", "dense_test_accuracy", "test_metric", "dense_test_metric")
+#: The fields that every trajectory's line starts with; other searched fields follow.
 _NAMED = ("pruning_rate", "strategy", "rewind_iteration", "seed")
 
 
 class Display:
-    """Shows where a search stands; call it with every trajectory that ends.
+    """Shows the progress of a search; called with every trajectory that ends.
 
     Args:
         spec: the search.
-        console: where to; a terminal gets the live display.
+        console: where to print; a terminal gets the live display.
     """
 
     def __init__(self, spec: SearchSpec, console: Console) -> None:
@@ -54,7 +55,7 @@ class Display:
             yield
 
     def begin(self, progress: Progress) -> None:
-        """Take in where the search stands at its start; `progress` is kept and read again later."""
+        """Start the display; `progress` is read again at every refresh."""
         self._progress = progress
         self._has_begun = True
         self._done_before = progress.done
@@ -62,20 +63,20 @@ class Display:
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything was started."""
+        """Whether the search has started."""
         return self._has_begun
 
     def say(self, notice: str) -> None:
-        """Print a line of what the user should know; to stderr where there is no live display."""
+        """Print a notice for the user; to stderr where there is no live display."""
         if self._console.is_terminal:
             self._console.print(Text(notice))
         else:
             print(notice, file=sys.stderr, flush=True)  # noqa: T201
 
     def __call__(self, progress: Progress, row: dict[str, Any]) -> None:
-        """Take in that a trajectory has ended, with its row of `trajectories`."""
+        """Show that a trajectory has ended; `row` is its row of the table `trajectories`."""
         if not self._console.is_terminal:
-            _say(_line(progress, row, self._spec))
+            print(_line(progress, row, self._spec), flush=True)  # noqa: T201
         elif row["status"] == "failed":
             self._console.print(Text(f"{row['trajectory_id']} failed: {row['reason']}", style="red"))
 
@@ -101,14 +102,14 @@ class Display:
 
 
 def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, most: int = 10, more: str = "") -> None:
-    """A table of tickets, with the fields that the search varied.
+    """Print a table of tickets with the fields that the search varied.
 
     Args:
-        console: where to; a narrow one gets fewer columns.
+        console: where to print; a narrow terminal gets fewer columns.
         tickets: from `analysis.tickets`.
-        spec: the search that they are of.
-        most: how many to show.
-        more: the command that shows them all.
+        spec: their search.
+        most: how many to print.
+        more: the command that prints all of them.
     """
     if tickets.empty:
         console.print("No ticket matches its dense network.")
@@ -117,26 +118,29 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
     table = Table(box=None, pad_edge=False, collapse_padding=console.width < _WIDE, header_style="bold")
     shown = {"ticket", "seed", *map(column, spec.space), *FIGURES}
     shown |= {"trajectory.ticket" for name in spec.space if dotted(name) == "pruning.ticket"}
-    if console.width < _WIDE:
-        shown -= {"compression", "test_accuracy", "dense_test_accuracy", "test_metric", "dense_test_metric"}
     columns = [name for name in tickets.columns if name in shown]
+    left_out = [name for name in columns if name in _FOR_WIDE and console.width < _WIDE]
+    columns = [name for name in columns if name not in left_out]
     for name in columns:
         justify: Literal["left", "right"] = "left" if name == "ticket" else "right"
         table.add_column(name.replace("_", "\n"), justify=justify, vertical="bottom", no_wrap=True)
     for row in tickets.head(most).to_dict("records"):
         table.add_row(*(_cell(row[name]) for name in columns))
     console.print(table)
+    if left_out:
+        needs = f"they need {_WIDE} columns, or --json: {more} --json"
+        console.print(f"not shown: {', '.join(left_out)}; {needs}", highlight=False, soft_wrap=True)
     if len(tickets) > most:
         console.print(f"and {len(tickets) - most} more: {more}", highlight=False)
 
 
 def print_arms(console: Console, table: pd.DataFrame, fields: Sequence[str]) -> None:
-    """A table of tickets beside their dense networks and controls, its intervals in brackets.
+    """Print a table of tickets beside their dense networks and controls, with intervals in brackets.
 
     Args:
-        console: where to.
+        console: where to print.
         table: from `analysis.confirmation.confirm_table`, or `analysis.transfer.transfer_table`.
-        fields: the columns that tell configurations apart.
+        fields: the columns that identify a configuration.
     """
     shown = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     measured = final_column(table)
@@ -153,10 +157,10 @@ def print_arms(console: Console, table: pd.DataFrame, fields: Sequence[str]) -> 
 
 
 def print_stability(console: Console, table: pd.DataFrame) -> None:
-    """How far the error rises between copies of a ticket, and of the dense network.
+    """Print how far the error rises between copies of a ticket, and of the dense network.
 
     Args:
-        console: where to.
+        console: where to print.
         table: from `analysis.stability.stability_table`.
     """
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -173,14 +177,6 @@ def _between(row: dict[Any, Any], name: str, form: str) -> str:
     return f"{mean} [{low}, {high}]".replace("[", "\\[")
 
 
-def _say(line: str) -> None:
-    """Print a line; a reader that has gone away does not end a search of days."""
-    try:
-        print(line, flush=True)  # noqa: T201
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _line(progress: Progress, row: dict[str, Any], spec: SearchSpec) -> str:
     trials = "?" if progress.trials is None else str(progress.trials)
     head = f"{progress.done:>{len(trials)}}/{trials} {row['status']:<9} {row['trajectory_id']}"
@@ -189,8 +185,8 @@ def _line(progress: Progress, row: dict[str, Any], spec: SearchSpec) -> str:
     )
     others = (f" {name} {_cell(row[column(name)])}" for name in spec.space if column(name) not in _NAMED)
     density = row["sparsest_matching_density"]
-    found = "no matching ticket" if density is None else f"matches to density {density:.4f} ({1 / density:.1f}x)"
-    line = f"{head}  {configuration}{''.join(others)}  {row['levels']} levels, {found}"
+    best = "no matching ticket" if density is None else f"matches to density {density:.4f} ({1 / density:.1f}x)"
+    line = f"{head}  {configuration}{''.join(others)}  {row['levels']} levels, {best}"
     return f"{line}  ({row['reason']})" if row["reason"] else line
 
 

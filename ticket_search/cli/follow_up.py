@@ -1,10 +1,11 @@
-"""Commands that follow a search: confirm, export, stability, transfer."""
+"""Commands that build on a finished search: confirm, export, stability, transfer."""
 
 import sys
 from pathlib import Path
 
 import click
 
+from ticket_search.cli import INTERRUPTED
 from ticket_search.cli.group import main
 from ticket_search.cli.options import (
     ADDRESS,
@@ -15,19 +16,21 @@ from ticket_search.cli.options import (
     ENGINE,
     MARGIN,
     STORE,
+    Count,
     find_user_modules,
     in_places,
 )
-from ticket_search.cli.running import INTERRUPTED, console, run_for_user, this_command
-from ticket_search.errors import SpecError
+from ticket_search.cli.running import console, run_for_user, this_command
+from ticket_search.cli.streams import outlive_audience
+from ticket_search.errors import SpecError, quoted
 from ticket_search.storage.folder import is_remote, open_folder
 
 
 @main.command()
 @click.argument("directory", type=DIRECTORY)
-@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many configurations.")
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many fresh seeds.")
-@click.option("--draws", type=click.IntRange(min=1), default=3, show_default=True, help="Of each kind of control.")
+@click.option("--top", type=Count(), default=1, show_default=True, help="How many configurations.")
+@click.option("--seeds", type=Count(), default=5, show_default=True, help="How many fresh seeds.")
+@click.option("--draws", type=Count(), default=3, show_default=True, help="How many controls of each kind.")
 @MARGIN
 @ENGINE
 @ADDRESS
@@ -44,7 +47,7 @@ def confirm(
 ) -> None:
     """Run the best configurations of the search in DIRECTORY again, on fresh seeds and with controls.
 
-    They are run as a search in DIRECTORY/confirmation; the same command goes on with it. What it comes to is the table
+    They run as a search in DIRECTORY/confirmation, which the same command resumes. The result is the table
     DIRECTORY/confirm.
     """
     from ticket_search.analysis.tickets import tickets as sparsest
@@ -55,8 +58,8 @@ def confirm(
     from ticket_search.results.schema import column
 
     folder = open_folder(directory)
-    found = sparsest(load_results(directory))
-    best = zip(found["trajectory_id"], found["level"].astype(int), strict=True)
+    tickets = sparsest(load_results(directory))
+    best = zip(tickets["trajectory_id"], tickets["level"].astype(int), strict=True)
     spec = confirmation(folder, best, top=top, seeds=seeds, draws=draws)
     check_code_allowed(spec, directory, allow_code=allow_code)
     where = folder / "confirmation"
@@ -73,16 +76,16 @@ def confirm(
 @DATA_DIR_OF_SEARCH
 @ALLOW_CODE
 def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_code: bool) -> None:
-    """Write TICKET, as `tickets` names it, into the safetensors file OUT: mask, rewind weights, how it was found.
+    """Write a ticket into the safetensors file OUT: its mask, its rewind weights and how it was found.
 
-    ticket_search.load_ticket(OUT) is its network, ready to train.
+    TICKET is a name that `tickets` prints. ticket_search.load_ticket(OUT) returns its network, ready to train.
     """
     from ticket_search.config.imports import check_code_allowed
     from ticket_search.follow_up.export import export_ticket
     from ticket_search.runs.directory import read_spec
 
     if is_remote(out):
-        raise SpecError(f"{out!r} is not a local file; export into one, and copy it there")
+        raise SpecError(f"{quoted(out)} is not a local file; export into one, and copy it there")
     check_code_allowed(read_spec(open_folder(directory)), directory, allow_code=allow_code)
     find_user_modules()
     export_ticket(open_folder(directory), ticket, Path(out), data_dir=data_dir)
@@ -92,17 +95,17 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_co
 @main.command()
 @click.argument("directory", type=DIRECTORY)
 @click.argument("ticket")
-@click.option("--copies", type=click.IntRange(2, 1000), default=3, show_default=True, help="Trainings of each start.")
+@click.option("--copies", type=Count(2, 1000), default=3, show_default=True, help="How often to train each start.")
 @click.option(
-    "--points", type=click.IntRange(3, 10_000), default=30, show_default=True, help="On each line, ends included."
+    "--points", type=Count(3), default=30, show_default=True, help="How many points to measure between two copies."
 )
 @click.option(
     "--rewind",
     "rewinds",
-    type=click.IntRange(min=0),
+    type=Count(0, 10**9),
     multiple=True,
     metavar="K",
-    help="A dense network from its iteration K on; may be repeated.  [default: those that the search lists]",
+    help="Also train the dense network from its iteration K; may be repeated.  [default: the search's rewinds]",
 )
 @DATA_DIR_OF_SEARCH
 @ENGINE
@@ -121,9 +124,9 @@ def stability(
 ) -> None:
     """Train TICKET several times under different data orders, and measure the error between the copies.
 
-    The same for the dense network from each rewind iteration on: from where it is stable, tickets are worth rewinding
-    to. The tables are DIRECTORY/stability and stability_lines, the plot is in DIRECTORY/plots; the same command goes
-    on after an interruption.
+    The dense network is trained likewise from each rewind iteration: the iterations from which it is stable are those
+    worth rewinding to. Writes the tables DIRECTORY/stability and DIRECTORY/stability_lines and a plot into
+    DIRECTORY/plots. After an interruption the same command resumes.
     """
     from ticket_search.cli.display import print_stability
     from ticket_search.config.imports import check_code_allowed
@@ -132,6 +135,7 @@ def stability(
 
     folder = open_folder(directory)
     check_code_allowed(read_spec(folder), directory, allow_code=allow_code)
+    outlive_audience()
     find_user_modules()
     try:
         lines = lines_between_copies(
@@ -146,7 +150,7 @@ def stability(
             say=lambda line: click.echo(line, err=True),
         )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; what was trained is kept. Go on with: {this_command()}", err=True)
+        click.echo(f"interrupted; finished trainings are kept. Resume with: {this_command()}", err=True)
         sys.exit(INTERRUPTED)
     table, plot = write_stability(folder, ticket, lines)
     print_stability(console(), table)
@@ -155,13 +159,11 @@ def stability(
 
 @main.command()
 @click.argument("files", metavar="TICKET...", nargs=-1, required=True, type=click.Path(dir_okay=False))
-@click.option("--dataset", required=True, help="The data set to train them on, by its name in a search space.")
+@click.option("--dataset", required=True, help="The data set to train on, as a search space names it.")
 @click.option("--output", type=DIRECTORY, help="Run directory.  [default: runs/<tickets>_on_<dataset>]")
-@click.option(
-    "--seeds", type=click.IntRange(1, 10_000), default=5, show_default=True, help="How many, for each ticket."
-)
-@click.option("--draws", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Of each kind of control.")
-@click.option("--mask-alone", is_flag=True, help="Take the mask, and weights of the new data set's dense networks.")
+@click.option("--seeds", type=Count(), default=5, show_default=True, help="How many seeds for each ticket.")
+@click.option("--draws", type=Count(), default=1, show_default=True, help="How many controls of each kind.")
+@click.option("--mask-alone", is_flag=True, help="Use only the mask, on the rewind weights of the new dense networks.")
 @MARGIN
 @DATA_DIR
 @STORE
@@ -186,9 +188,9 @@ def transfer(
 ) -> None:
     """Train tickets on another data set, beside dense networks and controls. TICKET is a file that `export` wrote.
 
-    They are trained as where they were found, with each seed; where the classes are others, the output layer is new
-    and whole. It is a search in the run directory; the same command goes on with it. What it comes to is its table
-    transfer.
+    Each ticket is trained with each seed, by the settings of its own search. If the number of classes differs, the
+    output layer is new and dense. This is a search in the run directory, which the same command resumes; the result is
+    its table transfer.
     """
     from ticket_search.cli.display import print_arms
     from ticket_search.follow_up.transfer import read_tickets, write_transfer
@@ -198,13 +200,16 @@ def transfer(
     spec = transfer_search(tickets, dataset, seeds=seeds, draws=draws, mask_alone=mask_alone, settings=settings)
     spec = in_places(spec, data_dir, store)
     directory = output or f"runs/{spec.name}"
+    outlive_audience()
     for file, (key, ticket) in zip(files, tickets.items(), strict=True):
         click.echo(f"ticket {key}: {file} ({ticket.name}, density {ticket.density:.4f})")
     entries = {key: ticket.to_entry() for key, ticket in tickets.items()}
     code = run_for_user(spec, directory, address, engine=engine, entries=entries, again=this_command())
     table = write_transfer(open_folder(directory), margin)
     if table is None:
-        click.echo(f"no ticket was trained to its end: nothing to compare; see {directory}/trajectories", err=True)
+        click.echo(
+            f"no ticket finished training, so there is nothing to compare; see {directory}/trajectories", err=True
+        )
         sys.exit(code)
     print_arms(console(), table, ["tickets"])
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The command `ticket-search`: which commands there are, and what becomes of an error."""
+"""The command group `ticket-search`, and what errors and signals turn into."""
 
 import signal
 import sys
@@ -7,29 +7,43 @@ from typing import Any
 
 import click
 
-from ticket_search.cli.running import INTERRUPTED
+from ticket_search.cli import INTERRUPTED, ending_signals
+from ticket_search.cli.faults import debug_option, explain
 from ticket_search.errors import TicketSearchError
 
 
 class _Commands(click.Group):
-    """Turns the errors that a user may see into one message and an exit code."""
+    """Turns every error into one message and an exit code."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """See click; gives each command ``--debug``."""
+        cmd.params.append(debug_option())
+        super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
         if threading.current_thread() is threading.main_thread():
-            # A shell has a job in the background ignore SIGINT.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            # SIGINT too: a shell starts jobs in the background with SIGINT ignored.
+            for number in ending_signals():
                 signal.signal(number, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except TicketSearchError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {explain(error)}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise  # click's own: usage errors, --help, a reader that has gone
+        except Exception as error:
+            click.echo(f"error: {explain(error)}", err=True)
+            sys.exit(1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="ticket_search")
 def main() -> None:
     """Search for winning lottery tickets: many iterative-magnitude-pruning trajectories, in parallel, on Ray."""
+
+
+main.params.append(debug_option())

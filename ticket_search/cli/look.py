@@ -1,5 +1,6 @@
-"""Commands that look at a search: status, tickets."""
+"""Commands that inspect a search: status, tickets."""
 
+import shlex
 from typing import Any
 
 import click
@@ -14,29 +15,31 @@ from ticket_search.storage.folder import open_folder
 @click.argument("directory", type=DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(directory: str, as_json: bool) -> None:
-    """Say where the search in DIRECTORY stands."""
+    """Show the progress of the search in DIRECTORY."""
     from ticket_search.analysis.tickets import status as summarise
     from ticket_search.results.reading import load_results
-    from ticket_search.runs.directory import held_by, read_spec
+    from ticket_search.runs.directory import held_by, read_run, read_spec
 
-    spec, owner = read_spec(open_folder(directory)), held_by(open_folder(directory))
-    found: dict[str, Any] = {"name": spec.name, "trials": spec.planned_trials, "running": owner is not None}
-    found |= summarise(load_results(directory))
+    folder = open_folder(directory)
+    spec, owner = read_spec(folder), held_by(folder)
+    figures: dict[str, Any] = {"name": spec.name, "trials": spec.planned_trials, "running": owner is not None}
+    figures |= summarise(load_results(directory))
     if as_json:
-        print_json(found)
+        print_json(figures)
         return
-    counts = ", ".join(f"{count} {name}" for name, count in found["trajectories"].items()) or "none yet"
-    click.echo(f"{spec.name}: {f'being run by {owner}' if owner else 'not running'}")
+    counts = ", ".join(f"{count} {name}" for name, count in figures["trajectories"].items()) or "none yet"
+    click.echo(f"{spec.name}: {f'running in {owner}' if owner else 'not running'}")
     click.echo(f"trajectories: {counts}; of {spec.planned_trials}")
-    click.echo(f"levels: {found['levels']}, {found['levels_trained']} trained in {found['train_seconds']:.0f} s")
-    if found["controls"]:
-        click.echo(f"controls: {found['controls']}")
-    best = found["best"]
+    click.echo(f"levels: {figures['levels']}, {figures['levels_trained']} trained in {figures['train_seconds']:.0f} s")
+    if figures["controls"]:
+        click.echo(f"controls: {figures['controls']}")
+    best = figures["best"]
     click.echo(
         f"best ticket: {best['ticket']} at density {best['density']:.4f}" if best else "best ticket: none matches yet"
     )
-    if not found["running"] and found["trajectories"].get("running"):
-        click.echo(f"interrupted; go on with: {resume_command(directory, spec)}")
+    if not figures["running"] and figures["trajectories"].get("running"):
+        run = read_run(folder)
+        click.echo(f"interrupted; resume with: {resume_command(directory, spec, run.engine if run else 'ray')}")
 
 
 @main.command()
@@ -50,10 +53,10 @@ def tickets(directory: str, as_json: bool) -> None:
     from ticket_search.runs.directory import read_spec
 
     spec = read_spec(open_folder(directory))
-    found = sparsest(load_results(directory), spec.space)
+    best = sparsest(load_results(directory), spec.space)
     if as_json:
-        print_json(records(found))
+        print_json(records(best))
     else:
         from ticket_search.cli.display import print_tickets
 
-        print_tickets(console(), found, spec, most=len(found))
+        print_tickets(console(), best, spec, most=len(best), more=f"ticket-search tickets {shlex.quote(directory)}")

@@ -1,10 +1,12 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that several commands share."""
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ticket_search.errors import quoted
 from ticket_search.storage.folder import open_folder
 
 if TYPE_CHECKING:
@@ -12,23 +14,50 @@ if TYPE_CHECKING:
 
 
 class Location(click.Path):
-    """A directory as it was typed, local or a URI of object storage."""
+    """A directory as the user typed it: a local path, or a URI of object storage."""
 
     def __init__(self, *, local: bool = False) -> None:
         super().__init__(file_okay=False)
         self._local = local
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click: the location, or a message that says what is wrong with it."""
+        """See click."""
         if not str(value).strip():
             self.fail("'' is no directory", param, ctx)
         if "://" not in str(value):
             return super().convert(value, param, ctx)
         if self._local:
-            self.fail(f"{str(value)!r} is not a local directory", param, ctx)
+            self.fail(f"{quoted(str(value))} is not a local directory", param, ctx)
         return str(open_folder(value))
 
 
+class Count(click.IntRange):
+    """An integer; click's own type repeats one of 5,000 digits in its message."""
+
+    def __init__(self, min: int = 1, max: int = 10_000) -> None:  # noqa: A002 (click's names)
+        super().__init__(min, max)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
+        if len(str(value)) > _MOST_DIGITS:
+            self.fail(f"{quoted(value)} is not in the range {self.min}<=x<={self.max}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Finite(click.FloatRange):
+    """A number; click's own type accepts nan, since nan is neither below nor above the range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not in the range {self.min}<=x<={self.max}", param, ctx)
+        return number
+
+
+_MOST_DIGITS = 60
+#: As many trajectories as `search.trials` takes.
+MOST_TRIALS = 2**31 - 1
 DIRECTORY = Location()
 ADDRESS = click.option(
     "--address", help="A Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]"
@@ -38,22 +67,22 @@ STORE = click.option(
 )
 MARGIN = click.option(
     "--margin",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.005,
     show_default=True,
-    help="A ticket matches at up to so much below its dense network.",
+    help="How much worse than its dense network a ticket may be and still match.",
 )
 DATA_DIR = click.option(
     "--data-dir",
     type=Location(local=True),
     envvar="TICKET_SEARCH_DATA_DIR",
-    help="Where data sets lie.  [default: data]",
+    help="The folder of the data sets.  [default: data]",
 )
 DATA_DIR_OF_SEARCH = click.option(
     "--data-dir",
     type=Location(local=True),
     envvar="TICKET_SEARCH_DATA_DIR",
-    help="Where data sets lie.  [default: where the search had them]",
+    help="The folder of the data sets.  [default: the search's own]",
 )
 ALLOW_CODE = click.option(
     "--allow-code",
@@ -65,19 +94,19 @@ ENGINE = click.option(
     type=click.Choice(["inline", "processes", "ray"]),
     default="ray",
     show_default=True,
-    help="Where trajectories run: in this process, in processes of this machine, or on Ray.",
+    help="Where trajectories run: in this process, in processes on this machine, or on Ray.",
 )
 
 
 def find_user_modules() -> None:
-    """See `config.imports.find_user_modules`, whose import is left to the commands that need it."""
+    """See `config.imports.find_user_modules`, which takes long to import."""
     from ticket_search.config.imports import find_user_modules as find
 
     find()
 
 
 def in_places(spec: "SearchSpec", data_dir: str | None, store: str | None) -> "SearchSpec":
-    """The search with its data and its store where the command line says, the store so that every machine finds it."""
+    """Apply ``--data-dir`` and ``--store`` to a search; makes the store's path absolute for the workers."""
     places = {"data_dir": data_dir, "store": store}
     spec = spec.model_copy(update={name: str(open_folder(place)) for name, place in places.items() if place})
     return spec.model_copy(update={"store": str(open_folder(spec.store))}) if spec.store else spec

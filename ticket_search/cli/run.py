@@ -11,7 +11,9 @@ from ticket_search.cli.options import (
     DATA_DIR,
     DIRECTORY,
     ENGINE,
+    MOST_TRIALS,
     STORE,
+    Count,
     find_user_modules,
     in_places,
 )
@@ -25,13 +27,13 @@ from ticket_search.storage.folder import open_folder
 @click.option(
     "--output", type=DIRECTORY, help="Run directory, local or s3://bucket/path.  [default: runs/<name of the search>]"
 )
-@click.option("--trials", type=click.IntRange(min=1), help="Trajectories to run, instead of search.trials.")
+@click.option("--trials", type=Count(1, MOST_TRIALS), help="Trajectories to run, instead of search.trials.")
 @DATA_DIR
 @STORE
 @ENGINE
 @ADDRESS
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any key of SPACE; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Only say what would run where, and the disk it would take.")
+@click.option("--dry-run", is_flag=True, help="Only print what would run where, and how much disk it would need.")
 def run(
     space: str,
     output: str | None,
@@ -45,7 +47,7 @@ def run(
 ) -> None:
     """Run the search SPACE: a YAML file, or the name of a search that ships, such as digits.
 
-    Run again on the same directory, it goes on from where it stopped.
+    If the run directory already holds this search, it is resumed.
     """
     from ticket_search.config.loading import load_search
 
@@ -63,7 +65,7 @@ def run(
 
 @main.command()
 @click.argument("directory", type=DIRECTORY)
-@click.option("--trials", type=click.IntRange(min=1), help="Raise the number of trajectories.")
+@click.option("--trials", type=Count(1, MOST_TRIALS), help="Raise the number of trajectories.")
 @ENGINE
 @ADDRESS
 @ALLOW_CODE
@@ -77,7 +79,7 @@ def run(
 def resume(
     directory: str, trials: int | None, engine: str, address: str | None, allow_code: bool, settings: tuple[str, ...]
 ) -> None:
-    """Resume the search in DIRECTORY, however it was ended; only what is missing is trained."""
+    """Resume the search in DIRECTORY, however it ended; only missing levels are trained."""
     from ticket_search.config.imports import check_code_allowed
     from ticket_search.runs.resume import resumed
 
@@ -89,9 +91,11 @@ def resume(
 @main.command()
 @click.argument("directory", type=DIRECTORY)
 def stop(directory: str) -> None:
-    """Ask the search that runs in DIRECTORY to stop once the levels being trained are done."""
-    from ticket_search.runs.directory import read_spec, request_stop
+    """Ask the search that is running in DIRECTORY to stop once the levels in training are done."""
+    from ticket_search.runs.directory import read_run, read_spec, request_stop
 
-    owner = request_stop(open_folder(directory))
-    click.echo(f"{owner} stops when the levels that it is training are done")
-    click.echo(f"go on with: {resume_command(directory, read_spec(open_folder(directory)))}")
+    folder = open_folder(directory)
+    owner, run = request_stop(folder), read_run(folder)
+    click.echo(f"{owner} will stop when the levels in training are done")
+    again = resume_command(directory, read_spec(folder), run.engine if run else "ray")
+    click.echo(f"resume with: {again}")

@@ -1,4 +1,4 @@
-"""A search run for somebody who waits for it: the display, the signals, what is said, the exit code."""
+"""Runs a search for the command line: its display, signals, messages and exit code."""
 
 import os
 import shlex
@@ -6,12 +6,16 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ticket_search.cli import INTERRUPTED, ending_signals
+from ticket_search.cli.faults import explain
 from ticket_search.cli.options import find_user_modules
+from ticket_search.cli.streams import outlive_audience
 from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.storage.folder import is_remote, open_folder
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from ticket_search.config.search import SearchSpec
 
 FAILED = 3
-INTERRUPTED = 130
+#: Batch systems kill ten seconds or more after SIGTERM.
 _SECONDS_TO_END = 9.0
 
 
@@ -34,30 +38,29 @@ def run_for_user(
     entries: Mapping[str, Any] | None = None,
     again: str | None = None,
 ) -> int:
-    """Run a search and say what came of it.
+    """Run a search and print its results.
 
     Args:
         spec: the search.
         directory: where its results go.
-        address: of a Ray cluster.
+        address: the address of a Ray cluster.
         engine: where trajectories run.
-        entries: what its trajectories find in the level store.
-        again: the command that goes on with it, if not `resume`.
+        entries: entries to put into the level store first.
+        again: the command that resumes the search, if not `resume`.
 
     Returns:
         The exit code.
     """
-    from ticket_search.analysis.tickets import tickets as sparsest
-    from ticket_search.cli.display import Display, print_tickets
+    from ticket_search.cli.display import Display
     from ticket_search.launch.run import run_search
-    from ticket_search.results.reading import load_results
 
+    outlive_audience()
     find_user_modules()
     again = again or resume_command(directory, spec, engine)
     shown = console()
     display = Display(spec, shown)
-    interrupted = f"interrupted; what was finished is kept. Go on with: {again}"
-    for number in (signal.SIGTERM, signal.SIGINT):
+    interrupted = f"interrupted; finished work is kept. Resume with: {again}"
+    for number in ending_signals():
         signal.signal(number, partial(_interrupt, interrupted))
     try:
         with display.shown():
@@ -72,30 +75,36 @@ def run_for_user(
                 say=display.say,
             )
     except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler of SIGTERM, while it starts
-        if display.has_begun:
-            click.echo(interrupted, err=True)
-        else:
-            click.echo("interrupted before anything was started", err=True)
+        click.echo(interrupted if display.has_begun else "interrupted before anything was started", err=True)
         sys.exit(INTERRUPTED)
-    except TicketSearchError as error:
-        if isinstance(error, SpecError):
+    except SpecError:
+        raise
+    except Exception as error:
+        if not display.has_begun:
             raise
-        click.echo(f"error: the search had to stop, and what was finished is kept: {error}", err=True)
-        click.echo(f"Once that is mended, go on with: {again}", err=True)
-        sys.exit(error.exit_code)
+        click.echo(f"error: the search had to stop; finished work is kept: {explain(error)}", err=True)
+        click.echo(f"Once that is fixed, resume with: {again}", err=True)
+        sys.exit(error.exit_code if isinstance(error, TicketSearchError) else 1)
     if progress.stopped:
-        click.echo(f"stopped as asked; what was finished is kept. Go on with: {again}", err=True)
+        click.echo(f"stopped on request; finished work is kept. Resume with: {again}", err=True)
         sys.exit(INTERRUPTED)
     if progress.exhausted:
-        click.echo(f"the space is exhausted: its {progress.done} trajectories have all been run")
+        click.echo(f"the space is exhausted: all of its {progress.done} trajectories have run")
+    return _print_results(spec, directory, shown, progress.counts["failed"], progress.done)
+
+
+def _print_results(spec: "SearchSpec", directory: str, shown: "Console", failed: int, done: int) -> int:
+    from ticket_search.analysis.tickets import tickets as sparsest
+    from ticket_search.cli.display import print_tickets
+    from ticket_search.results.reading import load_results
+
     more = f"ticket-search tickets {shlex.quote(directory)}"
     tables = str(open_folder(directory) / "levels") if is_remote(directory) else f"{directory}/levels"
     print_tickets(shown, sparsest(load_results(directory), spec.space), spec, more=more)
     click.echo(f"results: {directory} (pd.read_parquet('{tables}'))")
-    if progress.counts["failed"]:
+    if failed:
         click.echo(
-            f"{progress.counts['failed']} of {progress.done} trajectories failed; why is in the column error of "
-            f"{directory}/trajectories",
+            f"{failed} of {done} trajectories failed; the column error of {directory}/trajectories has the tracebacks",
             err=True,
         )
         return FAILED
@@ -103,39 +112,44 @@ def run_for_user(
 
 
 def console() -> "Console":
-    """Where tables are printed."""
+    """The console that tables are printed on."""
     from rich.console import Console
 
-    # Into a file or a pipe, tables are not squeezed, however many fields were searched.
+    # Files and pipes have no width: print every column, however many fields were searched.
     return Console() if sys.stdout.isatty() else Console(width=1000)
 
 
 def _interrupt(message: str, number: int, frame: object) -> NoReturn:
-    """Of the first signal make an exception; leave the second to end the process at once.
+    """Turn the first signal into an exception; let the second end the process at once.
 
-    A server that is silent may hold up what is left to be done: after nine seconds it is left undone.
+    A storage server that does not answer may block the last writes; after nine seconds the process ends without them.
     """
     del frame
     late = threading.Timer(_SECONDS_TO_END, _end_late, [message])
     late.daemon = True
     late.start()
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in ending_signals():
         signal.signal(each, _end_at_once)
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _end_late(message: str) -> NoReturn:
-    os.write(2, f"{message}\n".encode())
+    _write(message)
     os._exit(INTERRUPTED)
 
 
 def _end_at_once(*_: object) -> NoReturn:
-    os.write(2, b"interrupted again: ended at once; `ticket-search resume` goes on from what was finished\n")
+    _write("interrupted again: ended at once; `ticket-search resume` continues from the finished levels")
     os._exit(INTERRUPTED)
 
 
+def _write(line: str) -> None:
+    with suppress(OSError):  # the terminal may have been closed, which was the signal
+        os.write(2, f"{line}\n".encode())
+
+
 def this_command() -> str:
-    """The command that is running, as it was typed."""
+    """The running command as the user typed it."""
     return shlex.join(["ticket-search", *sys.argv[1:]])
 
 

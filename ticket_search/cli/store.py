@@ -1,11 +1,11 @@
-"""Commands about files: pull, store."""
+"""Commands that manage files: pull, store."""
 
 from pathlib import Path
 
 import click
 
 from ticket_search.cli.group import main
-from ticket_search.cli.options import DIRECTORY, Location
+from ticket_search.cli.options import DIRECTORY, Count, Location
 from ticket_search.storage.folder import open_folder
 
 
@@ -15,32 +15,33 @@ from ticket_search.storage.folder import open_folder
 def pull(source: str, directory: str) -> None:
     """Copy the results of the search in SOURCE into DIRECTORY: tables, tickets and TensorBoard files, not its store.
 
-    SOURCE is user@host:path (over rsync), s3://bucket/path, or a path. Again, it copies what has changed since.
+    SOURCE is user@host:path (over rsync), s3://bucket/path, or a path. Run again, it copies only what has changed.
     """
     from ticket_search.launch.disk import in_words
     from ticket_search.runs.pull import pull as copy_results
 
     done = copy_results(source, Path(directory))
-    click.echo(f"{directory}: {done.files} files copied ({in_words(done.size)}), {done.unchanged} were there")
+    click.echo(f"{directory}: {done.files} files copied ({in_words(done.size)}), {done.unchanged} unchanged")
 
 
 @main.command()
 @click.argument("directory", type=DIRECTORY)
-@click.option("--prune", is_flag=True, help="Remove what no search needs.")
+@click.option("--prune", is_flag=True, help="Remove entries that no search needs.")
 @click.option(
     "--keep-best",
-    type=click.IntRange(min=0),
+    type=Count(0, 2**31 - 1),
     is_flag=False,
     flag_value=10,
     metavar="[N]",
-    help="Prune, and of trajectories that have ended keep only each search's N best tickets.  [N: 10]",
+    help="Prune, and keep only the N best tickets of each search's finished trajectories.  [N: 10]",
 )
-@click.option("--forget-gone", is_flag=True, help="Prune what a search needed that is not found where it was.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--forget-gone", is_flag=True, help="Also prune the entries of searches whose directories are missing.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def store(directory: str, prune: bool, keep_best: int | None, forget_gone: bool, dry_run: bool) -> None:
-    """Say what the level store of the search in DIRECTORY, or the store DIRECTORY, holds; remove what no search needs.
+    """Show what a level store holds, and remove what no search needs.
 
-    What is removed stays in the tables; a search that comes to need it trains it again.
+    DIRECTORY is a store, or the run directory of a search that uses it. The tables keep what is removed; a search that
+    needs a removed level trains it again.
     """
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.launch.disk import in_words
@@ -55,17 +56,17 @@ def store(directory: str, prune: bool, keep_best: int | None, forget_gone: bool,
     for run_dir in use.searches:
         click.echo(f"used by {run_dir}")
     for run_dir in use.gone:
-        kept = "nothing is kept for it" if forget_gone else "entries it may need are kept; --forget-gone gives them up"
-        click.echo(f"{run_dir} used it and is not found there: {kept}")
+        kept = "nothing is kept for it" if forget_gone else "its entries are kept; --forget-gone removes them"
+        click.echo(f"used by {run_dir}, which is missing: {kept}")
     size = f"{len(use.unneeded)} files, {in_words(sum(file.size for file in use.unneeded))}"
     removes = (prune or keep_best is not None) and not dry_run
     if removes:
         remove_unneeded(use)
     if not use.unneeded:
-        click.echo("a search needs each of them")
+        click.echo("all of them are needed")
     elif removes:
         click.echo(f"removed: {size}")
     elif not (prune or keep_best is not None):
         click.echo(f"needed by no search: {size}; --prune removes them")
     else:
-        click.echo(f"needed by no search: {size}; without --dry-run they are removed")
+        click.echo(f"needed by no search: {size}; --dry-run keeps them")

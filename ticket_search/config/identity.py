@@ -1,4 +1,4 @@
-"""Names for computations: the same inputs have the same key, on every machine and in every year."""
+"""Keys of computations: the same inputs have the same key on every machine, in every version."""
 
 import hashlib
 import json
@@ -10,33 +10,32 @@ from ticket_search.config.older import with_older_sections
 from ticket_search.config.pruning import Control, EarlyBirdSpec, PruningSpec
 from ticket_search.config.trajectory import TrajectorySpec
 
-#: Raise it when the engine would compute different numbers from the same inputs,
-#: a changed default of a specification included: defaults are left out of the canonical form,
-#: so that a field added later changes no older key.
+#: Raise it when the engine would compute different numbers from the same inputs. That includes a changed default of a
+#: specification: the canonical form omits defaults, so that a new field does not change older keys.
 ENGINE_VERSION = 1
-#: What an executor's numbers depend on; another executor's may differ in the last bits.
+#: What an executor's numbers depend on: two executors may differ in the last bits.
 ExecutorKey = Mapping[str, Any]
 PLAIN_EXECUTOR: ExecutorKey = {"name": "plain", "width": 1}
 
 
 def digest(value: Any) -> str:
-    """128 bits, as 32 hexadecimal digits, of the canonical JSON of plain data."""
+    """A digest of the canonical JSON of plain data: 128 bits as 32 hexadecimal digits."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """An independent 63-bit seed for each purpose of a run's seed, e.g. ``derive_seed(0, "order", 3)``."""
+    """A 63-bit seed for one purpose of a run, independent of those for others: ``derive_seed(0, "order", 3)``."""
     return int(digest([seed, *purpose])[:16], 16) >> 1
 
 
 def canonical(spec: Spec, *, without: set[str] | None = None) -> dict[str, Any]:
-    """Plain data that identifies a specification: its fields, defaults left out."""
+    """Plain data that identifies a specification: its fields, except those at their defaults."""
     return spec.model_dump(mode="json", exclude_defaults=True, exclude=without)
 
 
 def trajectory_id(spec: TrajectorySpec) -> str:
-    """16 hexadecimal digits that name a configuration and its seed, whatever controls are trained beside it."""
+    """16 hexadecimal digits that identify a configuration and a seed. Controls are not part of it."""
     plain = with_older_sections(canonical(spec, without={"controls"}))
     plain["dataset"].pop("download", None)
     return digest(["trajectory", plain])[:16]
@@ -48,11 +47,11 @@ def dense_key(
     """The level key of level 0.
 
     Args:
-        spec: the trajectory, resolved: durations in iterations, ``dataset.normalize`` the constants in force.
+        spec: the trajectory, resolved: durations in iterations, ``dataset.normalize`` with the constants in use.
         data: the fingerprint of the data set.
         network: a digest of the code of a user's own network; "" for the networks of this package.
         task: a digest of the code of a user's own task; "" for the tasks of this package.
-        executor: of the one that trains it.
+        executor: the key of the executor that trains the level.
     """
     default = TrajectorySpec.model_fields["task"].default
     return digest(
@@ -71,12 +70,16 @@ def dense_key(
 
 
 def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: ExecutorKey | None = None) -> str:
-    """The level key of the level of that number, which prunes the level of key `parent`.
+    """The level key of level number `level`, which prunes the level with key `parent`.
 
-    How far a trajectory goes decides which levels exist, not what is in them; the ``global`` strategy has no layers'
-    rates, unless the output layer is left whole; where levels have target densities there is no rate. Of the targets
-    only the level's own counts, and the next one, whose mask its entry holds. Of a ticket that was found elsewhere that
-    ticket counts. What early-bird does is in the parent's key. So is the executor, but where the level has another.
+    Fields that do not affect the level are left out:
+
+    - limits on density and levels decide which levels exist, not what they contain;
+    - the ``global`` strategy ignores the rates of layers, except an output layer rate of 0;
+    - target densities replace the rate. Only the level's own target counts, and the next one, whose mask its entry
+      holds;
+    - a ticket from elsewhere replaces the pruning;
+    - early-bird is part of the parent's key, and so is the executor unless the level has another.
     """
     start: dict[str, Any] = {"parent": parent} | ({} if executor is None else {"executor": dict(executor)})
     if pruning.ticket is not None:
@@ -90,9 +93,9 @@ def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: Executor
 
 
 def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) -> str:
-    """The level key of level 0 where `early_bird` may end the dense training of key `dense`.
+    """The level key of level 0 if `early_bird` may end the dense training with key `dense`.
 
-    That depends on how the first mask is drawn, but not on what is done with it.
+    It depends on how the first mask is drawn, but not on how the mask is used.
     """
     plain = _mask_fields(pruning, idle={"rewind_iteration", "retrain", "reinit_kept", "reinit_pruned"})
     first = list((pruning.target_densities or ())[:1])
@@ -101,7 +104,7 @@ def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) 
 
 
 def _mask_fields(pruning: PruningSpec, idle: set[str]) -> dict[str, Any]:
-    """What decides how a level is pruned and trained, besides its parent and the target densities."""
+    """The fields that affect a level's pruning and training, without the target densities."""
     idle = idle | {"min_density", "max_levels", "target_densities", "early_bird"}
     if pruning.criterion == "large_final":
         pruning = pruning.model_copy(update={"criterion": "magnitude"})
@@ -113,20 +116,20 @@ def _mask_fields(pruning: PruningSpec, idle: set[str]) -> dict[str, Any]:
 
 
 def control_key(ticket: str, control: Control, draw: int) -> str:
-    """The level key of a control of the ticket that is trained in the level of key `ticket`."""
+    """The level key of a control for the ticket that the level with key `ticket` trains."""
     return digest({"ticket": ticket, "control": control, "draw": draw})
 
 
 def copy_key(start: str, copy: int) -> str:
-    """The store's key of another training from the same start under another data order.
+    """The store's key of a repeated training from the same start under another data order.
 
     Args:
-        start: the level key of a ticket, or the key of the rewind weights that a dense network goes on from.
-        copy: counted from 0.
+        start: the level key of a ticket, or the key of the rewind weights that a dense network starts from.
+        copy: the number of the repetition, from 0.
     """
     return digest({"start": start, "copy": copy})
 
 
 def rewind_key(dense: str, iteration: int) -> str:
-    """The store's key of the weights after `iteration` iterations of the dense training of key `dense`."""
+    """The store's key of the weights after `iteration` iterations of the dense training with key `dense`."""
     return digest({"rewind": dense, "iteration": iteration})

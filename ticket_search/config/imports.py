@@ -1,4 +1,4 @@
-"""A user's own code: which a specification names, the function itself, and a digest of its source."""
+"""A user's own code: finds the names in a specification, imports the function, and digests its source."""
 
 import hashlib
 import importlib
@@ -18,17 +18,17 @@ from ticket_search.errors import SpecError
 
 #: The fields that may name a user's code.
 _FIELDS = ("task", "dataset.name", "model.name", "training.executor")
-#: The code that runs is the code that was imported: an edit of the file afterwards changes neither.
+#: Module -> digest, taken at the import: editing the file later changes neither the running code nor its digest.
 _DIGESTS: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 
 
 def user_code(spec: SearchSpec | TrajectorySpec) -> list[str]:
-    """The names ``package.module:function`` that a specification gives, in its fields or its space, each once."""
+    """The distinct names ``package.module:function`` in a specification's fields and space."""
     names = [attrgetter(field)(spec) for field in _FIELDS]
     if isinstance(spec, SearchSpec):
         listed = [domain for field, domain in spec.space.items() if dotted(field) in _FIELDS]
         names += [name for domain in listed if isinstance(domain, tuple) for name in domain]
-    # The points of a run directory's search are not checked again, so a name may be anything.
+    # A run directory's points are not validated again, so a "name" may be of any type.
     named = [name for name in names if isinstance(name, str) and USER_FUNCTION.fullmatch(name)]
     return list(dict.fromkeys(named))
 
@@ -37,12 +37,12 @@ def check_code_allowed(spec: SearchSpec | TrajectorySpec, source: object, *, all
     """Refuse a specification that names a user's code, unless that was allowed; imports nothing.
 
     Args:
-        spec: of a run directory or a ticket's file, which may be a stranger's.
+        spec: the specification in a run directory or a ticket file, which may come from a stranger.
         source: that directory or file, for the message.
-        allow_code: whether the code may be run.
+        allow_code: whether the code may run.
 
     Raises:
-        SpecError: quotes the code's names and says how to allow it.
+        SpecError: quotes the names of the code and explains how to allow it.
     """
     names = user_code(spec)
     if names and not allow_code:
@@ -53,7 +53,7 @@ def check_code_allowed(spec: SearchSpec | TrajectorySpec, source: object, *, all
 
 
 def find_user_modules() -> None:
-    """Let a user's own modules be imported from the working directory, as with `python -m`.
+    """Add the working directory to the import path, as `python -m` does, so that a user's own modules are found.
 
     Raises:
         SpecError: the working directory has been deleted.
@@ -80,9 +80,9 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def source_digest(name: str) -> str:
-    """SHA-256, in 64 hexadecimal digits, of the source of the module in ``package.module:function``.
+    """SHA-256, as 64 hexadecimal digits, of the source of the module in ``package.module:function``.
 
-    The source is that of the first use in this process. What the module imports in turn is not part of it.
+    The source is read at the first use in this process. Modules that it imports are not included.
 
     Raises:
         SpecError: the module cannot be imported, or has no file.

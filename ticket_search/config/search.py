@@ -251,7 +251,16 @@ class SearchSpec(Spec):
 
         PyYAML quotes every string that YAML 1.1 takes for something else, so earlier versions read the file too.
         """
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings such as ``1e5`` and ``0o17`` too: numbers in YAML 1.2, though not in YAML 1.1."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$|0o[0-7]+$"), list("-+0123456789")
+)
 
 
 def _ends_of_many(values: list[Any]) -> list[Any]:

@@ -5,7 +5,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-#: A frame of code below these folders says less about a user's mistake than one of the user's own code.
+#: Frames below these folders point to a symptom; the user's own frames point to the mistake.
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 _LIBRARIES = (_PACKAGE, *(sysconfig.get_path(n) + os.sep for n in ("stdlib", "purelib", "platlib")))
 _LONGEST_LINE = 300
@@ -14,8 +14,8 @@ _LONGEST_LINE = 300
 def one_line(error: BaseException) -> str:
     """An exception of a user's code in one line: its type, the first line of its message, and file and line.
 
-    The place is the innermost frame outside this package, the standard library and installed packages; for a user's
-    code that is itself installed, the outermost frame outside this package.
+    The place is the innermost frame outside this package, the standard library and installed packages. If the user's
+    code is itself installed, it is the outermost frame outside this package.
     """
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__

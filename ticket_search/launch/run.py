@@ -71,7 +71,7 @@ def run_search(
     store = store_folder(spec, folder)
     checked = _checked(spec, folder, is_local(engine, address), entries)
     missing = [*missing_folders(store), *missing_folders(folder)]
-    with hold(folder, spec, say) as held, ExitStack() as stack:
+    with hold(folder, spec, say, engine=engine) as held, ExitStack() as stack:
         place = Place(run_dir=folder, store=store, run_id=held.run.run_id)
         try:
             for line in (*checked.notices, *_changes(held, spec)):

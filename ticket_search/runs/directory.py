@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,11 +39,13 @@ class Run:
         run_id: random.
         created: when it was begun, in Unix seconds.
         version: of ticket_search, that began it.
+        engine: the one that ran it last; no part of what tells runs apart.
     """
 
     run_id: str
     created: float
     version: str
+    engine: str = field(default="ray", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,13 @@ def remove(run_dir: Folder, made: list[Path]) -> None:
 
 
 @contextmanager
-def hold(run_dir: Folder, spec: SearchSpec, say: Callable[[str], None] = lambda notice: None) -> Iterator[Hold]:
+def hold(
+    run_dir: Folder,
+    spec: SearchSpec,
+    say: Callable[[str], None] = lambda notice: None,
+    *,
+    engine: str | None = None,
+) -> Iterator[Hold]:
     """Make the directory this search's, and keep other processes from running it meanwhile.
 
     A lock left by a process that is gone is broken. That it is gone is known at once on the same machine; elsewhere,
@@ -173,6 +181,7 @@ def hold(run_dir: Folder, spec: SearchSpec, say: Callable[[str], None] = lambda 
         run_dir: the directory.
         spec: the search.
         say: told what is worth knowing of the lock.
+        engine: where the trajectories will run, for `Run`; None leaves that as it is.
 
     Raises:
         RunDirectoryError: another process runs it; the message says which. Or it holds another search by now.
@@ -184,9 +193,10 @@ def hold(run_dir: Folder, spec: SearchSpec, say: Callable[[str], None] = lambda 
         before = None if data is None else _check_identity(run_dir, spec)
         # Before anything else: it is what makes the directory a search's.
         run_dir.write(SPEC_FILE, spec.to_yaml().encode())
-        run = read_run(run_dir)
-        if run is None:
-            run = Run(run_id=uuid4().hex, created=time.time(), version=ticket_search.__version__)
+        noted = read_run(run_dir)
+        run = noted or Run(run_id=uuid4().hex, created=time.time(), version=ticket_search.__version__)
+        run = replace(run, engine=engine or run.engine)
+        if noted is None or noted.engine != run.engine:
             run_dir.write(RUN_FILE, json.dumps(asdict(run)).encode())
         run_dir.remove(_STOP_FILE)
         run_dir.sweep()

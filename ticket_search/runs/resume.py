@@ -22,13 +22,19 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
         if before.search.trials is None:
             raise SpecError(f"--trials {trials}: the search takes its whole grid already")
         settings = (*settings, f"search.trials={trials}")
-    spec = read_spec(run_dir, settings)
+    changeable = (*(f"search.{name}" for name in CHANGEABLE_SETTINGS), *PLACES)
+    another = SpecError(
+        f"--set {' --set '.join(settings)}: that would be another search; {', '.join(changeable)} may change"
+    )
+    try:
+        spec = read_spec(run_dir, settings)
+    except SpecError:
+        if all(setting.startswith(changeable) or "=" not in setting for setting in settings):
+            raise
+        # A bad value of a field that may not change: correcting the value would not help.
+        raise another from None
     if spec.identity() != before.identity():
-        changeable = ", ".join(f"search.{name}" for name in CHANGEABLE_SETTINGS)
-        raise SpecError(
-            f"--set {' --set '.join(settings)}: that would be another search; {changeable} and {', '.join(PLACES)} "
-            "may change"
-        )
+        raise another
     old, new = before.search.trials, spec.search.trials
     if old is not None and new is not None and new < old:
         raise SpecError(f"--trials {new} is less than the search's {old}; give that or more")

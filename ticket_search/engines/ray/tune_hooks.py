@@ -1,6 +1,7 @@
 """The search's three hooks into Ray Tune, and the run itself. What the hooks decide, `SearchDriver` decides."""
 
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from ticket_search.engines.job import JOB, REPORT, make_job
 from ticket_search.engines.ray.connection import ends_with_ray
 from ticket_search.engines.ray.nodes import Slots
 from ticket_search.engines.ray.trainable import TrajectoryTrainable
-from ticket_search.errors import SpecError, StorageError, TicketSearchError
+from ticket_search.errors import Fault, SpecError, StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
 from ticket_search.storage.folder import Folder
@@ -197,12 +198,13 @@ def run_on_ray(
 
 @contextmanager
 def _one_message() -> Iterator[None]:
-    """Of an error in one of the hooks, such as a full disk, Tune makes a traceback: say its last line."""
+    """Tune turns an error in one of the hooks into a traceback: raise its last line, with the place it came from."""
     try:
         yield
     except TuneError as error:
         cause = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise TicketSearchError(cause) from error
+        places = re.findall(r'File "(.+)", line (\d+)', str(error))
+        raise Fault(f"{cause} ({':'.join(places[-1])})" if places else cause) from error
 
 
 @contextmanager

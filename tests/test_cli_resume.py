@@ -1,4 +1,4 @@
-"""Stopping a search, going on with it under other rules, and its store, as a person types it."""
+"""Stopping a search, resuming it with changed settings, and its store, from the command line."""
 
 import os
 import re
@@ -27,7 +27,7 @@ SPACE = (
     ),
     *("--set", "pruning.max_levels=2", "--set", "training.iterations=200", "--set", "search.max_concurrent=2"),
 )
-GO_ON = "Go on with: ticket-search resume run --engine processes"
+RESUME = "Resume with: ticket-search resume run --engine processes"
 
 
 def levels_of(run_dir, event):
@@ -36,7 +36,7 @@ def levels_of(run_dir, event):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A search stopped at its first level: its working directory, what `stop` said, and what the search said."""
+    """A search stopped at its first level: its working directory, the output of `stop`, the output of the search."""
     cwd = tmp_path_factory.mktemp("stopped")
     run = command("run", *SPACE, "--engine", "processes")
     with subprocess.Popen(run, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
@@ -68,37 +68,37 @@ def test_a_search_stopped_before_its_first_level_trains_none(tmp_path, monkeypat
     monkeypatch.setattr(SearchDriver, "started", stop_as_it_starts)
     said = in_process("run", *SPACE, "--engine", "inline", cwd=tmp_path)
     assert said.returncode == 130
-    assert GO_ON.replace("processes", "inline") in said.stderr
+    assert RESUME.replace("processes", "inline") in said.stderr
     assert levels_of(tmp_path / "run", "level_started") == {}
     assert [e["event"] for e in read_events(tmp_path / "run")].count("trajectory_started") == 1
 
 
 @pytest.fixture(scope="module")
 def resumed(stopped):
-    """The same search gone on with under a changed rule."""
+    """The same search, resumed with a changed setting."""
     cwd, _, _ = stopped
     said = in_process("resume", "run", "--set", "search.early_stopping.patience=3", "--engine", "inline", cwd=cwd)
     return cwd, said
 
 
-def test_stop_says_who_stops_and_how_to_go_on(stopped):
+def test_stop_names_the_process_and_the_command_that_resumes(stopped):
     _, said, search = stopped
     assert (said.returncode, said.stderr) == (0, "")
     first, second = said.stdout.splitlines()
     assert re.fullmatch(
-        rf"process {search.args} on \S+ \(since .*\) stops when the levels that it is training are done", first
+        rf"process {search.args} on \S+ \(since .*\) will stop when the levels in training are done", first
     )
-    assert second == "go on with: ticket-search resume run"
+    assert second == "resume with: ticket-search resume run --engine processes"
 
 
-def test_a_stopped_search_ends_with_130_and_the_command_to_go_on(stopped):
+def test_a_stopped_search_ends_with_130_and_the_command_that_resumes(stopped):
     _, _, search = stopped
     assert search.returncode == 130
-    assert search.stderr.splitlines()[3:] == [f"stopped as asked; what was finished is kept. {GO_ON}"]
+    assert search.stderr.splitlines()[3:] == [f"stopped on request; finished work is kept. {RESUME}"]
     assert "Sparsest" not in search.stdout
 
 
-def test_a_new_search_says_once_what_disk_it_takes(stopped, resumed):
+def test_a_new_search_estimates_the_disk_once(stopped, resumed):
     assert stopped[2].stderr.splitlines()[2].startswith("disk: about ")
     assert stopped[2].stderr.count("disk:") == 1
     assert "disk:" not in stopped[2].stdout + resumed[1].stdout + resumed[1].stderr
@@ -124,7 +124,7 @@ def test_a_stopped_search_is_finished_by_resume_and_nothing_is_trained_twice(res
     assert set(finished_levels(cwd / "as_stopped")) < set(finished_levels(cwd / "run"))
 
 
-def test_a_changed_rule_is_said_in_a_line(resumed):
+def test_a_changed_setting_is_reported_in_a_line(resumed):
     cwd, said = resumed
     changed, plan = said.stderr.splitlines()
     assert changed == "search.early_stopping.patience was 2 and is 3 from here on"
@@ -132,7 +132,7 @@ def test_a_changed_rule_is_said_in_a_line(resumed):
     assert "patience: 3" in (cwd / "run/search.yaml").read_text()
 
 
-def test_a_changed_space_is_refused_with_where_it_could_go(stopped):
+def test_a_changed_space_is_refused_with_a_place_for_it(stopped):
     cwd, _, _ = stopped
     before = (cwd / "as_stopped/search.yaml").read_text()
     said = in_process("resume", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
@@ -145,7 +145,7 @@ def test_a_changed_space_is_refused_with_where_it_could_go(stopped):
     assert (cwd / "as_stopped/search.yaml").read_text() == before
 
 
-def test_there_is_nothing_to_stop_where_nothing_runs(finished_search, tmp_path):
+def test_stop_refuses_when_nothing_runs(finished_search, tmp_path):
     said = in_process("stop", finished_search)
     assert (said.returncode, said.stdout) == (2, "")
     assert "finished_search' is not being run, so there is nothing to stop" in said.stderr
@@ -157,7 +157,7 @@ def test_there_is_nothing_to_stop_where_nothing_runs(finished_search, tmp_path):
         assert "Traceback" not in said.stderr
 
 
-def test_store_says_what_is_there_and_removes_only_when_told(finished_search):
+def test_store_removes_nothing_unless_asked(finished_search):
     there = sorted((finished_search / "store").glob("??/*"))
     trained = len(finished_levels(finished_search))
     for arguments in ((), ("--prune",), ("--keep-best", "1", "--dry-run")):
@@ -172,7 +172,7 @@ def test_store_says_what_is_there_and_removes_only_when_told(finished_search):
         if "--dry-run" in arguments:
             assert re.match(r"needed by no search: \d+ files, ", lines[-1])
         else:
-            assert lines[-1] == "a search needs each of them"
+            assert lines[-1] == "all of them are needed"
 
 
 def test_keep_best_keeps_ten_unless_told_otherwise(finished_search):
@@ -190,11 +190,11 @@ def test_keep_best_keeps_ten_unless_told_otherwise(finished_search):
     assert files() == 3 < ten  # a ticket, its dense network, and the weights that it starts from
     assert said.startswith(f"removed: {ten - 3} files, ")
     said = in_process("store", finished_search, "--keep-best=1").stdout
-    assert said.endswith("a search needs each of them\n")
+    assert said.endswith("all of them are needed\n")
 
 
 def test_store_refuses_while_the_search_runs(finished_search):
-    """A search that runs: a process that holds the lock."""
+    """Holding the lock makes the search a running one."""
     from ticket_search.runs.directory import hold, read_spec
     from ticket_search.storage.folder import open_folder
 

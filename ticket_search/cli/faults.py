@@ -1,0 +1,43 @@
+"""What the command line says about an error, and ``--debug``, which adds its traceback."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ticket_search.errors import Fault, TicketSearchError, shortened
+
+_PACKAGE = str(Path(__file__).parents[1])
+_DEBUG = "ticket_search.debug"
+
+
+def debug_option() -> click.Option:
+    """``--debug``, for the group and for each command, so that it may stand on either side of the command's name."""
+
+    def note(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            context.meta[_DEBUG] = True  # click shares `meta` between the contexts of group and command
+
+    text = "Show the traceback of an error."
+    return click.Option(["--debug"], is_flag=True, expose_value=False, callback=note, help=text)
+
+
+def explain(error: Exception) -> str:
+    """The message of an error; for a bug, one line with its type and place. Prints the traceback under ``--debug``."""
+    context = click.get_current_context(silent=True)
+    debug = bool(context and context.meta.get(_DEBUG))
+    if debug:
+        click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+    if isinstance(error, TicketSearchError) and not isinstance(error, Fault):
+        return str(error)
+    line = str(error) if isinstance(error, Fault) else _in_one_line(error)
+    return f"{line}. This is a fault in ticket_search" + ("" if debug else "; run again with --debug to see where from")
+
+
+def _in_one_line(error: Exception) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    message = shortened(f"{type(error).__name__}: {first}" if first else type(error).__name__, 300)
+    frames: Any = traceback.extract_tb(error.__traceback__)
+    here = [frame for frame in frames if frame.filename.startswith(_PACKAGE)] or frames
+    return f"{message} ({here[-1].filename}:{here[-1].lineno})" if here else message
