@@ -163,8 +163,8 @@ class TestTheCourse:
         """Any two of the fields do, so the check of the corners before the start passes."""
         space = {
             "training.iterations": [400, 120],
-            "early_bird.window": [2, 6],
-            "early_bird.every": [10, 60],
+            "pruning.early_bird.window": [2, 6],
+            "pruning.early_bird.every": [10, 60],
             "pruning_rate": {"low": 0.1, "high": 0.9, "step": 1e-4} if sampler == "grid" else {"low": 0.1, "high": 0.9},
         }
         base = {"early_bird": {"window": 2, "every": 10}}
