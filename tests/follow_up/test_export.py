@@ -198,7 +198,7 @@ class TestRefused:
     def test_a_level_that_was_removed(self, run, tmp_path):
         folder, levels, name = run()
         folder.remove(f"store/{levels[-1].key[:2]}/{levels[-1].key}.safetensors")
-        with pytest.raises(StorageError, match=rf"level 2 \({levels[-1].key}\) is not in the store any more"):
+        with pytest.raises(StorageError, match=rf"level 2 \({levels[-1].key}\) is no longer in the store"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     def test_a_level_whose_entry_is_damaged(self, run, tmp_path):

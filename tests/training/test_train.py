@@ -69,8 +69,7 @@ class Watched:
 
     def __init__(self, task, watch):
         self.data, self.watch = task.data, watch
-        self.batches = task.data.batches
-        self.evaluation_batch_size = task.data.evaluation_batch_size
+        self.batches, self.evaluation_batch_size = task.data.batches, task.data.evaluation_batch_size
 
     def stream(self, seed, batch_size):
         self.inner = self.data.stream(seed, batch_size)

@@ -25,12 +25,12 @@ class Context:
 
     Attributes:
         spec: resolved: durations in iterations, the constants of normalisation in force.
-        network: the architecture, on the device; whoever trains or scores overwrites its values.
+        network: the architecture, on the device; training and scoring overwrite its values.
         initial: every parameter and buffer before any training.
         prunable: names of the parameters that pruning may touch, the output layer's last.
         executor: the name of the one that trains the levels.
-        dense_key: of the dense network trained to its end.
-        first_key: of level 0, which early-bird may end before.
+        dense_key: the level key of the dense network trained to its end.
+        first_key: the level key of level 0, which early-bird may end earlier.
 
     Raises:
         SpecError: the specification does not fit the data.
@@ -69,7 +69,7 @@ class Context:
 
     @property
     def rewind_key(self) -> str:
-        """Of the weights that survivors are rewound to."""
+        """The store's key of the weights that survivors are rewound to."""
         return rewind_key(self.dense_key, self.pruning.rewind_iteration)
 
     def copy_key(self, number: int, copy: int) -> str:
@@ -77,13 +77,16 @@ class Context:
         return copy_key(self.level_key(number) if number > 0 else self.rewind_key, copy)
 
     def whole_mask(self) -> Mask:
-        """Of the dense network."""
+        """The mask of the dense network, which keeps every weight."""
         return full_mask({name: value.cpu() for name, value in self.initial.items()}, self.prunable)
 
     def draw(self, number: int) -> dict[str, Tensor]:
-        """Another initialization of the network; 0 is the run's own."""
+        """Initialization `number` of the network; 0 is the one that the trajectory trains."""
         return dict(self.task.build(self.spec.model, self.spec.seed, draw=number).state_dict())
 
     def tied(self, weights: Weights) -> dict[str, Tensor]:
-        """A tied weight stands in the state under each of its names, and the last one loaded counts."""
+        """The weights with every name of a tied weight set to the same tensor.
+
+        A state dict lists a tied weight under each of its names, and torch keeps the one that it loads last.
+        """
         return {name: weights[self._first_name.get(name, name)] for name in weights}

@@ -1,7 +1,7 @@
 """Early-Bird tickets: You et al. (2020, arXiv 1909.11957), for single weights instead of channels.
 
-While the dense network is trained, the mask that pruning would draw now is drawn every epoch. Once the last one differs
-little from each of those before it, the dense training has shown what it will keep, and ends.
+While the dense network trains, the mask that pruning would draw at that moment is drawn every few iterations. Once the
+latest mask differs little from each of those before it, the set of surviving weights has settled and training ends.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,14 +24,14 @@ class MaskDistance:
 
 
 class EarlyBird:
-    """A `training.request.Watch` that ends the dense training once the mask stays as it is.
+    """A `training.request.Watch` that ends the dense training once the mask has settled.
 
     Args:
         spec: resolved: `every` in iterations.
-        draw: the mask that pruning would draw from some weights.
+        draw: returns the mask that pruning would draw from the given weights.
 
     Attributes:
-        distances: of each mask to the ``window - 1`` before it, by iteration.
+        distances: from each mask to each of the ``window - 1`` masks before it, in the order of iterations.
     """
 
     def __init__(self, spec: EarlyBirdSpec, draw: Callable[[Mapping[str, Tensor]], Mask]) -> None:
@@ -42,17 +42,17 @@ class EarlyBird:
         self._masks: dict[int, Mask] = {}
 
     def __call__(self, iteration: int, weights: Mapping[str, Tensor]) -> bool:
-        """Whether the mask of these weights is nearer than the threshold to each of the others in the window."""
+        """Whether the mask of these weights is within the threshold of every other mask in the window."""
         mask, others = self._draw(weights), self._spec.window - 1
-        found = [
+        distances = [
             MaskDistance(iteration=iteration, earlier_iteration=earlier, distance=distance(before, mask))
             for earlier, before in self._masks.items()
         ]
-        self.distances += found
+        self.distances += distances
         self._masks[iteration] = mask
         if len(self._masks) > others:
             del self._masks[min(self._masks)]
-        return len(found) == others and all(each.distance < self._spec.threshold for each in found)
+        return len(distances) == others and all(each.distance < self._spec.threshold for each in distances)
 
     def state(self) -> tuple[Any, dict[str, Tensor]]:
         """The distances and the masks in the window, one bit a weight."""
@@ -62,7 +62,7 @@ class EarlyBird:
         return record, tensors
 
     def restore(self, record: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Remember what `state` gave."""
+        """Restore what `state` returned."""
         self.distances = distances_of(record["distances"])
         self._masks = {
             i: {name: unpack(tensors[f"{i}/{name}"], tuple(shape)) for name, shape in record["shapes"].items()}
@@ -71,5 +71,5 @@ class EarlyBird:
 
 
 def distances_of(plain: list[list[Any]]) -> list[MaskDistance]:
-    """The distances that were written as lists."""
+    """The inverse of writing each distance as a list."""
     return [MaskDistance(iteration=i, earlier_iteration=e, distance=d) for i, e, d in plain]

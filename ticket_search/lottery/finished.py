@@ -1,4 +1,4 @@
-"""A trajectory that a store holds: its tickets taken out, its levels trained again as copies, and compared."""
+"""A finished trajectory in a level store: extract its tickets, train copies of its levels, compare the copies."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,14 +19,14 @@ from ticket_search.training.request import LevelInputs
 
 
 class FinishedTrajectory:
-    """What can be asked of a trajectory once its levels are in a store.
+    """Access to a trajectory whose levels are all in a store.
 
     Args:
         spec: of the trajectory.
         task: of the specification, on the device to train on.
-        store: that holds its levels.
-        log: told of each copy that is started, continued, finished or reused.
-        checkpoint_seconds: between two checkpoints of a copy's training; None makes none.
+        store: holds the trajectory's levels.
+        log: receives an event when a copy is started, continued, finished or reused.
+        checkpoint_seconds: seconds between two checkpoints of a copy's training; None disables checkpoints.
 
     Raises:
         SpecError: the specification does not fit the data.
@@ -46,7 +46,7 @@ class FinishedTrajectory:
         self._context = self._levels.context
 
     def of(self, spec: TrajectorySpec) -> "FinishedTrajectory":
-        """Another trajectory over the same data and store."""
+        """A finished trajectory of another specification, on the same data and store."""
         return FinishedTrajectory(spec, self.task, self._store)
 
     def level_key(self, number: int) -> str:
@@ -54,14 +54,14 @@ class FinishedTrajectory:
         return self._context.level_key(number)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """The store's key of what `train_copy` trains."""
+        """The store's key of the level that `train_copy` trains."""
         return self._context.copy_key(number, copy)
 
     def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
-        """The ticket that level `number` trained, from the store.
+        """The ticket that level `number` trained, read from the store.
 
         Raises:
-            StorageError: a level that it needs is not there any more.
+            StorageError: a level that it needs is no longer in the store.
         """
         level = self._stored(number)
         start = finish(self._start_of(number, level.mask))
@@ -78,19 +78,19 @@ class FinishedTrajectory:
         )
 
     def train_copy(self, number: int, copy: int) -> Level:
-        """The ticket of level `number` trained once more, from the same start under another data order.
+        """Train the ticket of level `number` again, from the same start but with another data order.
 
-        Of level 0 it is the dense network that is trained again, from `rewind_iteration` on.
+        For level 0, train the dense network again from `rewind_iteration` on.
 
         Args:
             number: of the level.
-            copy: counted from 0; none is the training of the level itself.
+            copy: number of the copy, from 0; the training of the level itself is not one of them.
 
         Returns:
-            What it came to, with its final weights.
+            The trained copy, with its final weights.
 
         Raises:
-            StorageError: the ticket's level is not in the store any more.
+            StorageError: the ticket's level is no longer in the store.
         """
         mask = self._stored(number).mask if number > 0 else self._context.whole_mask()
         return finish(self._levels.train_copy(number, mask, copy, lambda: self._start_of(number, mask)))
@@ -98,7 +98,7 @@ class FinishedTrajectory:
     def errors_between(self, one: Level, other: Level, points: int) -> list[ErrorBetween]:
         """The errors on the straight line between the final weights of two trainings, both ends included.
 
-        Of a training that diverged nothing is known: the errors are nan.
+        If either training diverged, every error is nan.
         """
         if one.diverged or other.diverged:
             return unknown_errors(points)
@@ -106,7 +106,7 @@ class FinishedTrajectory:
         return errors_between(one.final_weights, other.final_weights, points, network, self.task, precision)
 
     def _start_of(self, number: int, mask: Mask) -> Steps[LevelInputs]:
-        """Where the level of that number, which the store has, started; of level 0, where its copies start."""
+        """What level `number`, which is in the store, started from; for level 0, what its copies start from."""
         pruning = self._context.pruning
         if number == 0:
             weights = yield from self._levels.starts.rewind_weights()
@@ -124,7 +124,5 @@ class FinishedTrajectory:
                 "copy of the store, or train it again with a new search"
             )
         if entry is None:
-            raise StorageError(
-                f"level {number} ({key}) is not in the store any more; a new search would train it again"
-            )
+            raise StorageError(f"level {number} ({key}) is no longer in the store; a new search would train it again")
         return from_entry(entry, key, reused=True)

@@ -1,4 +1,4 @@
-"""Trajectories side by side in one process: their levels are trained together, by the executors that they ask for."""
+"""Several trajectories in one process, whose levels are trained together by the executors that they request."""
 
 import math
 import time
@@ -21,13 +21,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a trajectory ended: with a value, or with the error that it raised."""
+    """How a trajectory ended: the value that it returned, or the error that it raised."""
 
     value: Any = None
     error: Exception | None = None
 
     def result(self) -> Any:
-        """The value, or the error raised."""
+        """The value.
+
+        Raises:
+            Exception: the trajectory's error.
+        """
         if self.error is not None:
             raise self.error
         return self.value
@@ -35,7 +39,7 @@ class Ended:
 
 @dataclass(eq=False)
 class _Lane(Generic[K]):
-    """A trajectory; `ready_at`, by the monotonic clock, is infinite while it is trained."""
+    """A trajectory. `ready_at` is a time of the monotonic clock, in seconds; infinite during a training."""
 
     name: K
     steps: Steps[Any]
@@ -44,7 +48,7 @@ class _Lane(Generic[K]):
 
 @dataclass(eq=False)
 class _Crew(Generic[K]):
-    """An executor, the trainings that it holds, and those that it has no lane for yet."""
+    """An executor, the trainings that it holds, and those waiting for a free lane."""
 
     executor: Executor
     waiting: deque[tuple[TrainRequest, _Lane[K]]] = field(default_factory=deque)
@@ -52,10 +56,10 @@ class _Crew(Generic[K]):
 
 
 class Lanes(Generic[K]):
-    """Trajectories by name. None of them feels the others, but for the time that it takes.
+    """Trajectories by name. They affect only each other's speed.
 
     Args:
-        executor: makes the executor of a name.
+        executor: creates the executor with a given name.
     """
 
     def __init__(self, executor: Callable[[str], Executor] = executor_for) -> None:
@@ -68,34 +72,34 @@ class Lanes(Generic[K]):
         return len(self._lanes)
 
     def add(self, name: K, steps: Steps[Any]) -> None:
-        """Take up a trajectory, from wherever its steps are."""
+        """Add a trajectory, which continues from the current step of `steps`."""
         self._lanes[name] = _Lane(name, steps)
 
     def remove(self, name: K) -> None:
-        """Give up a trajectory whose level `advance` has returned last."""
+        """Abandon a trajectory; its latest outcome from `advance` must have been a level."""
         self._lanes.pop(name).steps.close()
 
     def close(self) -> None:
-        """Give up all of them: their claims on the store are released."""
+        """Abandon every trajectory, which releases its claims on the store."""
         for name in list(self._lanes):
             self.remove(name)
         self._crews.clear()
 
     def advance(self) -> list[tuple[K, Level | Ended]]:
-        """Let all go on until at least one has finished a level or has ended; called while there is one.
+        """Run all trajectories until at least one has finished a level or has ended. There must be at least one.
 
-        A trajectory that has finished a level goes no further before the next call.
+        A trajectory that has finished a level pauses until the next call.
         """
         while True:
             now = time.monotonic()
             ready = [lane for lane in self._lanes.values() if lane.ready_at <= now]
-            found = [(lane.name, self._go_on(lane, lane.steps.send, None)) for lane in ready]
-            found += self._train() if not any(outcome for _, outcome in found) else []
-            if outcomes := [(name, outcome) for name, outcome in found if outcome is not None]:
+            steps = [(lane.name, self._go_on(lane, lane.steps.send, None)) for lane in ready]
+            steps += self._train() if not any(outcome for _, outcome in steps) else []
+            if outcomes := [(name, outcome) for name, outcome in steps if outcome is not None]:
                 return outcomes
 
     def _train(self) -> list[tuple[K, Level | Ended | None]]:
-        """Train until a training of each busy executor is done; where none is busy, wait for who is waited for."""
+        """Train until each busy executor has finished a training; if none is busy, sleep until a lane is ready."""
         busy = [crew for crew in self._crews.values() if crew.waiting or crew.held]
         if not busy:
             first = min(lane.ready_at for lane in self._lanes.values())
@@ -110,14 +114,14 @@ class Lanes(Generic[K]):
                 crew.executor.submit(request)
             with user_exit_as_error():
                 done = [(request, crew.held[request], outputs) for request, outputs in crew.executor.advance()]
-        except Exception as error:  # whose training it was, only their trajectories can say
+        except Exception as error:  # an executor does not say which training failed
             failed, crew.held = list(crew.held.values()), {}
             return [(lane.name, self._go_on(lane, lane.steps.throw, error)) for lane in failed]
         for request, _, _ in done:
             crew.held.pop(request, None)
         trained = [self._trained(lane, outputs) for _, lane, outputs in done]
         for lane in self._lanes.values():
-            if math.isfinite(lane.ready_at):  # what it waits for may have been trained here, and it can join in
+            if math.isfinite(lane.ready_at):  # the level that it waits for may just have been trained
                 lane.ready_at = 0.0
         return trained
 
@@ -125,7 +129,7 @@ class Lanes(Generic[K]):
         return lane.name, self._go_on(lane, lane.steps.send, outputs)
 
     def _go_on(self, lane: _Lane[K], resume: Callable[[Any], object], sent: Any) -> Level | Ended | None:
-        """Its next step: what it came to; None where it waits or is trained now."""
+        """Run a trajectory to its next step: a level or its end; None if it now waits or trains."""
         lane.ready_at = 0.0
         try:
             with user_exit_as_error():
@@ -147,7 +151,7 @@ class Lanes(Generic[K]):
         try:
             if request.executor not in self._crews:
                 self._crews[request.executor] = _Crew(self._executor(request.executor))
-        except Exception as error:  # a user's executor that cannot be made is for the trajectory that wants it
+        except Exception as error:  # a user's executor that cannot be created fails only this trajectory
             return self._go_on(lane, lane.steps.throw, error)
         self._crews[request.executor].waiting.append((request, lane))
         return None
@@ -158,7 +162,7 @@ class Lanes(Generic[K]):
 
 
 def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_for) -> Iterator[Level]:
-    """The levels of one trajectory, trained by executors that nobody shares."""
+    """Yield the levels of one trajectory, trained by executors of its own."""
     lanes: Lanes[str] = Lanes(executor)
     lanes.add("", steps)
     try:
@@ -173,7 +177,7 @@ def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_
 
 
 def finish(steps: Steps[T]) -> T:
-    """Do all of some steps, and return what they come to."""
+    """Run all steps and return their value."""
     lanes: Lanes[str] = Lanes()
     lanes.add("", steps)
     try:

@@ -1,4 +1,4 @@
-"""A finished level, and how it is written down and read back."""
+"""A finished level, and its entry in the store."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
@@ -22,14 +22,14 @@ class Level:
         number: 0 is the dense network, n comes after n prunings.
         key: the level key.
         mask: which weights it was trained with.
-        next_mask: which its training leaves; None for level 0, where that depends on how it will be pruned.
-        final_weights: of level 0 only; empty for the others.
+        next_mask: the mask of the next level; None for level 0, whose pruning depends on the trajectory.
+        final_weights: after the last iteration; kept for level 0, copies, and levels that are not rewound, else empty.
         curve: the learning curve; its last point is after the last iteration.
         figures: what its training measured, by the names of `results.figures.stored_figures`.
-        reused: whether somebody else had trained it: another trajectory or another search.
-        diverged: whether its loss stopped being finite; then all but the curve is unknown.
-        controls: what was trained beside its ticket.
-        mask_distances: of level 0, what early-bird compared.
+        reused: whether another trajectory or another search had trained it.
+        diverged: whether its loss stopped being finite; then only the curve is known.
+        controls: the controls of its ticket.
+        mask_distances: the distances that early-bird measured, for level 0.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Level:
 
     @property
     def dense(self) -> "Level":
-        """Of level 0: the dense network that tickets are compared with, trained to its end."""
+        """For level 0: the dense network trained to its end, which tickets are compared with."""
         return next((control.level for control in self.controls if control.kind == "dense"), self)
 
     @property
@@ -61,17 +61,17 @@ class Level:
 
     @property
     def test_loss(self) -> float:
-        """On the test split after the last iteration."""
+        """The loss on the test split after the last iteration."""
         return float(self.figures["test_loss"])
 
     @property
     def test_metric(self) -> float:
-        """The task's metric there."""
+        """The task's metric on the test split after the last iteration."""
         return float(self.figures["test_metric"])
 
     @property
     def early_stop_iteration(self) -> int:
-        """Of the lowest validation loss."""
+        """The iteration of the lowest validation loss."""
         return int(self.figures["early_stop_iteration"])
 
     @property
@@ -81,22 +81,22 @@ class Level:
 
     @property
     def iterations(self) -> int:
-        """Updates made for this level."""
+        """Optimizer updates made for this level."""
         return int(self.figures["iterations"])
 
     @property
     def train_seconds(self) -> float:
-        """Spent on them when it was trained, here or elsewhere."""
+        """Seconds that its training took, on whichever machine trained it."""
         return float(self.figures["train_seconds"])
 
     @property
     def kept_weights(self) -> int:
-        """That the mask keeps."""
+        """The number of weights that the mask keeps."""
         return kept_weights(self.mask)
 
     @property
     def prunable_weights(self) -> int:
-        """That a mask could remove."""
+        """The number of weights that a mask could remove."""
         return prunable_weights(self.mask)
 
 
@@ -105,9 +105,9 @@ class ControlLevel:
     """A control of a ticket, trained as the ticket was.
 
     Attributes:
-        kind: of control; ``dense``, of a level 0 that early-bird has ended, is the dense network trained to its end.
-        draw: counted from 0.
-        level: what its training came to; its `mask` is the control's.
+        kind: a kind of `Control`; or ``dense``, for a level 0 that early-bird ended: the network trained to its end.
+        draw: number of the draw, from 0.
+        level: the trained control; its `mask` is the control's.
     """
 
     kind: str
@@ -126,9 +126,9 @@ def to_entry(
     mask_distances: Iterable[MaskDistance] = (),
     trained_with: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
-    """What the store keeps of a level: its figures as JSON, its masks at one bit a weight, and whose it is."""
+    """The store's entry of a level: figures and owner as JSON, masks at one bit per weight."""
     record: dict[str, Any] = {"level": number, "trainer": owner, "diverged": outputs.diverged}
-    # Under older names too: a store may be shared with searches of an older version.
+    # Older names too: an older version of this package may share the store.
     measured = {**vars(outputs), **trained_with}
     record |= {name: measured.get(figure.name) for figure in stored_figures() for name in figure.stored}
     record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]
@@ -160,7 +160,7 @@ def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
 
 
 def _masks(entry: Entry, prefix: str) -> Mask:
-    # The record keeps the network's order of tensors; it decides between equal scores.
+    # The record keeps the network's order of tensors, which breaks ties between equal scores.
     return {
         name: unpack(entry.tensors[prefix + name], tuple(shape))
         for name, shape in entry.record["shapes"].items()

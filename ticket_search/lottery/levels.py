@@ -1,4 +1,4 @@
-"""The levels of one trajectory, its controls and copies: each taken from the store, or trained and stored."""
+"""The levels of one trajectory, its controls and copies: each read from the store, or trained and stored."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -30,11 +30,11 @@ class TrajectoryLevels:
     Args:
         spec: what to run.
         task: of the specification, on the device to train on.
-        store: where levels are kept, and found.
-        log: told of each level that is started, continued, finished or reused.
-        owner_finished: see `run_trajectory`, as for the rest.
-        owner: whom the levels are trained for.
-        checkpoint_seconds: between two checkpoints of a level's training; None makes none.
+        store: where levels are saved and looked up.
+        log: receives an event when a level is started, continued, finished or reused.
+        owner_finished: see `run_trajectory`.
+        owner: see `run_trajectory`.
+        checkpoint_seconds: see `run_trajectory`.
 
     Raises:
         SpecError: the specification does not fit the data.
@@ -65,25 +65,25 @@ class TrajectoryLevels:
         self._pruner = Pruner(self.context, self.starts)
 
     def train_dense(self, keep: Collection[int]) -> Steps[Level]:
-        """Level 0. The weights after each of the iterations in `keep` go into the store beside it.
+        """Train level 0, and store the weights after each iteration in `keep` beside it.
 
-        With early-bird it ends early, and the dense network that is trained to its end is a control of it.
+        Early-bird ends level 0 early; the dense network trained to its end is then a control of it.
         """
         early = self.context.pruning.early_bird
         if early is None:
             return _checked((yield from self._train_dense(keep, self.context.dense_key, None)))
-        whole = yield from self._train_dense(keep, self.context.dense_key, None, control="dense")
+        dense = yield from self._train_dense(keep, self.context.dense_key, None, control="dense")
         mask = self.context.whole_mask()
         watch = EarlyBird(early, lambda weights: self._pruner.mask_of_values(0, mask, weights))
         level = _checked((yield from self._train_dense((), self.context.first_key, watch)))
-        return replace(level, controls=(ControlLevel(kind="dense", draw=0, level=whole),))
+        return replace(level, controls=(ControlLevel(kind="dense", draw=0, level=dense),))
 
     def prune(self, level: Level) -> Steps[Mask]:
-        """The mask that a level's training leaves."""
+        """The mask of the level after `level`."""
         return self._pruner.prune(level)
 
     def train_ticket(self, parent: Level, mask: Mask) -> Steps[Level]:
-        """The level after `parent`: its survivors rewound, or not, and trained again."""
+        """Train the level after `parent`: its survivors rewound, or trained on, as `pruning.retrain` says."""
         number, key = parent.number + 1, self.context.next_key(parent)
 
         def compute() -> Steps[Entry]:
@@ -96,14 +96,14 @@ class TrajectoryLevels:
         return _checked((yield from self._trainer.level(number, key, compute)))
 
     def train_control(self, ticket: Level, kind: Control, draw: int) -> Steps[ControlLevel]:
-        """A control of the ticket of a level, trained as that was; one that diverges is no error."""
+        """Train a control of a level's ticket exactly as the ticket was trained; divergence is not an error."""
         key = control_key(ticket.key, kind, draw)
         seed = derive_seed(self.context.spec.seed, "control", kind, ticket.number, draw)
         redraws = kind == "random_reinit"
         mask = ticket.mask if redraws else shuffled(ticket.mask, torch.Generator().manual_seed(seed))
 
         def compute() -> Steps[Entry]:
-            # Draw 1 is what `reinit_kept: fresh` starts from.
+            # Draw 0 is the trajectory's own initialization, and draw 1 that of `reinit_kept: fresh`.
             inputs = yield from (self.starts.redrawn(mask, 2 + draw) if redraws else self.starts.rewound(mask))
             return self._entry((yield from self._trainer.train(inputs, key)), ticket.number, mask)
 
@@ -111,7 +111,7 @@ class TrajectoryLevels:
         return ControlLevel(kind=kind, draw=draw, level=level)
 
     def train_copy(self, number: int, mask: Mask, copy: int, start: Callable[[], Steps[LevelInputs]]) -> Steps[Level]:
-        """Level `number` trained once more, from its start under another data order; its final weights are kept."""
+        """Train level `number` again from its start with another data order, and keep the final weights."""
         key, seed = self.context.copy_key(number, copy), derive_seed(self.context.spec.seed, "copy", copy)
 
         def compute() -> Steps[Entry]:
@@ -120,7 +120,7 @@ class TrajectoryLevels:
 
         return (yield from self._trainer.level(number, key, compute, copy=copy))
 
-    def _train_dense(self, keep: Collection[int], key: str, watch: EarlyBird | None, **said: object) -> Steps[Level]:
+    def _train_dense(self, keep: Collection[int], key: str, watch: EarlyBird | None, **fields: object) -> Steps[Level]:
         context, store = self.context, self._trainer.store
         kept = tuple(sorted(k for k in keep if k < int(context.spec.training.iterations)))
 
@@ -132,7 +132,7 @@ class TrajectoryLevels:
             distances = watch.distances if watch else ()
             return self._entry(outputs, 0, context.whole_mask(), keeps_weights=True, mask_distances=distances)
 
-        return (yield from self._trainer.level(0, key, compute, **said))
+        return (yield from self._trainer.level(0, key, compute, **fields))
 
     def _entry(
         self,

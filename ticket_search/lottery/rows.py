@@ -1,4 +1,4 @@
-"""A finished level as rows of the tables; `results.figures` says what each column holds."""
+"""The table rows of a finished level; `results.figures` declares the columns."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,13 +14,13 @@ Row = dict[str, Any]
 
 
 def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float, metric: Metric) -> Row:
-    """The row of `levels`, without columns of other searched fields.
+    """The row of `levels`, without the columns of searched fields.
 
     Args:
         spec: of the trajectory.
-        level: the level.
+        level: the finished level.
         dense: the dense network of the same trajectory, `Level.dense` of level 0.
-        tolerance: how much worse than the dense network's a ticket's validation metric may be and still match.
+        tolerance: how much worse than the dense network a matching ticket may be on validation, in the metric's unit.
         metric: of the task.
     """
     finished = _finished(spec, level, dense, tolerance, metric)
@@ -64,7 +64,7 @@ def curve_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row]:
 
 
 def early_bird_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
-    """The rows of `early_bird`: one for each two masks that were compared."""
+    """The rows of `early_bird`: one for each pair of masks that was compared."""
     return [{"trajectory_id": trajectory_id(spec), **asdict(each)} for each in level.mask_distances]
 
 

@@ -1,6 +1,6 @@
-"""Whether trainings that differ in their data order come to the same linearly connected minimum.
+"""Whether trainings that differ only in data order reach the same linearly connected minimum.
 
-Frankle et al. (2020, arXiv 1912.05671), section 2: the error on the straight line between two of them.
+Measured as the error on the straight line between two of them (Frankle et al. 2020, arXiv 1912.05671, section 2).
 """
 
 import math
@@ -20,8 +20,8 @@ class ErrorBetween:
     """A point on the line between the weights of two trainings.
 
     Attributes:
-        position: 0 at the one, 1 at the other.
-        val_error, test_error: the task's metric there as an error: 1 - accuracy, in [0, 1], of a classification.
+        position: 0 at the first training, 1 at the second.
+        val_error, test_error: the task's metric as an error; for classification 1 - accuracy, in [0, 1].
     """
 
     position: float
@@ -39,13 +39,13 @@ def errors_between(
 ) -> list[ErrorBetween]:
     """The errors at evenly spaced points of the line, both ends included.
 
-    Floating-point buffers, such as the statistics of batch norm, lie on the line too, as in OpenLTH; counters are those
-    of the one.
+    Floating-point buffers, such as batch-norm statistics, are interpolated too, as in OpenLTH; integer buffers are
+    copied from `one`.
 
     Args:
         one, other: every parameter and buffer of the network, by name.
-        points: how many, at least 2.
-        network: on the task's device. Its own values are overwritten.
+        points: number of points, at least 2.
+        network: on the task's device. Its values are overwritten.
         task: whose validation and test splits are measured.
         precision: of the forward passes.
     """
@@ -59,7 +59,7 @@ def errors_between(
 
 
 def unknown_errors(points: int) -> list[ErrorBetween]:
-    """What `errors_between` gives where there are no weights to lie between."""
+    """What `errors_between` returns when a training diverged: nan at every point."""
     positions = torch.linspace(0.0, 1.0, points, dtype=torch.float64).tolist()
     return [ErrorBetween(position=position, val_error=math.nan, test_error=math.nan) for position in positions]
 

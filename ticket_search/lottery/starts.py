@@ -1,4 +1,4 @@
-"""What levels start from: rewound, redrawn or trained weights, or those of a ticket found elsewhere."""
+"""What levels start from: rewound, redrawn or trained weights, or those of a transferred ticket."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,11 +17,11 @@ from ticket_search.training.request import LevelInputs
 
 
 class Starts:
-    """Where the levels of one trajectory start.
+    """Computes what the levels of one trajectory start from.
 
     Args:
         context: of the trajectory.
-        trainer: gets the rewind weights.
+        trainer: finds or trains the rewind weights.
     """
 
     def __init__(self, context: Context, trainer: Trainer) -> None:
@@ -29,7 +29,7 @@ class Starts:
         self._trainer = trainer
 
     def after(self, parent: Level, mask: Mask) -> Steps[LevelInputs]:
-        """Where the level after `parent` starts: weights, schedule and data."""
+        """What the level after `parent` starts from: weights, schedule and data order."""
         context, retrain = self._context, self._context.pruning.retrain
         if retrain == "weights":
             return (yield from self.rewound(mask))
@@ -39,24 +39,24 @@ class Starts:
         return self._inputs(weights, mask, shift)
 
     def rewound(self, mask: Mask) -> Steps[LevelInputs]:
-        """The start of a ticket: its `ticket_weights`, from `rewind_iteration` on."""
+        """What a ticket starts from: its `ticket_weights`, at `rewind_iteration`."""
         return self._inputs((yield from self.ticket_weights(mask)), mask)
 
     def redrawn(self, mask: Mask, number: int) -> Steps[LevelInputs]:
-        """The start of a ticket whose kept weights are another initialization."""
+        """What a ticket starts from if its kept weights come from another initialization."""
         weights = yield from self._placed(mask, self._context.draw(number))
         return self._inputs(weights, mask)
 
     def ticket_weights(self, mask: Mask) -> Steps[dict[str, Tensor]]:
-        """The ticket: kept weights, and all that is never pruned, as they were after `rewind_iteration` iterations.
+        """The weights of a ticket: by default, every kept or unprunable value after `rewind_iteration` iterations.
 
-        Or as `reinit_kept` and `reinit_pruned` say.
+        `reinit_kept` and `reinit_pruned` change what kept and pruned weights are set to.
         """
         kept = yield from self.kept_weights()
         return (yield from self._placed(mask, kept))
 
     def kept_weights(self) -> Steps[dict[str, Tensor]]:
-        """What weights start from where they are kept."""
+        """The values that kept weights start from."""
         context = self._context
         if context.pruning.reinit_kept == "fresh":
             return context.draw(1)
@@ -69,10 +69,10 @@ class Starts:
 
     @cached_property
     def given(self) -> Ticket | None:
-        """The ticket that was found elsewhere, as far as it fits: a head for other classes is left out.
+        """The transferred ticket, without tensors that do not fit, such as a head for other classes.
 
         Raises:
-            SpecError: the store does not hold it, or it is of another network or takes other inputs.
+            SpecError: it is not in the store, or it is for another network or other inputs.
         """
         context = self._context
         if context.pruning.ticket is None:
@@ -88,7 +88,7 @@ class Starts:
         iteration = context.pruning.rewind_iteration
 
         def train_again() -> Steps[Entry]:
-            """Level 0 was trained when nobody asked for these weights: train its beginning once more."""
+            """Level 0 was trained without keeping these weights: train its first iterations again."""
             if iteration == 0:
                 return weights_entry(context.initial, 0)
             start = LevelInputs(weights=context.initial, mask={}, seed=context.spec.seed, stop=iteration)
@@ -103,7 +103,7 @@ class Starts:
         return LevelInputs(weights=weights, mask=mask, seed=seed, start=k, shift=shift)
 
     def _placed(self, mask: Mask, kept: Mapping[str, Tensor]) -> Steps[dict[str, Tensor]]:
-        """Values where the mask keeps weights, and what pruned ones are held at where it does not."""
+        """The given values where the mask keeps weights, and the values that pruned weights are held at elsewhere."""
         if self._context.pruning.reinit_pruned == "zero":
             return self._context.tied(apply_mask(mask, kept))
         held = yield from self.rewind_weights()
@@ -111,7 +111,7 @@ class Starts:
 
 
 def weights_entry(weights: Mapping[str, Tensor], iteration: int) -> Entry:
-    """What the store keeps of weights to rewind to."""
+    """The store's entry of weights to rewind to."""
     return Entry(record={"iteration": iteration}, tensors={n: w.cpu() for n, w in weights.items()})
 
 

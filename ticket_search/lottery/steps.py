@@ -1,6 +1,6 @@
-"""A trajectory as a generator of steps: it asks for trainings, waits for others, and gives its levels.
+"""A trajectory as a generator of steps: it requests trainings, waits for other processes, and yields its levels.
 
-What it asks for somebody else does, who may hold many trajectories and train their levels together; see `lanes`.
+`lanes` fulfils the requests; it may hold many trajectories and train their levels together.
 """
 
 from collections.abc import Generator
@@ -13,10 +13,10 @@ from ticket_search.training.request import TrainRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Wait:
-    """Somebody else, in this process or another, is computing what is needed next.
+    """Another trajectory, in this process or another, is computing what is needed next.
 
     Attributes:
-        seconds: until it is worth asking again.
+        seconds: how long to wait before asking again.
     """
 
     seconds: float
@@ -24,5 +24,5 @@ class Wait:
 
 T = TypeVar("T")
 Step = TrainRequest | Wait | Level
-#: Yields steps and returns a value. It is sent the `LevelOutputs` of a `TrainRequest`, and None for any other step.
+#: Yields steps and returns a value. It receives the `LevelOutputs` of a `TrainRequest`, and None for any other step.
 Steps = Generator[Step, Any, T]

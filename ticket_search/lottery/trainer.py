@@ -1,4 +1,4 @@
-"""Trains each thing once: what the store knows is not trained again, and the log is told of what is."""
+"""Trains each level once: a level in the store is not trained again, and every training is logged."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -13,26 +13,26 @@ from ticket_search.training.request import LevelInputs, TrainRequest
 
 
 class Log(Protocol):
-    """Where a trajectory says what it does, e.g. ``EventLog.log``."""
+    """Receives the events of a trajectory, e.g. ``EventLog.log``."""
 
     def __call__(self, event: str, **fields: object) -> None:
-        """Note one event."""
+        """Record one event."""
 
 
 def no_log(event: str, **fields: object) -> None:
-    """Note nothing."""
+    """Record nothing."""
 
 
 class Trainer:
-    """Trains what one trajectory needs, through a store.
+    """Trains the levels that one trajectory needs, through a store.
 
     Args:
         context: of the trajectory.
-        store: where levels are kept, and found.
-        log: told of each level that is started, continued, finished or reused.
-        owner_finished: see `run_trajectory`, as for the rest.
-        owner: whom it is trained for.
-        checkpoint_seconds: between two checkpoints.
+        store: where levels are saved and looked up.
+        log: receives an event when a level is started, continued, finished or reused.
+        owner_finished: see `run_trajectory`.
+        owner: see `run_trajectory`.
+        checkpoint_seconds: see `run_trajectory`.
     """
 
     def __init__(
@@ -52,43 +52,45 @@ class Trainer:
         self._owner_finished = owner_finished
         self._checkpoint_seconds = checkpoint_seconds
 
-    def level(self, number: int, key: str, compute: Callable[[], Steps[Entry]], **said: object) -> Steps[Level]:
-        """The level of a key.
+    def level(self, number: int, key: str, compute: Callable[[], Steps[Entry]], **fields: object) -> Steps[Level]:
+        """The level with a key, from the store or computed.
 
         Args:
             number: of the level.
             key: its level key.
-            compute: makes its entry, where the store has none.
-            said: what else the log is told of it.
+            compute: makes its entry if the store has none.
+            fields: further fields of its events.
         """
 
         def compute_and_log() -> Steps[Entry]:
-            self._log("level_started", level_key=key, level=number, **said)
+            self._log("level_started", level_key=key, level=number, **fields)
             return (yield from compute())
 
         def finished() -> None:
-            self._log("level_finished", level_key=key, level=number, **said)
+            self._log("level_finished", level_key=key, level=number, **fields)
 
         entry, found = yield from self.found_or_computed(key, compute_and_log, saved=finished)
         reused = found and (self.owner is None or entry.record.get("trainer") != self.owner)
         if found and not reused:
-            # Trained for this trajectory by a process that may have died before it said so.
+            # A process trained it for this trajectory, and may have died before it logged that.
             if self._owner_finished(key) is False:
                 finished()
             self.store.tidy(key)
         if found:
-            self._log("level_reused", level_key=key, level=number, **said)
+            self._log("level_reused", level_key=key, level=number, **fields)
         return from_entry(entry, key, reused=reused)
 
     def found_or_computed(
         self, key: str, compute: Callable[[], Steps[Entry]], saved: Callable[[], None] = lambda: None
     ) -> Steps[tuple[Entry, bool]]:
-        """The entry of a key, computed here unless somebody has done or is doing so, and whether it was found.
+        """The entry of a key, and whether it was in the store already.
+
+        If another process is computing it, wait for that; if none is, claim the key and compute it here.
 
         Args:
             key: of the entry.
-            compute: called while nobody else computes the same.
-            saved: called once what `compute` made is in the store, before anybody else may compute or tidy the same.
+            compute: called while the claim on the key is held.
+            saved: called once the computed entry is in the store, before the claim is released.
         """
         while (claim := self.store.claim(key)) is None:
             yield Wait(seconds=self.store.poll_seconds)
@@ -103,7 +105,7 @@ class Trainer:
         return entry, entry is not computed
 
     def train(self, inputs: LevelInputs, key: str) -> Steps[LevelOutputs]:
-        """Ask for a training from a start, going on from the checkpoint of the key, if there is one."""
+        """Request a training, resumed from the checkpoint of the key if there is one."""
         checkpoints = None
         if self._checkpoint_seconds is not None:
             checkpoints = _Checkpoints(self.store.checkpoint(key), self._checkpoint_seconds, key, self._log)
@@ -121,7 +123,7 @@ class Trainer:
 
 
 class _Checkpoints:
-    """A level's checkpoints, in the store."""
+    """The checkpoints of one level, in the store."""
 
     def __init__(self, checkpoint: Checkpoint, seconds: float, key: str, log: Log) -> None:
         self.seconds = seconds

@@ -5,8 +5,8 @@
     3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialisation): a ticket.
     4. Train the ticket from iteration k on: the next level; and its controls, if any. Go to 2.
 
-A level is a pure function of its inputs and is stored under their hash, so starting over is walking the store:
-whatever is in it is not trained again.
+A level is a pure function of its inputs and is stored under their hash, so a restart walks the store and trains only
+the levels that are not in it.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -27,7 +27,7 @@ from ticket_search.training.executors.registry import executor_for
 
 
 def trajectory_steps(levels: TrajectoryLevels, rewind_iterations: Collection[int] = ()) -> Steps[None]:
-    """One trajectory, level by level; what it needs trained it asks for, see `steps`.
+    """One trajectory, level by level, as a generator that requests its trainings; see `steps`.
 
     Args:
         levels: of the trajectory.
@@ -62,19 +62,19 @@ def run_trajectory(
     owner: str | None = None,
     checkpoint_seconds: float | None = None,
 ) -> Iterator[Level]:
-    """Train the levels of one trajectory, or take them from the store, and yield each as it is finished.
+    """Yield the levels of one trajectory as they finish, each read from the store or trained.
 
     Args:
         spec: what to run.
         task: of the specification, on the device to train on; see `tasks.registry.load_task`.
-        store: where levels are kept, and found.
-        executor: makes the executor of a name.
-        rewind_iterations: other iterations that trajectories sharing level 0 may rewind to; their weights are kept.
-        log: told of ``level_started``, ``level_continued``, ``level_finished`` and ``level_reused``.
-        owner_finished: whether the log says so of a level key already; None if it does not know of the level at all.
-        owner: whom the levels are trained for. A level that the same owner finds again in the store counts as its own,
-            not as reused; None counts none as its own.
-        checkpoint_seconds: between two checkpoints of a level's training, from which it would go on; None makes none.
+        store: where levels are saved and looked up.
+        executor: creates the executor with a given name.
+        rewind_iterations: other iterations that trajectories sharing level 0 may rewind to; their weights are stored.
+        log: receives ``level_started``, ``level_continued``, ``level_finished`` and ``level_reused``.
+        owner_finished: whether ``level_finished`` has been logged for a level key; None if the log does not mention it.
+        owner: names the trajectory of a run. A level in the store with the same owner is not counted as reused;
+            with None, every level in the store is.
+        checkpoint_seconds: seconds between two checkpoints of a level's training; None disables checkpoints.
 
     Raises:
         SpecError: the specification does not fit the data.
@@ -87,7 +87,7 @@ def run_trajectory(
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:
-    """Whether it was asked for, or is dense enough and sparser than the one before."""
+    """Whether the mask was given by the settings, or is dense enough and sparser than its parent."""
     if pruning.target_densities is not None or pruning.ticket is not None:
         return True
     dense_enough = density(mask) >= pruning.min_density

@@ -1,4 +1,4 @@
-"""A training between two iterations: how it is written down, and taken up again."""
+"""The state of a training between two iterations: capturing and restoring it."""
 
 import math
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """All that the rest of a training depends on, between two iterations.
+    """Everything that the rest of a training depends on, between two iterations.
 
     Attributes:
         record: plain JSON data: the iteration, the curve so far, the seconds spent.
-        tensors: weights, optimizer state, the losses since the last evaluation, the best weights and those kept so far.
+        tensors: weights, optimizer state, losses since the last evaluation, the best weights, and kept weights.
     """
 
     record: dict[str, Any]
@@ -30,37 +30,37 @@ class TrainingState:
 
     @property
     def iteration(self) -> int:
-        """Iterations of the schedule that are done."""
+        """The number of finished iterations of the schedule."""
         return int(self.record["iteration"])
 
 
 class Checkpoints(Protocol):
-    """Where a training keeps its state while it runs."""
+    """Where a training saves its state while it runs."""
 
     seconds: float
-    """Between two states that are kept."""
+    """The least number of seconds between two saved states."""
 
     def load(self) -> TrainingState | None:
-        """The state kept last, by a training with the same inputs; None if there is none."""
+        """The state that a training with the same inputs saved last; None if there is none."""
 
     def save(self, state: TrainingState) -> None:
-        """Keep a state instead of the last one."""
+        """Replace the saved state."""
 
 
 @dataclass
 class Course:
-    """What a training has come to so far, beside its weights and the optimizer's state.
+    """The progress of a training, apart from its weights and the optimizer's state.
 
     Attributes:
-        done: iterations of the schedule.
+        done: finished iterations of the schedule.
         kept: iteration -> weights.
-        curve: the evaluations.
-        losses: of the batches since the last of them.
-        best: the least `Point.cost`.
-        best_weights: at that evaluation; empty before the first.
-        seconds: spent before this process took it up.
-        ended: whether it has diverged, or `LevelInputs.watch` has ended it.
-        diverged: whether it has diverged.
+        curve: the evaluations so far.
+        losses: of the batches since the last evaluation.
+        best: the least `Point.cost` so far.
+        best_weights: at that evaluation; empty before the first one.
+        seconds: spent by earlier processes, before this one resumed the training.
+        ended: whether it diverged or `LevelInputs.watch` ended it.
+        diverged: whether it diverged.
     """
 
     done: int
@@ -75,7 +75,7 @@ class Course:
 
 
 def capture(course: Course, lane: "Lane", watch: "Watch | None", seconds: float) -> TrainingState:
-    """The state between two iterations, on the CPU."""
+    """The state of a training between two iterations, with its tensors on the CPU."""
     tensors = _under("weights", lane.weights()) | _under("optimizer", lane.optimizer_state())
     tensors |= _under("best", course.best_weights)
     for iteration, weights in course.kept.items():
@@ -91,20 +91,20 @@ def capture(course: Course, lane: "Lane", watch: "Watch | None", seconds: float)
     if experience or remembered:
         record["session"] = experience
         tensors |= _under("session", remembered)
-    # Copied: what is on the CPU already is the lane's own memory.
+    # Copied even if on the CPU: the tensors there are the lane's memory, which the next update changes.
     return TrainingState(
         record=record, tensors={n: value.detach().to("cpu", copy=True) for n, value in tensors.items()}
     )
 
 
 def restore(state: TrainingState, lane: "Lane", watch: "Watch | None", metric: Metric) -> Course:
-    """Put a lane and a watch into a state; the inverse of `capture`."""
+    """Restore a lane and a watch; the inverse of `capture`."""
     names, device, tensors = list(lane.weights()), lane.device, state.tensors
 
     def moved(prefix: str) -> Weights:
-        """In the network's order, as if it had just been taken from it."""
-        found = _below(prefix, tensors)
-        return {name: found[name].to(device) for name in names if name in found}
+        """The tensors below a prefix, in the network's order, on the device."""
+        saved = _below(prefix, tensors)
+        return {name: saved[name].to(device) for name in names if name in saved}
 
     lane.load(moved("weights"))
     lane.load_optimizer_state({name: value.to(device) for name, value in _below("optimizer", tensors).items()})

@@ -18,21 +18,21 @@ def seed_generators(device: torch.device, seed: int) -> None:
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Same inputs, same bits; the caller's random state and torch's settings are as before afterwards."""
+    """Make torch deterministic, and restore the caller's random state and torch's settings afterwards."""
     if device.type != "cuda":
         with torch.random.fork_rng(devices=[]):
             yield
         return
-    # Read by cuBLAS once in a process, so it stays set.
+    # cuBLAS reads it once per process, so unsetting it later would change nothing.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     matmul = torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     tf32, fill = matmul.allow_tf32, memory.fill_uninitialized_memory
-    # Only a warning: some networks (adaptive pooling) have a step that CUDA cannot do in a fixed order.
+    # Only a warning: CUDA has no deterministic kernel for some operations, such as adaptive pooling's gradient.
     torch.use_deterministic_algorithms(True, warn_only=True)
     matmul.allow_tf32 = False  # fp32 is fp32
-    # Nothing here reads memory before it is written; filling all of it costs a kernel for each new tensor.
+    # No code here reads uninitialized memory, and filling it would cost a kernel for each new tensor.
     memory.fill_uninitialized_memory = False
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     try:

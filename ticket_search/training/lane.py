@@ -1,4 +1,4 @@
-"""Where one training goes on: what an executor's way to train has to offer, and the plain one."""
+"""A lane holds one training. The protocol that executors implement, and the plain lane."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -16,33 +16,33 @@ from ticket_search.training.schedule import learning_rate
 
 
 class Lane(Protocol):
-    """One level being trained: the values that an executor holds for it, apart from those of others."""
+    """One level being trained: its weights and optimizer state, separate from those of other lanes."""
 
     session: Session
-    """What it gets from the task."""
+    """The task's side of this training."""
     device: torch.device
 
     def weights(self) -> Weights:
-        """Every parameter and buffer by name: the lane's own memory, not to be changed."""
+        """Every parameter and buffer by name. This is the lane's memory: do not change it."""
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other values for all of them."""
+        """Replace the values of all parameters and buffers."""
 
     def optimizer_state(self) -> Weights:
-        """What the optimizer remembers: ``<place of the parameter>/<name>`` -> tensor."""
+        """The optimizer's state: ``<index of the parameter>/<name>`` -> tensor."""
 
     def load_optimizer_state(self, tensors: Weights) -> None:
-        """Make the optimizer remember what `optimizer_state` gave."""
+        """Restore what `optimizer_state` returned."""
 
     def score(self, split: Split) -> Score:
-        """Measure the weights as they are."""
+        """Score the present weights on a split."""
 
 
 class PlainLane:
-    """A network of its own. Called, it makes one update: the only ``optimizer.step``, the mask applied right after it.
+    """A lane with a network of its own. Calling it makes one update: ``optimizer.step``, then the mask.
 
     Args:
-        request: whose network's values are overwritten with those that the training starts from.
+        request: its network's values are overwritten with the start of the training.
     """
 
     def __init__(self, request: TrainRequest) -> None:
@@ -59,13 +59,13 @@ class PlainLane:
         frozen = [torch.where(kept.cpu(), 0.0, level.weights[name].cpu()) for name, kept in level.mask.items()]
         self._frozen = [values.to(self.device) for values in frozen] if any(bool(v.any()) for v in frozen) else []
         self._optimizer = make_optimizer(self._network, request.training.optimizer)
-        # A tied weight stands in the state under each of its names, of which the mask knows one.
+        # Tied weights have several names in the state and one in the mask, so loading may have restored pruned values.
         self._apply_mask()
 
     def __call__(self, iteration: int) -> Tensor:
-        """Make the update that follows `iteration` updates; returns the batch's loss, still on the device."""
+        """Make the update after `iteration` updates; returns the batch's loss, a scalar on the device."""
         iteration += self._shift
-        # Dropout draws from the device's generator: seeded here, a training taken up midway draws the same.
+        # Dropout draws from the device's generator; seeding per iteration makes a resumed training draw the same.
         seed_generators(self.device, (self._noise + iteration) % 2**63)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._training, iteration)
@@ -78,23 +78,23 @@ class PlainLane:
         return loss.detach()
 
     def weights(self) -> Weights:
-        """Those of the network."""
+        """Every parameter and buffer of the network."""
         return {name: value.detach() for name, value in self._network.state_dict().items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copied into the network."""
+        """Copy the values into the network."""
         self._network.load_state_dict(dict(weights), strict=True)
 
     def optimizer_state(self) -> Weights:
-        """Of torch's optimizer."""
+        """The state of torch's optimizer."""
         return optimizer_state(self._optimizer)
 
     def load_optimizer_state(self, tensors: Weights) -> None:
-        """Into torch's optimizer."""
+        """Load the state into torch's optimizer."""
         load_optimizer_state(self._optimizer, tensors)
 
     def score(self, split: Split) -> Score:
-        """By the task."""
+        """Let the task score the network."""
         return self._task.score(self._network, split, self._training.precision)
 
     def _apply_mask(self) -> None:

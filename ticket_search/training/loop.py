@@ -1,4 +1,4 @@
-"""One training, from its request to its outputs, whoever makes the updates."""
+"""One training, from its request to its outputs; an executor makes the updates."""
 
 import math
 import time
@@ -14,13 +14,13 @@ from ticket_search.training.request import TrainRequest
 
 
 class Training:
-    """A training as it goes on in a lane: evaluated, watched, kept and checkpointed when that is due.
+    """A training in progress: evaluates, watches, keeps weights and checkpoints when each is due.
 
-    An executor makes the update of `iteration` and hands its loss to `after_update`, until the training `is_done`.
+    An executor makes the update of `iteration` and passes its loss to `after_update`, until `is_done`.
 
     Args:
-        request: what is asked for. Where it has a checkpoint, the training goes on from there.
-        lane: at the request's start.
+        request: what to train. If it has a checkpoint, the training resumes from it.
+        lane: holds the weights that the request starts from.
     """
 
     def __init__(self, request: TrainRequest, lane: Lane) -> None:
@@ -41,19 +41,19 @@ class Training:
 
     @property
     def iteration(self) -> int:
-        """Updates of the schedule that are made: the number of the next one."""
+        """The number of finished updates of the schedule, which is the index of the next one."""
         return self._course.done
 
     @property
     def is_done(self) -> bool:
-        """Whether there is no next one."""
+        """Whether no update is left."""
         return self._course.ended or self._course.done >= self._stop
 
     def after_update(self, loss: Tensor) -> None:
-        """Take note of an update, and do what is due after it.
+        """Record an update and do what is due after it.
 
         Args:
-            loss: of its batch, a scalar on the device, which is waited for at the next evaluation only.
+            loss: of its batch, a scalar on the device. It is read at the next evaluation only, to not wait now.
         """
         course, level = self._course, self._level
         course.losses.append(loss)
@@ -68,7 +68,7 @@ class Training:
             self._keep(self._checkpoints)
 
     def outputs(self) -> LevelOutputs:
-        """What a training that is done has come to; measures the test split."""
+        """The outputs of a finished training; scores the test split."""
         course, level = self._course, self._level
         outputs = LevelOutputs(
             weights=self._snapshot(),

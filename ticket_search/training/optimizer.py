@@ -1,4 +1,4 @@
-"""The optimizers, and what they remember."""
+"""The optimizers and their state."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from ticket_search.training.outcome import Weights
 
 
 def make_optimizer(network: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
-    """Torch's optimizer of all parameters of a network."""
+    """Torch's optimizer for all parameters of a network."""
     parameters = list(network.parameters())
     # The fused kernels take a quarter off an iteration of LeNet-300-100 on a CPU.
     if spec.name == "adam":
@@ -17,7 +17,7 @@ def make_optimizer(network: nn.Module, spec: OptimizerSpec) -> torch.optim.Optim
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> Weights:
-    """What an optimizer remembers: ``<place of the parameter>/<name>`` -> tensor."""
+    """An optimizer's state: ``<index of the parameter>/<name>`` -> tensor."""
     return {
         f"{place}/{name}": value
         for place, values in optimizer.state_dict()["state"].items()
@@ -27,7 +27,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Weights:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Weights) -> None:
-    """Make an optimizer remember what `optimizer_state` gave."""
+    """Restore what `optimizer_state` returned."""
     state: dict[int, Weights] = {}
     for path, value in tensors.items():
         place, name = path.split("/")

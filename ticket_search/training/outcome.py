@@ -1,4 +1,4 @@
-"""What a training comes to."""
+"""The outputs of a training."""
 
 import math
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Point:
     """One evaluation of a learning curve.
 
     Attributes:
-        iteration: updates of the schedule before it.
-        train_loss: the mean over the batches since the evaluation before.
-        val_loss: on the validation split; nan where the task has no loss there.
+        iteration: number of updates of the schedule before it.
+        train_loss: mean over the batches since the previous evaluation.
+        val_loss: on the validation split; nan if the task has no loss there.
         val_metric: the task's metric on the validation split.
     """
 
@@ -27,7 +27,7 @@ class Point:
     val_metric: float
 
     def cost(self, metric: Metric) -> float:
-        """What the best point has the least of: the validation loss, or the metric where there is no loss."""
+        """The quantity that the best point minimizes: the validation loss, or if there is none, the metric."""
         if not math.isnan(self.val_loss):
             return self.val_loss
         return -self.val_metric if metric.higher_is_better else self.val_metric
@@ -35,19 +35,20 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelOutputs:
-    """What one training came to.
+    """The outputs of one training.
 
     Attributes:
         weights: every parameter and buffer after the last iteration.
         kept: iteration -> weights, for the iterations in `LevelInputs.keep`.
         curve: one point every `evaluate_every` iterations, and one at the end. Its last point is the level's result.
-        diverged: whether a loss, or the metric, of the last point is not finite; training ended there and nothing
-            below is known.
-        test_loss, test_metric: after the last iteration; not measured where training was to `LevelInputs.stop`.
-        early_stop_iteration: of the lowest validation loss on the curve (the first of equal ones), or of the best
-            metric where the task has no loss.
+        diverged: whether a loss or the metric of the last point is not finite; training ended there, and the figures
+            of the test split are nan.
+        test_loss, test_metric: after the last iteration; nan if training ended at `LevelInputs.stop`.
+        early_stop_iteration: of the lowest validation loss on the curve (the first of equal ones), or if the task has
+            no loss, of the best metric.
         early_stop_test_metric: of the weights at that iteration.
-        iterations: updates made.
+        iterations: updates made for this level.
+        train_seconds: spent on the training, by all processes that took part in it.
     """
 
     weights: Weights

@@ -1,4 +1,4 @@
-"""What is asked of a training: where it starts, with what, and who looks on."""
+"""A request for a training: its start, its settings, its checkpoints and its watch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from ticket_search.training.outcome import Weights
 
 
 class Watch(Protocol):
-    """Looks at a training as it goes on, and may end it."""
+    """Observes a training while it runs, and may end it."""
 
     every: int
-    """Iterations between two looks."""
+    """Iterations between two calls."""
 
     def __call__(self, iteration: int, weights: Weights) -> bool:
-        """Whether the training is to end after this iteration; the weights are the network's own, not to be changed."""
+        """Whether to end the training now. The weights are the network's memory and must not be changed."""
 
     def state(self) -> tuple[Any, Weights]:
-        """What it remembers, for a checkpoint: plain JSON data, and tensors."""
+        """Its state for a checkpoint: plain JSON data and tensors."""
 
     def restore(self, record: Any, tensors: Weights) -> None:
-        """Remember what `state` gave."""
+        """Restore what `state` returned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,14 @@ class LevelInputs:
 
     Attributes:
         weights: every parameter and buffer of the network, by name.
-        mask: which weights are trained; the others stay as they are in `weights`. Empty for a dense network.
-        seed: the run's seed: data order, augmentation, dropout.
-        start: iterations that `weights` have already been trained; the schedule and the data go on from there.
-        shift: how far data order, dropout and learning rate are ahead of the iterations counted; past the schedule's
-            end, the rate stays at its last.
-        keep: iterations whose weights to keep: the weights after so many updates.
-        stop: end after so many iterations already, and measure nothing on the test split.
-        watch: may end the training earlier, which then counts as finished.
+        mask: which weights are trained; the others keep their values in `weights`. Empty for a dense network.
+        seed: the run's seed; drives data order, augmentation and dropout.
+        start: iterations that `weights` have been trained for; schedule and data order continue from there.
+        shift: added to the iteration for data order, dropout and learning rate; past the schedule's end, the rate
+            keeps its last value.
+        keep: numbers of updates after which to keep the weights.
+        stop: end after this many iterations, without measuring the test split.
+        watch: may end the training earlier; the training then counts as finished.
     """
 
     weights: Mapping[str, Tensor]
@@ -57,18 +57,18 @@ class LevelInputs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainRequest:
-    """A training that a trajectory asks an executor for.
+    """A training that a trajectory requests from an executor.
 
     Attributes:
-        level: where it starts.
-        network: the architecture, on the task's device. Its own values are overwritten; nobody else uses it until the
-            training is done.
-        task: what it is trained to do.
+        level: what it starts from.
+        network: the architecture, on the task's device. Its values are overwritten; until the training is done, it
+            must not be used for anything else.
+        task: what the network is trained to do.
         training: resolved: every duration in iterations.
-        key: of what is trained, in the level store.
-        executor: the name of the one that is asked; see `executors.registry`.
-        checkpoints: where the training is kept and gone on from; None keeps none. The outputs are the same, to the
-            bit, however often it was interrupted.
+        key: the level store's key of what is trained.
+        executor: name of the executor; see `executors.registry`.
+        checkpoints: where the training saves its state and resumes from; None disables checkpoints. Interruptions
+            do not change a bit of the outputs.
     """
 
     level: LevelInputs
@@ -81,5 +81,5 @@ class TrainRequest:
 
     @property
     def stop(self) -> int:
-        """The iteration that the training ends at, unless its watch ends it before."""
+        """The iteration at which the training ends, unless its watch ends it earlier."""
         return self.level.stop or int(self.training.iterations)

@@ -1,6 +1,6 @@
-"""Criteria that need the network: saliency of weights before they are trained. The lowest scores are pruned.
+"""Criteria that need the network: saliency of weights before training. The lowest scores are pruned.
 
-All are taken at the weights that survivors start from, those that are pruned already being zero there.
+All scores are taken at the weights that survivors start from, with weights that are already pruned set to zero.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from ticket_search.pruning.masks import Mask
 from ticket_search.tasks.task import Sample
 from ticket_search.training.determinism import reproducible, seed_generators
 
-#: SynFlow prunes in so many steps, taking the scores again after each (Tanaka et al. 2020).
+#: The number of pruning steps, with new scores after each; 100 for SynFlow as in Tanaka et al. (2020).
 ROUNDS: dict[Criterion, int] = {"snip": 1, "grasp": 1, "synflow": 100}
 
 
@@ -27,9 +27,9 @@ def snip(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
 def grasp(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
     """``w * (H g)``, with g the gradient of the loss on a sample and H its Hessian (Wang et al. 2020, equation 8).
 
-    Removing a weight changes the gradient's squared norm by about -2 w (H g): those whose removal reduces it least,
-    or raises it, have the lowest scores and go. The norm is that of the surviving weights' gradient. The paper's code
-    divides the logits by a temperature of 200, of which the paper's equations say nothing; here there is none.
+    Removing a weight changes the squared norm of the surviving weights' gradient by about -2 w (H g): the weights whose
+    removal reduces it least, or raises it, have the lowest scores and are pruned. The paper's code divides the logits
+    by a temperature of 200, which its equations do not mention; there is none here.
     """
     weights, gradients = _gradients(network, sample, mask, create_graph=True)
     kept = [mask[name].to(g.device) for name, g in zip(mask, gradients, strict=True)]
@@ -41,8 +41,8 @@ def grasp(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
 def synflow(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
     """``|w * dR/dw|`` in float64, R the sum of the outputs for an example of ones with every weight made positive.
 
-    Tanaka et al. (2020), equation 3 with their code's treatment of batch norm: in evaluation mode, all its values
-    made positive too. The sample gives no more than its shape.
+    Tanaka et al. (2020), equation 3, treating batch norm as their code does: in evaluation mode, with its values made
+    positive too. Only the shape of the sample is used.
     """
     with torch.no_grad():
         for value in network.state_dict().values():
@@ -74,11 +74,11 @@ def saliency(
 
     Args:
         criterion: which scores.
-        network: the architecture, on the device of the sample. Its own values are overwritten.
+        network: the architecture, on the device of the sample. Its values are overwritten.
         weights: every parameter and buffer, masked.
         mask: of the prunable weights.
-        sample: of the training examples.
-        seed: of dropout.
+        sample: training examples.
+        seed: seeds dropout.
     """
     device = next(network.parameters()).device
     network.load_state_dict({name: value.to(device) for name, value in weights.items()}, strict=True)

@@ -6,7 +6,7 @@ from ticket_search.config.trajectory import TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, iteration: int) -> float:
-    """The rate of the update that follows `iteration` updates; past the schedule's end, that of its last update.
+    """The rate of the update after `iteration` updates; past the schedule's end, the rate of its last update.
 
     Args:
         training: resolved: every duration in iterations.

@@ -1,1 +1,1 @@
-"""How levels are trained: one by one, or many at once. `executor.py` says what an executor is."""
+"""Ways to train levels: one by one, or several at once. `executor.py` defines the protocol."""

@@ -1,4 +1,4 @@
-"""What an executor is."""
+"""The protocol of executors."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,18 +8,18 @@ from ticket_search.training.request import TrainRequest
 
 @runtime_checkable
 class Executor(Protocol):
-    """Trains what is submitted to it. Who is trained beside whom, and in which order, changes no outputs."""
+    """Trains submitted requests. Their order, and which ones are trained together, must not change the outputs."""
 
     name: str
-    """As `TrainingSpec.executor` names it."""
+    """The name in `TrainingSpec.executor`."""
     lanes: int
-    """The most trainings that it holds at once."""
+    """The most trainings that it can hold at once."""
 
     def submit(self, request: TrainRequest) -> None:
-        """Take a training; called while it holds fewer than `lanes`."""
+        """Accept a training. Called only while fewer than `lanes` are held."""
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
-        """Train until at least one of the trainings that it holds is done; those that are, each given once.
+        """Train until at least one training is done; return each finished training once.
 
-        Called while it holds at least one. Raises what a training raises; it then holds none of them any more.
+        Called only while at least one is held. If a training raises, the error is raised here and all are dropped.
         """

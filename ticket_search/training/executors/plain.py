@@ -8,7 +8,7 @@ from ticket_search.training.request import TrainRequest
 
 
 class PlainExecutor:
-    """The `Executor` that the others are measured by."""
+    """The reference `Executor`: other executors are compared with it."""
 
     name = "plain"
     lanes = 1
@@ -17,17 +17,17 @@ class PlainExecutor:
         self._held: list[TrainRequest] = []
 
     def submit(self, request: TrainRequest) -> None:
-        """Take a training."""
+        """Accept a training."""
         self._held.append(request)
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
-        """Train the one that was taken first."""
+        """Finish the training that was submitted first."""
         request = self._held.pop(0)
         return [(request, train(request))]
 
 
 def train(request: TrainRequest) -> LevelOutputs:
-    """Make all updates of a training."""
+    """Run a training from its start or checkpoint to its end."""
     with reproducible(next(request.network.parameters()).device):
         update = PlainLane(request)
         training = Training(request, update)

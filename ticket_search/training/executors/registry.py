@@ -1,4 +1,4 @@
-"""Which executor a level takes, what it is called in level keys, and the executor itself."""
+"""Choosing a level's executor, its identity in level keys, and creating it."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ _KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR}
 
 
 def chosen_executor(training: TrainingSpec) -> str:
-    """The name of the executor that trains a level: a function of its settings alone, never of load."""
+    """The name of the executor that trains a level. It depends on the settings alone, never on load."""
     return "plain" if training.executor == "auto" else training.executor
 
 
 def executor_key(name: str) -> ExecutorKey:
-    """What the numbers of an executor depend on, for level keys; a user's has the digest of its source.
+    """The identity of an executor in level keys; for a user's executor it includes the digest of its source.
 
     Raises:
         SpecError: the user's module cannot be imported.
@@ -31,10 +31,10 @@ def executor_key(name: str) -> ExecutorKey:
 
 
 def executor_for(name: str) -> Executor:
-    """The executor of a name: one of `EXECUTORS`, or ``package.module:function``, called without arguments.
+    """Create an executor: one of `EXECUTORS`, or ``package.module:function``, called without arguments.
 
     Raises:
-        SpecError: there is none of that name, or a user's function fails or gives something else.
+        SpecError: the name is unknown, or a user's function fails or does not return an executor.
     """
     if make := _EXECUTORS.get(name):
         return make()
