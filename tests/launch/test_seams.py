@@ -130,6 +130,6 @@ def test_a_metric_that_raises_fails_its_trajectory_alone(on_the_path, tmp_path, 
 
 
 def test_what_only_the_script_has_is_refused_where_workers_would_have_to_import_it(tmp_path):
-    with pytest.raises(SpecError, match=r"'__main__:Mine' is of the script or notebook that runs the search"):
+    with pytest.raises(SpecError, match=r"'__main__:Mine' is defined in the script or notebook that runs the search"):
         run("digits", tmp_path / "run", engine="processes", settings={"task": "__main__:Mine"})
     assert not (tmp_path / "run").exists()
