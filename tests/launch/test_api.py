@@ -6,6 +6,7 @@ import sys
 import pandas as pd
 import pytest
 import yaml
+from helpers import in_process
 
 import ticket_search
 from ticket_search.config.loading import load_search
@@ -127,3 +128,9 @@ def test_a_working_directory_that_was_deleted_is_one_message(tmp_path, monkeypat
     gone.rmdir()
     with pytest.raises(SpecError, match="the working directory has been deleted; change into one that exists"):
         run(SEARCH, "run")
+    for command in (["status", "run"], ["run", "digits", "--dry-run"], ["transfer", "x", "--dataset", "digits"]):
+        said = in_process(*command)
+        assert (said.returncode, said.stderr) == (
+            2,
+            "error: the working directory has been deleted; change into one that exists\n",
+        )

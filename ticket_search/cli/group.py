@@ -3,12 +3,13 @@
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ticket_search.cli.running import INTERRUPTED
-from ticket_search.errors import TicketSearchError
+from ticket_search.errors import SpecError, TicketSearchError
 
 
 class _Commands(click.Group):
@@ -20,6 +21,7 @@ class _Commands(click.Group):
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.default_int_handler)
         try:
+            _check_working_directory()
             return super().invoke(ctx)
         except TicketSearchError as error:
             click.echo(f"error: {error}", err=True)
@@ -27,6 +29,14 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
+
+
+def _check_working_directory() -> None:
+    """Paths are made absolute everywhere, and torch (MKL) aborts the process where there is no working directory."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise SpecError("the working directory has been deleted; change into one that exists") from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
