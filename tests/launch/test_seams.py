@@ -87,7 +87,7 @@ def test_an_executor_sees_who_is_trained_together_and_the_rows_are_the_same(on_t
     trained = paired.levels[~paired.levels["reused"]]
     assert set(trained["level_key"]) <= {key for keys in together for key in keys}
     alone = run(REGRESSION, tmp_path / "alone")
-    # Another executor's levels have other keys, and their trajectories other names.
+    # With another executor, level keys and trajectory ids differ.
     assert not set(paired.levels["level_key"]) & set(alone.levels["level_key"])
     order = ["pruning_rate", "seed", "level"]
     left_out = ["trajectory_id", "level_key", "train_seconds", "reused"]

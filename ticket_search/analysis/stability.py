@@ -24,7 +24,7 @@ def barriers(lines: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair of copies: the pair, ``val_error`` and ``test_error`` (the means of its ends),
-        ``val_barrier`` and ``test_barrier``; fractions of the images where the metric is accuracy, else in the metric's unit.
+        ``val_barrier`` and ``test_barrier``; fractions of the images for accuracy, else in the metric's unit.
     """
     rows: list[dict[str, Any]] = []
     for pair, line in lines.groupby(_PAIR, sort=False):
