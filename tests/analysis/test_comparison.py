@@ -16,7 +16,7 @@ def test_an_interval_of_equal_values_is_a_point():
 
 
 def test_the_ends_are_means_of_draws_of_the_seeds():
-    """Of 0 and 1 the means of draws are 0, 0.5 and 1, with a quarter, a half and a quarter of the probability."""
+    """For 0 and 1 the means of draws are 0, 0.5 and 1, with probabilities of a quarter, a half and a quarter."""
     assert interval([0.0, 1.0]) == (0.5, 0.0, 1.0)
     assert interval([0.0, 1.0], confidence=0.1) == (0.5, 0.5, 0.5)
 
@@ -47,7 +47,7 @@ def test_of_one_seed_nothing_is_known_but_the_mean():
 
 
 def test_a_ratio_of_means_is_paired():
-    """Each seed takes twice as long: so does every draw of seeds."""
+    """Each seed takes twice as long, and so does every draw of seeds."""
     assert ratio_of_means([200, 400, 900], [100, 200, 450]) == (2.0, 2.0, 2.0)
     ratio, low, high = ratio_of_means([100, 300], [100, 100])
     assert (ratio, low, high) == (2.0, 1.0, 3.0)
@@ -63,11 +63,11 @@ def test_crossed_of_one_ticket_or_one_seed_is_the_interval_of_the_others():
 
 
 def test_crossed_draws_tickets_and_seeds_apart():
-    """Of two tickets with 0 and 1, where seeds do not matter, the draws are those of the tickets; and so of seeds."""
+    """Where only the ticket matters, the interval is that of the tickets; where only the seed does, of the seeds."""
     for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
         assert crossed(matrix) == (0.5, 0.0, 1.0)
         assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)
-    # One cell of four stands out: it makes up all of a draw of its ticket and its seed alone, an eighth of the draws.
+    # One cell of four differs. A draw of its ticket and its seed alone has a mean of 1.
     assert crossed(np.array([[0.0, 0.0], [0.0, 1.0]])) == (0.25, 0.0, 1.0)
 
 
@@ -90,7 +90,7 @@ LEVEL = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude",
 
 
 def results(accuracies, controls=()):
-    """Accuracies of level 0 and 1 by seed; of controls, (seed, kind, draw, accuracy)."""
+    """Tables from the accuracies of levels 0 and 1 by seed, and controls as (seed, kind, draw, accuracy)."""
     levels = [
         LEVEL
         | {"trajectory_id": f"t{seed}", "level": level, "seed": seed, "density": 1 - 0.2 * level}
@@ -116,7 +116,7 @@ def row(frame, arm):
 
 
 def test_a_ticket_is_compared_with_the_dense_network_of_its_own_seed():
-    """The seeds differ by far more than ticket and dense network: the gain does not."""
+    """Seeds differ by far more than the ticket from its dense network, but the gain does not vary with them."""
     found = row(compare(results([(0.90, 0.91), (0.80, 0.81), (0.70, 0.71)])), "ticket")
     assert found["test_accuracy"] == pytest.approx(0.81)
     assert found["test_accuracy_high"] - found["test_accuracy_low"] > 0.1

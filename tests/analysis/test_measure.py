@@ -1,4 +1,4 @@
-"""Verdicts where the metric is not accuracy: the same results, mirrored about 0, get the same verdicts."""
+"""Verdicts for metrics other than accuracy: results mirrored about 0 get the same verdicts."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ FINAL, EARLY = "test_metric", "early_stop_test_metric"
 
 
 def frame(ticket_gain, control_lead, *, higher_is_better):
-    """A search of one ticket and one control of each seed, judged by a metric in which the dense networks have 2.0."""
+    """A search of one ticket and one control for each seed, in a metric whose dense networks start at 2.0."""
     sign = 1 if higher_is_better else -1
     head = {"pruning_rate": 0.2, "strategy": "global", "criterion": "magnitude", "rewind_iteration": 0}
     levels, controls = [], []
@@ -37,7 +37,7 @@ def frame(ticket_gain, control_lead, *, higher_is_better):
                 | {"kept_weights": 100 >> level, "prunable_weights": 100, "density": 0.5**level}
                 | {"metric": "nats_per_character", "higher_is_better": higher_is_better}
                 | {FINAL: value, EARLY: value, "early_stop_iteration": 100}
-                # As for every task whose metric is another.
+                # Null, as for every metric other than accuracy.
                 | {"test_accuracy": np.nan, "early_stop_test_accuracy": np.nan}
             )
         value = ticket + sign * control_lead[seed]

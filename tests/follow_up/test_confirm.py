@@ -1,4 +1,4 @@
-"""A search confirmed: its best configurations on fresh seeds, with controls."""
+"""Confirming a search: its best configurations on fresh seeds, with controls."""
 
 import pandas as pd
 import pytest
@@ -72,7 +72,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(searched):
 
 
 def rows(gain, leads=()):
-    """What `compare` gives of one ticket: the ends of its gain, and of its leads over two controls."""
+    """The rows of `compare` for one ticket: the ends of its gain, and of its leads over two controls."""
     head = {"pruning_rate": 0.2, "strategy": "global", "level": 1}
     arms = [head | {"level": 0, "arm": "dense"}, head | {"arm": "ticket"}]
     arms[1] |= {"test_accuracy_gain_low": gain[0], "test_accuracy_gain_high": gain[1]}

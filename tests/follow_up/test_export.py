@@ -1,4 +1,4 @@
-"""Tickets as files: what is in them, and what they train to."""
+"""Tickets as files: their content, and the training that starts from them."""
 
 import json
 import subprocess
@@ -124,7 +124,7 @@ def test_what_is_in_the_file(run, tmp_path, digits):
     assert list(ticket.mask) == list(levels[-1].mask)
     assert ticket.figures["val_accuracy"] == levels[-1].val_metric
     assert ticket.figures["density"] == pytest.approx(0.25, abs=0.01)
-    with safe_open(tmp_path / "t.safetensors", framework="np") as file:  # as anybody else would read it
+    with safe_open(tmp_path / "t.safetensors", framework="np") as file:  # without ticket_search
         assert json.loads(file.metadata()["ticket"])["format"] == "ticket_search.ticket.1"
         assert file.get_tensor("mask/fc1.weight").dtype == bool
         assert (file.get_tensor("weights/fc1.weight")[~file.get_tensor("mask/fc1.weight")] == 0).all()

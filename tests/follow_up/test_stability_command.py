@@ -1,4 +1,4 @@
-"""Stability as a command: copies in parallel, tables, a plot; again, and with bad input."""
+"""The command `stability`: copies in parallel, tables, a plot; a second call; bad input."""
 
 import os
 import sys
@@ -46,19 +46,19 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched)
     assert len(lines) == 3 * 3 * 5
     assert lines.groupby(["arm", "rewind_iteration", "first", "second"]).size().tolist() == [5] * 9
     assert lines[["val_error", "test_error"]].to_numpy().max() < 1
-    # The ends of the lines of one copy are that copy.
+    # A copy is the end of several lines, and has the same error on each.
     ends = lines[lines["position"].isin([0.0, 1.0])]
     ends = ends.assign(copy=ends["first"].where(ends["position"] == 0.0, ends["second"]))
     assert (ends.groupby(["arm", "rewind_iteration", "copy"])["test_error"].nunique() == 1).all()
     assert (folder / "plots" / f"stability-{ticket.replace('/', '-')}.svg").read_bytes().startswith(b"<?xml")
     assert said.stdout.splitlines()[-1].startswith("plot: ")
-    # The search is as it was.
+    # The search itself is unchanged.
     pd.testing.assert_frame_equal(load_results(folder).levels, before.levels)
     trained = entries(folder)
     again = in_process("stability", *options)
     assert (again.returncode, again.stdout) == (0, said.stdout)
     assert entries(folder) == trained
-    # A search that shares its store with copies keeps them when it is pruned, unless it keeps its best tickets alone.
+    # Pruning the store keeps the copies, unless only the best tickets are to be kept.
     use = inspect(LocalFolder(folder))
     assert (len(use.kinds["copies"]), use.unneeded) == (9, [])
     best = inspect(LocalFolder(folder), lambda results: results.levels.head(0))
@@ -105,7 +105,7 @@ def test_bad_input_is_one_message(searched, arguments, message):
     assert "Traceback" not in said.stderr
 
 
-# A worker that is started anew does not find the tests' modules.
+# A restarted worker cannot import the tests' modules.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

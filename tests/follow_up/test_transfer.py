@@ -1,4 +1,4 @@
-"""A ticket on another data set: what is trained, what the table says, and what is refused."""
+"""A ticket on another data set: its trainings, its table, and what is refused."""
 
 import dataclasses
 import json
@@ -76,7 +76,7 @@ def stores(tmp_path):
 
 
 def moved(ticket, data, stores, *, weights="ticket", seed=None, controls=(), **dataset):
-    """The levels of a trajectory that trains a ticket on some data."""
+    """The levels of a trajectory that trains a given ticket on other data."""
     store = stores()
     store.save(KEY, ticket.to_entry())
     pruning = {"ticket": KEY, "ticket_weights": weights, "rewind_iteration": ticket.spec.pruning.rewind_iteration}
@@ -158,7 +158,7 @@ def test_another_network(found, digits, stores):
 
 @pytest.fixture
 def files(found, tmp_path):
-    """Two tickets as files, found with the seeds 1 and 2."""
+    """The files of two tickets, found with the seeds 1 and 2."""
     paths = []
     for seed in (1, 2):
         paths.append(tmp_path / f"{seed}.safetensors")
@@ -201,7 +201,7 @@ def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, 
 
 
 def test_a_ticket_counts_once_whatever_is_said_of_it(files, found, tmp_path):
-    """How long it took to find is no part of what is trained."""
+    """Its name and figures do not change its training, so they are not part of its key."""
     again = tmp_path / "again.safetensors"
     ticket = read_ticket(files[0])
     again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
@@ -225,7 +225,7 @@ def test_trained_weights_are_not_transferred(found, retrain):
 
 
 def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path, monkeypatch):
-    """The name is the same, and so are the classes: what does not fit is no new head."""
+    """Name and classes are the same, so a tensor that does not fit is not a new output layer."""
     ticket, _ = found()
     shapes = {name: value.shape for name, value in ticket.weights.items()}
     wider = shapes | {"fc1.weight": torch.Size([24, 64])}
@@ -259,7 +259,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, tmp_path, 
     again = in_process("transfer", *options, cwd=tmp_path)
     assert again.returncode == 0
     pd.testing.assert_frame_equal(load_results(tmp_path / "run").levels, results.levels)
-    # What it needs, and nothing else, is kept when its store is pruned.
+    # Pruning its store keeps exactly what it needs.
     use = inspect(LocalFolder(tmp_path / "run"))
     assert len(use.kinds["tickets"]) == 2
     assert use.unneeded == []
@@ -398,7 +398,7 @@ def test_the_tickets_of_a_transfer_say_which_ticket_was_transferred(files, tmp_p
     assert found.columns.is_unique
     assert set(found["trajectory.ticket"]) == set(tickets)
     assert found["ticket"].str.endswith("/1").all()
-    assert set(found["pruning_rate"]) == {0.5}  # how it was found
+    assert set(found["pruning_rate"]) == {0.5}  # of the search that found it
 
 
 def test_a_file_that_is_no_ticket(tmp_path):
@@ -423,7 +423,7 @@ def test_an_entry_that_is_no_ticket(search, tmp_path, stores):
 
 
 def test_pruned_after_an_interruption_it_goes_on(files, tmp_path):
-    """Of the tickets whose turn has not come nothing is trained yet, and they are needed all the same."""
+    """The store keeps tickets that have not been trained yet: the search still needs them."""
     tickets = read_tickets(files)
     spec = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=False)
     folder = LocalFolder(tmp_path / "run")
@@ -488,7 +488,7 @@ def test_the_table_pairs_tickets_with_the_dense_networks_and_controls_of_their_s
     assert table.loc["dense", "test_accuracy"] == pytest.approx(0.91)
     assert table.loc["ticket", "test_accuracy"] == pytest.approx(0.935)
     assert table.loc["ticket", "test_accuracy_gain"] == pytest.approx(0.025)
-    # Of two tickets and two seeds the extreme draws are one ticket with one seed.
+    # With two tickets and two seeds, the extreme draws are one ticket with one seed.
     assert table.loc["ticket", "test_accuracy_gain_low"] == pytest.approx(0.01)
     assert table.loc["ticket", "test_accuracy_gain_high"] == pytest.approx(0.04)
     for end in ("", "_low", "_high"):

@@ -6,6 +6,7 @@ import sys
 import pandas as pd
 import pytest
 import yaml
+from helpers import in_process
 
 import ticket_search
 from ticket_search.config.loading import load_search
@@ -86,3 +87,50 @@ def test_in_a_script_without_a_guard_processes_do_not_run_it_again(tmp_path):
     )
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("space", "arguments", "message"),
+    [
+        (SEARCH, {"say": None}, "say: None is not valid: give a function of one argument"),
+        (SEARCH, {"on_trajectory": 3}, "on_trajectory: 3 is not valid: give a function of one argument"),
+        ((name for name in SEARCH), {}, "space: <generator .* is not valid: give a file, the name of"),
+        (None, {}, "space: None is not valid: give a file, the name of"),
+        ({1: 2}, {}, r"space: \{1: 2\} is not valid"),
+        (SEARCH | {"space": {"pruning_rate": iter([])}, "x": (n for n in "")}, {}, "space: cannot pickle 'generator'"),
+        (
+            SEARCH,
+            {"settings": "a=b"},
+            r"settings: 'a=b' is not valid: give a dict such as {'training.iterations': 500}",
+        ),
+        (SEARCH, {"settings": {5: 5}}, r"settings: \{5: 5\} is not valid: give a dict"),
+        (SEARCH, {"output": 5}, "output: 5 is not valid: give a path or 's3://bucket/path'"),
+        (SEARCH, {"output": "a\0b"}, r"output: 'a\\x00b' is not valid: it holds a null character"),
+        (SEARCH, {"data_dir": 5}, "data_dir: 5 is not valid: give a path"),
+        (SEARCH, {"store": 5}, "store: 5 is not valid: give a path"),
+        (SEARCH, {"address": 5}, "address: 5 is not valid: give the address of a Ray cluster"),
+        (SEARCH, {"trials": "3"}, "search.trials: '3' is not valid: input should be a valid integer"),
+        (SEARCH, {"engine": None}, "unknown engine None; known: inline, processes, ray"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_one_message(tmp_path, monkeypatch, space, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    quiet = {"engine": "inline", "say": lambda line: None}
+    with pytest.raises(SpecError, match=message):
+        ticket_search.run_search(space, **(quiet | arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_working_directory_that_was_deleted_is_one_message(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SpecError, match="the working directory has been deleted; change into one that exists"):
+        run(SEARCH, "run")
+    for command in (["status", "run"], ["run", "digits", "--dry-run"], ["transfer", "x", "--dataset", "digits"]):
+        said = in_process(*command)
+        assert (said.returncode, said.stderr) == (
+            2,
+            "error: the working directory has been deleted; change into one that exists\n",
+        )

@@ -1,4 +1,4 @@
-"""The estimate of the disk a search will take, beside what searches really took."""
+"""The estimate of a search's disk use, compared with what searches really took."""
 
 import math
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_a_space_of_data_sets_that_were_not_all_tried_has_an_estimate(search):
 
 
 def test_a_space_some_of_whose_points_do_not_fit_has_an_estimate(search):
-    """Three fields that do not go together: not found by trying two at a time."""
+    """A combination of three fields is invalid, which trying two at a time does not find."""
     space = {
         "rewind_iteration": [0, 20],
         "training.batch_size": [32, 512],

@@ -1,4 +1,4 @@
-"""Searches in object storage: the same numbers as on a disk, whatever the server goes through."""
+"""Searches in object storage give the same numbers as on a disk, even if the server fails meanwhile."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def say(*arguments):
 
 @pytest.fixture(scope="module")
 def grid(search):
-    """Four trajectories, of two seeds."""
+    """Four trajectories with two seeds."""
     base = {"rewind_iteration": 20}
     return search(
         {"pruning_rate": [0.3, 0.6]}, seeds=(0, 1), base=base, sampler="grid", trials=None, early_stopping=None
@@ -76,7 +76,7 @@ def on_a_disk(grid, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_command(grid, s3, tmp_path_factory):
-    """Run by the command, in worker processes, in an empty working directory; the server named by the environment."""
+    """Run by the command in worker processes, from an empty working directory; the environment names the server."""
     cwd, space = tmp_path_factory.mktemp("cwd"), tmp_path_factory.mktemp("space") / "space.yaml"
     space.write_text(grid.to_yaml())
     said = subprocess.run(
@@ -125,7 +125,7 @@ def test_the_commands_that_read(by_command):
     assert {ticket["trajectory_id"] for ticket in tickets} == set(matching["trajectory_id"]) != set()
     store = say("store", location).splitlines()
     assert store[0] == f"store: {location.replace('command', 'command/store')}"
-    # 2 dense networks, and for each 2 rates of 2 levels.
+    # 2 dense networks, each with 2 rates of 2 levels.
     assert store[1].split()[:2] == ["levels", "10"]
     assert f"used by {location}" in store
     assert store[-1] == "all of them are needed"
@@ -160,7 +160,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(on_a_disk, grid
 
 @pytest.fixture
 def impatient_network(tmp_path, monkeypatch):
-    """A network of the user's whose module makes the process that loads it, a worker say, wait for 2 s only."""
+    """A user's network whose module limits the storage timeout of the process that imports it (a worker) to 2 s."""
     (tmp_path / "impatient.py").write_text(IMPATIENT)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 2.0)
@@ -179,7 +179,7 @@ def test_a_server_that_stays_away_is_one_message_and_it_can_be_gone_on_from(sear
         s3.start()
     assert "\n" not in str(error.value)
     assert json.loads(say("status", location, "--json"))["running"] is False
-    # This process lives on, and does not stand in its own way.
+    # The lock of this process, which is still alive, does not block it.
     assert run_search(spec, location, engine="inline").counts["completed"] == 2
     assert len(load_results(location).levels) == 6
     assert_each_level_was_finished_once(location)

@@ -1,4 +1,4 @@
-"""``level_finished`` stands in the events once for each level, whatever was killed and when."""
+"""The events hold ``level_finished`` once for each level, whatever was killed and when."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""What a search says, and leaves, when it cannot be run or has to stop."""
+"""The messages and the leftovers of a search that cannot be run or has to stop."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_what_no_machine_has_is_refused_and_nothing_is_left(search, tmp_path, mo
 
 
 def test_a_search_that_cannot_start_leaves_its_neighbour_alone(search, tmp_path, monkeypatch):
-    """Both found no runs/ when they started; the other has moved in by the time that this one is refused."""
+    """Neither search found runs/ when it started; the other one has made it by the time this one is refused."""
     monkeypatch.setattr(preflight, "_check_resources", lambda spec: None)
     spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})

@@ -1,4 +1,4 @@
-"""Searches with each sampler, to their end."""
+"""Complete searches with each sampler."""
 
 import pytest
 

@@ -87,7 +87,7 @@ def test_an_executor_sees_who_is_trained_together_and_the_rows_are_the_same(on_t
     trained = paired.levels[~paired.levels["reused"]]
     assert set(trained["level_key"]) <= {key for keys in together for key in keys}
     alone = run(REGRESSION, tmp_path / "alone")
-    # Another executor's levels have other keys, and their trajectories other names.
+    # With another executor, level keys and trajectory ids differ.
     assert not set(paired.levels["level_key"]) & set(alone.levels["level_key"])
     order = ["pruning_rate", "seed", "level"]
     left_out = ["trajectory_id", "level_key", "train_seconds", "reused"]
@@ -130,6 +130,6 @@ def test_a_metric_that_raises_fails_its_trajectory_alone(on_the_path, tmp_path, 
 
 
 def test_what_only_the_script_has_is_refused_where_workers_would_have_to_import_it(tmp_path):
-    with pytest.raises(SpecError, match=r"'__main__:Mine' is of the script or notebook that runs the search"):
+    with pytest.raises(SpecError, match=r"'__main__:Mine' is defined in the script or notebook that runs the search"):
         run("digits", tmp_path / "run", engine="processes", settings={"task": "__main__:Mine"})
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Searches that share a level store: whoever comes to need a level first trains it, and nobody else does."""
+"""Searches that share a level store: each level is trained once, by the search that claims it first."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ for trajectory in json.loads(sys.argv[5]):
 
 
 def walker(tmp_path, name, other, specs):
-    """A process that starts once the other one is ready too."""
+    """A process that waits until the other one is ready too."""
     plain = json.dumps([spec.model_dump(mode="json") for spec in specs])
     places = (tmp_path / name, tmp_path / "store", tmp_path / f"{name}.ready", tmp_path / f"{other}.ready")
     return subprocess.Popen(
@@ -55,7 +55,7 @@ def walker(tmp_path, name, other, specs):
 
 @pytest.fixture
 def spaces(trajectory):
-    """Two of eight trajectories, four of which are the same; all of a seed share level 0, which both need at once."""
+    """Two searches of eight trajectories, four in common; both need the level 0 of each seed at once."""
 
     def over(rates):
         points = [(rate, k, seed) for rate in rates for k in (0, 20) for seed in (0, 1)]
@@ -72,7 +72,7 @@ def test_two_processes_at_once(spaces, digits, tmp_path):
     assert keys[0] & keys[1]
     assert finished_levels(tmp_path / "a", tmp_path / "b") == dict.fromkeys(keys[0] | keys[1], 1)
     assert min(len(finished_levels(tmp_path / name)) for name in "ab") > 1
-    # The one read what the other was to train.
+    # Each search read levels that the other trained.
     assert {line for out, _ in said for line in out.splitlines()} == {
         f"{level.key} {level.val_loss}" for level in alone(spaces, digits, tmp_path)
     }
@@ -80,7 +80,7 @@ def test_two_processes_at_once(spaces, digits, tmp_path):
 
 
 def alone(spaces, digits, tmp_path):
-    """The levels of both, trained here in another store."""
+    """The levels of both searches, trained in this process in another store."""
     for spec in {spec.model_dump_json(): spec for specs in spaces for spec in specs}.values():
         yield from run_trajectory(spec, digits, LevelStore(tmp_path / "alone"), rewind_iterations=(0, 20))
 

@@ -1,1 +1,1 @@
-"""What the tables say. Reads nothing else."""
+"""Analyses of a search's tables, which are their only input."""

@@ -20,16 +20,16 @@ from ticket_search.results.reading import Results
 from ticket_search.results.schema import schemas
 
 _DRAWS = 10_000
-#: The arms that are no controls of a ticket.
+#: The arms that are not controls of a ticket.
 TRAJECTORY_ARMS = ("dense", "early_bird", "ticket")
 
 
 def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
     """The mean and the ends of its bootstrap interval, drawing seeds with replacement.
 
-    The ends are expanded percentiles (Hesterberg 2015, section 3.4): of five seeds the usual percentiles of a 95%
-    interval hold the truth 84% of the time, these 92% (2,000 draws from a normal distribution). Of three values there
-    are too few different draws for either, 76%, and of two 51%: there the ends are the least and the greatest value.
+    The ends are expanded percentiles (Hesterberg 2015, section 3.4): with five seeds the usual percentiles of a 95%
+    interval hold the truth 84% of the time, these 92% (2,000 draws from a normal distribution). Three values have too
+    few different draws for either (76%), and so have two (51%): there the ends are the least and the greatest value.
 
     Args:
         values: one for each seed. With fewer than two the ends are nan.
@@ -59,10 +59,10 @@ def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int 
     """The mean over tickets and seeds, and the ends of its interval where each ticket was trained with each seed.
 
     Tickets and seeds are drawn with replacement, independently of each other (Owen 2007, the pigeonhole bootstrap,
-    arXiv 0712.1111): it holds the noise of both, and errs on the wide side.
+    arXiv 0712.1111): the interval covers the noise of both, and errs on the wide side.
 
     Args:
-        values: ``[tickets, seeds]``; nan where there is none. With one ticket it is `interval` over the seeds, with
+        values: ``[tickets, seeds]``; nan where one is missing. With one ticket it is `interval` over the seeds, with
             one seed over the tickets.
         confidence: in (0, 1).
         seed: of the draws.
@@ -73,34 +73,34 @@ def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int 
 def crossed_ratio(
     numerators: NDArray[np.float64], denominators: NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """`crossed` of ``mean(numerators) / mean(denominators)``, both ``[tickets, seeds]``, over cells that both have."""
-    there = ~(np.isnan(numerators) | np.isnan(denominators))
-    top, bottom = np.where(there, numerators, 0.0), np.where(there, denominators, 0.0)
-    if not there.any():
+    """`crossed` for ``mean(numerators) / mean(denominators)``, both ``[tickets, seeds]``, over cells that both have."""
+    in_both = ~(np.isnan(numerators) | np.isnan(denominators))
+    top, bottom = np.where(in_both, numerators, 0.0), np.where(in_both, denominators, 0.0)
+    if not in_both.any():
         return np.nan, np.nan, np.nan
-    found = float(top.sum() / bottom.sum())
-    sizes = [size for size in (int(there.any(axis=1).sum()), int(there.any(axis=0).sum())) if size > 1]
+    ratio = float(top.sum() / bottom.sum())
+    sizes = [size for size in (int(in_both.any(axis=1).sum()), int(in_both.any(axis=0).sum())) if size > 1]
     if not sizes:
-        return found, np.nan, np.nan
+        return ratio, np.nan, np.nan
     generator = np.random.default_rng(seed)
     # How often each ticket and each seed is drawn: ``[draws, tickets]`` and ``[draws, seeds]``.
     rows, columns = (generator.multinomial(size, np.full(size, 1 / size), size=_DRAWS) for size in top.shape)
     above, below = (((rows @ part) * columns).sum(axis=1) for part in (top, bottom))
     drawn = above[below > 0] / below[below > 0]
     low, high = np.quantile(drawn, _percentiles(min(sizes), confidence))
-    return found, float(low), float(high)
+    return ratio, float(low), float(high)
 
 
 def compare(results: Results) -> pd.DataFrame:
     """Each arm at each level, over seeds: ``dense`` (level 0), ``ticket``, and each kind of control.
 
-    Where early-bird ends level 0, that is the arm ``early_bird``, and ``dense`` the network trained to its end.
+    Where early-bird ends level 0, that is the arm ``early_bird``, and ``dense`` is the network trained to its end.
 
-    Seeds whose trajectory did not reach a level are missing there (see ``seeds``). Where early stopping dropped them,
-    those that are left are the better ones: for a claim, run with ``early_stopping: null``.
+    A seed whose trajectory did not reach a level is missing from it (see ``seeds``). If early stopping dropped it, the
+    remaining seeds are the better ones: for a claim, run with ``early_stopping: null``.
 
     Args:
-        results: of a search. Of controls with several draws the mean over the draws counts, once for each seed.
+        results: of a search. A control with several draws counts once for each seed, as the mean of its draws.
 
     Returns:
         A row for each configuration, level and arm: the configuration, ``level``, ``density``, ``arm``, ``seeds``, and
@@ -121,12 +121,12 @@ def compare(results: Results) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for values, levels in results.levels.groupby(configuration, sort=True, dropna=False):
         controls = results.controls[results.controls["trajectory_id"].isin(levels["trajectory_id"])]
-        whole = controls[controls["control"] == "dense"]
-        dense = (levels[levels["level"] == 0] if whole.empty else whole).set_index("seed")
+        full = controls[controls["control"] == "dense"]  # where early-bird ended level 0
+        dense = (levels[levels["level"] == 0] if full.empty else full).set_index("seed")
         for level, tickets in levels.groupby("level", sort=True):
             ticket = tickets.set_index("seed")
             head = dict(zip(configuration, values, strict=True)) | {"level": int(tickets["level"].iloc[0])}
-            first = "dense" if whole.empty else "early_bird"
+            first = "dense" if full.empty else "early_bird"
             arms = {first if head["level"] == 0 else "ticket": ticket}
             for kind, drawn in controls[controls["level"] == level].groupby("control", sort=True):
                 arms[str(kind)] = drawn.groupby("seed")[list(measure.figures)].mean()
@@ -138,7 +138,7 @@ def compare(results: Results) -> pd.DataFrame:
 def _figures(
     arm: str, found: pd.DataFrame, ticket: pd.DataFrame, dense: pd.DataFrame, measure: Measure
 ) -> dict[str, Any]:
-    # A control that diverged has no figures: it counts as not there.
+    # A control that diverged has no figures: it counts as missing.
     found = found.dropna(subset=[measure.final])
     seeds = found.index.intersection(dense.index)
     row: dict[str, Any] = {"seeds": len(found)}
@@ -164,7 +164,7 @@ def _with_ends(name: str, found: tuple[float, float, float]) -> dict[str, float]
 
 @lru_cache
 def _percentiles(n: int, confidence: float) -> list[float]:
-    """The fractions below the ends: of a normal distribution, where Student's t of n values would put them."""
+    """The fractions below the interval's ends: those of a normal distribution at Student's t for n values."""
     x = np.linspace(0.0, 1000.0, 1_000_001)
     scale = math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2)) / math.sqrt((n - 1) * math.pi)
     density = scale * (1 + x**2 / (n - 1)) ** (-n / 2)

@@ -1,4 +1,4 @@
-"""What the tickets of a search are compared by on the test split: which columns, and which way is better."""
+"""The measure that compares a search's tickets on the test split: its columns, and which direction is better."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Measure:
         return *self.columns, "early_stop_iteration"
 
     def lead(self, values: Any, references: Any) -> Any:
-        """How much better values are than references, in the metric's unit; of numbers, series or arrays."""
+        """How much better values are than references, in the metric's unit; for numbers, series or arrays."""
         return values - references if self.higher_is_better else references - values
 
 
@@ -40,13 +40,13 @@ ACCURACY = Measure(final="test_accuracy", early_stop="early_stop_test_accuracy")
 
 
 def measure_of(levels: pd.DataFrame) -> Measure:
-    """What a search's rows of `levels` are compared by; the accuracy columns where their metric is accuracy."""
+    """The measure for a search's rows of `levels`: the accuracy columns where the metric is accuracy."""
     if "metric" not in levels or (levels["metric"] == "accuracy").all():
         return ACCURACY
     directions = levels["higher_is_better"].unique()
     if levels["metric"].nunique() > 1 or len(directions) > 1:
-        found = sorted(levels["metric"].unique())
-        raise ValueError(f"levels judged by {found} cannot be compared; give those of one task")
+        metrics = sorted(levels["metric"].unique())
+        raise ValueError(f"levels judged by {metrics} cannot be compared; give those of one task")
     return Measure(final="test_metric", early_stop="early_stop_test_metric", higher_is_better=bool(directions.item()))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: Of a stable network, the mean barrier between copies.
+#: A network is stable where the mean barrier between its copies is below this: Frankle et al.'s 2% of the images.
 STABLE = 0.02
 _ARM = ["ticket", "arm", "rewind_iteration", "density"]
 _PAIR = [*_ARM, "first", "second"]
@@ -20,11 +20,11 @@ def barriers(lines: pd.DataFrame) -> pd.DataFrame:
     """The barrier on each line.
 
     Args:
-        lines: from `search.stability.lines_between_copies`.
+        lines: from `follow_up.stability.lines_between_copies`.
 
     Returns:
-        A row for each pair of copies: which, ``val_error`` and ``test_error`` (the mean of its ends), ``val_barrier``
-        and ``test_barrier``, fractions of the images.
+        A row for each pair of copies: the pair, ``val_error`` and ``test_error`` (the means of its ends),
+        ``val_barrier`` and ``test_barrier``; fractions of the images for accuracy, else in the metric's unit.
     """
     rows: list[dict[str, Any]] = []
     for pair, line in lines.groupby(_PAIR, sort=False):
@@ -38,26 +38,26 @@ def barriers(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def stability_table(lines: pd.DataFrame) -> pd.DataFrame:
-    """What the lines come to, over the pairs of copies.
+    """The barriers of each arm, summarised over its pairs of copies.
 
     Returns:
         A row for the ticket and for each dense network: ``copies``; ``val_error``, ``val_barrier``, ``test_error``,
         ``test_barrier`` (means over pairs), ``val_barrier_max``, ``test_barrier_max``; and ``verdict``: ``stable``
-        where the mean barrier on the validation images is less than 2%, ``diverged`` where a copy did. It is on those
-        images since one chooses where to rewind by it.
+        where the mean barrier on the validation split is below `STABLE`, else ``unstable``; ``diverged`` where a copy
+        diverged. The verdict uses the validation split because it serves to choose where to rewind to.
     """
-    found = barriers(lines).groupby(_ARM, sort=False)
-    table = found[["val_error", "val_barrier", "test_error", "test_barrier"]].agg(_mean)
+    pairs = barriers(lines).groupby(_ARM, sort=False)
+    table = pairs[["val_error", "val_barrier", "test_error", "test_barrier"]].agg(_mean)
     for split in ("val", "test"):
-        table[f"{split}_barrier_max"] = found[f"{split}_barrier"].max()
-    table.insert(0, "copies", found["second"].max() + 1)
-    known = np.where(table["val_barrier"] < STABLE, "stable", "unstable")
-    table["verdict"] = np.where(table["val_barrier"].isna(), "diverged", known)
+        table[f"{split}_barrier_max"] = pairs[f"{split}_barrier"].max()
+    table.insert(0, "copies", pairs["second"].max() + 1)
+    judged = np.where(table["val_barrier"] < STABLE, "stable", "unstable")
+    table["verdict"] = np.where(table["val_barrier"].isna(), "diverged", judged)
     return table.reset_index()
 
 
 def _mean(values: "pd.Series[float]") -> float:
-    """Of values all of which are known."""
+    """The mean; nan if one of the values is."""
     return float(values.mean(skipna=False))
 
 
@@ -68,25 +68,25 @@ def plot(lines: pd.DataFrame) -> bytes:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     on_lines, by_iteration = figure.subplots(1, 2)
-    found, ticket = barriers(lines), str(lines["ticket"].iloc[0])
-    for place, ((_, arm, k, density), points) in enumerate(lines.groupby(_ARM, sort=False)):
+    measured, ticket = barriers(lines), str(lines["ticket"].iloc[0])
+    for number, ((_, arm, k, density), points) in enumerate(lines.groupby(_ARM, sort=False)):
         error = points.groupby("position")["val_error"]
         name = f"ticket, density {density:.3g}, rewound to {k}" if arm == "ticket" else f"dense from {k} on"
-        on_lines.plot(error.mean(), color=f"C{place}", label=name)
-        on_lines.fill_between(error.mean().index, error.min(), error.max(), color=f"C{place}", alpha=0.2, linewidth=0)
+        on_lines.plot(error.mean(), color=f"C{number}", label=name)
+        on_lines.fill_between(error.mean().index, error.min(), error.max(), color=f"C{number}", alpha=0.2, linewidth=0)
     on_lines.set(xlabel="position between two copies", ylabel="validation error", xlim=(0, 1))
     on_lines.legend(fontsize="small")
-    for place, arm in enumerate(("ticket", "dense")):
-        pairs = found[found["arm"] == arm]
+    for number, arm in enumerate(("ticket", "dense")):
+        pairs = measured[measured["arm"] == arm]
         mean = pairs.groupby("rewind_iteration")["val_barrier"].mean()
-        by_iteration.plot(pairs["rewind_iteration"], pairs["val_barrier"], ".", color=f"C{place}", alpha=0.5)
-        by_iteration.plot(mean, "o-", color=f"C{place}", label="ticket" if arm == "ticket" else "dense network")
+        by_iteration.plot(pairs["rewind_iteration"], pairs["val_barrier"], ".", color=f"C{number}", alpha=0.5)
+        by_iteration.plot(mean, "o-", color=f"C{number}", label="ticket" if arm == "ticket" else "dense network")
     by_iteration.axhline(STABLE, color="grey", linestyle="--", label="stable below")
     by_iteration.set(xlabel="trained alike for so many iterations", ylabel="error barrier")
     by_iteration.legend(fontsize="small")
     figure.suptitle(f"Linear mode connectivity of {ticket}", fontsize="medium")
     file = BytesIO()
-    # Equal lines make equal bytes.
+    # Without a fixed salt and date, matplotlib would write other bytes for equal lines.
     with mpl.rc_context({"svg.hashsalt": ticket, "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""The tickets of a search, and where the search stands."""
+"""The tickets of a search, and its progress."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from ticket_search.results.reading import Results
 
 __all__ = ["FIGURES", "records", "status", "tickets"]
 
-#: What `tickets` puts after the configuration: the metric under its own name where that is accuracy.
+#: The columns of `tickets` after the configuration. A metric other than accuracy is under the general names.
 _SIZES = ["density", "compression"]
 _ACCURACIES = ["val_accuracy", "dense_val_accuracy", "test_accuracy", "dense_test_accuracy"]
 _METRICS = ["val_metric", "dense_val_metric", "test_metric", "dense_test_metric"]
@@ -24,17 +24,17 @@ def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
 
     Args:
         results: of a search.
-        searched: names of other searched fields, to stand beside the configuration.
+        searched: names of other searched fields, added to the configuration.
 
     Returns:
-        One row per trajectory that has a matching ticket (level 0, the dense network, is none): ``ticket`` (its
-        name, ``<trajectory_id>/<level>``), ``trajectory_id``, ``level``, the configuration, ``density``,
-        ``compression``, and the metric: ``val_accuracy`` and so on, or ``val_metric`` where it is another. Of equal
-        densities, the ticket with the greater lead over its dense network comes first.
+        One row for each trajectory that has a matching ticket (level 0, the dense network, is not a ticket): ``ticket``
+        (its name, ``<trajectory_id>/<level>``), ``trajectory_id``, ``level``, the configuration, ``density``,
+        ``compression``, and the metric: ``val_accuracy`` and so on, or ``val_metric`` where it is not accuracy. Among
+        equal densities, the ticket with the greater lead over its dense network comes first.
     """
     matching = results.levels[results.levels["matching"] & (results.levels["level"] > 0)]
     sparsest = matching.sort_values(["trajectory_id", "level"]).groupby("trajectory_id", as_index=False).tail(1)
-    # What was searched may have the name's name: which tickets were transferred.
+    # A transfer searches a field called "ticket", which would collide with the ticket's name.
     sparsest = sparsest.rename(columns={"ticket": "trajectory.ticket"}).assign(
         ticket=sparsest["trajectory_id"] + "/" + sparsest["level"].astype(str),
         lead=(sparsest["val_metric"] - sparsest["dense_val_metric"]) * np.where(sparsest["higher_is_better"], 1, -1),
@@ -49,7 +49,7 @@ def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def status(results: Results) -> dict[str, Any]:
-    """Counts and totals over a search's tables, as plain JSON data."""
+    """Counts and totals from a search's tables, as plain JSON data."""
     by_status = results.trajectories["status"].value_counts()
     return {
         "trajectories": {str(name): int(count) for name, count in by_status.items()},

@@ -1,4 +1,4 @@
-"""What a transfer comes to: tickets on another data set, beside its dense networks and their controls."""
+"""The table of a transfer: tickets on another data set, beside its dense networks and their controls."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
     """The arms of a transfer, over tickets and seeds: ``dense``, ``ticket``, and each kind of control.
 
     Args:
-        results: of the search that `search.transfer.transfer` makes.
+        results: of the search that `follow_up.transfer.transfer` makes.
         margin: how much worse than the dense network's a ticket's test metric may be and still match, 0 or more.
 
     Returns:
-        A row for each number of weights kept and arm: ``kept_weights``, ``density``, ``arm``, ``tickets`` and ``seeds``
-        (how many of each have figures), ``trainings`` (of how many pairs), and the figures of `comparison.compare` with
-        intervals by `comparison.crossed`: gains are over the dense network of the same seed, leads those of the same
-        ticket and seed. ``verdict``, of tickets: see `confirmation.confirm_table`.
+        A row for each number of kept weights and arm: ``kept_weights``, ``density``, ``arm``, ``tickets`` and ``seeds``
+        (how many of each have figures), ``trainings`` (how many pairs of them have), and the figures of
+        `comparison.compare` with intervals by `comparison.crossed`: gains are over the dense network of the same seed,
+        leads are over the arm of the same ticket and seed. ``verdict``, for tickets: see `confirmation.confirm_table`.
 
     Raises:
         SpecError: the margin is negative or not a finite number.
@@ -33,22 +33,22 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
     dense, seeds = first.set_index("seed")[list(measure.figures)], sorted(first["seed"])
     rows: list[dict[str, Any]] = []
     tickets_of = dict(list(levels[levels["level"] > 0].groupby("kept_weights", sort=True)))
-    for found in reversed(tickets_of.values()):
-        controls = results.controls.merge(found[["trajectory_id", "ticket"]], on="trajectory_id")
-        arms = {"ticket": found} | {str(kind): drawn for kind, drawn in controls.groupby("control", sort=True)}
-        # In an order that does not depend on which trajectory ended first: the bootstrap's draws would.
-        tickets = sorted(found["ticket"].unique())
+    for trained in reversed(tickets_of.values()):
+        controls = results.controls.merge(trained[["trajectory_id", "ticket"]], on="trajectory_id")
+        arms = {"ticket": trained} | {str(kind): drawn for kind, drawn in controls.groupby("control", sort=True)}
+        # Sorted, since the bootstrap's draws depend on the order and trajectories end in any.
+        tickets = sorted(trained["ticket"].unique())
         cells = {
             arm: {name: _cells(drawn, name, tickets, seeds) for name in measure.figures} for arm, drawn in arms.items()
         }
-        # The same dense networks beside every ticket.
+        # Every ticket is compared with the same dense networks.
         beside = {
             name: np.tile(dense[name].reindex(seeds).to_numpy(float), (len(tickets), 1)) for name in measure.figures
         }
-        sizes: dict[str, Any] = {name: found[name].iloc[0] for name in ("kept_weights", "density")}
-        whole = {"kept_weights": found["prunable_weights"].iloc[0], "density": 1.0}
+        sizes: dict[str, Any] = {name: trained[name].iloc[0] for name in ("kept_weights", "density")}
+        unpruned = {"kept_weights": trained["prunable_weights"].iloc[0], "density": 1.0}
         group = [
-            (whole if arm == "dense" else sizes)
+            (unpruned if arm == "dense" else sizes)
             | {"arm": arm}
             | _compared(arm, figures, cells["ticket"], beside, measure)
             for arm, figures in ({"dense": beside} | cells).items()
@@ -59,34 +59,34 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
 
 def _cells(rows: pd.DataFrame, name: str, tickets: Any, seeds: Any) -> Any:
-    """``[tickets, seeds]`` of a figure, the draws of a control averaged."""
+    """A figure as ``[tickets, seeds]``, averaged over the draws of a control."""
     table = rows.pivot_table(index="ticket", columns="seed", values=name, aggfunc="mean")
     return table.reindex(index=tickets, columns=seeds).to_numpy(float)
 
 
 def _compared(
-    arm: str, found: dict[str, Any], ticket: dict[str, Any], dense: dict[str, Any], measure: Measure
+    arm: str, cells: dict[str, Any], ticket: dict[str, Any], dense: dict[str, Any], measure: Measure
 ) -> dict[str, Any]:
-    final = found[measure.final]
-    there = ~np.isnan(final[:1] if arm == "dense" else final)
+    final = cells[measure.final]
+    has_figures = ~np.isnan(final[:1] if arm == "dense" else final)
     row: dict[str, Any] = {
-        "tickets": len(final) if arm == "dense" else int(there.any(axis=1).sum()),
-        "seeds": int(there.any(axis=0).sum()),
-        "trainings": int(there.sum()),
+        "tickets": len(final) if arm == "dense" else int(has_figures.any(axis=1).sum()),
+        "seeds": int(has_figures.any(axis=0).sum()),
+        "trainings": int(has_figures.sum()),
     }
 
     def put(name: str, value: tuple[float, float, float]) -> None:
         row.update(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
 
-    # Dense networks are the same beside every ticket: each counts once.
+    # The dense networks are repeated for every ticket: count each once.
     for name in measure.figures:
-        put(name, crossed(found[name][:1] if arm == "dense" else found[name]))
+        put(name, crossed(cells[name][:1] if arm == "dense" else cells[name]))
     for name in measure.columns:
-        put(f"{name}_gain", crossed(measure.lead(found[name], dense[name])))
+        put(f"{name}_gain", crossed(measure.lead(cells[name], dense[name])))
         if arm not in ("dense", "ticket"):
-            put(f"{name}_lead", crossed(measure.lead(ticket[name], found[name])))
-    put("speed", crossed_ratio(dense["early_stop_iteration"], found["early_stop_iteration"]))
-    row["speed_mean_of_ratios"] = float(np.nanmean(dense["early_stop_iteration"] / found["early_stop_iteration"]))
+            put(f"{name}_lead", crossed(measure.lead(ticket[name], cells[name])))
+    put("speed", crossed_ratio(dense["early_stop_iteration"], cells["early_stop_iteration"]))
+    row["speed_mean_of_ratios"] = float(np.nanmean(dense["early_stop_iteration"] / cells["early_stop_iteration"]))
     if arm not in ("dense", "ticket"):
-        put("slowdown", crossed_ratio(found["early_stop_iteration"], ticket["early_stop_iteration"]))
+        put("slowdown", crossed_ratio(cells["early_stop_iteration"], ticket["early_stop_iteration"]))
     return row

@@ -3,13 +3,14 @@
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ticket_search.cli import INTERRUPTED, ending_signals
 from ticket_search.cli.faults import debug_option, explain
-from ticket_search.errors import TicketSearchError
+from ticket_search.errors import SpecError, TicketSearchError
 
 
 class _Commands(click.Group):
@@ -26,6 +27,7 @@ class _Commands(click.Group):
             for number in ending_signals():
                 signal.signal(number, signal.default_int_handler)
         try:
+            _check_working_directory()
             return super().invoke(ctx)
         except TicketSearchError as error:
             click.echo(f"error: {explain(error)}", err=True)
@@ -38,6 +40,14 @@ class _Commands(click.Group):
         except Exception as error:
             click.echo(f"error: {explain(error)}", err=True)
             sys.exit(1)
+
+
+def _check_working_directory() -> None:
+    """Paths are made absolute everywhere, and torch (MKL) aborts the process where there is no working directory."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise SpecError("the working directory has been deleted; change into one that exists") from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,1 +1,1 @@
-"""What comes after a search: confirm, transfer, stability, export."""
+"""The commands that follow a search: confirm, transfer, stability, export."""

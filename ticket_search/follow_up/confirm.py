@@ -1,4 +1,4 @@
-"""The best configurations of a search again, on fresh seeds and with controls: itself a search."""
+"""The best configurations of a search again, on fresh seeds and with controls: a search of its own."""
 
 from collections.abc import Iterable
 
@@ -21,31 +21,23 @@ _LAST_LEVEL = "max_levels"
 def confirmation(
     run_dir: Folder, tickets: Iterable[tuple[str, int]], *, top: int, seeds: int, draws: int
 ) -> SearchSpec:
-    """The search that confirms another.
+    """The search that confirms another search.
 
-    Its points are the configurations of the best tickets, each up to the level of its best; its seeds are the first
-    that the search did not have; its store is the search's.
+    Its points are the configurations of the best tickets, each trained up to the level of its best ticket. Its seeds
+    are the first that the search did not use. It shares the search's store.
 
     Args:
         run_dir: of the search.
         tickets: trajectory and level of its matching tickets, the best first.
         top: how many configurations.
         seeds: how many fresh seeds.
-        draws: of each kind of control, at each ticket. Tickets whose weights are not rewound have none.
+        draws: of each kind of control, for each ticket. Tickets whose weights are not rewound have no controls.
 
     Raises:
         SpecError: no ticket of the search matches.
     """
     spec = read_spec(run_dir)
-    suggestions = {s.trajectory_id: s for s in SuggestionRecord(run_dir).read()}
-    points: list[dict[str, object]] = []
-    found: list[object] = []
-    for trajectory_id, level in tickets:
-        values = dict(suggestions[trajectory_id].values)
-        if values not in found and len(points) < top:
-            found.append(values)
-            values = {name: value for name, value in values.items() if dotted(name) != f"pruning.{_LAST_LEVEL}"}
-            points.append(values | {_LAST_LEVEL: level})
+    points = _points(run_dir, tickets, top)
     if not points:
         raise SpecError(f"{str(run_dir)!r}: no ticket matches its dense network, so there is nothing to confirm")
     first = max(spec.seeds) + 1
@@ -63,12 +55,26 @@ def confirmation(
     return validate(SearchSpec, plain, where="confirm: ")
 
 
+def _points(run_dir: Folder, tickets: Iterable[tuple[str, int]], top: int) -> list[dict[str, object]]:
+    """The configurations of the best tickets, each once, whatever the seed."""
+    suggestions = {s.trajectory_id: s for s in SuggestionRecord(run_dir).read()}
+    points: list[dict[str, object]] = []
+    taken: list[object] = []
+    for trajectory_id, level in tickets:
+        values = dict(suggestions[trajectory_id].values)
+        if values not in taken and len(points) < top:
+            taken.append(values)
+            values = {name: value for name, value in values.items() if dotted(name) != f"pruning.{_LAST_LEVEL}"}
+            points.append(values | {_LAST_LEVEL: level})
+    return points
+
+
 def _distinct(values: list[object]) -> list[object]:
-    return [value for place, value in enumerate(values) if value not in values[:place]]
+    return [value for i, value in enumerate(values) if value not in values[:i]]
 
 
 def write_confirmation(run_dir: Folder, confirmed: Folder, margin: float) -> pd.DataFrame:
-    """The table ``confirm`` of a search, from the results of the search that confirmed it; see `confirm_table`."""
+    """Write the table ``confirm`` of a search, from the results in `confirmed`; see `confirm_table`."""
     table = confirm_table(load_results(confirmed), margin)
     (run_dir / "confirm").write("part-00000.parquet", table.to_parquet())
     return table

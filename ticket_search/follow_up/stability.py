@@ -1,4 +1,4 @@
-"""Copies of a ticket, and of its dense network, trained side by side, and the errors between them."""
+"""Copies of a ticket and of its dense network, trained in parallel, and the errors between them."""
 
 import dataclasses
 import itertools
@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arm:
-    """What copies are made of: a ticket, or the dense network (level 0) from its rewind iteration on."""
+    """A start that is trained several times: a ticket, or the dense network (level 0) from its rewind iteration on."""
 
     trajectory: TrajectorySpec
     level: int
     density: float
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Its columns in the table of errors."""
+        iteration = self.trajectory.pruning.rewind_iteration
+        return {"arm": "ticket" if self.level else "dense", "rewind_iteration": iteration, "density": self.density}
 
 
 def lines_between_copies(
@@ -43,72 +49,61 @@ def lines_between_copies(
     address: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """The errors on the lines between copies of a ticket, and between copies of its dense network.
+    """Measure the errors on the lines between copies of a ticket, and between copies of its dense network.
 
     Copies start from the same weights and differ in the order of the data, its augmentation and dropout. They are
-    entries of the level store, so what was trained by an earlier call is found there; which, is noted in the run
-    directory for `store_use`.
+    entries of the level store, so a later call reuses them. Their keys are noted in the run directory, for `store_use`.
 
     Args:
         run_dir: of the search.
         ticket: ``<trajectory_id>/<level>``.
-        copies: of each, at least 2.
+        copies: of each start, at least 2.
         points: on each line, both ends included.
-        rewinds: iterations from which on copies of the dense network are trained; none means those that the search
-            lists, and the ticket's own.
-        data_dir: where data sets lie, if not where the search had them.
-        engine, address: where; see `launch.run.run_search`.
-        say: told, in a line, what is done.
+        rewinds: the iterations from which copies of the dense network are trained; none means those that the search
+            lists, and the ticket's.
+        data_dir: the folder of the data sets, if it is not the search's.
+        engine, address: where copies are trained; see `launch.run.run_search`.
+        say: receives lines about the progress.
 
     Returns:
         A row for each point: ``ticket``, ``arm`` (``ticket`` or ``dense``), ``rewind_iteration``, ``density``,
         ``first`` and ``second`` (numbers of the copies), ``position`` (0 at the first, 1 at the second), ``val_error``
-        and ``test_error`` (1 - accuracy; nan where a copy diverged).
+        and ``test_error`` (the metric as an error, see `Task.error`; nan where a copy diverged).
 
     Raises:
-        SpecError: the search has no such ticket, the data are others, or a rewind is past the training.
+        SpecError: the search has no such ticket, the data have changed, or a rewind is past the training.
         TicketSearchError: a training failed.
     """
     spec = read_spec(run_dir)
     trajectory, level, figures = find_ticket(run_dir, ticket)
     source = read_data(run_dir, trajectory, data_dir)
     finished = open_finished(run_dir, trajectory, level, str(figures["level_key"]), source)
-    own = trajectory.pruning.rewind_iteration
-    dense = [
-        _Arm(trajectory=_dense_from(k, trajectory, finished.task), level=0, density=1.0)
-        for k in sorted(set(rewinds) or {*spec.rewind_iterations, own})
-    ]
-    all_arms = [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"]))), *dense]
-    keys = [finished.of(arm.trajectory).copy_key(arm.level, copy) for arm in all_arms for copy in range(copies)]
+    iterations = sorted(set(rewinds) or {*spec.rewind_iterations, trajectory.pruning.rewind_iteration})
+    dense = [_Arm(trajectory=_dense_from(k, trajectory, finished.task), level=0, density=1.0) for k in iterations]
+    arms = [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"]))), *dense]
+    keys = [finished.of(arm.trajectory).copy_key(arm.level, copy) for arm in arms for copy in range(copies)]
     (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
-    tasks: list[tuple[dict[str, Any], Job, int]] = []
-    for arm in all_arms:
-        job = make_job(spec, 0, arm.trajectory, run_dir, "")
-        k = arm.trajectory.pruning.rewind_iteration
-        name = "ticket" if arm.level else "dense"
-        head = {"ticket": ticket, "arm": name, "rewind_iteration": k, "density": arm.density}
-        tasks.append((head, job, arm.level))
+    pairs = list(itertools.combinations(range(copies), 2))
     with open_engine(engine, address, room=source.size) as opened:
         opened.plan(spec)
         data = opened.share({trajectory.dataset.source: source})
-        tasks = [(head, dataclasses.replace(job, data=data), number) for head, job, number in tasks]
-        trainings = [(job, level, copy) for _, job, level in tasks for copy in range(copies)]
-        say(f"{len(trainings)} trainings: {copies} of each of a ticket and {len(dense)} dense networks")
-        opened.call(train_copy, trainings, spec, "trained", say)
-        pairs = list(itertools.combinations(range(copies), 2))
-        lines = [(job, level, one, other, points) for _, job, level in tasks for one, other in pairs]
-        found = opened.call(errors_between, lines, spec, "measured", say)
-    heads = [head | {"first": one, "second": other} for head, _, _ in tasks for one, other in pairs]
-    return pd.DataFrame([head | point for head, line in zip(heads, found, strict=True) for point in line])
+        jobs = [make_job(spec, 0, arm.trajectory, run_dir, "", data) for arm in arms]
+        starts = [(job, arm.level) for job, arm in zip(jobs, arms, strict=True)]
+        say(f"{len(arms) * copies} trainings: {copies} of each of a ticket and {len(dense)} dense networks")
+        opened.call(train_copy, [(*start, copy) for start in starts for copy in range(copies)], spec, "trained", say)
+        lines = [(*start, *pair, points) for start in starts for pair in pairs]
+        errors = opened.call(errors_between, lines, spec, "measured", say)
+    heads = [{"ticket": ticket} | arm.columns | {"first": a, "second": b} for arm in arms for a, b in pairs]
+    return pd.DataFrame([head | point for head, line in zip(heads, errors, strict=True) for point in line])
 
 
 def train_copy(job: Job, level: int, copy: int) -> None:
-    """In a worker: see that a copy is in the store."""
+    """In a worker: train a copy, unless it is in the store."""
     _finished(job).train_copy(level, copy)
 
 
 def errors_between(job: Job, level: int, one: int, other: int, points: int) -> list[dict[str, float]]:
-    """In a worker: the errors between two copies, which are in the store."""
+    """In a worker: the errors on the line between two copies that are in the store."""
     finished = _finished(job)
     ends = finished.train_copy(level, one), finished.train_copy(level, other)
     return [dataclasses.asdict(error) for error in finished.errors_between(*ends, points)]
@@ -124,7 +119,7 @@ def _finished(job: Job) -> "FinishedTrajectory":
 
 
 def _dense_from(iteration: int, trajectory: TrajectorySpec, task: "Task") -> TrajectorySpec:
-    """The trajectory's dense network and the iteration to rewind to, and nothing about tickets.
+    """The trajectory of the dense network alone, with this iteration to rewind to.
 
     Raises:
         SpecError: the iteration is past the training.
@@ -137,10 +132,10 @@ def _dense_from(iteration: int, trajectory: TrajectorySpec, task: "Task") -> Tra
 
 
 def write_stability(run_dir: Folder, ticket: str, lines: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The tables ``stability`` and ``stability_lines`` of a ticket, and its plot.
+    """Write a ticket's tables ``stability`` and ``stability_lines``, and its plot.
 
     Returns:
-        The table ``stability``, and where the plot is.
+        The table ``stability``, and the path of the plot.
     """
     name, table = ticket.replace("/", "-"), stability_table(lines)
     (run_dir / "stability_lines").write(f"{name}.parquet", lines.to_parquet())

@@ -1,4 +1,4 @@
-"""Tickets on another data set than the one they were found on: itself a search, of one level each."""
+"""Tickets on another data set than the one they were found on: a search of its own, of one level for each ticket."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -53,49 +53,37 @@ def transfer(
 ) -> SearchSpec:
     """The search that trains tickets on another data set, with every seed, beside dense networks and controls.
 
-    Network and training are those the tickets were found with, lengths in iterations; so are the size of the validation
-    split and the augmentation. Its seeds are the first that no ticket was found with.
+    The network, the training (with lengths in iterations), the size of the validation split and the augmentation are
+    those that found the tickets. The seeds are the first that found none of the tickets.
 
     Args:
         tickets: by key, see `read_tickets`.
         dataset: the name of the data set.
         seeds: how many.
         draws: of each kind of control, for each ticket and seed.
-        mask_alone: start from the rewind weights of the dense networks trained there, instead of the tickets' own.
+        mask_alone: start from the rewind weights of the dense networks trained there, instead of the tickets' weights.
         settings: ``KEY=VALUE``, see `load_search`.
 
     Raises:
-        SpecError: the tickets were not found in one way, or hold trained weights; or the settings are wrong.
+        SpecError: the tickets were found in different ways, or start from trained weights; or the settings are wrong.
     """
-    first, *others = tickets.values()
-    for other in others:
-        if different := differences(_found_by(first), _found_by(other)):
-            raise SpecError(
-                f"tickets {first.name!r} and {other.name!r} differ in {', '.join(different)}, so they are not found in "
-                "one way; transfer them one by one"
-            )
-    for ticket in tickets.values():
-        if ticket.spec.pruning.retrain != "weights" and not mask_alone:
-            raise SpecError(
-                f"ticket {ticket.name!r} starts from trained weights (pruning.retrain "
-                f"{ticket.spec.pruning.retrain!r}), which would be fine-tuned; transfer its mask with --mask-alone"
-            )
+    _check_transferable(tickets, mask_alone=mask_alone)
+    first = next(iter(tickets.values()))
     spec = first.spec.model_dump(mode="json")
     fresh = 1 + max(ticket.spec.seed for ticket in tickets.values())
-    what = first.name.replace("/", "_") if not others else f"{len(tickets)}_tickets_{digest(sorted(tickets))[:8]}"
     plain = {
-        "name": re.sub(r"[^\w.-]", "_", f"{what}_on_{dataset}{'_mask_alone' if mask_alone else ''}")[:100],
+        "name": _name(tickets, dataset, mask_alone=mask_alone),
         "task": spec["task"],
         "dataset": {**spec["dataset"], "name": dataset, "path": None, "normalize": None},
         "model": spec["model"],
         "training": spec["training"],
         "pruning": {
-            # How the tickets were found; of a ticket that is given only the rewind iteration is looked at.
+            # The tables record how the tickets were found; training a given ticket uses the rewind iteration alone.
             **{name: spec["pruning"][name] for name in CONFIGURATION_NAMES},
             "ticket": next(iter(tickets)),
             "ticket_weights": "own" if mask_alone else "ticket",
         },
-        # The mask alone is a random reinitialization already.
+        # With the mask alone the ticket itself is a random reinitialization.
         "controls": {"kinds": ["shuffled_mask"] if mask_alone else ["random_reinit", "shuffled_mask"], "draws": draws},
         "space": {"ticket": list(tickets)},
         "seeds": list(range(fresh, fresh + seeds)),
@@ -107,16 +95,38 @@ def transfer(
     return search
 
 
+def _check_transferable(tickets: Mapping[str, Ticket], *, mask_alone: bool) -> None:
+    first, *others = tickets.values()
+    for other in others:
+        if different := differences(_found_by(first), _found_by(other)):
+            raise SpecError(
+                f"tickets {first.name!r} and {other.name!r} differ in {', '.join(different)}, so they were found in "
+                "different ways; transfer them one by one"
+            )
+    for ticket in tickets.values():
+        if ticket.spec.pruning.retrain != "weights" and not mask_alone:
+            raise SpecError(
+                f"ticket {ticket.name!r} starts from trained weights (pruning.retrain "
+                f"{ticket.spec.pruning.retrain!r}), so this would fine-tune it; transfer its mask with --mask-alone"
+            )
+
+
+def _name(tickets: Mapping[str, Ticket], dataset: str, *, mask_alone: bool) -> str:
+    first = next(iter(tickets.values()))
+    several = f"{len(tickets)}_tickets_{digest(sorted(tickets))[:8]}"
+    subject = first.name.replace("/", "_") if len(tickets) == 1 else several
+    return re.sub(r"[^\w.-]", "_", f"{subject}_on_{dataset}{'_mask_alone' if mask_alone else ''}")[:100]
+
+
 def _found_by(ticket: Ticket) -> Spec:
-    """How a ticket was found, but for the seed, the controls and how far its trajectory went."""
-    plain = PruningSpec.model_fields
-    far = {name: plain[name].default for name in ("min_density", "max_levels")}
-    pruning = ticket.spec.pruning.model_copy(update=far)
+    """How a ticket was found, without the seed, the controls and the length of its trajectory."""
+    defaults = {name: PruningSpec.model_fields[name].default for name in ("min_density", "max_levels")}
+    pruning = ticket.spec.pruning.model_copy(update=defaults)
     return ticket.spec.model_copy(update={"pruning": pruning, "controls": ControlsSpec(), "seed": 0})
 
 
 def write_transfer(run_dir: Folder, margin: float) -> pd.DataFrame | None:
-    """The table ``transfer`` of the search of a transfer; None where no ticket was trained to its end."""
+    """Write the table ``transfer`` of a transfer's search; returns None if no ticket has finished its training."""
     table = transfer_table(load_results(run_dir), margin)
     if table.empty:
         return None

@@ -1,1 +1,1 @@
-"""From a search as written to a search that runs: checks before the start, the disk it takes, the run."""
+"""Starting a search: the checks before the start, the estimate of its disk use, the run."""

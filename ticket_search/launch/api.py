@@ -1,18 +1,33 @@
 """Searches from Python: what ``ticket-search run`` does, in a notebook or a script."""
 
+import copy
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ticket_search.config.imports import find_user_modules
 from ticket_search.config.loading import load_search, with_settings
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.shipped import search_file
+from ticket_search.errors import SpecError
 from ticket_search.launch import run
 from ticket_search.storage.folder import open_folder
 
 if TYPE_CHECKING:
     from ticket_search.results.reading import Results
+
+_PATH = (str, os.PathLike, type(None)), "a path or 's3://bucket/path'"
+#: Argument -> the types that it may have, and those in words.
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "space": ((SearchSpec, Mapping, str, Path), "a file, the name of a search that ships, a dict or a SearchSpec"),
+    "output": _PATH,
+    "data_dir": _PATH,
+    "store": _PATH,
+    "address": ((str, type(None)), "the address of a Ray cluster, such as 'auto', or None"),
+    "settings": ((Mapping, type(None)), "a dict such as {'training.iterations': 500}"),
+}
 
 
 def run_search(
@@ -28,32 +43,34 @@ def run_search(
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),  # noqa: T201 (a notebook shows it)
     on_trajectory: Callable[[Mapping[str, Any]], None] = lambda row: None,
 ) -> "Results":
-    """Run a search to its end and read its results; run again on the same directory, it resumes.
+    """Run a search to its end and read its results; called again on the same directory, it resumes.
 
     Args:
-        space: the search: a file, the name of one that ships (``"digits"``), what a file holds as a dict, or a
+        space: the search: a file, the name of one that ships (``"digits"``), the content of a file as a dict, or a
             `SearchSpec`.
-        output: the run directory, a path or ``s3://bucket/path``; None is ``runs/<name of the search>``.
+        output: the run directory, a path or ``s3://bucket/path``; None means ``runs/<name of the search>``.
         engine: where trajectories run: ``inline`` (in this process, for a debugger), ``processes`` (processes of this
             machine, without Ray) or ``ray``.
-        address: of a Ray cluster, such as ``auto`` on one of its nodes; None is ``RAY_ADDRESS``, else this machine.
+        address: of a Ray cluster, such as ``auto`` on one of its nodes; None means ``RAY_ADDRESS``, else this machine.
         trials: how many trajectories, instead of ``search.trials``.
-        settings: dotted keys of the search -> values, as ``{"training.iterations": 500}``.
-        data_dir: where data sets lie, instead of the search's ``data_dir``.
-        store: a level store that other searches share, instead of the search's ``store``.
-        say: receives lines about the plan, the disk that the search will take, and what else one should know.
-        on_trajectory: receives the row of ``trajectories`` of each trajectory that ends.
+        settings: dotted keys of the search -> values, such as ``{"training.iterations": 500}``.
+        data_dir: the folder of the data sets, instead of the search's ``data_dir``.
+        store: a level store shared with other searches, instead of the search's ``store``.
+        say: receives lines of text: the plan, the disk that the search will take, warnings.
+        on_trajectory: receives the row of ``trajectories`` for each trajectory that ends.
 
     Returns:
-        The tables as pandas frames. Trajectories that failed stand in ``trajectories`` with their error.
+        The tables as pandas frames. The row of a failed trajectory in ``trajectories`` holds its error.
 
     Raises:
-        SpecError: the search cannot be run as written, or `output` holds another one; nothing was started.
-        StorageError: the disk is full, say; finished levels are kept, and the same call resumes.
-        TicketSearchError: the search had to stop for another reason; the same holds.
+        SpecError: the search cannot be run as written, `output` holds another one, or an argument has the wrong type;
+            nothing was started.
+        StorageError: for example, the disk is full; finished levels are kept, and the same call resumes.
+        TicketSearchError: the search had to stop for another reason; finished levels are kept here too.
     """
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # where the user's own modules are found, as by the command
+    _check_types(space=space, output=output, data_dir=data_dir, store=store, address=address, settings=settings)
+    _check_callable(say=say, on_trajectory=on_trajectory)
+    find_user_modules()
     changes = dict(settings or {}) | ({} if trials is None else {"search.trials": trials})
     places = {"data_dir": data_dir, "store": store}
     changes |= {name: str(open_folder(place)) for name, place in places.items() if place is not None}
@@ -75,4 +92,27 @@ def run_search(
 
 
 def _spec(space: SearchSpec | Mapping[str, Any] | str | Path) -> SearchSpec | Mapping[str, Any]:
-    return space if isinstance(space, SearchSpec | Mapping) else load_search(search_file(str(space)))
+    if isinstance(space, SearchSpec):
+        return space
+    if not isinstance(space, Mapping):
+        return load_search(search_file(str(space)))
+    try:
+        return copy.deepcopy(dict(space))
+    except Exception as error:  # whatever an object in it raises; a generator, for one, cannot be copied
+        raise SpecError(f"space: {error}; give plain data: dicts, lists, strings, numbers, None") from error
+
+
+def _check_types(**arguments: object) -> None:
+    for name, value in arguments.items():
+        types, words = _TYPES[name]
+        keys = value if isinstance(value, Mapping) else ()
+        if not isinstance(value, types) or not all(isinstance(key, str) for key in keys):
+            raise SpecError(f"{name}: {value!r:.80} is not valid: give {words}")
+        if isinstance(value, str) and "\0" in value:
+            raise SpecError(f"{name}: {value!r:.80} is not valid: it holds a null character")
+
+
+def _check_callable(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if not callable(value):
+            raise SpecError(f"{name}: {value!r:.80} is not valid: give a function of one argument, or leave it out")

@@ -98,12 +98,11 @@ def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> 
 def describe(spec: SearchSpec, estimated: Estimate, folder: Folder) -> str:
     """An estimate as a line for the user, with a warning where too little room is free."""
     trials, levels = spec.planned_trials, round(estimated.levels)
+    weights, masks, tables = map(in_words, (estimated.dense, estimated.masks, estimated.tables))
     line = (
-        f"disk: about {in_words(estimated.total)} ({in_words(estimated.dense)} of weights, "
-        f"{in_words(estimated.masks)} of masks and curves, {in_words(estimated.tables)} of tables and TensorBoard "
-        f"files) for {trials} {'trajectory' if trials == 1 else 'trajectories'} of {levels} "
-        f"{'level' if levels == 1 else 'levels'}"
-        ", if none is stopped early"
+        f"disk: about {in_words(estimated.total)} ({weights} of weights, {masks} of masks and curves, {tables} of "
+        f"tables and TensorBoard files) for {trials} {'trajectory' if trials == 1 else 'trajectories'} of {levels} "
+        f"{'level' if levels == 1 else 'levels'}, if none is stopped early"
     )
     if isinstance(folder, LocalFolder):
         nearest = next(path for path in (folder.path, *folder.path.parents) if path.exists())

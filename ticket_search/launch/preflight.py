@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything is started."""
+"""Checks of a search before anything is started."""
 
 import math
 import socket
@@ -17,11 +17,11 @@ from ticket_search.tasks.task import Fit, NetworkSize, Source, TaskKind
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What checking a search has found.
+    """The results of checking a search.
 
     Attributes:
         sizes: (network's name, data set) -> its size, and the images of a training epoch; see `disk.estimate`.
-        data: what was read, by `DatasetSpec.source`.
+        data: the data sets that were read, by `DatasetSpec.source`.
         notices: lines about the data that the user should read.
     """
 
@@ -35,7 +35,7 @@ class Checked:
         return sum(source.size for source in self.data.values())
 
     def take_data(self) -> dict[tuple[str, str | None], Source]:
-        """The data, for others: their digests taken, once for all, and not kept here any longer."""
+        """Hand the data over, with their digests computed; they are not kept here, to free their memory."""
         taken = dict(self.data)
         self.data.clear()
         for source in taken.values():
@@ -44,15 +44,15 @@ class Checked:
 
 
 def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None] = lambda key: None) -> Checked:
-    """Read each data set and try each network that the space can ask for.
+    """Read each data set and build each network that the space names.
 
     Args:
         spec: the search.
-        local: the trajectories will run on this machine, so its processors and GPUs are what there is.
-        entry: the level store's entry of a key.
+        local: whether trajectories will run on this machine, with its processors and GPUs.
+        entry: returns the level store's entry under a key, or None.
 
     Raises:
-        SpecError: one message: what is wrong, and what would be right.
+        SpecError: one message that says what is wrong and what would be right.
     """
     if local:
         _check_resources(spec)
@@ -91,7 +91,7 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 
 def _check_executor(name: str) -> None:
-    if USER_FUNCTION.fullmatch(name):  # for those of the package torch need not be loaded
+    if USER_FUNCTION.fullmatch(name):  # the package's executors need no check, which would load torch (4 s)
         from ticket_search.training.executors.registry import executor_for
 
         executor_for(name)
@@ -116,9 +116,9 @@ def _check_resources(spec: SearchSpec) -> None:
             f"resources.cpus: {resources.cpus:g} is more than this machine's {processors}; give at most {processors}"
         )
     if resources.gpus:
-        there = gpus()
-        if math.ceil(resources.gpus) > there:
+        present = gpus()
+        if math.ceil(resources.gpus) > present:
             raise SpecError(
-                f"resources.gpus: {resources.gpus:g} asks for a GPU and this machine has {there}; "
+                f"resources.gpus: {resources.gpus:g} asks for a GPU and this machine has {present}; "
                 "give 0 to train on the CPU, or the --address of a cluster that has one"
             )

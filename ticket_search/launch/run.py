@@ -1,9 +1,10 @@
-"""Run a search in a directory, from its beginning or from wherever it stopped."""
+"""Run a search in a directory, from the beginning or from where it stopped."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from ticket_search.config.imports import user_code
 from ticket_search.config.search import SearchSpec
 from ticket_search.engines.engine import Engine, is_local, open_engine
 from ticket_search.engines.job import Shared
@@ -48,21 +49,20 @@ def run_search(
 
     Args:
         spec: what to search.
-        run_dir: where the results go, a path or a URI of object storage; a directory that holds this search is gone on
-            from.
+        run_dir: where the results go, a path or a URI of object storage. If it holds this search, the search resumes.
         engine: where trajectories run: ``inline``, ``processes`` or ``ray``.
         address: of a Ray cluster; see `engines.ray.connection.connect`.
-        listener: told of every trajectory that ends, with its row of `trajectories`.
-        on_start: given, once, the object that says where the search stands from then on.
-        entries: what its trajectories find in the level store, by key: tickets found elsewhere.
-        say: told, in a line, of what the user should know: the disk it will take, a lock that was broken, ...
+        listener: called with the progress and the row of `trajectories` for each trajectory that ends.
+        on_start: called once, with the progress object, which is kept up to date from then on.
+        entries: put into the level store before the start, by key: tickets found elsewhere.
+        say: receives lines of text for the user: the plan, the disk that it will take, a lock that was broken.
 
     Returns:
-        Where the search stands at its end.
+        The progress at the end.
 
     Raises:
         SpecError: the search cannot be run as written; nothing was started and nothing is left behind.
-        StorageError: it had to stop half-way, for want of room on the disk, say; run it again to go on.
+        StorageError: it had to stop half-way, for example because the disk is full; run it again to resume.
         TicketSearchError: it had to stop for another reason.
     """
     folder = open_folder(run_dir)
@@ -76,14 +76,7 @@ def run_search(
         try:
             for line in (*checked.notices, *_changes(held, spec)):
                 say(line)
-            search = SearchDriver(
-                spec,
-                folder,
-                listener,
-                say=say,
-                is_asked_to_stop=lambda: is_stop_requested(folder),
-                guard=lambda: _check_held(folder, held),
-            )
+            search = _driver(spec, folder, held, listener, say)
             on_start(search.progress)
             opened = stack.enter_context(open_engine(engine, address, room=checked.data_size))
             for line in opened.plan(spec):
@@ -103,8 +96,19 @@ def run_search(
         return search.progress
 
 
+def _driver(spec: SearchSpec, folder: Folder, held: Hold, listener: Listener, say: Say) -> SearchDriver:
+    return SearchDriver(
+        spec,
+        folder,
+        listener,
+        say=say,
+        is_asked_to_stop=lambda: is_stop_requested(folder),
+        guard=lambda: _check_held(folder, held),
+    )
+
+
 def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held: Hold) -> None:
-    """Run a search that has begun; whatever ends it, what it knows is written down."""
+    """Run a search that has started, and write down its results however it ends."""
     try:
         engine.run(search, place, data)
         if search.halted:
@@ -113,32 +117,33 @@ def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held:
         held.lease.confirm()  # the directory may have been moved away
         _check_held(place.run_dir, held)
     except BaseException as error:
-        # An interrupt ends within ten seconds, whether or not the storage can be reached; an error says more.
+        # An interrupt must end within ten seconds even if the storage is out of reach. A failure to flush is not
+        # reported: the error that ended the search says more.
         with impatient(), suppress(TicketSearchError):
             search.flush()
         if isinstance(error, SpecError):
-            # The search was fit to be run when it began: this is a failure, exit code 1, and no bad input.
+            # After start-up a SpecError is a runtime failure, not bad input (exit code 1, not 2).
             raise TicketSearchError(str(error)) from error
         raise
 
 
 def _withdraw(store: Folder, folder: Folder, held: Hold, made: list[Path]) -> None:
-    """Leave nothing behind of a search that was not begun, in its directory or in a store of others'."""
+    """Remove everything that a search which could not start has written, in its directory and in a shared store."""
     store.remove(note_of(folder, held.run.run_id))
     remove(folder, [])
     for path in sorted({*made, *notes_folder(store)}, key=lambda path: len(path.parts), reverse=True):
-        with suppress(OSError):  # others use it by now
+        with suppress(OSError):  # not empty: another search has started to use it
             path.rmdir()
 
 
 def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address: str | None = None, say: Say) -> None:
-    """Say where a search's trajectories would run and the disk they would take; nothing is left behind.
+    """Report where a search's trajectories would run and the disk they would take; leaves nothing behind.
 
     Args:
         spec: what to search.
         run_dir: where the results would go.
         engine, address: see `run_search`.
-        say: told the plan, in lines.
+        say: receives the plan, line by line.
 
     Raises:
         SpecError: the search cannot be run as written.
@@ -154,17 +159,17 @@ def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address
 
 
 def _check_modules(spec: SearchSpec, engine: str) -> None:
-    """Refuse what other processes cannot import."""
-    for name in (spec.task, spec.model.name, spec.dataset.name, spec.training.executor):
+    """Refuse code that worker processes cannot import."""
+    for name in user_code(spec):
         if engine != "inline" and name.startswith("__main__:"):
             raise SpecError(
-                f"{name!r} is of the script or notebook that runs the search, which workers cannot import; put it into "
-                "a module, or use engine 'inline'"
+                f"{name!r} is defined in the script or notebook that runs the search, which workers cannot import; put "
+                "it into a module, or use engine 'inline'"
             )
 
 
 def _checked(spec: SearchSpec, folder: Folder, is_here: bool, entries: Mapping[str, Entry]) -> preflight.Checked:
-    """Refuse what cannot be run, before anything is started."""
+    """Refuse a search that cannot be run, before anything is started."""
     store = store_folder(spec, folder)
     check_same_search(folder, spec)
     check_writable(folder)
@@ -185,7 +190,7 @@ def _check_held(folder: Folder, held: Hold) -> None:
 
 
 def _changes(held: Hold, spec: SearchSpec) -> list[str]:
-    """What is not as it was when the search was run last, and is accepted."""
+    """The accepted differences from the search as it was last run, a line each."""
     if held.before is None:
         return []
     before, now = held.before.model_dump(mode="json"), spec.model_dump(mode="json")
