@@ -201,6 +201,16 @@ class TestRefused:
         with pytest.raises(StorageError, match=rf"level 2 \({levels[-1].key}\) is not in the store any more"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
+    def test_a_level_with_a_flipped_byte_is_damaged_and_not_missing(self, run, tmp_path):
+        folder, levels, name = run()
+        file = f"store/{levels[-1].key[:2]}/{levels[-1].key}.safetensors"
+        data = bytearray(folder.read(file))
+        data[-1] ^= 1
+        folder.write(file, bytes(data))
+        for _ in range(2):  # the first call sets the entry aside
+            with pytest.raises(StorageError, match=rf"level 2 \({levels[-1].key}\) was damaged in the store, and is set"):
+                export_ticket(folder, name, tmp_path / "t.safetensors")
+
     def test_other_data(self, ticket, tmp_path, monkeypatch):
         folder, name = ticket
         other = read_arrays(DatasetSpec(name="digits", validation=300), Path())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -366,3 +367,18 @@ def test_a_search_whose_fields_are_spelled_anew_goes_on_in_its_tables(search, tm
     assert run_search(new, tmp_path / "run", engine="inline").done == 1
     assert list(read_spec(open_folder(tmp_path / "run")).space) == ["trajectory.retrain"]
     assert "trajectory.retrain" in pd.read_parquet(tmp_path / "run" / "levels")
+
+
+def test_a_store_deleted_while_the_search_runs_ends_it_at_the_next_level(search, tmp_path):
+    """It was made anew: exit 0, and tickets that could not be exported."""
+    spec = search({"pruning_rate": [0.5]}, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
+    store = tmp_path / "run" / "store"
+
+    def delete(progress, row):
+        shutil.rmtree(store)
+
+    with pytest.raises(StorageError, match=r"^the level store '.*run/store' was deleted or replaced while the search"):
+        run_search(spec, tmp_path / "run", engine="inline", listener=delete)
+    assert not store.exists()
+    assert run_search(spec, tmp_path / "run", engine="inline").done == 2
+    assert list(store.glob("??/*.safetensors"))

@@ -226,9 +226,10 @@ class TestDeletedWhileInUse:
         assert folder.files(recursive=True) == []
 
     def test_what_was_computed_meanwhile_is_not_saved(self, store, folder):
-        with pytest.raises(StorageError, match="was deleted"), store.claim(KEY) as claim:
+        with store.claim(KEY) as claim:
             folder.remove_all()
-            claim.save(entry())
+            with pytest.raises(StorageError, match="was deleted"):
+                claim.save(entry())
         assert folder.files(recursive=True) == []
 
     def test_one_without_a_note_is_made(self, folder):

@@ -99,8 +99,8 @@ class LevelStore:
     Args:
         root: the folder, local or in object storage; made when first written to.
         log: told of ``entry_damaged`` (with ``key``, ``path``, ``reason``) and ``lease_broken`` (``key``, ``owner``).
-        note: a file of the folder that is there as long as the store is; without it, `claim` and whatever writes refuse.
-            None: a folder that is absent is made.
+        note: a file that the folder must hold: where it is missing, the store was deleted, and `claim` and every write
+            raise. None creates the folder when needed.
     """
 
     def __init__(self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None) -> None:
