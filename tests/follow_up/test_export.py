@@ -208,7 +208,9 @@ class TestRefused:
         data[-1] ^= 1
         folder.write(file, bytes(data))
         for _ in range(2):  # the first call sets the entry aside
-            with pytest.raises(StorageError, match=rf"level 2 \({levels[-1].key}\) was damaged in the store, and is set"):
+            with pytest.raises(
+                StorageError, match=rf"level 2 \({levels[-1].key}\) was damaged in the store, and is set"
+            ):
                 export_ticket(folder, name, tmp_path / "t.safetensors")
 
     def test_other_data(self, ticket, tmp_path, monkeypatch):

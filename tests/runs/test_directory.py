@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from helpers import in_process
 
 from ticket_search.errors import RunDirectoryError, StorageError, TicketSearchError
 from ticket_search.launch import run
@@ -382,3 +383,33 @@ def test_a_store_deleted_while_the_search_runs_ends_it_at_the_next_level(search,
     assert not store.exists()
     assert run_search(spec, tmp_path / "run", engine="inline").done == 2
     assert list(store.glob("??/*.safetensors"))
+
+
+@pytest.mark.parametrize("option", ["--output", "--store"])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("x" * 300, "cannot be a folder: File name too long; give another path"),
+        ("absent/" + "x" * 300, "cannot be a folder: File name too long; give another path"),
+        ("loop", "cannot be a folder: Too many levels of symbolic links; give another path"),
+        ("loop/run", "cannot be a folder: Too many levels of symbolic links; give another path"),
+        ("pipe", "is not a directory"),
+        ("pipe/run", "is not a directory"),
+        ("/dev/full", "is not a directory"),
+        ("/dev/full/run", "is not a directory"),
+        ("broken/run", "broken' is broken"),
+    ],
+)
+def test_a_place_that_cannot_be_a_directory_is_one_message(tmp_path, option, place, message):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").symlink_to("nowhere")
+    before = sorted(tmp_path.iterdir())
+    places = {"--output": "run"} | {option: place}
+    said = in_process(
+        "run", "digits", "--engine", "inline", *(w for pair in places.items() for w in pair), cwd=tmp_path
+    )
+    assert (said.returncode, said.stdout) == (2, "")
+    assert message in said.stderr
+    assert len(said.stderr.splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,5 +1,6 @@
 """A copy of a search's results: all that is read of it, wherever it lies, and nothing that only a search needs."""
 
+import os
 import shutil
 import threading
 
@@ -150,3 +151,15 @@ def test_the_command(finished_search, tmp_path):
     missing = in_process("pull", tmp_path / "nothing", tmp_path / "copy")
     assert missing.returncode == 2
     assert "is not a run directory" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("x" * 300, "File name too long"), ("pipe", "pipe' is not a directory")]
+)
+def test_a_target_that_cannot_be_a_directory(finished_search, tmp_path, target, message):
+    os.mkfifo(tmp_path / "pipe")
+    said = in_process("pull", finished_search, tmp_path / target)
+    assert said.returncode == 2
+    assert message in said.stderr
+    source = in_process("pull", "a:" + "x" * 300, tmp_path / "copy", RSYNC_RSH="false")
+    assert (source.returncode, len(source.stderr.splitlines())) == (1, 1)

@@ -11,6 +11,7 @@ from helpers import finished_levels
 from ticket_search.analysis.tickets import tickets
 from ticket_search.config.identity import rewind_key
 from ticket_search.errors import RunDirectoryError
+from ticket_search.follow_up.stability import lines_between_copies
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import hold, read_spec
@@ -19,6 +20,7 @@ from ticket_search.runs.store_use import inspect, prune, register
 from ticket_search.search.driver import SearchDriver
 from ticket_search.storage.folder import open_folder
 from ticket_search.storage.lease import Leases
+from ticket_search.storage.local import LocalFolder
 from ticket_search.store.level_store import Entry, LevelStore
 
 KEY = "0123456789abcdef" * 2
@@ -368,3 +370,20 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
     prune(use)
     use = inspect(store)
     assert (len(use.kinds["levels"]), use.searches) == (2, [str(tmp_path / "run")])
+
+
+def test_stability_locks_the_directory(finished_search):
+    """Meanwhile `store --keep-best` would remove its copies, and another stability overwrite its table."""
+    folder, refused = LocalFolder(finished_search), []
+    ticket = f"{load_results(folder).levels['trajectory_id'][0]}/1"
+    options = {"copies": 2, "points": 3, "engine": "inline"}
+
+    def say(line):
+        for act in (lambda: inspect(folder), lambda: lines_between_copies(folder, ticket, **options)):
+            with pytest.raises(RunDirectoryError, match="is being run by process"):
+                act()
+            refused.append(line)
+
+    lines_between_copies(folder, ticket, rewinds=(20,), say=say, **options)
+    assert len(refused) >= 2
+    assert len(inspect(folder).kinds["copies"]) == 4

@@ -14,7 +14,7 @@ from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.engines.engine import open_engine
 from ticket_search.engines.job import Job, make_job
 from ticket_search.follow_up.export import find_ticket, open_finished, read_data
-from ticket_search.runs.directory import COPIES, read_spec
+from ticket_search.runs.directory import COPIES, locked, read_spec
 from ticket_search.storage.folder import Folder
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def lines_between_copies(
         and ``test_error`` (1 - accuracy; nan where a copy diverged).
 
     Raises:
-        SpecError: the search has no such ticket, the data are others, or a rewind is past the training.
+        SpecError: the search has no such ticket, the data are others, or a rewind is past the training; or another
+            process runs the directory.
         TicketSearchError: a training failed.
     """
     spec = read_spec(run_dir)
@@ -80,7 +81,6 @@ def lines_between_copies(
     ]
     all_arms = [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"]))), *dense]
     keys = [finished.of(arm.trajectory).copy_key(arm.level, copy) for arm in all_arms for copy in range(copies)]
-    (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
     tasks: list[tuple[dict[str, Any], Job, int]] = []
     for arm in all_arms:
         job = make_job(spec, 0, arm.trajectory, run_dir, "")
@@ -88,7 +88,9 @@ def lines_between_copies(
         name = "ticket" if arm.level else "dense"
         head = {"ticket": ticket, "arm": name, "rewind_iteration": k, "density": arm.density}
         tasks.append((head, job, arm.level))
-    with open_engine(engine, address, room=source.size) as opened:
+    # The lock keeps `store --keep-best` from removing copies while they are used, and a second call from its table.
+    with locked(run_dir, say), open_engine(engine, address, room=source.size) as opened:
+        (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
         opened.plan(spec)
         data = opened.share({trajectory.dataset.source: source})
         tasks = [(head, dataclasses.replace(job, data=data), number) for head, job, number in tasks]

@@ -105,7 +105,7 @@ def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
         RunDirectoryError: quotes the directory, and says where the search could go.
     """
     if isinstance(run_dir, LocalFolder) and run_dir.path.exists() and not run_dir.path.is_dir():
-        raise RunDirectoryError(f"{str(run_dir)!r} is a file; give --output a directory")
+        raise RunDirectoryError(f"{str(run_dir)!r} is not a directory; give another --output")
     if run_dir.read(SPEC_FILE) is not None:
         if (owner := held_by(run_dir)) is not None and owner.is_here:
             raise _being_run(run_dir, owner)
@@ -130,7 +130,12 @@ def check_writable(folder: Folder) -> None:
     """
     if isinstance(folder, LocalFolder):
         missing = missing_folders(folder)
-        probe: Folder = LocalFolder(missing[-1].parent if missing else folder.path)
+        nearest = missing[-1].parent if missing else folder.path
+        if not nearest.is_dir():
+            raise RunDirectoryError(f"cannot write to {str(folder)!r}: {str(nearest)!r} is not a directory")
+        if broken := next((path for path in missing if path.is_symlink()), None):
+            raise RunDirectoryError(f"cannot write to {str(folder)!r}: the symbolic link {str(broken)!r} is broken")
+        probe: Folder = LocalFolder(nearest)
     else:
         probe = folder / LOCKS
     name = f".{uuid4().hex}.partial"
@@ -163,6 +168,23 @@ def remove(run_dir: Folder, made: list[Path]) -> None:
 
 
 @contextmanager
+def locked(run_dir: Folder, say: Callable[[str], None] = lambda notice: None) -> Iterator[Lease]:
+    """Keep other processes from running the directory; see `hold`, which also makes the directory a search's.
+
+    Args:
+        run_dir: the directory of a search.
+        say: receives notices about the lock.
+
+    Raises:
+        RunDirectoryError: another process runs it; the message says which.
+    """
+    with _acquire(run_dir, say) as lease:
+        for owner in lease.broken:
+            say(f"broke the lock of {owner}, which is gone")
+        yield lease
+
+
+@contextmanager
 def hold(run_dir: Folder, spec: SearchSpec, say: Callable[[str], None] = lambda notice: None) -> Iterator[Hold]:
     """Make the directory this search's, and keep other processes from running it meanwhile.
 
@@ -177,9 +199,7 @@ def hold(run_dir: Folder, spec: SearchSpec, say: Callable[[str], None] = lambda 
     Raises:
         RunDirectoryError: another process runs it; the message says which. Or it holds another search by now.
     """
-    with _acquire(run_dir, say) as lease:
-        for owner in lease.broken:
-            say(f"broke the lock of {owner}, which is gone")
+    with locked(run_dir, say) as lease:
         data = run_dir.read(SPEC_FILE)
         before = None if data is None else _check_identity(run_dir, spec)
         # Before anything else: it is what makes the directory a search's.

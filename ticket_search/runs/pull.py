@@ -47,20 +47,30 @@ def pull(source: str, directory: Path) -> Pulled:
         RunDirectoryError: the source is no run directory, or `directory` holds something else.
         StorageError: the source cannot be reached or read.
     """
-    if _ON_A_HOST.fullmatch(source) and "://" not in source and not Path(source).exists():
+    if _ON_A_HOST.fullmatch(source) and "://" not in source and not _exists(source):
         # What rsync is told it takes as it stands; a path that is not absolute is below the home there.
         return _from_host(source.rstrip("/").replace(":~/", ":", 1), directory)
     folder = open_folder(source)
     read_spec(folder)
+    open_folder(directory)  # refuses a path that cannot be one
     _check(LocalFolder(directory), folder, source)
     return _from_folder(folder, directory)
 
 
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # the name is too long
+        return False
+
+
 def _check(copy: LocalFolder, original: Folder, source: str) -> None:
     """Refuse a directory that is not a copy of that search."""
-    if not copy.path.exists() or (copy.path.is_dir() and not any(copy.path.iterdir())):
+    if copy.path.exists() and not copy.path.is_dir():
+        raise RunDirectoryError(f"{str(copy)!r} is not a directory; give another")
+    if not copy.path.exists() or not any(copy.path.iterdir()):
         return
-    if not (copy.path.is_dir() and _identity(copy) == _identity(original)):
+    if _identity(copy) != _identity(original):
         raise RunDirectoryError(f"{str(copy)!r} is not empty and no copy of {source!r}; give another directory")
 
 

@@ -1,11 +1,14 @@
 """Folders on a local disk or in object storage, whose files are written whole or not at all."""
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ticket_search.errors import SpecError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ def open_folder(location: Location) -> Folder:
     the environment (``AWS_ENDPOINT_URL``); credentials come from the environment.
 
     Raises:
-        SpecError: the location is none.
+        SpecError: the location cannot be a folder.
     """
     if isinstance(location, Folder):
         return location
@@ -107,10 +110,32 @@ def open_folder(location: Location) -> Folder:
     if "://" not in text:
         from ticket_search.storage.local import LocalFolder
 
+        _check_path(text)
         return LocalFolder(Path(text))
     from ticket_search.storage.remote import RemoteFolder
 
     return RemoteFolder(text)
+
+
+#: In bytes, the longest name on every file system in common use.
+_NAME_MAX = 255
+
+
+def _check_path(text: str) -> None:
+    """Refuse a path that can never be a folder; errors that may pass are raised when the folder is used."""
+    reason = ""
+    try:
+        Path(text).stat()
+    except ValueError as error:  # a NUL in it
+        reason = reason_of(error)
+    except OSError as error:
+        # Below a folder that does not exist yet, `stat` finds no name too long.
+        too_long = any(len(os.fsencode(part)) > _NAME_MAX for part in Path(text).parts)
+        if too_long or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            reason = os.strerror(errno.ENAMETOOLONG) if too_long else reason_of(error)
+    if reason:
+        shown = text if len(text) <= 100 else f"{text[:60]}...{text[-20:]}"
+        raise SpecError(f"{shown!r} cannot be a folder: {reason}; give another path")
 
 
 def parts_of(data: Content) -> Sequence[bytes | memoryview]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,7 +41,10 @@ class LocalFolder(Folder):
     def read(self, name: str) -> bytes | None:
         try:
             with _named("read", self.path / name, may_be_absent=True):
-                return (self.path / name).read_bytes()
+                with open(self.path / name, "rb", opener=_open_at_once) as file:  # noqa: PTH123  (`Path.open` takes none)
+                    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                        raise OSError(errno.EINVAL, "it is not a regular file")
+                    return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -147,6 +151,11 @@ def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[No
         if may_be_absent and isinstance(error, FileNotFoundError | NotADirectoryError):
             raise
         raise StorageError(f"cannot {verb} {str(path)!r}: {reason_of(error)}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; where it is a pipe, without waiting for its writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _sync_folder(folder: Path) -> None:
