@@ -236,7 +236,7 @@ class TestOneSearch:
             pass
         refusal = (
             rf"run' holds another search \('x', which differs in space.pruning_rate\); give another --output, "
-            rf"with --store '{run_dir}/store' to train no level again that the two share$"
+            rf"with --store '{run_dir}/store' to reuse the levels that the two share$"
         )
         with pytest.raises(RunDirectoryError, match=refusal):
             check_same_search(run_dir, other)

@@ -118,7 +118,7 @@ def test_another_searchs_directory_is_left_as_it_is(source, tmp_path):
     other = tmp_path / "other"
     run_by_hand(read_spec(folder), other, levels=1)
     before = sorted(path.name for path in other.rglob("*"))
-    with pytest.raises(RunDirectoryError, match="is not empty and no copy of"):
+    with pytest.raises(RunDirectoryError, match="is not empty and not a copy of"):
         pull(name, other)
     assert sorted(path.name for path in other.rglob("*")) == before
 

@@ -315,7 +315,7 @@ class TestRefused:
         run_by_hand(b, tmp_path / "b")
         with hold(open_folder(tmp_path / "b"), b):
             for directory in ("a", "b", "store"):
-                with pytest.raises(RunDirectoryError, match=r"b' is being run by process \d+ on .*; look at"):
+                with pytest.raises(RunDirectoryError, match=r"b' is being run by process \d+ on .*; inspect"):
                     inspect(open_folder(tmp_path / directory))
         assert len(inspect(open_folder(tmp_path / "a")).searches) == 2
 

@@ -229,7 +229,7 @@ class TestInObjectStorage:
     @pytest.mark.parametrize(
         ("location", "message"),
         [
-            ("s3://key:secret@bucket/x", "holds credentials"),
+            ("s3://key:secret@bucket/x", "contains credentials"),
             ("s3:///x", "'s3:///x' names no bucket"),
             ("s3://bucket/x?endpont=1", "unknown option 'endpont'; known: endpoint_override"),
             ("ftp://host/x", "'ftp://host/x' cannot be opened: .*give a path, or s3://bucket/path"),
