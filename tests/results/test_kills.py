@@ -1,4 +1,4 @@
-"""SIGKILL at the worst moments of a write: a reader finds the old or the new, and whoever opens next goes on."""
+"""SIGKILL at the worst moments of a write: readers see the old or the new content, and the next writer continues."""
 
 import json
 import multiprocessing
@@ -23,7 +23,7 @@ from ticket_search.store.level_store import Entry, LevelStore
 
 SCHEMA = pa.schema([("id", pa.string()), ("n", pa.int32()), ("x", pa.float64())], {"ticket_search.schema_version": "1"})
 KEY = "ab12"
-#: Half of the new content is aside; all of it is; it has its name. Of the last, only the folder is not yet synced.
+#: The partial file has half of the new content; it has all of it; it has been renamed, but the folder is not synced.
 MOMENTS = ["half", "aside", "renamed"]
 SUGGESTIONS = [Suggestion(number=n, values={"pruning_rate": 0.5}, seed=n, trajectory_id=f"t{n}") for n in range(4)]
 
@@ -33,7 +33,7 @@ def die():
 
 
 def killed(target, moment, act, *arguments):
-    """In a child: act, and die while it writes a file whose name has `target` in it."""
+    """In a child: call `act`, and die while it writes a file whose name contains `target`."""
     sync, replace = os.fsync, os.replace
 
     def name_of(handle):
@@ -55,12 +55,12 @@ def killed(target, moment, act, *arguments):
 
     os.fsync, os.replace = fsync, rename
     act(*arguments)
-    os._exit(1)  # nobody came by
+    os._exit(1)  # `act` never wrote such a file
 
 
 @pytest.fixture(scope="module")
 def kill():
-    """``kill(target, moment, act, ...)``; each child is forked off a process that has all imported, and no threads."""
+    """``kill(target, moment, act, ...)``; children are forked from a process with all imports and no threads."""
     context = multiprocessing.get_context("forkserver")
     ours = ("results.reading", "results.tables", "search.run_directory", "search.suggestions", "store.level_store")
     context.set_forkserver_preload(["pytest", *(f"ticket_search.{name}" for name in ours)])
@@ -127,7 +127,7 @@ def flush(run_dir, numbers):
 
 
 def test_between_two_tables_no_row_speaks_of_another_that_is_not_there(kill, tmp_path):
-    """Killed after each of the four tables was replaced: `levels` is ahead of `trajectories`, never behind."""
+    """Killed after replacing each of the four tables: `levels` is ahead of `trajectories`, never behind."""
     flush(tmp_path, [0])
     seen = []
     for nth in range(1, 5):
@@ -155,7 +155,7 @@ def _flush_and_die_at(run_dir, number, nth):
 @pytest.mark.parametrize("moment", ["half", "line"])
 @pytest.mark.parametrize("before", [0, 2], ids=["the first", "a later one"])
 def test_the_record_of_suggestions(kill, tmp_path, moment, before):
-    """It grows by a line: the half of one is no line, and the next goes in its place."""
+    """Readers ignore an incomplete last line, and the next append replaces it."""
     for suggestion in SUGGESTIONS[:before]:
         SuggestionRecord(tmp_path).append(suggestion)
     kill("suggestions", moment, _append, tmp_path, SUGGESTIONS[before], before)
@@ -168,7 +168,7 @@ def test_the_record_of_suggestions(kill, tmp_path, moment, before):
 
 
 def _append(run_dir, suggestion, before):
-    """Cuts, if at all, only the line that is added."""
+    """A kill can cut only the line that is being appended."""
     size = (run_dir / "suggestions.jsonl").stat().st_size if before else 0
     truncate = os.truncate
     os.truncate = lambda handle, _: truncate(handle, (size + os.fstat(handle).st_size) // 2)
@@ -187,7 +187,7 @@ def spec(search):
 
 @pytest.fixture
 def more(search):
-    """The same search with a setting that may be changed."""
+    """The same search with a changed setting that a resume may change."""
     return search({"pruning_rate": [0.5]}, sampler="grid", trials=None, max_concurrent=1)
 
 

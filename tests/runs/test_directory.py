@@ -1,4 +1,4 @@
-"""A run directory has one search and at most one process; and how that process is asked to stop."""
+"""A run directory holds one search, and at most one process runs it; that process can be asked to stop."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def held_elsewhere(spec, run_dir, tmp_path):
-    """Another process that runs the directory."""
+    """Another process, which runs the directory."""
     (tmp_path / "space.yaml").write_text(spec.to_yaml())
     command = [sys.executable, "-c", HOLD, str(run_dir), str(tmp_path / "space.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -71,7 +71,7 @@ def held_elsewhere(spec, run_dir, tmp_path):
 
 @pytest.fixture
 def far(run_dir, monkeypatch):
-    """A claim on the directory of a process on another machine, whose silence is soon long enough."""
+    """A process on another machine whose claim on the directory expires soon."""
     for module in (lease, directory):
         monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.8)
     hurried = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: time.sleep(0.05))
@@ -161,7 +161,7 @@ class TestOneProcess:
                 run._check_held(run_dir, held)
 
     def test_one_that_slept_and_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
-        """Its machine slept; another process broke the lock and went on; it wakes."""
+        """Its machine was suspended, another process broke the lock and resumed the search, and the machine woke up."""
         now = [0.0]
         monkeypatch.setattr(lease, "_clock", lambda: now[0])
         with hold(run_dir, spec) as held:
@@ -359,7 +359,7 @@ def test_notices_of_a_level_are_said_in_their_order(spec, tmp_path):
 
 
 def test_a_search_whose_fields_are_spelled_anew_goes_on_in_its_tables(search, tmp_path):
-    """``trajectory.retrain`` of an older file is ``pruning.retrain``; the column keeps the name it has."""
+    """``trajectory.retrain`` in an older file is ``pruning.retrain``; the column keeps its name."""
     settings = {"seeds": (0,), "sampler": "grid", "trials": None}
     old = search({"trajectory.retrain": ["weights"]}, **settings)
     run_search(old, tmp_path / "run", engine="inline")
@@ -371,7 +371,7 @@ def test_a_search_whose_fields_are_spelled_anew_goes_on_in_its_tables(search, tm
 
 
 def test_a_store_deleted_while_the_search_runs_ends_it_at_the_next_level(search, tmp_path):
-    """It was made anew: exit 0, and tickets that could not be exported."""
+    """Before, the store was recreated, and the search ended with exit code 0 and tickets that `export` refused."""
     spec = search({"pruning_rate": [0.5]}, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
     store = tmp_path / "run" / "store"
 

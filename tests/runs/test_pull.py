@@ -1,4 +1,4 @@
-"""A copy of a search's results: all that is read of it, wherever it lies, and nothing that only a search needs."""
+"""A pull copies all results of a search from any storage, and nothing that only resuming needs."""
 
 import os
 import shutil
@@ -16,13 +16,13 @@ from ticket_search.runs.pull import pull
 from ticket_search.storage.folder import open_folder
 from ticket_search.storage.local import LocalFolder
 
-# Stands for ssh: leaves out who and where, and runs what rsync asks for on this machine.
+# A stand-in for ssh: it drops the user and host and runs the remote rsync on this machine.
 ON_THIS_MACHINE = '#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n'
 
 
 @pytest.fixture(params=["disk", "s3", "host"])
 def source(request, tmp_path, finished_search, monkeypatch):
-    """A finished search; how its directory is called where it is pulled from; and as a folder."""
+    """A finished search: its location as given to `pull`, and its folder."""
     if request.param == "s3":
         folder = open_folder(request.getfixturevalue("s3").location(f"pull {tmp_path.name}/run"))
         for file in open_folder(finished_search).files(recursive=True):
@@ -71,7 +71,7 @@ def test_again_it_copies_what_has_changed(source, tmp_path):
 
 
 def small_run(finished_search, files=40):
-    """A run directory with many small files, in a folder that can be made to wait or to fail."""
+    """A run directory with many small files."""
     folder = open_folder(finished_search)
     for number in range(files):
         folder.write(f"many/{number:02}/events", b"%d" % number)
@@ -84,7 +84,7 @@ def test_many_files_are_read_at_once(finished_search, tmp_path, monkeypatch):
 
     def met(self, name):
         if name.startswith("many/") and int(name[5:7]) < 8:
-            together.wait(timeout=10)  # broken, an error, if they are read one by one
+            together.wait(timeout=10)  # times out with an error if files are read one by one
         return read(self, name)
 
     monkeypatch.setattr(LocalFolder, "read", met)

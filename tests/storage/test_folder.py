@@ -1,4 +1,4 @@
-"""What every kind of folder must do: the contract, on a disk and on an S3 server."""
+"""The contract of every kind of folder, tested on a disk and on an S3 server."""
 
 import errno
 import os
@@ -57,7 +57,7 @@ class TestContract:
     def test_a_new_version_is_seen(self, folder):
         folder.write("a", b"1")
         (before,) = folder.files()
-        time.sleep(1.1)  # S3 counts seconds
+        time.sleep(1.1)  # S3 times have a resolution of one second
         folder.write("a", b"1")
         (after,) = folder.files()
         assert after.modified > before.modified
