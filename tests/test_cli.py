@@ -115,7 +115,7 @@ def test_resume_raises_the_number_of_trials(finished):
     pd.testing.assert_frame_equal(after.head(8), before)
     fewer = in_process("resume", "runs/digits", "--trials", 3, cwd=cwd)
     assert (fewer.returncode, fewer.stdout) == (2, "")
-    assert fewer.stderr == "error: --trials 3 is less than the search's 5; give that or more\n"
+    assert fewer.stderr == "error: --trials 3 is less than the search's 5; give 5 or more\n"
 
 
 def test_another_search_is_refused_and_nothing_changes(finished):
@@ -124,7 +124,7 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     said = in_process("run", "digits", *SMALL, "--set", "search.tolerance=0.5", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
     assert f"{cwd}/runs/digits' holds another search ('digits', which differs in search.tolerance); " in said.stderr
-    assert f"--store '{cwd}/runs/digits/store' to train no level again that the two share" in said.stderr
+    assert f"--store '{cwd}/runs/digits/store' to reuse the levels that the two share" in said.stderr
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
 

@@ -207,7 +207,7 @@ class TestRefused:
         data = bytearray(entry.read_bytes())
         data[-1] ^= 1
         entry.write_bytes(data)
-        damaged = rf"level 2 \({levels[-1].key}\) is damaged in the store, and set aside as '.*'; restore the entry"
+        damaged = rf"level 2 \({levels[-1].key}\) was damaged in the store, and is set aside as '.*'; restore the entry"
         for _ in range(2):  # the entry is set aside the first time
             with pytest.raises(StorageError, match=damaged):
                 export_ticket(folder, name, tmp_path / "t.safetensors")

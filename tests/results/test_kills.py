@@ -1,4 +1,4 @@
-"""SIGKILL at the worst moments of a write: a reader sees the old or the new content, and the next process resumes."""
+"""SIGKILL at the worst moments of a write: readers see the old or the new content, and the next writer continues."""
 
 import json
 import multiprocessing
@@ -33,7 +33,7 @@ def die():
 
 
 def killed(target, moment, act, *arguments):
-    """In a child: act, and die while writing a file whose name contains `target`."""
+    """In a child: call `act`, and die while it writes a file whose name contains `target`."""
     sync, replace = os.fsync, os.replace
 
     def name_of(handle):
@@ -155,7 +155,7 @@ def _flush_and_die_at(run_dir, number, nth):
 @pytest.mark.parametrize("moment", ["half", "line"])
 @pytest.mark.parametrize("before", [0, 2], ids=["the first", "a later one"])
 def test_the_record_of_suggestions(kill, tmp_path, moment, before):
-    """It grows by a line: half a line is ignored, and the next one replaces it."""
+    """Readers ignore an incomplete last line, and the next append replaces it."""
     for suggestion in SUGGESTIONS[:before]:
         SuggestionRecord(tmp_path).append(suggestion)
     kill("suggestions", moment, _append, tmp_path, SUGGESTIONS[before], before)
@@ -168,7 +168,7 @@ def test_the_record_of_suggestions(kill, tmp_path, moment, before):
 
 
 def _append(run_dir, suggestion, before):
-    """A truncation cuts only the added line."""
+    """A kill can cut only the line that is being appended."""
     size = (run_dir / "suggestions.jsonl").stat().st_size if before else 0
     truncate = os.truncate
     os.truncate = lambda handle, _: truncate(handle, (size + os.fstat(handle).st_size) // 2)

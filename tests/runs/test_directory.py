@@ -1,7 +1,8 @@
-"""A run directory has one search and at most one process; and how that process is asked to stop."""
+"""A run directory holds one search, and at most one process runs it; that process can be asked to stop."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from helpers import in_process
 
 from ticket_search.errors import RunDirectoryError, StorageError, TicketSearchError
 from ticket_search.launch import run
@@ -56,7 +58,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def held_elsewhere(spec, run_dir, tmp_path):
-    """Another process that runs the directory."""
+    """Another process, which runs the directory."""
     (tmp_path / "space.yaml").write_text(spec.to_yaml())
     command = [sys.executable, "-c", HOLD, str(run_dir), str(tmp_path / "space.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -69,7 +71,7 @@ def held_elsewhere(spec, run_dir, tmp_path):
 
 @pytest.fixture
 def far(run_dir, monkeypatch):
-    """A claim on the directory of a process on another machine, whose silence is soon long enough."""
+    """A process on another machine whose claim on the directory expires soon."""
     for module in (lease, directory):
         monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.8)
     hurried = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: time.sleep(0.05))
@@ -159,7 +161,7 @@ class TestOneProcess:
                 run._check_held(run_dir, held)
 
     def test_one_that_slept_and_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
-        """Its machine slept; another process broke the lock and went on; it wakes."""
+        """Its machine was suspended, another process broke the lock and resumed the search, and the machine woke up."""
         now = [0.0]
         monkeypatch.setattr(lease, "_clock", lambda: now[0])
         with hold(run_dir, spec) as held:
@@ -234,7 +236,7 @@ class TestOneSearch:
             pass
         refusal = (
             rf"run' holds another search \('x', which differs in space.pruning_rate\); give another --output, "
-            rf"with --store '{run_dir}/store' to train no level again that the two share$"
+            rf"with --store '{run_dir}/store' to reuse the levels that the two share$"
         )
         with pytest.raises(RunDirectoryError, match=refusal):
             check_same_search(run_dir, other)
@@ -357,7 +359,7 @@ def test_notices_of_a_level_are_said_in_their_order(spec, tmp_path):
 
 
 def test_a_search_whose_fields_are_spelled_anew_goes_on_in_its_tables(search, tmp_path):
-    """``trajectory.retrain`` of an older file is ``pruning.retrain``; the column keeps the name it has."""
+    """``trajectory.retrain`` in an older file is ``pruning.retrain``; the column keeps its name."""
     settings = {"seeds": (0,), "sampler": "grid", "trials": None}
     old = search({"trajectory.retrain": ["weights"]}, **settings)
     run_search(old, tmp_path / "run", engine="inline")
@@ -366,3 +368,48 @@ def test_a_search_whose_fields_are_spelled_anew_goes_on_in_its_tables(search, tm
     assert run_search(new, tmp_path / "run", engine="inline").done == 1
     assert list(read_spec(open_folder(tmp_path / "run")).space) == ["trajectory.retrain"]
     assert "trajectory.retrain" in pd.read_parquet(tmp_path / "run" / "levels")
+
+
+def test_a_store_deleted_while_the_search_runs_ends_it_at_the_next_level(search, tmp_path):
+    """Before, the store was recreated, and the search ended with exit code 0 and tickets that `export` refused."""
+    spec = search({"pruning_rate": [0.5]}, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
+    store = tmp_path / "run" / "store"
+
+    def delete(progress, row):
+        shutil.rmtree(store)
+
+    with pytest.raises(StorageError, match=r"^the level store '.*run/store' was deleted or replaced while the search"):
+        run_search(spec, tmp_path / "run", engine="inline", listener=delete)
+    assert not store.exists()
+    assert run_search(spec, tmp_path / "run", engine="inline").done == 2
+    assert list(store.glob("??/*.safetensors"))
+
+
+@pytest.mark.parametrize("option", ["--output", "--store"])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("x" * 300, "cannot be a folder: File name too long; give another path"),
+        ("absent/" + "x" * 300, "cannot be a folder: File name too long; give another path"),
+        ("loop", "cannot be a folder: Too many levels of symbolic links; give another path"),
+        ("loop/run", "cannot be a folder: Too many levels of symbolic links; give another path"),
+        ("pipe", "is not a directory"),
+        ("pipe/run", "is not a directory"),
+        ("/dev/full", "is not a directory"),
+        ("/dev/full/run", "is not a directory"),
+        ("broken/run", "broken' is broken"),
+    ],
+)
+def test_a_place_that_cannot_be_a_directory_is_one_message(tmp_path, option, place, message):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").symlink_to("nowhere")
+    before = sorted(tmp_path.iterdir())
+    places = {"--output": "run"} | {option: place}
+    said = in_process(
+        "run", "digits", "--engine", "inline", *(w for pair in places.items() for w in pair), cwd=tmp_path
+    )
+    assert (said.returncode, said.stdout) == (2, "")
+    assert message in said.stderr
+    assert len(said.stderr.splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,5 +1,6 @@
-"""A copy of a search's results: all that is read of it, wherever it lies, and nothing that only a search needs."""
+"""A pull copies all results of a search from any storage, and nothing that only resuming needs."""
 
+import os
 import shutil
 import threading
 
@@ -15,13 +16,13 @@ from ticket_search.runs.pull import pull
 from ticket_search.storage.folder import open_folder
 from ticket_search.storage.local import LocalFolder
 
-# Stands for ssh: leaves out who and where, and runs what rsync asks for on this machine.
+# A stand-in for ssh: it drops the user and host and runs the remote rsync on this machine.
 ON_THIS_MACHINE = '#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n'
 
 
 @pytest.fixture(params=["disk", "s3", "host"])
 def source(request, tmp_path, finished_search, monkeypatch):
-    """A finished search; how its directory is called where it is pulled from; and as a folder."""
+    """A finished search: its location as given to `pull`, and its folder."""
     if request.param == "s3":
         folder = open_folder(request.getfixturevalue("s3").location(f"pull {tmp_path.name}/run"))
         for file in open_folder(finished_search).files(recursive=True):
@@ -70,7 +71,7 @@ def test_again_it_copies_what_has_changed(source, tmp_path):
 
 
 def small_run(finished_search, files=40):
-    """A run directory with many small files, in a folder that can be made to wait or to fail."""
+    """A run directory with many small files."""
     folder = open_folder(finished_search)
     for number in range(files):
         folder.write(f"many/{number:02}/events", b"%d" % number)
@@ -83,7 +84,7 @@ def test_many_files_are_read_at_once(finished_search, tmp_path, monkeypatch):
 
     def met(self, name):
         if name.startswith("many/") and int(name[5:7]) < 8:
-            together.wait(timeout=10)  # broken, an error, if they are read one by one
+            together.wait(timeout=10)  # times out with an error if files are read one by one
         return read(self, name)
 
     monkeypatch.setattr(LocalFolder, "read", met)
@@ -117,7 +118,7 @@ def test_another_searchs_directory_is_left_as_it_is(source, tmp_path):
     other = tmp_path / "other"
     run_by_hand(read_spec(folder), other, levels=1)
     before = sorted(path.name for path in other.rglob("*"))
-    with pytest.raises(RunDirectoryError, match="is not empty and no copy of"):
+    with pytest.raises(RunDirectoryError, match="is not empty and not a copy of"):
         pull(name, other)
     assert sorted(path.name for path in other.rglob("*")) == before
 
@@ -150,3 +151,15 @@ def test_the_command(finished_search, tmp_path):
     missing = in_process("pull", tmp_path / "nothing", tmp_path / "copy")
     assert missing.returncode == 2
     assert "is not a run directory" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("x" * 300, "File name too long"), ("pipe", "pipe' is not a directory")]
+)
+def test_a_target_that_cannot_be_a_directory(finished_search, tmp_path, target, message):
+    os.mkfifo(tmp_path / "pipe")
+    said = in_process("pull", finished_search, tmp_path / target)
+    assert said.returncode == 2
+    assert message in said.stderr
+    source = in_process("pull", "a:" + "x" * 300, tmp_path / "copy", RSYNC_RSH="false")
+    assert (source.returncode, len(source.stderr.splitlines())) == (1, 1)

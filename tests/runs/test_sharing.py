@@ -1,4 +1,4 @@
-"""Storage that a machine does not share with the one that began the search is noticed before it is trained on."""
+"""A machine that does not share the search's storage is noticed before anything is trained on it."""
 
 import pytest
 from by_hand import run_by_hand
@@ -23,7 +23,7 @@ def on_a_node(monkeypatch):
 
 @pytest.fixture
 def begun(folder, search):
-    """A search that has ended, and the arguments with which a node looks for its storage."""
+    """A finished search, and the arguments with which a node checks its storage."""
     spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
     run_by_hand(spec, folder)
     check_shared_once.cache_clear()
@@ -68,7 +68,7 @@ def test_a_worker_looks_once(begun, monkeypatch):
 
 def test_a_search_that_a_node_cannot_join_leaves_nothing_behind(ray_address, tmp_path, search, monkeypatch):
     def refuse(function, arguments):
-        function(*arguments)  # here it is reached
+        function(*arguments)  # this machine reaches the storage
         raise SpecError("node 10.0.0.2: it is not")
 
     monkeypatch.setattr("ticket_search.engines.ray.engine.on_each_other_node", refuse)

@@ -1,4 +1,4 @@
-"""What a store holds and who needs it: nothing that a search needs may go, whoever prunes, from wherever."""
+"""What a store holds and which searches need it: pruning never removes what any search needs."""
 
 import shutil
 import subprocess
@@ -11,6 +11,7 @@ from helpers import finished_levels
 from ticket_search.analysis.tickets import tickets
 from ticket_search.config.identity import rewind_key
 from ticket_search.errors import RunDirectoryError
+from ticket_search.follow_up.stability import lines_between_copies
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import hold, read_spec
@@ -19,6 +20,7 @@ from ticket_search.runs.store_use import inspect, prune, register
 from ticket_search.search.driver import SearchDriver
 from ticket_search.storage.folder import open_folder
 from ticket_search.storage.lease import Leases
+from ticket_search.storage.local import LocalFolder
 from ticket_search.store.level_store import Entry, LevelStore
 
 KEY = "0123456789abcdef" * 2
@@ -46,7 +48,7 @@ def names(files):
 
 
 def entries(store):
-    """The keys of the entries that are there."""
+    """The keys of the entries in the store."""
     return {path.stem for path in store.glob("??/*.safetensors")}
 
 
@@ -73,7 +75,7 @@ def finished_once(grid, tmp_path_factory):
 
 @pytest.fixture
 def finished(finished_once, tmp_path):
-    """A search of two trajectories of three levels, the first of which they share; its store is its own."""
+    """A search with a store of its own: two trajectories of three levels that share level 0."""
     run_dir = tmp_path / "finished"
     shutil.copytree(finished_once, run_dir)
     (note,) = (run_dir / "store/searches").iterdir()
@@ -126,7 +128,7 @@ class TestAFinishedSearch:
         assert entries(finished / "store") == set()
 
     def test_keeps_the_diverged_levels_too(self, search, tmp_path):
-        """Raised in its number of trials, it would train them again to learn the same."""
+        """Without them, a resume with more trials would train these levels again, with the same result."""
         spec = search({"training.optimizer.lr": [1e30]}, seeds=(0,), sampler="grid", trials=None)
         run_by_hand(spec, tmp_path)
         use = inspect(open_folder(tmp_path))
@@ -137,7 +139,7 @@ class TestAnUnfinishedSearch:
     @pytest.mark.parametrize("best", [None, keep_best(0)], ids=["prune", "keep best"])
     @pytest.mark.parametrize("levels", [1, 2, 5])
     def test_trains_nothing_again_after_pruning(self, grid, tmp_path, levels, best):
-        """Killed after any of its levels, with what the driver learnt last not in its tables."""
+        """Kill the search after each of its levels, before the driver has written the last one into the tables."""
         spec = grid(0.3, 0.5, 0.6)
         run_by_hand(spec, tmp_path, levels=levels)
         dense = next(iter(finished_levels(tmp_path)))
@@ -157,7 +159,7 @@ class TestAnUnfinishedSearch:
         assert before - entries(tmp_path / "store") == {found[0.3, 1], found[0.3, 2], found[0.5, 1]}
 
     def test_keeps_the_dense_network_that_its_next_trajectory_starts_from(self, grid, tmp_path):
-        """All that it has begun has ended, and more is to come."""
+        """All trajectories that it started have ended, and more will follow."""
         spec = grid(0.3, 0.5)
         one = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 1})})
         run_by_hand(one, tmp_path)
@@ -294,7 +296,7 @@ class TestAMovedSearch:
         assert (use.searches, use.gone) == ([], [str(tmp_path / "here")])
 
     def test_is_not_taken_for_its_older_copy(self, grid, tmp_path):
-        """The search itself is on a disk that is not mounted now, say."""
+        """For example, the search is on a disk that is not mounted."""
         spec = grid(0.5, 0.3, store=tmp_path / "store")
         run_by_hand(spec, tmp_path / "it", levels=2)
         shutil.copytree(tmp_path / "it", tmp_path / "copy")
@@ -313,13 +315,13 @@ class TestRefused:
         run_by_hand(b, tmp_path / "b")
         with hold(open_folder(tmp_path / "b"), b):
             for directory in ("a", "b", "store"):
-                with pytest.raises(RunDirectoryError, match=r"b' is being run by process \d+ on .*; look at"):
+                with pytest.raises(RunDirectoryError, match=r"b' is being run by process \d+ on .*; inspect"):
                     inspect(open_folder(tmp_path / directory))
         assert len(inspect(open_folder(tmp_path / "a")).searches) == 2
 
     @pytest.mark.parametrize("note", [None, {"a.json": "{}"}, {"notes.txt": "x", "search.yaml": "name: x"}])
     def test_a_directory_that_is_no_store(self, tmp_path, note):
-        """A user's own may well have a folder of that name, and files in others."""
+        """A user's folder may contain a folder of that name, and other files."""
         (tmp_path / "01").mkdir()
         (tmp_path / f"01/{KEY}.safetensors").touch()
         if note is not None:
@@ -331,7 +333,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
     def test_a_store_with_a_damaged_note(self, finished, text):
-        """Whose search may need what nobody else does."""
+        """The note's search may need entries that no other search needs."""
         (finished / f"store/searches/{KEY}.01234567.json").write_text(text)
         with pytest.raises(RunDirectoryError, match=rf"searches/{KEY}.01234567.json' is damaged"):
             inspect(open_folder(finished))
@@ -360,7 +362,7 @@ def test_dead_claims_go_and_living_ones_stay(finished):
 
 
 def test_a_store_in_object_storage(s3, grid, tmp_path):
-    """Under a location with options; the search's directory is local."""
+    """The store's location has options, and the run directory is local."""
     store = open_folder(s3.location("store-use"))
     run_by_hand(grid(0.5, store=store), tmp_path / "run")
     use = inspect(open_folder(tmp_path / "run"), keep_best(1))
@@ -368,3 +370,20 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
     prune(use)
     use = inspect(store)
     assert (len(use.kinds["levels"]), use.searches) == (2, [str(tmp_path / "run")])
+
+
+def test_stability_locks_the_directory(finished_search):
+    """Without the lock `store --keep-best` would remove its copies, and another `stability` overwrite its table."""
+    folder, refused = LocalFolder(finished_search), []
+    ticket = f"{load_results(folder).levels['trajectory_id'][0]}/1"
+    options = {"copies": 2, "points": 3, "engine": "inline"}
+
+    def say(line):
+        for act in (lambda: inspect(folder), lambda: lines_between_copies(folder, ticket, **options)):
+            with pytest.raises(RunDirectoryError, match="is being run by process"):
+                act()
+            refused.append(line)
+
+    lines_between_copies(folder, ticket, rewinds=(20,), say=say, **options)
+    assert len(refused) >= 2
+    assert len(inspect(folder).kinds["copies"]) == 4

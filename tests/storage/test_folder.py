@@ -1,4 +1,4 @@
-"""What every kind of folder must do: the contract, on a disk and on an S3 server."""
+"""The contract of every kind of folder, tested on a disk and on an S3 server."""
 
 import errno
 import os
@@ -57,7 +57,7 @@ class TestContract:
     def test_a_new_version_is_seen(self, folder):
         folder.write("a", b"1")
         (before,) = folder.files()
-        time.sleep(1.1)  # S3 counts seconds
+        time.sleep(1.1)  # S3 times have a resolution of one second
         folder.write("a", b"1")
         (after,) = folder.files()
         assert after.modified > before.modified
@@ -145,6 +145,30 @@ class TestOnADisk:
         folder.write("b", b"2" * 100_000)
         assert folder.read("b") == b"2" * 100_000
 
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("x" * 300, "File name too long"),
+            ("absent/" + "x" * 300, "File name too long"),
+            ("x/" * 3000, "File name too long"),
+            ("loop/run", "Too many levels of symbolic links"),
+            ("a\0b", "embedded null byte"),
+        ],
+    )
+    def test_a_path_that_cannot_be_a_folder(self, tmp_path, monkeypatch, name, reason):
+        monkeypatch.chdir(tmp_path)
+        Path("loop").symlink_to("loop")
+        with pytest.raises(SpecError, match=rf"cannot be a folder: {reason}; give another path$") as refused:
+            open_folder(name)
+        assert len(str(refused.value)) < 200
+
+    def test_a_pipe_or_a_device_in_a_folder_is_not_read_for_ever(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "zero").symlink_to("/dev/zero")
+        for name in ("pipe", "zero"):
+            with pytest.raises(StorageError, match=rf"^cannot read '{tmp_path}/{name}': it is not a regular file$"):
+                LocalFolder(tmp_path).read(name)
+
     def test_a_relative_path_is_that_of_the_working_directory_of_now(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         folder = open_folder("a")
@@ -205,7 +229,7 @@ class TestInObjectStorage:
     @pytest.mark.parametrize(
         ("location", "message"),
         [
-            ("s3://key:secret@bucket/x", "holds credentials"),
+            ("s3://key:secret@bucket/x", "contains credentials"),
             ("s3:///x", "'s3:///x' names no bucket"),
             ("s3://bucket/x?endpont=1", "unknown option 'endpont'; known: endpoint_override"),
             ("ftp://host/x", "'ftp://host/x' cannot be opened: .*give a path, or s3://bucket/path"),

@@ -1,4 +1,4 @@
-"""Claims: at most one owner, and none that is dead, on a disk and on an S3 server."""
+"""Claims have at most one owner, and no dead one; tested on a disk and on an S3 server."""
 
 import json
 import os
@@ -25,7 +25,7 @@ with Leases(open_folder(sys.argv[1])).try_acquire("key"):
 
 @pytest.fixture
 def elsewhere():
-    """A process of another machine."""
+    """A process on another machine."""
     return replace(module._this_process(), machine="elsewhere", host="far", pid=1)
 
 
@@ -117,7 +117,7 @@ def test_an_owner_elsewhere_lives_while_its_heart_beats(folder, elsewhere, monke
         for _ in range(3):
             assert leases.try_acquire("key").host == "far"
             now[0] += 19.0
-        time.sleep(1.1)  # S3 counts seconds
+        time.sleep(1.1)  # S3 times have a resolution of one second
         folder.write("key.aaaaaaaaaaaa.beat", b"")
     for _ in range(4):
         assert isinstance(leases.try_acquire("key"), Owner)
@@ -166,7 +166,7 @@ def test_after_a_long_suspension_it_is_looked_up_before_the_heart_notices(folder
     with Leases(folder).try_acquire("key") as held:
         now[0] = 40.0
         folder.remove_all()
-        assert not held.is_lost  # within the time that nobody may take it
+        assert not held.is_lost  # the claim has not expired yet
         now[0] = 100.0
         assert held.is_lost
 
@@ -178,7 +178,7 @@ def test_who_slept_between_claiming_and_looking_does_not_hold_what_was_taken_fro
     def late(name):
         looks.append(name)
         if len(looks) == 2:
-            folder.remove_all()  # somebody took it for dead, worked, and left
+            folder.remove_all()  # another process broke the claim, did its work and released the name
         return look(name)
 
     monkeypatch.setattr(leases, "_claims", late)

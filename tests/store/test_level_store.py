@@ -41,7 +41,7 @@ def number(found):
 
 
 def get_or_compute(store, key, compute, saved=lambda: None):
-    """The entry of a key, waited for or computed here, and whether it was found."""
+    """The entry of a key, computed here or by another process, and whether it was found in the store."""
     while (claim := store.claim(key)) is None:
         time.sleep(store.poll_seconds)
     if isinstance(claim, Entry):
@@ -114,11 +114,11 @@ class TestEntries:
         _, written = peak(lambda: store.save(KEY, Entry(record={}, tensors={"w": values})))
         found, read = peak(lambda: store.load(KEY))
         assert torch.equal(found.tensors["w"], values)
-        # The file's bytes; to read it, these and the tensors.
+        # Writing needs the file's bytes; reading needs these and the tensors.
         assert (written < 1.1, read < 2.1) == (True, True), (written, read)
 
     def test_an_entry_has_the_bytes_that_it_always_had(self):
-        """But for the order of the metadata, which is random in safetensors."""
+        """Except for the order of the metadata, which is random in safetensors."""
         tensors = {"w": torch.tensor([1.5, 2.0]), "m": torch.tensor([3], dtype=torch.uint8)}
         data = encode(Entry(record={"a": "é"}, tensors=tensors))
         metadata = {"format": "ticket_search.entry.1", "record": json.dumps({"a": "é"}), "sha256": "0" * 64}
@@ -349,7 +349,7 @@ class TestComputing:
         assert number(get_or_compute(store, KEY, compute)[0]) == 2
 
     def test_a_waiter_takes_over_from_a_killed_process(self, store, folder, events):
-        """It waits while the owner lives."""
+        """It waits while the owner is alive."""
         code = (
             "import sys, time; from ticket_search.store.level_store import LevelStore\n"
             "wait = lambda: print('computing', flush=True) or time.sleep(60)\n"
@@ -397,7 +397,7 @@ class TestComputing:
         monkeypatch.setattr("ticket_search.storage.lease.HEARTBEAT_SECONDS", 0.01)
 
         def compute():
-            """Suspended for long: meanwhile another process takes the lease, computes and saves."""
+            """Simulate a long suspension: another process breaks the claim, computes the entry and saves it."""
             (folder / "leases").remove_all()
             time.sleep(0.5)
             LevelStore(folder).save(KEY, entry(8))

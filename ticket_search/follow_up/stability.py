@@ -14,7 +14,7 @@ from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.engines.engine import open_engine
 from ticket_search.engines.job import Job, make_job
 from ticket_search.follow_up.export import find_ticket, open_finished, read_data
-from ticket_search.runs.directory import COPIES, read_spec
+from ticket_search.runs.directory import COPIES, locked, read_spec
 from ticket_search.storage.folder import Folder
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def lines_between_copies(
 
     Raises:
         SpecError: the search has no such ticket, the data have changed, or a rewind is past the training.
+        RunDirectoryError: another process runs the directory.
         TicketSearchError: a training failed.
     """
     spec = read_spec(run_dir)
@@ -82,9 +83,10 @@ def lines_between_copies(
     dense = [_Arm(trajectory=_dense_from(k, trajectory, finished.task), level=0, density=1.0) for k in iterations]
     arms = [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"]))), *dense]
     keys = [finished.of(arm.trajectory).copy_key(arm.level, copy) for arm in arms for copy in range(copies)]
-    (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
     pairs = list(itertools.combinations(range(copies), 2))
-    with open_engine(engine, address, room=source.size) as opened:
+    # The lock keeps `store --keep-best` from removing copies that are in use, and another call from this table.
+    with locked(run_dir, say), open_engine(engine, address, room=source.size) as opened:
+        (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
         opened.plan(spec)
         data = opened.share({trajectory.dataset.source: source})
         jobs = [make_job(spec, 0, arm.trajectory, run_dir, "", data) for arm in arms]

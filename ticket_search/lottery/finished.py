@@ -120,8 +120,8 @@ class FinishedTrajectory:
         entry = self._store.load(key)
         if entry is None and (aside := self._store.damaged(key)):
             raise StorageError(
-                f"level {number} ({key}) is damaged in the store, and set aside as {aside!r}; restore the entry from a "
-                "copy of the store, or train it again with a new search"
+                f"level {number} ({key}) was damaged in the store, and is set aside as {aside!r}; restore the entry "
+                "from a backup, or train it again with a new search"
             )
         if entry is None:
             raise StorageError(f"level {number} ({key}) is no longer in the store; a new search would train it again")

@@ -1,1 +1,1 @@
-"""A run directory: its lock, its use of disk and level store, copies of it."""
+"""Run directories: their lock, their use of disk and level store, and copies of their results."""

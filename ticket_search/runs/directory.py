@@ -1,4 +1,4 @@
-"""A run directory: it belongs to one search, and one process at a time runs it."""
+"""A run directory: it holds one search, and one process at a time runs it."""
 
 import json
 import random
@@ -23,7 +23,7 @@ from ticket_search.storage.local import LocalFolder
 
 SPEC_FILE = "search.yaml"
 RUN_FILE = "run.json"
-#: A folder of notes: which copies `stability` trains.
+#: A folder of notes that list the copies which `stability` trains.
 COPIES = "copies"
 LOCKS = "lock"
 _LOCK = "run"
@@ -33,13 +33,13 @@ _TRIES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What tells a search's run from every other, wherever its directory is moved to.
+    """Identifies the run of a search, wherever its directory is moved.
 
     Attributes:
         run_id: random.
-        created: when it was begun, in Unix seconds.
-        version: of ticket_search, that began it.
-        engine: the one that ran it last; no part of what tells runs apart.
+        created: when the run began, in Unix seconds.
+        version: the version of ticket_search that began it.
+        engine: the engine of the last run; no part of what tells runs apart.
     """
 
     run_id: str
@@ -50,13 +50,13 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Hold:
-    """A run directory that this process runs.
+    """A run directory that this process has locked to run its search.
 
     Attributes:
-        is_new: it held no search before.
-        before: the search as it was run last; None if it is new.
-        run: what it is.
-        lease: to see whether it still is this process's.
+        is_new: whether the directory held no search before.
+        before: the search as it was run last; None if the directory is new.
+        run: its identity.
+        lease: the lock; tells whether this process still holds it.
     """
 
     is_new: bool
@@ -66,10 +66,10 @@ class Hold:
 
 
 def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
-    """The search that a directory holds, with ``KEY=VALUE`` settings on top.
+    """The search that a directory holds, with ``KEY=VALUE`` settings applied.
 
     Raises:
-        RunDirectoryError: it holds none.
+        RunDirectoryError: the directory holds no search, or its file is damaged.
     """
     data = run_dir.read(SPEC_FILE)
     if data is None:
@@ -82,9 +82,9 @@ def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
 
 
 def spelled_as_before(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
-    """A search with the names that its directory, if it has one, has for searched fields: columns are named so.
+    """A search whose searched fields are spelled as in its existing directory, because columns have these names.
 
-    ``retrain``, ``pruning.retrain`` and, in older files, ``trajectory.retrain`` are one field.
+    ``retrain``, ``pruning.retrain`` and, in older files, ``trajectory.retrain`` are the same field.
     """
     if run_dir.read(SPEC_FILE) is None:
         return spec
@@ -101,13 +101,13 @@ def spelled_as_before(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
 
 
 def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
-    """Refuse a directory that holds another search, or things that are not a search's, or that is being run.
+    """Refuse a directory that another process runs, or that holds another search or unrelated files.
 
     Raises:
-        RunDirectoryError: quotes the directory, and says where the search could go.
+        RunDirectoryError: quotes the directory and says what to use instead.
     """
     if isinstance(run_dir, LocalFolder) and run_dir.path.exists() and not run_dir.path.is_dir():
-        raise RunDirectoryError(f"{str(run_dir)!r} is a file; give --output a directory")
+        raise RunDirectoryError(f"{str(run_dir)!r} is not a directory; give another --output")
     if run_dir.read(SPEC_FILE) is not None:
         if (owner := held_by(run_dir)) is not None and owner.is_here:
             raise _being_run(run_dir, owner)
@@ -118,21 +118,26 @@ def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
 
 def _is_empty(run_dir: Folder) -> bool:
     if isinstance(run_dir, LocalFolder):
-        # What a process killed in its first moments left: its lock, and a file half written.
+        # Ignore what a process that was killed at its start leaves: its lock and a partial file.
         names = [path.name for path in run_dir.path.iterdir()] if run_dir.path.is_dir() else []
         return all(name == LOCKS or (name.startswith(".") and name.endswith(".partial")) for name in names)
     return all(file.name.startswith(f"{LOCKS}/") for file in run_dir.files(recursive=True))
 
 
 def check_writable(folder: Folder) -> None:
-    """See that a folder can be written to; leaves nothing behind.
+    """Check that a folder can be written to, and leave nothing behind.
 
     Raises:
         RunDirectoryError: quotes the folder and the system's reason.
     """
     if isinstance(folder, LocalFolder):
         missing = missing_folders(folder)
-        probe: Folder = LocalFolder(missing[-1].parent if missing else folder.path)
+        nearest = missing[-1].parent if missing else folder.path
+        if not nearest.is_dir():
+            raise RunDirectoryError(f"cannot write to {str(folder)!r}: {str(nearest)!r} is not a directory")
+        if broken := next((path for path in missing if path.is_symlink()), None):
+            raise RunDirectoryError(f"cannot write to {str(folder)!r}: the symbolic link {str(broken)!r} is broken")
+        probe: Folder = LocalFolder(nearest)
     else:
         probe = folder / LOCKS
     name = f".{uuid4().hex}.partial"
@@ -145,14 +150,14 @@ def check_writable(folder: Folder) -> None:
 
 
 def missing_folders(folder: Folder) -> list[Path]:
-    """Of a local folder and those it is in, the ones that are not there yet, from the inside out."""
+    """A local folder and its parents, as far as they do not exist yet, innermost first."""
     if not isinstance(folder, LocalFolder):
         return []
     return [path for path in (folder.path, *folder.path.parents) if not path.exists()]
 
 
 def remove(run_dir: Folder, made: list[Path]) -> None:
-    """Remove a run directory, and of the folders that were `made` for it those that nobody else uses by now."""
+    """Delete a run directory, and the parent folders that were `made` for it, if they are still empty."""
     run_dir.remove_all()
     run_dir.sweep()
     if isinstance(run_dir, LocalFolder):
@@ -160,8 +165,25 @@ def remove(run_dir: Folder, made: list[Path]) -> None:
         for folder in (*inner, *made):
             try:
                 folder.rmdir()
-            except OSError:  # another search has moved in meanwhile
+            except OSError:  # another search uses it now
                 return
+
+
+@contextmanager
+def locked(run_dir: Folder, say: Callable[[str], None] = lambda notice: None) -> Iterator[Lease]:
+    """Lock a run directory, so that no other process runs it. Unlike `hold`, this does not write the search into it.
+
+    Args:
+        run_dir: the directory.
+        say: receives notices about the lock.
+
+    Raises:
+        RunDirectoryError: another process runs the directory; the message says which.
+    """
+    with _acquire(run_dir, say) as lease:
+        for owner in lease.broken:
+            say(f"broke the lock of {owner}, which is gone")
+        yield lease
 
 
 @contextmanager
@@ -172,26 +194,24 @@ def hold(
     *,
     engine: str | None = None,
 ) -> Iterator[Hold]:
-    """Make the directory this search's, and keep other processes from running it meanwhile.
+    """Lock the directory and write the search into it.
 
-    A lock left by a process that is gone is broken. That it is gone is known at once on the same machine; elsewhere,
-    after its heartbeat has not been seen for a minute.
+    The lock of a dead process is broken: at once if the process was on this machine, otherwise after its heartbeat has
+    not changed for a minute.
 
     Args:
         run_dir: the directory.
         spec: the search.
-        say: told what is worth knowing of the lock.
+        say: receives notices about the lock.
         engine: where the trajectories will run, for `Run`; None leaves that as it is.
 
     Raises:
-        RunDirectoryError: another process runs it; the message says which. Or it holds another search by now.
+        RunDirectoryError: another process runs the directory (the message says which), or it now holds another search.
     """
-    with _acquire(run_dir, say) as lease:
-        for owner in lease.broken:
-            say(f"broke the lock of {owner}, which is gone")
+    with locked(run_dir, say) as lease:
         data = run_dir.read(SPEC_FILE)
         before = None if data is None else _check_identity(run_dir, spec)
-        # Before anything else: it is what makes the directory a search's.
+        # Write this first: a directory without it counts as unrelated files, and a later `run` would refuse it.
         run_dir.write(SPEC_FILE, spec.to_yaml().encode())
         noted = read_run(run_dir)
         run = noted or Run(run_id=uuid4().hex, created=time.time(), version=ticket_search.__version__)
@@ -204,18 +224,18 @@ def hold(
 
 
 def held_by(run_dir: Folder) -> Owner | None:
-    """The process that runs the directory now, as far as can be told by one look; None if there is none."""
+    """The process that runs the directory now, as far as a single listing can tell; None if there is none."""
     return Leases(run_dir / LOCKS).owner(_LOCK)
 
 
 def request_stop(run_dir: Folder) -> Owner:
-    """Ask the process that runs a directory to stop once the levels that it is training are done.
+    """Ask the process that runs a directory to stop after the levels in training.
 
     Returns:
         The process.
 
     Raises:
-        RunDirectoryError: it is no run directory, or nobody runs it.
+        RunDirectoryError: it is not a run directory, or no process runs it.
     """
     read_spec(run_dir)
     owner = held_by(run_dir)
@@ -226,13 +246,13 @@ def request_stop(run_dir: Folder) -> Owner:
 
 
 def is_stop_requested(run_dir: Folder) -> bool:
-    """Whether somebody has asked the process that runs the directory to stop."""
+    """Whether the process that runs the directory has been asked to stop."""
     return run_dir.read(_STOP_FILE) is not None
 
 
-def differences(there: Spec, here: Spec) -> list[str]:
-    """The fields, with dots, in which two specifications differ."""
-    one, other = (_flat(spec.model_dump(mode="json")) for spec in (there, here))
+def differences(before: Spec, now: Spec) -> list[str]:
+    """The dotted names of the fields in which two specifications differ."""
+    one, other = (_flat(spec.model_dump(mode="json")) for spec in (before, now))
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
@@ -241,9 +261,9 @@ def _acquire(run_dir: Folder, say: Callable[[str], None]) -> Lease:
     started = time.monotonic()
     waiting, tries = False, 0
     while isinstance(lease := leases.try_acquire(_LOCK), Owner):
-        # On this machine what is there is alive; elsewhere that takes a while to see.
+        # An owner on this machine is certainly alive; for one elsewhere, wait until its claim would have expired.
         tries += 1
-        if lease.is_here and tries < _TRIES:  # two that start at once both withdraw
+        if lease.is_here and tries < _TRIES:  # two processes that start together both withdraw
             time.sleep(random.uniform(0.02, 0.2))
             continue
         if lease.is_here or time.monotonic() - started > 1.5 * EXPIRY_SECONDS:
@@ -260,10 +280,10 @@ def _being_run(run_dir: Folder, owner: Owner) -> RunDirectoryError:
 
 
 def read_run(run_dir: Folder) -> Run | None:
-    """What tells the run of a directory from others; None if the directory holds none.
+    """The identity of the run in a directory; None if there is none.
 
     Raises:
-        RunDirectoryError: it is damaged.
+        RunDirectoryError: its file is damaged.
     """
     data = run_dir.read(RUN_FILE)
     try:
@@ -273,16 +293,16 @@ def read_run(run_dir: Folder) -> Run | None:
 
 
 def _check_identity(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
-    there = read_spec(run_dir)
-    if there.identity() != spec.identity():
+    existing = read_spec(run_dir)
+    if existing.identity() != spec.identity():
         changeable = (*PLACES, *(f"search.{setting}" for setting in CHANGEABLE_SETTINGS))
-        fields = [name for name in differences(there, spec) if not name.startswith(changeable)]
-        store = store_folder(there, run_dir)
+        fields = [name for name in differences(existing, spec) if not name.startswith(changeable)]
+        store = store_folder(existing, run_dir)
         raise RunDirectoryError(
-            f"{str(run_dir)!r} holds another search ({there.name!r}, which differs in {', '.join(fields)}); "
-            f"give another --output, with --store '{store}' to train no level again that the two share"
+            f"{str(run_dir)!r} holds another search ({existing.name!r}, which differs in {', '.join(fields)}); "
+            f"give another --output, with --store '{store}' to reuse the levels that the two share"
         )
-    return there
+    return existing
 
 
 def _flat(value: object, path: str = "") -> dict[str, object]:

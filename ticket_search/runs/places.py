@@ -1,4 +1,4 @@
-"""Where a search's level store and its data sets lie."""
+"""Where a search keeps its level store and finds its data sets."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from ticket_search.storage.folder import Folder, open_folder
 
 
 def store_folder(spec: SearchSpec, run_dir: Folder) -> Folder:
-    """The level store: the one that the search names, else ``store/`` of its run directory."""
+    """The level store: the folder that the search names, or else ``store/`` in its run directory."""
     return open_folder(spec.store) if spec.store else run_dir / "store"
 
 
 def data_path(spec: SearchSpec) -> Path:
-    """The folder of the data sets, absolute; ``data/`` in the working directory where the search names none."""
+    """The absolute folder of the data sets: the one that the search names, or ``data/`` in the working directory."""
     return Path(spec.data_dir or "data").absolute()

@@ -1,4 +1,4 @@
-"""Copying a search's results to where they are read: its tables, tickets, TensorBoard files, not its level store."""
+"""Copies a search's results (tables, tickets, TensorBoard files, but not its level store) to a local directory."""
 
 import os
 import re
@@ -14,21 +14,21 @@ from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, rea
 from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
-#: Folders that only a search that goes on needs; a confirmation, which is a search in another's directory, has its own.
+#: Folders that are needed only to resume a search. A confirmation, a search within another's directory, has them too.
 _LEFT_BEHIND = ("store", LOCKS, COPIES)
-#: Files read at once. Object storage answers in tens of milliseconds, however small the file.
+#: How many files are read at once: object storage takes tens of milliseconds to answer, however small the file is.
 _READERS = 16
 _ON_A_HOST = re.compile(r"[^/\s:]+:.+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pulled:
-    """What came of a pull.
+    """The outcome of a pull.
 
     Attributes:
-        files: that were copied.
-        size: of those, in bytes.
-        unchanged: files that were there as they are.
+        files: the number of files copied.
+        size: the size of the copied files, in bytes.
+        unchanged: the number of files that an earlier pull had already copied.
     """
 
     files: int
@@ -37,35 +37,48 @@ class Pulled:
 
 
 def pull(source: str, directory: Path) -> Pulled:
-    """Copy the results of a search; again, only what has changed since. The search may be running.
+    """Copy the results of a search, which may be running. A repeated pull copies only files that have changed.
+
+    An interrupted or failed pull leaves complete files; the next one copies the rest.
 
     Args:
-        source: its run directory: ``user@host:path``, which takes rsync and ssh, a URI of object storage, or a path.
-        directory: becomes the copy; it may hold an earlier one.
+        source: its run directory: ``user@host:path``, which needs rsync and ssh, a URI of object storage, or a path.
+        directory: the target; it may hold an earlier copy of the same search.
 
     Raises:
-        RunDirectoryError: the source is no run directory, or `directory` holds something else.
+        RunDirectoryError: `source` is not a run directory, or `directory` is not empty and holds no copy of it.
+        SpecError: `source` or `directory` cannot be a folder.
         StorageError: the source cannot be reached or read.
     """
-    if _ON_A_HOST.fullmatch(source) and "://" not in source and not Path(source).exists():
-        # What rsync is told it takes as it stands; a path that is not absolute is below the home there.
+    if _ON_A_HOST.fullmatch(source) and "://" not in source and not _exists(source):
+        # With `-s` the remote shell expands nothing, not even `~`; rsync resolves relative paths against the home.
         return _from_host(source.rstrip("/").replace(":~/", ":", 1), directory)
     folder = open_folder(source)
     read_spec(folder)
+    open_folder(directory)  # refuses a path that cannot be a folder
     _check(LocalFolder(directory), folder, source)
     return _from_folder(folder, directory)
 
 
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # the name is too long
+        return False
+
+
 def _check(copy: LocalFolder, original: Folder, source: str) -> None:
-    """Refuse a directory that is not a copy of that search."""
-    if not copy.path.exists() or (copy.path.is_dir() and not any(copy.path.iterdir())):
+    """Refuse a directory that is neither empty nor a copy of the same search."""
+    if copy.path.exists() and not copy.path.is_dir():
+        raise RunDirectoryError(f"{str(copy)!r} is not a directory; give another")
+    if not copy.path.exists() or not any(copy.path.iterdir()):
         return
-    if not (copy.path.is_dir() and _identity(copy) == _identity(original)):
-        raise RunDirectoryError(f"{str(copy)!r} is not empty and no copy of {source!r}; give another directory")
+    if _identity(copy) != _identity(original):
+        raise RunDirectoryError(f"{str(copy)!r} is not empty and not a copy of {source!r}; give another directory")
 
 
 def _identity(folder: Folder) -> object:
-    """What tells a run directory from others; of one without `run.json`, the search itself."""
+    """The identity of a run directory; without `run.json`, as in older ones, its search."""
     return read_run(folder) or folder.read(SPEC_FILE)
 
 
@@ -73,7 +86,7 @@ def _from_folder(folder: Folder, directory: Path) -> Pulled:
     with ThreadPoolExecutor(_READERS) as readers:
         files = _results(folder, readers)
         changed = [file for file in files if not _is_copied(file, directory)]
-        # `map` cancels the files that wait when one fails, or at an interrupt.
+        # After an error or an interrupt `map` cancels the files that have not been started.
         sizes = [size for size in readers.map(partial(_copy, folder, directory), changed) if size is not None]
     return Pulled(files=len(sizes), size=sum(sizes), unchanged=len(files) - len(changed))
 
@@ -84,18 +97,18 @@ def _is_copied(file: File, directory: Path) -> bool:
 
 
 def _copy(folder: Folder, directory: Path, file: File) -> int | None:
-    """Copy a file; its size, or None if it was removed after it was listed."""
+    """Copy a file, and return its size, or None if it was removed after the listing."""
     data = folder.read(file.name)
     if data is None:
         return None
     LocalFolder(directory).write(file.name, data)
-    if len(data) == file.size:  # otherwise it was replaced after it was listed, and the next pull copies it again
+    if len(data) == file.size:  # otherwise it was replaced after the listing, and the next pull copies it again
         os.utime(directory / file.name, ns=(file.modified, file.modified))
     return len(data)
 
 
 def _results(folder: Folder, readers: Executor) -> list[File]:
-    """The files to copy. Folders of one depth are listed at once: `tensorboard` has one for each trajectory."""
+    """The files to copy. Folders of equal depth are listed concurrently: `tensorboard` has one for each trajectory."""
     files: list[File] = []
     depth = [""]
     while depth:
@@ -114,7 +127,7 @@ def _listing(folder: Folder, prefix: str) -> tuple[list[File], list[str]]:
 
 def _from_host(source: str, directory: Path) -> Pulled:
     with tempfile.TemporaryDirectory() as scratch:
-        # Two small files first: they tell whether this is the search that the directory is a copy of.
+        # Fetch two small files first, to check that the directory is a copy of this search.
         _rsync(f"{source}/", scratch, source, f"--include=/{SPEC_FILE}", f"--include=/{RUN_FILE}", "--exclude=*")
         original = LocalFolder(Path(scratch))
         if original.read(SPEC_FILE) is None:
@@ -122,20 +135,20 @@ def _from_host(source: str, directory: Path) -> Pulled:
         _check(LocalFolder(directory), original, source)
     directory.mkdir(parents=True, exist_ok=True)
     left_behind = [f"--exclude={name}/" for name in _LEFT_BEHIND] + ["--exclude=.*.partial"]
-    said = _rsync(f"{source}/", str(directory), source, *left_behind, "--out-format=%i %l")
-    sizes = [int(line.split()[1]) for line in said.splitlines() if line.startswith(">f")]
-    there = len(LocalFolder(directory).files(recursive=True))
-    return Pulled(files=len(sizes), size=sum(sizes), unchanged=there - len(sizes))
+    output = _rsync(f"{source}/", str(directory), source, *left_behind, "--out-format=%i %l")
+    sizes = [int(line.split()[1]) for line in output.splitlines() if line.startswith(">f")]
+    total = len(LocalFolder(directory).files(recursive=True))
+    return Pulled(files=len(sizes), size=sum(sizes), unchanged=total - len(sizes))
 
 
 def _rsync(place: str, target: str, source: str, *options: str) -> str:
     command = ["rsync", "-a", "-s", *options, place, target]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})  # noqa: S603
     except FileNotFoundError:
-        raise StorageError(f"{source!r} cannot be read: that takes rsync, which is not installed here") from None
-    # 24: a file was replaced by another while it was copied.
-    if said.returncode not in (0, 24):
-        lines = [line for line in said.stderr.splitlines() if line.strip()] or [f"exit code {said.returncode}"]
+        raise StorageError(f"{source!r} cannot be read: this needs rsync, which is not installed here") from None
+    # 24: a file vanished during the copy, as when the running search replaces it.
+    if done.returncode not in (0, 24):
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise StorageError(f"{source!r} cannot be read: {lines[0]}")
-    return said.stdout
+    return done.stdout

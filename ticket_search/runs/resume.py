@@ -7,20 +7,20 @@ from ticket_search.storage.folder import Folder
 
 
 def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...] = ()) -> SearchSpec:
-    """The search of a run directory, with more trials or other rules.
+    """The search of a run directory, with more trials or changed settings.
 
     Args:
         run_dir: the run directory.
-        trials: the number of trajectories; no less than before.
-        settings: ``KEY=VALUE``, of those that may change.
+        trials: the number of trajectories; at least as many as before.
+        settings: ``KEY=VALUE``, for settings that may change.
 
     Raises:
-        SpecError: that would be another search, or fewer trials.
+        SpecError: the changes would make it another search, or reduce the number of trials.
     """
     before = read_spec(run_dir)
     if trials is not None:
         if before.search.trials is None:
-            raise SpecError(f"--trials {trials}: the search takes its whole grid already")
+            raise SpecError(f"--trials {trials}: the search already runs its whole grid")
         settings = (*settings, f"search.trials={trials}")
     changeable = (*(f"search.{name}" for name in CHANGEABLE_SETTINGS), *PLACES)
     another = SpecError(
@@ -37,5 +37,5 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
         raise another
     old, new = before.search.trials, spec.search.trials
     if old is not None and new is not None and new < old:
-        raise SpecError(f"--trials {new} is less than the search's {old}; give that or more")
+        raise SpecError(f"--trials {new} is less than the search's {old}; give {old} or more")
     return spec

@@ -1,4 +1,4 @@
-"""Whether a machine reaches the storage of a search that another machine has begun."""
+"""Checks that a machine reaches the storage of a search that another machine started."""
 
 import socket
 from functools import lru_cache
@@ -10,26 +10,26 @@ from ticket_search.runs.directory import check_writable, read_run
 from ticket_search.storage.folder import Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
-#: The folder of a level store with a note for each search that uses it.
+#: The folder of a level store that holds a note for each search that uses the store.
 SEARCHES = "searches"
 
 
 def note_of(run_dir: Folder, run_id: str) -> str:
-    """The name, in a level store, of a search's note that it uses the store."""
-    place = digest(str(run_dir))[:8]  # a copy of the directory is a search of its own
-    return f"{SEARCHES}/{run_id}.{place}.json"
+    """The name of the note in a level store which says that a search uses the store."""
+    location = digest(str(run_dir))[:8]  # a copy of the directory has the same run id, but counts as another search
+    return f"{SEARCHES}/{run_id}.{location}.json"
 
 
 def notes_folder(store: Folder) -> list[Path]:
-    """The folder of those notes, where it is one that a disk has."""
+    """The folder of the notes, if the store is on a disk; in object storage there are no folders to remove."""
     return [store.path / SEARCHES] if isinstance(store, LocalFolder) else []
 
 
 def check_shared(store: str, run_dir: str, run_id: str) -> None:
-    """See that this machine reaches a search's directory and its store.
+    """Check that this machine reaches a search's directory and store.
 
     Raises:
-        StorageError: names the machine and what it does not reach, or cannot write to.
+        StorageError: names the machine, and the folder that it does not reach or cannot write to.
     """
     folder, wrong = open_folder(run_dir), None
     try:
@@ -50,5 +50,5 @@ def check_shared(store: str, run_dir: str, run_id: str) -> None:
 
 @lru_cache(maxsize=8)
 def check_shared_once(store: str, run_dir: str, run_id: str) -> None:
-    """As `check_shared`; where it is shared, a process does not look again."""
+    """Like `check_shared`, but each process checks only once after a success."""
     check_shared(store, run_dir, run_id)

@@ -1,4 +1,4 @@
-"""What a level store holds, which of it the searches that share it need, and the removal of the rest."""
+"""What a level store holds, which files the searches that share it need, and the removal of all others."""
 
 import json
 import re
@@ -27,16 +27,16 @@ from ticket_search.storage.local import LocalFolder
 
 #: Folders of a store that hold no entries.
 _CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"
-#: What is being written is younger.
+#: Partial files older than this are not being written any more.
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
 _KINDS = ("levels", "rewind weights", "tickets", "copies", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
-#: What a store names its files; any other is not the store's, and left alone.
+#: The names of a store's files; other files do not belong to the store and are left alone.
 _FILE = re.compile(
     rf"([0-9a-f]{{2}})/\1[0-9a-f]{{30}}\.safetensors|{_CHECKPOINTS}/[0-9a-f]{{32}}\.safetensors"
     rf"|{_DAMAGED}/[0-9a-f]{{32}}\.safetensors\.\d+"
 )
-#: Events that say which level of which trajectory a key is of.
+#: Events that name the trajectory and the level of a key.
 _LEVEL_EVENTS = ("level_started", "level_finished", "level_reused")
 
 Best = Callable[[Results], pd.DataFrame]
@@ -44,15 +44,15 @@ Best = Callable[[Results], pd.DataFrame]
 
 @dataclass(frozen=True, kw_only=True)
 class StoreUse:
-    """A store and those who use it.
+    """A store and the searches that use it.
 
     Attributes:
-        folder: of the store.
-        kinds: ``levels``, ``rewind weights``, ``tickets`` (found elsewhere), ``copies`` (of `stability`),
+        folder: the store.
+        kinds: ``levels``, ``rewind weights``, ``tickets`` (of `transfer`), ``copies`` (of `stability`),
             ``checkpoints``, ``damaged`` and ``of no search`` -> the files.
-        searches: the run directories that use it, and are there.
-        gone: those that used it and are not found where they were. What they need is not known: entries that none of
-            the others needs count as needed, unless they are forgotten.
+        searches: the run directories that use the store.
+        gone: the run directories that used it and no longer exist at their location. It is unknown which entries they
+            need, so all entries count as needed, unless `forget_gone` was given.
         unneeded: the files that no search needs.
     """
 
@@ -64,22 +64,23 @@ class StoreUse:
 
 
 def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
-    """Note in a store that a search uses it."""
+    """Write a note into a store which says that a search uses it."""
     note = {"run_dir": str(run_dir), "name": spec.name}
     store.write(note_of(run_dir, run.run_id), json.dumps(note).encode())
 
 
 def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = False) -> StoreUse:
-    """Look at a store.
+    """Inspect a store.
 
     Args:
-        directory: of a search, or of a store itself.
-        best: picks tickets (``trajectory_id``, ``level``) from a search's tables; of trajectories that have ended, only
-            these are needed then. None needs every level.
-        forget_gone: nothing is needed by a search that is not found where it was.
+        directory: a run directory or a store.
+        best: picks tickets (``trajectory_id``, ``level``) from a search's tables; ended trajectories then need only the
+            entries of these tickets. With None, they need all their levels.
+        forget_gone: assume that searches which no longer exist at their location need nothing.
 
     Raises:
-        RunDirectoryError: the directory is neither, one of its searches is running, or a note of one is damaged.
+        RunDirectoryError: the directory is neither of the two, one of the store's searches is running, or a note is
+            damaged.
     """
     store, searches, gone = _searches(directory)
     levels: set[str] = set()
@@ -90,7 +91,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
     unfinished = False
     for run_dir in searches:
         if (owner := held_by(run_dir)) is not None:
-            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; look at its store when it has ended")
+            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; inspect its store after that has ended")
         spec, results = read_spec(run_dir), load_results(run_dir)
         reached = _levels(run_dir, spec, results)
         levels |= set(reached["level_key"])
@@ -108,7 +109,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
         kind = _kind(file, {"levels": levels, "rewind weights": rewinds, "tickets": tickets, "copies": copies})
         kinds[kind].append(file)
         if kind == _CHECKPOINTS:
-            # One that is left of a finished level, or of searches that have ended, is gone on from by nobody.
+            # A checkpoint of a finished level, or of a search that has ended, will never be resumed.
             if _key(file) in entries or not (unfinished or spared):
                 unneeded.append(file)
         elif kind == _DAMAGED or (_key(file) not in needed and not spared):
@@ -131,15 +132,15 @@ def prune(use: StoreUse) -> None:
 
 
 def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
-    """The store; the run directories that use it; those that are gone."""
-    here: dict[str, Folder] = {}
+    """The store, the run directories that use it, and the locations of those that no longer exist."""
+    present: dict[str, Folder] = {}
     run_ids: set[str] = set()
     if isinstance(directory, LocalFolder) and _is_store_of(LocalFolder(directory.path.parent), directory):
         directory = LocalFolder(directory.path.parent)
     if directory.read("search.yaml") is not None:
         store = store_folder(read_spec(directory), directory)
         run = read_run(directory)
-        here[str(directory)] = directory
+        present[str(directory)] = directory
         run_ids |= {run.run_id} if run else set()
     else:
         store = directory
@@ -147,19 +148,20 @@ def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
             raise RunDirectoryError(f"{str(directory)!r} is neither a run directory nor a level store")
     absent = {}
     for run_dir, run_id in _notes(store).items():
-        if run_dir in here:
+        if run_dir in present:
             continue
         folder = open_folder(run_dir)
-        found = read_run(folder)
-        if found is None or found.run_id != run_id:
+        run = read_run(folder)
+        if run is None or run.run_id != run_id:
             absent[run_dir] = run_id
         else:
-            here[run_dir] = folder
+            present[run_dir] = folder
             run_ids.add(run_id)
-    # A store within a run directory is moved with it. Of another, what is found elsewhere may be an older copy.
-    if any(_is_within(store, run_dir) for run_dir in here.values()):
+    # A store within a run directory moves with it, so a note of the old location is obsolete. A shared store does not
+    # move: the same run found elsewhere may be an older copy, and the original may still need entries.
+    if any(_is_within(store, run_dir) for run_dir in present.values()):
         absent = {run_dir: run_id for run_dir, run_id in absent.items() if run_id not in run_ids}
-    return store, list(here.values()), list(absent)
+    return store, list(present.values()), list(absent)
 
 
 def _is_within(store: Folder, run_dir: Folder) -> bool:
@@ -171,7 +173,7 @@ def _is_store_of(run_dir: Folder, store: Folder) -> bool:
 
 
 def _notes(store: Folder) -> dict[str, str]:
-    """The run directories of the searches that have noted that they use a store, each with the id of its run."""
+    """Run directory -> run id, of the searches whose notes are in a store."""
     notes = {}
     for file in (store / SEARCHES).files():
         if not re.fullmatch(r"[0-9a-f]{32}\.[0-9a-f]{8}\.json", file.name):
@@ -181,41 +183,41 @@ def _notes(store: Folder) -> dict[str, str]:
             notes[str(run_dir)] = file.name.partition(".")[0]
         except (ValueError, TypeError, KeyError):
             raise RunDirectoryError(
-                f"{(store / SEARCHES).place(file.name)!r} is damaged, so nobody knows which search uses the store; "
-                "remove it, or resume that search, which writes it anew"
+                f"{(store / SEARCHES).place(file.name)!r} is damaged, so it is unknown which search uses the "
+                "store; remove the file, or resume that search, which rewrites it"
             ) from None
     return notes
 
 
 def _tickets(spec: SearchSpec) -> set[str]:
-    """The keys of the tickets that a search trains, or will train."""
+    """The keys of the transferred tickets that a search trains."""
     searched = [domain for name, domain in spec.space.items() if dotted(name) == "pruning.ticket"]
     listed = [ticket for domain in searched if not isinstance(domain, Range) for ticket in domain]
     return {ticket for ticket in (*listed, spec.pruning.ticket) if ticket}
 
 
 def _copies(run_dir: Folder) -> Iterator[str]:
-    """The keys of the copies that `stability` has trained, or is training."""
+    """The keys of the copies that `stability` has trained."""
     for file in (run_dir / COPIES).files():
         try:
             yield from map(str, json.loads((run_dir / COPIES).read(file.name) or b"[]"))
         except (ValueError, TypeError):
             raise RunDirectoryError(
-                f"{(run_dir / COPIES).place(file.name)!r} is damaged, so nobody knows which copies it names; remove it"
+                f"{(run_dir / COPIES).place(file.name)!r} is damaged, so it is unknown which copies it lists; remove it"
             ) from None
 
 
 def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:
-    """How each trajectory that was suggested prunes."""
+    """Trajectory id -> its pruning settings, of all suggested trajectories."""
     points = {}
     for suggestion in SuggestionRecord(run_dir).read():
-        with suppress(SpecError):  # values that do not go together: it failed before its first level
+        with suppress(SpecError):  # incompatible values: the trajectory failed before its first level
             points[suggestion.trajectory_id] = spec.trajectory_at(suggestion.values, suggestion.seed).pruning
     return points
 
 
 def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame:
-    """Every level the search has come to: also those that diverged, or that a killed driver had not written down."""
+    """Every level that the search started, including diverged ones and those missing in a killed driver's tables."""
     columns = ["trajectory_id", "level", "level_key", "rewind_iteration"]
     rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")
     pruning = _points(run_dir, spec)
@@ -224,8 +226,8 @@ def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame
             row = {name: event[name] for name in columns[:3]}
             rows.append(row | {"rewind_iteration": pruning[event["trajectory_id"]].rewind_iteration})
     levels = pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
-    kept = {name for name, found in pruning.items() if found.retrain != "weights"}
-    return levels.assign(starts_from_parent=levels["trajectory_id"].isin(kept))
+    keep_weights = {name for name, settings in pruning.items() if settings.retrain != "weights"}
+    return levels.assign(starts_from_parent=levels["trajectory_id"].isin(keep_weights))
 
 
 def _needed(spec: SearchSpec, results: Results, levels: pd.DataFrame, best: Best | None) -> Iterator[str]:
@@ -238,9 +240,9 @@ def _needed(spec: SearchSpec, results: Results, levels: pd.DataFrame, best: Best
     parents = chosen.loc[chosen["starts_from_parent"], ["trajectory_id", "level"]]
     yield from levels.merge(parents.assign(level=parents["level"] - 1))["level_key"]
     ended = results.trajectories.loc[results.trajectories["status"].isin(SETTLED), "trajectory_id"]
-    going_on = levels[~levels["trajectory_id"].isin(ended)]
-    yield from going_on["level_key"]
-    kept = levels[levels["trajectory_id"].isin({*chosen["trajectory_id"], *going_on["trajectory_id"]})]
+    unfinished = levels[~levels["trajectory_id"].isin(ended)]
+    yield from unfinished["level_key"]
+    kept = levels[levels["trajectory_id"].isin({*chosen["trajectory_id"], *unfinished["trajectory_id"]})]
     dense = levels[levels["level"] == 0] if not _is_finished(spec, results) else kept[kept["level"] == 0]
     yield from dense["level_key"]
     for key, iteration in zip(dense["level_key"], dense["rewind_iteration"], strict=True):
@@ -265,7 +267,7 @@ def _kind(file: File, keys: Mapping[str, set[str]]) -> str:
     folder = file.name.partition("/")[0]
     if folder in (_CHECKPOINTS, _DAMAGED):
         return folder
-    return next((kind for kind, known in keys.items() if _key(file) in known), _UNKNOWN)
+    return next((kind for kind, its_keys in keys.items() if _key(file) in its_keys), _UNKNOWN)
 
 
 def _key(file: File) -> str:

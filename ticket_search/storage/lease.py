@@ -1,12 +1,13 @@
-"""Claims that one process at a time holds, on any storage, and that outlive no process.
+"""Claims on any storage: one process at a time holds a name, and a claim does not outlive its process.
 
-To claim a name is to write a file of one's own beside it and then to look: whoever is alone there holds it, whoever is
-not withdraws. Of two claims the later to be written sees the earlier, so at most one is alone; this needs no lock
-service and no conditional write, only that a listing shows what was written before it. A dead owner's file is removed
-by its own name, so that two who find it at once cannot remove a third one's.
+To claim a name, a process writes a file with a random suffix and then lists the folder. If its file is the only one,
+the process holds the name; otherwise it withdraws. Of two claims, the later one sees the earlier one, so at most one
+process holds the name. This needs no lock service and no conditional write, only listings that show all completed
+writes. A dead owner's file is removed by its unique name, so two processes that break a claim at once cannot remove a
+third one.
 
-An owner is dead when its process is no longer there, which is known on the same machine, or when its heartbeat has not
-been seen to change for `EXPIRY_SECONDS` by the clock of whoever watches: clocks are never compared between machines.
+An owner is dead when its process has ended (checked on the same machine) or when its heartbeat has not changed for
+`EXPIRY_SECONDS` by the clock of the process that watches it. Clocks are never compared between machines.
 """
 
 import json
@@ -27,12 +28,13 @@ from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Folder
 from ticket_search.storage.remote import impatient
 
-#: Between two signs of life of an owner.
+#: The interval between two heartbeats of an owner.
 HEARTBEAT_SECONDS = 15.0
-#: An owner on another machine that gave no sign of life for so long is dead.
+#: A claim expires when its heartbeat has not changed for this long.
 EXPIRY_SECONDS = 60.0
 _LONG_AGO_SECONDS = 600
-#: The claims that this process makes or holds. Any other that names it was given up, and could not be removed.
+#: The files of the claims that this process is making or holds. Any other claim in its name has been released, but its
+#: file could not be removed.
 _held: set[str] = set()
 
 
@@ -41,11 +43,11 @@ class Owner:
     """Who holds a claim.
 
     Attributes:
-        host: its name, for people.
-        machine: tells machines, and containers on one machine, apart; changes when it is started anew.
-        pid: of the process.
-        started: of the process, in the system's ticks, since process ids come again; 0 where that is unknown.
-        since: when it claimed, in Unix seconds of its own clock; for people.
+        host: the name of its machine, for messages.
+        machine: identifies the machine, or the container on it, since its last boot.
+        pid: its process id.
+        started: when the process started, in clock ticks since boot, because process ids are reused; 0 if unknown.
+        since: when it made the claim, in Unix seconds by its own clock; for messages.
     """
 
     host: str
@@ -56,7 +58,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether the process was started on this machine, so that it is known at once whether it lives."""
+        """Whether the process runs on this machine, where its end is noticed at once."""
         return self.machine == _machine()
 
     def __str__(self) -> str:
@@ -68,32 +70,32 @@ class Owner:
 class _Claim:
     file: str
     modified: int
-    owner: Owner | None  # None: it cannot be read, so only its heartbeat tells
+    owner: Owner | None  # None: the claim is unreadable, so only its heartbeat can tell
 
 
 class Leases:
     """The claims in a folder.
 
     Args:
-        folder: that holds the claims, and nothing else.
+        folder: holds the claims, and nothing else.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        # file -> its time of modification, when that was first seen, and when it was last looked at.
+        # File -> its modification time, when this watcher first saw that time, and when it last polled the file.
         self._seen: dict[str, tuple[int, float, float]] = {}
 
     def owner(self, name: str) -> Owner | None:
-        """Who holds a name now, as far as one look can tell; None if nobody does.
+        """The current owner of a name, as far as a single listing can tell; None if there is none.
 
-        For people: a heartbeat of ten minutes ago is taken for none, which trusts the clocks to differ by less.
+        For messages only: heartbeats older than ten minutes count as expired, which assumes that clocks differ by less.
         """
         recent = time.time_ns() - _LONG_AGO_SECONDS * 10**9
         alive = (claim for claim in self._claims(name) if not self._is_dead(claim))
         return next((c.owner or _UNKNOWN for c in alive if c.modified > recent or (c.owner and c.owner.is_here)), None)
 
     def names(self) -> list[str]:
-        """Every name that has a claim, dead owners' included."""
+        """Every name that has a claim, including claims of dead owners."""
         claims = (file.name for file in self._folder.files() if file.name.endswith(".json"))
         return sorted({claim.rpartition(".")[0].rpartition(".")[0] for claim in claims})
 
@@ -104,8 +106,8 @@ class Leases:
                 self._remove(claim)
 
     def try_acquire(self, name: str) -> "Lease | Owner":
-        """Claim a name, unless somebody holds it: then say who."""
-        # Somebody else may be writing a claim at this moment.
+        """Claim a name; if another process holds it, return its owner."""
+        # Spare young partial files: another process may be writing a claim at this moment.
         self._folder.sweep(older_than_seconds=EXPIRY_SECONDS)
         broken = []
         for claim in self._claims(name):
@@ -119,7 +121,7 @@ class Leases:
             self._folder.write(file, json.dumps(asdict(_this_process())).encode())
             claims = self._claims(name)
             others = [c for c in claims if c.file != file and not self._is_dead(c)]
-            # Without its own file, this process has slept so long that it was taken for dead.
+            # If its own file is gone, this process was suspended for so long that another one broke its claim.
             if not others and any(claim.file == file for claim in claims):
                 return Lease(self._folder, file, broken)
             self._folder.remove(file)
@@ -132,23 +134,23 @@ class Leases:
     def acquire(
         self, name: str, *, poll_seconds: float = 0.2, until: Callable[[], bool] = lambda: False
     ) -> "Lease | None":
-        """Claim a name, waiting for whoever holds it; None as soon as `until()` says that there is no more need."""
+        """Claim a name, and wait while another process holds it; None once `until()` returns True."""
         while isinstance(lease := self.try_acquire(name), Owner):
-            # At random, so that two who withdrew at once do not claim at once again.
+            # Random, so that two processes that withdrew together do not collide again.
             time.sleep(poll_seconds * random.uniform(0.5, 1.0))
             if until():
                 return None
         return lease
 
     def _claims(self, name: str) -> list[_Claim]:
-        """The claims on a name; those of dead owners too."""
+        """The claims on a name, including those of dead owners."""
         claims = []
         files = self._folder.files()
         modified = {file.name: file.modified for file in files}
         for file in files:
             if file.name.startswith(f"{name}.") and file.name.endswith(".json"):
                 data = self._folder.read(file.name)
-                if data is not None:  # not released meanwhile
+                if data is not None:  # else it was released after the listing
                     last = max(file.modified, modified.get(_beat_of(file.name), 0))
                     claims.append(_Claim(file=file.name, modified=last, owner=_parse(data)))
         return claims
@@ -161,7 +163,7 @@ class Leases:
                 return True
         now = time.monotonic()
         modified, first, last = self._seen.get(claim.file, (0, now, now))
-        # Who has not looked for a while, its storage being out of reach say, does not know what it missed.
+        # If this watcher has not polled recently (storage outage), restart the expiry clock.
         if modified != claim.modified or now - last > EXPIRY_SECONDS / 2:
             first = now
         self._seen[claim.file] = (claim.modified, first, now)
@@ -177,7 +179,7 @@ class Lease(AbstractContextManager["Lease"]):
     """A name that this process holds until the end of the ``with`` block.
 
     Attributes:
-        broken: the dead owners whose claims were in the way and were removed.
+        broken: the dead owners whose claims were removed to get this one.
     """
 
     def __init__(self, folder: Folder, file: str, broken: list[Owner]) -> None:
@@ -191,20 +193,20 @@ class Lease(AbstractContextManager["Lease"]):
 
     @property
     def is_lost(self) -> bool:
-        """Whether another process has taken this one for dead, and the name from it.
+        """Whether this claim expired and another process removed it.
 
-        Costs nothing while the heart beats; after a long suspension, which the heart may not have noticed yet, it is
-        looked up.
+        Costs nothing while heartbeats succeed. After a long suspension it reads the claim, because the heartbeat thread
+        may not have noticed yet.
         """
         if not self._lost.is_set() and _clock() - self._beaten > EXPIRY_SECONDS - HEARTBEAT_SECONDS:
             self.confirm()
         return self._lost.is_set()
 
     def confirm(self) -> bool:
-        """Look whether the name is still this process's.
+        """Read the claim, and return whether this process still holds the name.
 
         Raises:
-            StorageError: that cannot be known.
+            StorageError: the claim cannot be read.
         """
         if self._folder.read(self._file) is None:
             self._lost.set()
@@ -219,9 +221,9 @@ class Lease(AbstractContextManager["Lease"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._heart.join(timeout=1.0)  # a server that is silent may keep it
+        self._heart.join(timeout=1.0)  # it may hang in a request to a silent server
         try:
-            with impatient(), suppress(StorageError):  # nobody takes it for held any more, this process included
+            with impatient(), suppress(StorageError):  # the claim expires even if its file remains
                 self._folder.remove(self._file)
                 self._folder.remove(_beat_of(self._file))
         finally:
@@ -229,21 +231,21 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            # Storage that is out of reach for the owner is so for the others; the next beat is the next attempt.
+            # A storage outage stops the watchers' clocks too, so it is enough to try again at the next beat.
             with impatient(), suppress(Exception):
                 if not self.confirm():
                     return
-                # A file of its own: writing the claim anew could undo its removal by somebody else.
+                # In a separate file: rewriting the claim could undo its removal by another process.
                 self._folder.write(_beat_of(self._file), b"")
 
 
 def _beat_of(claim: str) -> str:
-    """The file whose time of modification is the last beat of a claim's owner."""
+    """The file whose modification time is the last heartbeat of a claim's owner."""
     return claim.removesuffix(".json") + ".beat"
 
 
 def _clock() -> float:
-    """Seconds that go on while the machine sleeps, where the system counts them."""
+    """Seconds by a clock that includes the time that the machine sleeps, where the system has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -263,13 +265,13 @@ def _this_process() -> Owner:
 
 
 def _machine() -> str:
-    """Names this machine since its start; each container on it has its own process ids, and so its own name."""
+    """Identifies this machine since its boot, and the container, because each container has its own process ids."""
     return _machine_of(os.getpid())
 
 
 @cache
 def _machine_of(pid: int) -> str:
-    del pid  # a forked process may have moved into another namespace
+    del pid  # only a cache key: a forked process may have entered another namespace
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
@@ -278,7 +280,7 @@ def _machine_of(pid: int) -> str:
 
 
 def is_running(pid: int, started: int = 0) -> bool:
-    """Whether a process of this machine lives; one that may not be looked into does, if its number is in use."""
+    """Whether a process of this machine is alive. Without access to it, a process id in use is enough."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -289,9 +291,11 @@ def is_running(pid: int, started: int = 0) -> bool:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process was started, in ticks; None if there is none that may be looked into, or a zombie, or no /proc."""
+    """When a process started, in clock ticks since boot; None for a zombie, without access, or without /proc."""
+    # Not psutil: claims on disk hold ticks, and its `create_time` adds a boot time that moves when the clock is set, by
+    # NTP say. An owner that is alive would then be taken for another process (psutil 7.2).
     try:
-        # The name, in brackets, may hold spaces. The state is field 3, the start is field 22.
+        # The name, in brackets, may contain spaces. The state is field 3, the start is field 22.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

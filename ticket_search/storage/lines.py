@@ -1,39 +1,39 @@
-"""A record of lines that only grows: each line is there whole or not at all."""
+"""An append-only file of lines: each line is written completely or not at all."""
 
 from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Folder
 from ticket_search.storage.local import LocalFolder
 
-#: Where files cannot grow, a line rewrites the last part, so parts are short.
+#: In object storage each append rewrites the last part, so parts are kept short.
 _LINES_A_PART = 200
 
 
 class LineFile:
-    """Lines of UTF-8 in ``<name>.jsonl`` and, where files cannot grow, in ``<name>.00001.jsonl`` and so on after it.
+    """Lines of UTF-8 in ``<name>.jsonl`` and, where files cannot grow, also ``<name>.00001.jsonl`` and so on.
 
-    A copy of either kind is read, and gone on with, on the other. One writer at a time.
+    Each kind of storage can read, and append to, a copy of the other's files. One writer at a time.
 
     Args:
-        folder: that it is in.
-        name: without ``.jsonl``.
+        folder: the folder of the files.
+        name: of the file, without ``.jsonl``.
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
         self._name = name
         self._last: int | None = None  # the part that grows; None before the first append
-        self._lines: list[str] = []  # of that part, where files cannot grow
+        self._lines: list[str] = []  # of that part; used only where files cannot grow
 
     def append(self, text: str, *, durable: bool = True) -> None:
         """Add one line.
 
         Args:
             text: the line, without its newline.
-            durable: return only when the line would survive a power cut.
+            durable: return only once the line survives a power cut.
 
         Raises:
-            ValueError: `text` holds a newline.
-            StorageError: it could not be written; the lines before it are untouched.
+            ValueError: `text` contains a newline.
+            StorageError: the line could not be written; earlier lines are untouched.
         """
         if "\n" in text:
             raise ValueError(f"{text!r} is more than one line")
@@ -43,7 +43,7 @@ class LineFile:
             try:
                 self._folder.append(self._part(), text.encode() + b"\n", durable=durable)
             except StorageError:
-                self._last = None  # what it left, if anything, is dropped before the next line
+                self._last = None  # the next append drops what this one may have left
                 raise
             return
         if len(self._lines) >= _LINES_A_PART:
@@ -53,7 +53,7 @@ class LineFile:
         self._lines.append(text)
 
     def read(self) -> list[str]:
-        """The complete lines, without their newlines; none if there is no file."""
+        """The complete lines, without their newlines; an empty list if there is no file."""
         lines: list[str] = []
         number = 0
         while (data := self._folder.read(_part(self._name, number))) is not None:
@@ -62,10 +62,10 @@ class LineFile:
         return lines
 
     def _take_up(self) -> None:
-        """Find the last part; drop the half line that a killed writer left at its end."""
+        """Find the last part, and drop an incomplete line that a killed writer left at its end."""
         number, data = 0, None
-        while (found := self._folder.read(_part(self._name, number))) is not None:
-            number, data = number + 1, found
+        while (part := self._folder.read(_part(self._name, number))) is not None:
+            number, data = number + 1, part
         self._last = max(0, number - 1)
         self._lines = complete_lines(data or b"")
         if data and isinstance(self._folder, LocalFolder):
@@ -76,7 +76,7 @@ class LineFile:
 
 
 def complete_lines(data: bytes) -> list[str]:
-    """The lines of a file's content that end with a newline, without it."""
+    """The lines of `data` that end with a newline, without the newline."""
     return data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
 
 

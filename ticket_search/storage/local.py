@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ class LocalFolder(Folder):
     """A folder on a disk that this machine has mounted.
 
     Args:
-        path: of the folder; a relative one is taken from the working directory of now.
+        path: of the folder; a relative path is resolved against the current working directory at once.
     """
 
     grows = True
@@ -39,8 +40,13 @@ class LocalFolder(Folder):
 
     def read(self, name: str) -> bytes | None:
         try:
-            with _named("read", self.path / name, may_be_absent=True):
-                return (self.path / name).read_bytes()
+            with (
+                _named("read", self.path / name, may_be_absent=True),
+                open(self.path / name, "rb", opener=_open_at_once) as file,
+            ):
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, "it is not a regular file")
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -54,7 +60,7 @@ class LocalFolder(Folder):
                     file.writelines(parts_of(data))
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(aside, path)  # noqa: PTH105  the name that tests replace to fail here
+                os.replace(aside, path)  # noqa: PTH105  (tests patch `os.replace` to fail here)
             except BaseException:
                 aside.unlink(missing_ok=True)
                 raise
@@ -71,8 +77,8 @@ class LocalFolder(Folder):
                     while rest:
                         rest = rest[file.write(rest) :]
                 except OSError:
-                    # A full disk may have taken the half of it.
-                    with suppress(OSError):  # the reader drops a half line
+                    # A full disk may have taken part of the data.
+                    with suppress(OSError):  # if this fails too, readers drop the incomplete line
                         os.ftruncate(file.fileno(), before)
                     raise
                 if durable:
@@ -81,7 +87,7 @@ class LocalFolder(Folder):
                 _sync_folder(path.parent)
 
     def drop_half_line(self, name: str) -> None:
-        """Cut what a killed writer left after a file's last newline."""
+        """Truncate a file after its last newline: a killed writer may have left an incomplete line."""
         path = self.path / name
         with _named("write", path), path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
@@ -132,15 +138,15 @@ class LocalFolder(Folder):
                     if recursive and not entry.is_symlink():
                         yield from self._files(folder / entry.name, f"{prefix}{entry.name}/", True)
                 else:
-                    found = entry.stat()
-                    yield File(name=prefix + entry.name, size=found.st_size, modified=found.st_mtime_ns)
-            except OSError:  # removed meanwhile, or a link that leads nowhere
+                    status = entry.stat()
+                    yield File(name=prefix + entry.name, size=status.st_size, modified=status.st_mtime_ns)
+            except OSError:  # removed since it was listed, or a broken link
                 continue
 
 
 @contextmanager
 def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[None]:
-    """Turn an error of the system into one message; where a file may be absent, that stays a `FileNotFoundError`."""
+    """Turn an `OSError` into a `StorageError`; where a file may be absent, `FileNotFoundError` passes unchanged."""
     try:
         yield
     except OSError as error:
@@ -149,13 +155,18 @@ def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[No
         raise StorageError(f"cannot {verb} {str(path)!r}: {reason_of(error)}") from error
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; where it is a pipe, without waiting for its writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _sync_folder(folder: Path) -> None:
-    """Make a rename or a new file in a folder survive a power cut."""
+    """Flush a folder's entries, so that a rename or a new file in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems cannot
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems cannot sync a folder
             raise
     finally:
         os.close(handle)

@@ -14,16 +14,16 @@ from urllib.parse import parse_qsl, urlsplit
 from ticket_search.errors import SpecError, StorageError
 from ticket_search.storage.folder import Content, File, Folder, parts_of, reason_of
 
-#: A request to object storage that fails is made again for so many seconds, which bridges a restart of the server.
+#: Failed requests to object storage are retried for this long, which covers a restart of the server.
 PATIENCE_SECONDS = 60.0
-#: What may follow a ``?`` in an S3 location.
+#: The options that an S3 location may have after its ``?``.
 _S3_OPTIONS = ("endpoint_override", "region", "scheme")
 
 T = TypeVar("T")
 
 
 class RemoteFolder(Folder):
-    """A folder in object storage. A file is one PUT (above 5 MB one multipart upload), so it is there whole or not.
+    """A folder in object storage. A file is one PUT (above 5 MB one multipart upload), so writes are atomic.
 
     Args:
         uri: e.g. ``s3://bucket/path?region=eu-west-1``.
@@ -35,12 +35,12 @@ class RemoteFolder(Folder):
         base, _, options = uri.partition("?")
         scheme, _, path = base.partition("://")
         if "#" in base:
-            raise SpecError(f"{base!r} holds a '#', which ends a URI; give another name")
+            raise SpecError(f"{base!r} contains a '#', which ends a URI; give another name")
         base = f"{scheme.lower()}://{re.sub('/+', '/', path)}"
         self._base = base.rstrip("/")
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if base.startswith("s3://") and endpoint and "endpoint_override=" not in options:
-            # Another process, on another machine perhaps, has another environment.
+            # Put the endpoint into the location: workers on other machines have another environment.
             options = f"{options}&endpoint_override={endpoint}".lstrip("&")
         self._options = options
         self._filesystem, self._path = _connect(self._base, options)
@@ -109,7 +109,7 @@ class RemoteFolder(Folder):
         return {"path": self._path, "filesystem": self._filesystem}
 
     def _patiently(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
-        """Make a request, again and again while the server cannot be reached or is busy."""
+        """Make a request, and retry it while the server is busy or cannot be reached."""
         deadline = time.monotonic() + (0.0 if _impatient.get() else PATIENCE_SECONDS)
         pause = 0.2
         while True:
@@ -128,7 +128,7 @@ _impatient: ContextVar[bool] = ContextVar("impatient", default=False)
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Within the block, and in this thread, a request to object storage is made once."""
+    """Within the block, and in this thread, do not retry requests to object storage."""
     token = _impatient.set(True)
     try:
         yield
@@ -137,12 +137,12 @@ def impatient() -> Iterator[None]:
 
 
 def _connect(base: str, options: str) -> tuple[Any, str]:
-    """The client of a location, and the path that it knows the location by."""
+    """The client for a location, and the client's path for it."""
     location = urlsplit(base)
     if location.username or location.password or "@" in location.netloc:
         raise SpecError(
-            f"'{location.scheme}://...@{location.netloc.rpartition('@')[2]}{location.path}' holds credentials, which "
-            "would be written into the results; give them by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            f"'{location.scheme}://...@{location.netloc.rpartition('@')[2]}{location.path}' contains credentials, "
+            "which would be written into the results; set them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if not location.netloc:
         raise SpecError(f"{base!r} names no bucket; give {location.scheme}://bucket/path")
@@ -155,7 +155,11 @@ def _connect(base: str, options: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=64)
 def _client(scheme: str, bucket: str, options: str) -> tuple[Any, str]:
-    """A client, and the name it has for a bucket. One serves all folders of the bucket: a level store has hundreds."""
+    """A client, and its name for a bucket.
+
+    All folders of a bucket share a client: a level store has 256 shards, and every client made without a region costs a
+    request to find it.
+    """
     from pyarrow.fs import FileSystem
 
     if scheme == "s3":
@@ -173,7 +177,7 @@ def _s3(bucket: str, options: str) -> Any:
     endpoint = given.get("endpoint_override")
     if endpoint and "://" not in endpoint and "scheme" not in given:
         raise ValueError(
-            f"endpoint_override {endpoint!r} names no protocol; give http://{endpoint} or https://{endpoint}"
+            f"endpoint_override {endpoint!r} has no protocol; give http://{endpoint} or https://{endpoint}"
         )
     region = given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region and not endpoint:
@@ -186,13 +190,13 @@ def _s3(bucket: str, options: str) -> Any:
         request_timeout=30,
         # A file of up to 5 MB is one PUT.
         allow_delayed_open=True,
-        # `_patiently` waits longer, and can be interrupted.
+        # `_patiently` retries for longer, and Ctrl-C interrupts it.
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=2),
     )
 
 
 def _may_pass(error: OSError) -> bool:
-    """Whether waiting may help: not with a bucket or a permission that is missing."""
+    """Whether a retry may succeed: not if the bucket or a permission is missing."""
     return not re.search(
         "NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|Forbidden|HTTP status 40[013]", str(error)
     )

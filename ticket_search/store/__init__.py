@@ -1,1 +1,1 @@
-"""The level store: what was computed, under the key of what it was computed from."""
+"""The level store: results of trainings, each under a key derived from its inputs."""

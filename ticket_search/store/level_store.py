@@ -1,4 +1,4 @@
-"""A content-addressed store of finished levels: each under its key, written whole or not at all, trained once."""
+"""A store of finished levels, keyed by their inputs: each is written atomically and trained once."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lease import Lease, Leases, Owner
 
-#: Between two looks at whether another process has finished what this one waits for.
+#: The longest interval between two polls for an entry that another process is computing.
 _POLL_SECONDS = 0.2
 _POLL_SECONDS_REMOTE = 1.0
 _DAMAGED = "damaged"
 _FORMAT = "ticket_search.entry.1"
-#: Stands for the checksum while it is computed.
+#: Placeholder for the checksum while it is computed.
 _ZEROS = "0" * 64
 
 Log = Callable[..., None]
@@ -31,7 +31,7 @@ Log = Callable[..., None]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What is stored under a key.
+    """The value that is stored under a key.
 
     Attributes:
         record: plain JSON data.
@@ -43,12 +43,12 @@ class Entry:
 
 
 def encode(entry: Entry) -> tuple[bytes, memoryview]:
-    """An entry as a safetensors file whose metadata hold the record and the SHA-256 of the file.
+    """An entry as a safetensors file whose metadata contain the record and the SHA-256 of the file.
 
-    The checksum is that of the file with 64 zeros in the checksum's place.
+    The checksum is computed with 64 zeros in the checksum's place.
 
     Returns:
-        The file's header and the rest. They are not joined: a copy of an entry of gigabytes may not fit into memory.
+        The header and the tensor values, not joined: that would copy an entry of gigabytes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
     metadata = {"format": _FORMAT, "record": json.dumps(entry.record), "sha256": _ZEROS}
@@ -58,10 +58,10 @@ def encode(entry: Entry) -> tuple[bytes, memoryview]:
 
 
 def decode(data: bytes) -> Entry:
-    """The entry that `encode` wrote.
+    """Parse a file that `encode` made.
 
     Raises:
-        ValueError: the data are not an entry, or incomplete, or changed.
+        ValueError: the data are not an entry, or incomplete or modified.
     """
     header, values = _split(data)
     try:
@@ -69,7 +69,7 @@ def decode(data: bytes) -> Entry:
         checksum, record = metadata["sha256"], metadata["record"]
     except (ValueError, KeyError, TypeError):
         raise ValueError("it is not a whole entry") from None
-    # In two steps, since a copy with zeros in it would be as large as the entry.
+    # Hash header and values separately: replacing the checksum in `data` would copy gigabytes.
     actual = hashlib.sha256(header.replace(_checksum_field(checksum), _checksum_field(_ZEROS), 1))
     actual.update(values)
     if actual.hexdigest() != checksum:
@@ -83,24 +83,24 @@ def decode(data: bytes) -> Entry:
 
 
 def _split(data: bytes) -> tuple[bytes, memoryview]:
-    """The header of a safetensors file, which is its length in 8 bytes and JSON; and the values of its tensors."""
+    """The header of a safetensors file (its length in 8 bytes, then JSON) and the values of its tensors."""
     end = 8 + int.from_bytes(data[:8], "little")
     return data[:end], memoryview(data)[end:]
 
 
 def _checksum_field(value: str) -> bytes:
-    # Quotes within the record are escaped, so this occurs once, in the header.
+    # Quotes within the record are escaped, so this occurs exactly once, in the header.
     return f'"sha256":"{value}"'.encode()
 
 
 class LevelStore:
-    """Entries in a folder that any number of processes, of any number of searches, share.
+    """Entries in a folder that any number of processes and searches can share.
 
     Args:
-        root: the folder, local or in object storage; made when first written to.
-        log: told of ``entry_damaged`` (with ``key``, ``path``, ``reason``) and ``lease_broken`` (``key``, ``owner``).
-        note: a file that exists as long as the store does; when it is missing, `claim` and all writes are refused.
-            None: an absent folder is created.
+        root: the folder, local or in object storage; the first write creates it.
+        log: receives ``entry_damaged`` (with ``key``, ``path``, ``reason``) and ``lease_broken`` (``key``, ``owner``).
+        note: a file that the folder must hold: where it is missing, the store was deleted, and `claim` and every write
+            raise. None creates the folder when needed.
     """
 
     def __init__(self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None) -> None:
@@ -110,19 +110,19 @@ class LevelStore:
         self._log = log
 
     def load(self, key: str) -> Entry | None:
-        """The entry under a key, or None. A damaged one is set aside, told of, and not there any more."""
+        """The entry under a key, or None. A damaged entry is moved aside and logged, and counts as absent."""
         return self._read(_entry_name(key), key)
 
     def damaged(self, key: str) -> str | None:
-        """The location of the damaged entry of a key that was set aside last; None if there is none."""
+        """The location of the last damaged entry that was moved aside for a key; None if there is none."""
         aside = [file.name for file in (self._root / _DAMAGED).files() if file.name.startswith(f"{key}.")]
         return (self._root / _DAMAGED).place(aside[-1]) if aside else None
 
     def save(self, key: str, entry: Entry) -> None:
-        """Write an entry whole. An entry that is there already is replaced by an equal one.
+        """Write an entry. If the key already has one, it is replaced by an equal one.
 
         Raises:
-            StorageError: it cannot be written, or the store is gone.
+            StorageError: the entry cannot be written, or the store was deleted.
         """
         self._write(_entry_name(key), entry)
 
@@ -130,11 +130,11 @@ class LevelStore:
         """The entry under a key, or else the right to compute it; never waits.
 
         Returns:
-            The entry; a claim, to be used as a context; or None while somebody else computes the entry, in this process
-            or another: ask again after about `poll_seconds`.
+            The entry; or a claim, to be used as a context manager; or None while another process, or another trajectory
+            of this process, computes the entry: call again after about `poll_seconds`.
 
         Raises:
-            StorageError: the store is gone.
+            StorageError: the store was deleted.
         """
         if (entry := self.load(key)) is not None:
             return entry
@@ -154,19 +154,19 @@ class LevelStore:
 
     @property
     def poll_seconds(self) -> float:
-        """Between two looks at whether somebody else has finished what is waited for.
+        """How long to wait before the next `claim` of a key that is being computed elsewhere.
 
-        At random, so that two who gave way to each other do not claim at once again.
+        Random, so that two processes that withdrew together do not collide again.
         """
         return (_POLL_SECONDS if self._root.grows else _POLL_SECONDS_REMOTE) * random.uniform(0.5, 1.0)
 
     def tidy(self, key: str) -> None:
-        """Remove what a process that died once the entry was saved has left: its claim and its checkpoint."""
+        """Remove the claim and the checkpoint of a process that died after it saved the entry."""
         self._leases.break_dead(key)
         self.checkpoint(key).remove()
 
     def checkpoint(self, key: str) -> "Checkpoint":
-        """Where the half-done computation of a key is kept."""
+        """The checkpoint of a key whose computation has not finished."""
         return Checkpoint(self, key)
 
     def _write(self, name: str, entry: Entry) -> None:
@@ -177,8 +177,8 @@ class LevelStore:
         """Refuse to recreate a deleted store, because the tickets found so far would lack their levels unnoticed."""
         if self._note is not None and self._root.read(self._note) is None:
             raise StorageError(
-                f"the level store {str(self._root)!r} was deleted or replaced while the search was running; bring it "
-                "back before you resume, or its finished trajectories keep their figures, but not their tickets"
+                f"the level store {str(self._root)!r} was deleted or replaced while the search was running; restore it "
+                "before you resume, or finished trajectories keep their figures but their tickets cannot be exported"
             )
 
     def _read(self, name: str, key: str) -> Entry | None:
@@ -190,9 +190,9 @@ class LevelStore:
         except ValueError as error:
             aside = f"{_DAMAGED}/{name.rpartition('/')[2]}.{time.time_ns()}"
             self._root.write(aside, data)
-            # Another process may have set it aside before, and trained it again.
-            if (now := self._root.read(name)) != data:
-                return None if now is None else decode(now)
+            # Another process may already have moved it aside and trained the level again.
+            if (current := self._root.read(name)) != data:
+                return None if current is None else decode(current)
             self._root.remove(name)
             self._log("entry_damaged", key=key, path=self._root.place(aside), reason=str(error))
             return None
@@ -208,11 +208,11 @@ class Claim(AbstractContextManager["Claim"]):
         self._held = held
 
     def save(self, entry: Entry) -> Entry:
-        """Store what was computed; until the block ends nobody else computes or tidies the same.
+        """Store the computed entry. Until the block ends no other process computes or tidies the key.
 
         Returns:
-            What is in the store: the same entry, or somebody else's, where this process was suspended for so long that
-            it was taken for dead, and its work done by another.
+            The entry in the store: `entry`, or that of another process, if this one was suspended for so long that its
+            claim expired and the other computed the entry.
         """
         if not self._lease.confirm() and (theirs := self._store.load(self._key)) is not None:
             return theirs
@@ -226,7 +226,7 @@ class Claim(AbstractContextManager["Claim"]):
 
 
 class Checkpoint:
-    """A half-done computation in a store; see `LevelStore.checkpoint`."""
+    """The checkpoint of a computation in a store; see `LevelStore.checkpoint`."""
 
     def __init__(self, store: LevelStore, key: str) -> None:
         self._store = store
@@ -234,15 +234,19 @@ class Checkpoint:
         self._name = _checkpoint_name(key)
 
     def load(self) -> Entry | None:
-        """What was saved last, or None. If it is damaged, it is set aside and told of."""
+        """The last checkpoint, or None. A damaged one is moved aside and logged."""
         return self._store._read(self._name, self._key)
 
     def save(self, entry: Entry) -> None:
-        """Replace what was saved before."""
+        """Replace the previous checkpoint.
+
+        Raises:
+            StorageError: the checkpoint cannot be written, or the store was deleted.
+        """
         self._store._write(self._name, entry)
 
     def remove(self) -> None:
-        """Forget it: the computation is done."""
+        """Remove the checkpoint, once the computation has finished."""
         self._store._root.remove(self._name)
 
 
