@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pandas as pd
 import pytest
@@ -115,3 +116,35 @@ def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_ad
     results = load_results(tmp_path / "run")
     assert list(results.trajectories["status"]) == ["completed"] * 2
     assert len(results.levels) == 4
+
+
+def test_short_trajectories_do_not_end_the_start_of_the_other_actors(ray_address, search, tmp_path, monkeypatch):
+    """One actor is ready at once, the other after a second, in which many trajectories end."""
+    from ticket_search.engines.ray.trainable import TrajectoryTrainable
+    from ticket_search.engines.ray.tune_hooks import run_on_ray
+    from ticket_search.search.driver import SearchDriver
+    from ticket_search.search.reports import EndReport
+
+    class Short(TrajectoryTrainable):
+        def setup(self, config):
+            if not hasattr(self, "_reports"):
+                try:
+                    (tmp_path / "first").touch(exist_ok=False)
+                except FileExistsError:
+                    time.sleep(1.0)
+            super().setup(config)
+
+        def reports(self, job):
+            (tmp_path / f"worked_{os.getpid()}").touch()
+            time.sleep(0.02)
+            yield EndReport(status="completed")
+
+    def both_have_worked():
+        return len(list(tmp_path.glob("worked_*"))) == 2
+
+    monkeypatch.setattr("ticket_search.search.driver._FLUSH_SECONDS", 0.1)
+    space = {"pruning_rate": {"low": 0.1, "high": 0.9}}
+    spec = search(space, sampler="random", trials=150, early_stopping=None, max_concurrent=2)
+    running = SearchDriver(spec, tmp_path / "run", is_asked_to_stop=both_have_worked)
+    run_on_ray(running, open_folder(tmp_path / "run"), trainable=Short)
+    assert both_have_worked()

@@ -181,7 +181,7 @@ def run_on_ray(
             storage_path=scratch,
             search_alg=_Suggest(search, run_dir, run_id, data),
             stop=stop,
-            scheduler=_Queue(),
+            scheduler=_Queue(),  # type: ignore[no-untyped-call]
             callbacks=[_Watch(search, stop)],
             num_samples=-1,
             max_failures=spec.search.max_failures,
