@@ -5,7 +5,7 @@ from ticket_search.engines.place import Place
 from ticket_search.engines.worker import Report
 from ticket_search.errors import StorageError
 from ticket_search.search.driver import SearchDriver
-from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
+from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotShared, NotStarted
 
 
 def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
@@ -30,7 +30,7 @@ def receive(search: SearchDriver, number: int, report: Report) -> bool:
         return reason is None and not search.is_ending
     if isinstance(report, NotStarted):
         search.progress.stopped = True
-    elif isinstance(report, HaltReport):
+    elif isinstance(report, HaltReport | NotShared):  # without another machine, no other worker would fare better
         search.halt(StorageError(report.reason))
     else:
         search.ended(number, report)
