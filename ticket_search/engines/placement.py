@@ -12,7 +12,7 @@ from ticket_search.config.settings import ResourcesSpec
 from ticket_search.errors import SpecError
 
 Resources = Mapping[str, float]
-#: The environment variable with the seconds that a search waits for its first node. A GPU node that an autoscaler starts
+#: The environment variable with the seconds that a search waits for its first node. A GPU node that is started for it
 #: takes up to ten minutes to join: machine, drivers, an image of several GB.
 NODE_WAIT = "TICKET_SEARCH_NODE_WAIT_SECONDS"
 

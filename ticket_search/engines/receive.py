@@ -17,6 +17,23 @@ def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
     return make_job(search.spec, suggestion.number, trajectory, place.run_dir, place.run_id, data=data)
 
 
+def died(search: SearchDriver, how: str, error: str | None) -> EndReport:
+    """The end of a trajectory whose workers died more often than `max_failures` allows.
+
+    Args:
+        search: the search.
+        how: how the last one died, as far as that is known; "" where it is not.
+        error: all that is known, in any number of lines.
+    """
+    reason = f"its worker died {times(search.spec.search.max_failures + 1)}" + (f": {how}" if how else "")
+    return EndReport(status="failed", reason=reason, error=f"{reason}\n{error or ''}".strip())
+
+
+def times(count: int) -> str:
+    """A count in words."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def receive(search: SearchDriver, number: int, report: Report) -> bool:
     """Tell the search what came of a trajectory.
 

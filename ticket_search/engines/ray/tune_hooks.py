@@ -17,6 +17,7 @@ from ticket_search.engines.job import JOB, REPORT, make_job
 from ticket_search.engines.ray.connection import ends_with_ray
 from ticket_search.engines.ray.nodes import Slots
 from ticket_search.engines.ray.trainable import TrajectoryTrainable
+from ticket_search.engines.receive import died
 from ticket_search.errors import SpecError, StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotShared, NotStarted
@@ -140,8 +141,7 @@ class _Watch(_Hook, tune.Callback):
         if trial.num_failures <= self._search.spec.search.max_failures and self._search.hand_out_again(number):
             return
         error = trial.error_file and Path(trial.error_file).read_text(errors="replace")
-        end = EndReport(status="failed", reason="its worker died", error=error)
-        self._guarded(lambda: self._search.ended(number, end), None)
+        self._guarded(lambda: self._search.ended(number, died(self._search, "", error)), None)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         # Ray keeps every trial; of what it keeps of a trial's results nothing is used, and it is most of it.
