@@ -110,8 +110,8 @@ def _on_loopback() -> Iterator[None]:
 def _raylet_silenced() -> Iterator[None]:
     """Keep the raylets' messages off the terminal of a driver that connects within the block.
 
-    In spite of `log_to_driver=False` Ray prints 20 lines for each worker that dies, and advice on how many to start. The
-    tables have what matters: that a worker died.
+    In spite of `log_to_driver=False` Ray prints 20 lines for each worker that dies, and advice on how many to start.
+    The tables have what matters: that a worker died.
     """
     listen = ray_worker.listen_error_messages
     ray_worker.listen_error_messages = lambda *_: None
