@@ -61,6 +61,22 @@ def test_hosts_are_cut_off_killed_and_added():
         assert_whole(output)
 
 
+def test_a_late_host_without_the_storage_is_left_out():
+    with cluster_of(2, listed=3) as cluster:
+        output = cluster.shared / "run"
+        running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=6000", "--output", str(output))
+        wait_until(lambda: finished_on(output)[cluster.hosts.name(2)], running)
+        cluster.hosts.start(3)
+        # An empty disk in the place of the storage, before Ray is started there.
+        assert cluster.hosts.ssh(3, f"mount -t tmpfs tmpfs {cluster.shared}").returncode == 0
+        said = running.communicate(timeout=600)[0]
+        assert running.returncode == 0, said
+        (line,) = [line for line in said.splitlines() if "left out, its trajectories run on other nodes" in line]
+        assert f"on {cluster.hosts.name(3)} '{output}" in line
+        assert not finished_on(output)[cluster.hosts.name(3)]
+        assert_whole(output)
+
+
 def test_the_head_is_lost_and_another_cluster_goes_on():
     with cluster_of(2) as cluster:
         output = cluster.shared / "run"

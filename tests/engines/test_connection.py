@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,6 +88,16 @@ def test_a_ray_that_others_can_reach_is_shut_down(started, which):
     assert started.calls == ["init", "shutdown"]
 
 
+def test_messages_of_the_raylets_do_not_reach_the_terminal(started):
+    listen = connection.ray_worker.listen_error_messages
+    during = []
+    started.init = lambda *_, **__: during.append(connection.ray_worker.listen_error_messages)
+    with connection.connect(None):
+        assert during != [listen]
+        assert during[0](None, None) is None
+    assert connection.ray_worker.listen_error_messages is listen
+
+
 @pytest.fixture
 def interruptible():
     """Signals as the command has them."""
@@ -139,5 +150,6 @@ def test_the_installed_version_is_within_tested_bounds(name):
 
 def test_the_private_names_that_we_rely_on_exist():
     assert isinstance(connection.ray_constants.ENABLE_RAY_CLUSTER, bool)
+    assert list(signature(connection.ray_worker.listen_error_messages).parameters) == ["worker", "threads_stopped"]
     for name in ("get_parent_population", "select_parent"):
         assert callable(getattr(optuna.samplers.NSGAIISampler, name))

@@ -15,7 +15,7 @@ import pytest
 from ticket_search import load_results
 from ticket_search.engines.engine import NAMES, open_engine
 from ticket_search.engines.place import Place
-from ticket_search.engines.worker_process import visible_gpus
+from ticket_search.engines.worker_process import how_it_ended, visible_gpus
 from ticket_search.errors import SpecError, StorageError, TicketSearchError
 from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
@@ -285,9 +285,16 @@ def test_a_worker_that_always_dies_fails_its_trajectory(engine_of_processes, use
     trajectories = run_unchecked(engine_of_processes, spec, tmp_path).trajectories.set_index("model.name")
     assert trajectories.loc["engine_networks:always_killed", ["status", "reason"]].tolist() == [
         "failed",
-        "its worker died",
+        "its worker died 2 times" + (": killed by SIGKILL" if engine_of_processes == "processes" else ""),
     ]
     assert trajectories.loc["engine_networks:network", "status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("code", "how"), [(3, "exit code 3"), (-11, "killed by SIGSEGV"), (-9, "killed by SIGKILL"), (0, "exit code 0")]
+)
+def test_how_a_worker_died_is_a_few_words(code, how):
+    assert how_it_ended(code) == how
 
 
 class TestCalls:

@@ -9,8 +9,14 @@ import pytest
 from helpers import finished_levels
 
 from ticket_search import load_results
+from ticket_search.engines.ray import nodes
+from ticket_search.engines.ray.trainable import TrajectoryTrainable
+from ticket_search.engines.ray.tune_hooks import run_on_ray
+from ticket_search.errors import StorageError, TicketSearchError
 from ticket_search.launch.run import run_search
 from ticket_search.results.events import read_events
+from ticket_search.search.driver import SearchDriver
+from ticket_search.search.reports import EndReport, NotShared
 from ticket_search.storage.folder import open_folder
 
 KEYS = ["trajectory_id", "level"]
@@ -105,10 +111,6 @@ def test_a_bug_in_a_hook_is_a_line_with_its_place():
 
 
 def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_address, search, tmp_path):
-    from ticket_search.engines.ray.trainable import TrajectoryTrainable
-    from ticket_search.engines.ray.tune_hooks import run_on_ray
-    from ticket_search.search.driver import SearchDriver
-
     marker = tmp_path / "killed"
 
     class DiesOnce(TrajectoryTrainable):
@@ -131,10 +133,6 @@ def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_ad
 
 def test_short_trajectories_do_not_end_the_start_of_the_other_actors(ray_address, search, tmp_path, monkeypatch):
     """One actor is ready at once, the other after a second, in which many trajectories end."""
-    from ticket_search.engines.ray.trainable import TrajectoryTrainable
-    from ticket_search.engines.ray.tune_hooks import run_on_ray
-    from ticket_search.search.driver import SearchDriver
-    from ticket_search.search.reports import EndReport
 
     class Short(TrajectoryTrainable):
         def setup(self, config):
@@ -159,3 +157,32 @@ def test_short_trajectories_do_not_end_the_start_of_the_other_actors(ray_address
     running = SearchDriver(spec, tmp_path / "run", is_asked_to_stop=both_have_worked)
     run_on_ray(running, open_folder(tmp_path / "run"), trainable=Short)
     assert both_have_worked()
+
+
+def test_a_request_that_no_node_ever_meets_ends_the_search(ray_address, search, tmp_path, monkeypatch):
+    """As on Kubernetes, where it is not known which nodes may be started."""
+    monkeypatch.setattr(nodes, "node_types", lambda: None)
+    monkeypatch.setattr(nodes, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", "0.5")
+    spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})
+    running = SearchDriver(spec, tmp_path / "run")
+    with pytest.raises(
+        TicketSearchError, match=r"no node with 1000 CPUs and 0 GPUs for a trajectory came within 0\.5 sec"
+    ):
+        run_on_ray(running, open_folder(tmp_path / "run"))
+
+
+def test_when_no_node_is_left_that_shares_the_storage_the_search_ends(ray_address, search, tmp_path):
+    class Elsewhere(TrajectoryTrainable):
+        def reports(self, job):
+            yield NotShared(reason="on node7 '/shared/run' is not what the search writes to")
+
+    said = []
+    spec = search({"pruning_rate": [0.5, 0.6]}, sampler="grid", trials=None)
+    running = SearchDriver(spec, tmp_path / "run", say=said.append)
+    with pytest.raises(StorageError, match=r"^on node7 '/shared/run' is not what the search writes to$"):
+        run_on_ray(running, open_folder(tmp_path / "run"), trainable=Elsewhere)
+    assert said == [
+        "left out, its trajectories run on other nodes: on node7 '/shared/run' is not what the search writes to"
+    ]

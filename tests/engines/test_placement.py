@@ -8,7 +8,7 @@ import torch
 from ticket_search.config.base import validate
 from ticket_search.config.settings import ResourcesSpec
 from ticket_search.engines.job import make_job
-from ticket_search.engines.placement import NodeType, check, describe, fitting_on
+from ticket_search.engines.placement import NodeType, check, describe, fitting_on, node_wait_seconds
 from ticket_search.engines.ray import nodes
 from ticket_search.engines.ray.nodes import Slots, node_types
 from ticket_search.engines.worker import prepare
@@ -85,7 +85,7 @@ class TestPlan:
             "  1 node of 8 CPUs and 0 GPUs: 0",
             "  up to 3 more local.cluster.node of resources that are not known yet, which may be started: "
             "seen once they are there",
-            "  it waits for a node that can take one",
+            "  waiting for a node that can take one, for up to 900 seconds",
         ]
 
 
@@ -114,7 +114,7 @@ class TestNodeTypes:
     @pytest.fixture(autouse=True)
     def on_a_head(self, monkeypatch, tmp_path):
         monkeypatch.setattr(nodes, "_LAUNCHED", tmp_path / "bootstrap.yaml")
-        monkeypatch.setattr(nodes, "own_processes", set)
+        monkeypatch.setattr(nodes, "own_processes", list)
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         self.launched = tmp_path / "bootstrap.yaml"
         self.patch = monkeypatch
@@ -176,9 +176,13 @@ class TestSlots:
     @pytest.fixture(autouse=True)
     def cluster(self, monkeypatch):
         self.there, self.may_come = [LAPTOP], []
-        monkeypatch.setattr(nodes, "_nodes", lambda: self.there)
+        monkeypatch.setattr(
+            nodes,
+            "_nodes",
+            lambda without=(): [node for number, node in enumerate(self.there) if str(number) not in without],
+        )
         monkeypatch.setattr(nodes, "node_types", lambda: self.may_come)
-        monkeypatch.setattr(nodes, "own_processes", set)
+        monkeypatch.setattr(nodes, "own_processes", list)
         monkeypatch.setattr(nodes, "_LOOK_SECONDS", 0.0)
 
     def test_as_many_as_fit_and_one_that_calls_for_another_node(self):
@@ -217,6 +221,39 @@ class TestSlots:
         assert slots.count() == 5
         self.there = [LAPTOP]
         assert slots.count() == 1
+
+    def test_a_node_that_is_left_out_does_not_count(self):
+        self.there = [LAPTOP, LAPTOP]
+        slots = Slots(resources(cpus=2), None)
+        assert slots.count() == 9
+        assert slots.leave_out("1")
+        assert slots.left_out == ("1",)
+        assert slots.count() == 5
+        assert not slots.leave_out("0")
+
+    def test_where_it_is_not_known_what_may_be_started_it_waits_so_long_and_no_longer(self, monkeypatch):
+        clock = [1000.0]
+        monkeypatch.setattr(nodes.time, "monotonic", lambda: clock[0])
+        monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", "60")
+        self.may_come = None
+        slots = Slots(resources(cpus=1, gpus=8), None)
+        clock[0] += 59
+        assert slots.count() == 1
+        clock[0] += 2
+        with pytest.raises(SpecError) as error:
+            slots.count()
+        assert str(error.value) == (
+            "resources: no node with 1 CPU and 8 GPUs for a trajectory came within 60 seconds; there are 1 node of 8 "
+            "CPUs and 0 GPUs. Ask for less, or let the autoscaler start larger nodes; "
+            "TICKET_SEARCH_NODE_WAIT_SECONDS in the environment sets how many seconds to wait"
+        )
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", ""])
+def test_a_time_to_wait_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", text)
+    with pytest.raises(SpecError, match=f"TICKET_SEARCH_NODE_WAIT_SECONDS='{text}' in the environment: give a number"):
+        node_wait_seconds()
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (3, 3)])

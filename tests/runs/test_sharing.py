@@ -11,7 +11,7 @@ from ticket_search.runs import sharing
 from ticket_search.runs.directory import read_run
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.sharing import check_shared, check_shared_once
-from ticket_search.search.reports import HaltReport, LevelReport
+from ticket_search.search.reports import LevelReport, NotShared
 from ticket_search.storage.folder import open_folder
 
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_written_to_is_no_fault_of_the_trajectorys(begun, monkeyp
     monkeypatch.setattr(sharing, "check_writable", refuse)
     job = make_job(spec, 0, spec.trajectory_at({"pruning_rate": 0.5}, 0), open_folder(run_dir), run_id)
     (report,) = run_job(job)
-    assert isinstance(report, HaltReport)
+    assert isinstance(report, NotShared)
     assert report.reason.startswith("on node7: cannot write to '")
 
 

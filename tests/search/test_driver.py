@@ -238,6 +238,15 @@ class TestAWorkerThatDied:
         assert driven.unfinished == 1
         assert [driven.next().number, driven.next().number] == [first.number, second.number + 1]
 
+    def test_taken_back_it_is_no_failure_of_a_worker(self, spec, tmp_path):
+        driven = SearchDriver(spec, tmp_path)
+        first = driven.next()
+        for _ in range(spec.search.max_failures + 1):
+            driven.take_back(first.number)
+            assert driven.unfinished == 0
+            assert driven.next() == first
+        assert driven.hand_out_again(first.number)
+
     def test_too_often_is_not_handed_out_again(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         for _ in range(spec.search.max_failures):

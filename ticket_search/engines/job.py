@@ -37,7 +37,8 @@ class Job:
         tolerance: of the verdict on matching.
         checkpoint_seconds: between two checkpoints of a level's training; None makes none.
         threads: of torch.
-        gpu: whether to train on the worker's GPU.
+        cpus, gpus: what the worker gets; with any share of a GPU it trains there.
+        left_out: the nodes, by their ids, that the worker must not run on.
         import_paths: where the user's own modules are found.
     """
 
@@ -51,9 +52,11 @@ class Job:
     tolerance: float
     checkpoint_seconds: float | None
     threads: int
-    gpu: bool
+    cpus: float
+    gpus: float
     import_paths: list[str]
     data: Shared = None
+    left_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Job({self.number})"
@@ -63,7 +66,13 @@ class Job:
 
 
 def make_job(
-    spec: SearchSpec, number: int, trajectory: TrajectorySpec, run_dir: Folder, run_id: str, data: Shared = None
+    spec: SearchSpec,
+    number: int,
+    trajectory: TrajectorySpec,
+    run_dir: Folder,
+    run_id: str,
+    data: Shared = None,
+    left_out: tuple[str, ...] = (),
 ) -> Job:
     """The job of one suggestion."""
     return Job(
@@ -78,6 +87,8 @@ def make_job(
         tolerance=spec.search.tolerance,
         checkpoint_seconds=spec.search.checkpoint_seconds,
         threads=spec.resources.threads,
-        gpu=spec.resources.gpus > 0,
+        cpus=spec.resources.cpus,
+        gpus=spec.resources.gpus,
+        left_out=left_out,
         import_paths=[path for path in sys.path if path],
     )

@@ -1,5 +1,6 @@
 """How many trajectories fit on which machine, what each gets, and whether any machine could ever take one."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from ticket_search.config.settings import ResourcesSpec
 from ticket_search.errors import SpecError
 
 Resources = Mapping[str, float]
+#: The environment variable with the seconds that a search waits for its first node. A GPU node that is started for it
+#: takes up to ten minutes to join: machine, drivers, an image of several GB.
+NODE_WAIT = "TICKET_SEARCH_NODE_WAIT_SECONDS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +48,34 @@ def check(resources: ResourcesSpec, nodes: list[Resources], types: list[NodeType
     left = [kind for kind in types if kind.most]
     if any(not kind.resources or fitting_on(resources, kind.resources) for kind in left):
         return
-    there = "; ".join(f"{_times(count)} {what}" for what, count in Counter(map(_has, nodes)).items())
     may_come = "; ".join(f"up to {kind.most} more {kind.name} with {_has(kind.resources)}" for kind in left)
-    there += f", and an autoscaler may start {may_come}" if may_come else ""
-    wanted = f"{_of(resources.cpus, 'CPU')} and {_of(resources.gpus, 'GPU')}"
-    raise SpecError(f"resources: no node has {wanted} for a trajectory; there are {there}")
+    may_come = f", and an autoscaler may start {may_come}" if may_come else ""
+    raise SpecError(f"resources: no node has {_wanted(resources)} for a trajectory; there are {_list(nodes)}{may_come}")
+
+
+def node_wait_seconds() -> float:
+    """How long a search waits for the first node that can take a trajectory.
+
+    Raises:
+        SpecError: `NODE_WAIT` is set to something that is not a number of seconds.
+    """
+    text = os.environ.get(NODE_WAIT, "900")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise SpecError(f"{NODE_WAIT}={text!r} in the environment: give a number of seconds, e.g. 900")
+    return seconds
+
+
+def waited_in_vain(resources: ResourcesSpec, nodes: list[Resources]) -> SpecError:
+    """The error of a search for which no autoscaler has started a node that can take a trajectory."""
+    return SpecError(
+        f"resources: no node with {_wanted(resources)} for a trajectory came within {node_wait_seconds():g} seconds; "
+        f"there are {_list(nodes) or 'no nodes'}. Ask for less, or let the autoscaler start larger nodes; "
+        f"{NODE_WAIT} in the environment sets how many seconds to wait"
+    )
 
 
 def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | None) -> list[str]:
@@ -69,7 +96,7 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
         each = f"{fitting_on(resources, kind.resources)} each" if kind.resources else "seen once they are there"
         lines.append(f"  up to {kind.most} more {kind.name} of {_has(kind.resources)}, which may be started: {each}")
     if not fitting:
-        lines.append("  it waits for a node that can take one")
+        lines.append(f"  waiting for a node that can take one, for up to {node_wait_seconds():g} seconds")
     return lines
 
 
@@ -95,6 +122,14 @@ def gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def _list(nodes: list[Resources]) -> str:
+    return "; ".join(f"{_times(count)} {what}" for what, count in Counter(map(_has, nodes)).items())
+
+
+def _wanted(resources: ResourcesSpec) -> str:
+    return f"{_of(resources.cpus, 'CPU')} and {_of(resources.gpus, 'GPU')}"
 
 
 def _has(resources: Resources) -> str:

@@ -15,11 +15,10 @@ from ticket_search.engines import placement
 from ticket_search.engines.job import Shared
 from ticket_search.engines.mapped import map_data
 from ticket_search.engines.place import Place
-from ticket_search.engines.receive import next_job, receive
+from ticket_search.engines.receive import died, next_job, receive, times
 from ticket_search.engines.worker_process import WorkerDied, WorkerProcess
 from ticket_search.errors import StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
-from ticket_search.search.reports import EndReport
 from ticket_search.storage.lease import is_running
 
 T = TypeVar("T")
@@ -116,7 +115,7 @@ class ProcessEngine:
                     except WorkerDied as death:
                         deaths[number] += 1
                         if deaths[number] > spec.search.max_failures:
-                            raise TicketSearchError(f"a worker died {deaths[number]} times: {death}") from None
+                            raise TicketSearchError(f"a worker died {times(deaths[number])}: {death.how}") from None
                         worker.restart()
                         waiting.insert(0, number)
                         continue
@@ -132,7 +131,7 @@ def _take_in(worker: WorkerProcess, search: SearchDriver) -> None:
     except WorkerDied as death:
         worker.restart()
         if not search.hand_out_again(number):
-            search.ended(number, EndReport(status="failed", reason="its worker died", error=str(death)))
+            search.ended(number, died(search, death.how, death.output))
         return
     if receive(search, number, report):
         worker.advance()

@@ -5,7 +5,7 @@ from ticket_search.engines.place import Place
 from ticket_search.engines.worker import Report
 from ticket_search.errors import StorageError
 from ticket_search.search.driver import SearchDriver
-from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
+from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotShared, NotStarted
 
 
 def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
@@ -15,6 +15,23 @@ def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
         return None
     trajectory = search.spec.trajectory_at(suggestion.values, suggestion.seed)
     return make_job(search.spec, suggestion.number, trajectory, place.run_dir, place.run_id, data=data)
+
+
+def died(search: SearchDriver, how: str, error: str | None) -> EndReport:
+    """The end of a trajectory whose workers died more often than `max_failures` allows.
+
+    Args:
+        search: the search.
+        how: how the last one died, as far as that is known; "" where it is not.
+        error: all that is known, in any number of lines.
+    """
+    reason = f"its worker died {times(search.spec.search.max_failures + 1)}" + (f": {how}" if how else "")
+    return EndReport(status="failed", reason=reason, error=f"{reason}\n{error or ''}".strip())
+
+
+def times(count: int) -> str:
+    """A count in words."""
+    return "once" if count == 1 else f"{count} times"
 
 
 def receive(search: SearchDriver, number: int, report: Report) -> bool:
@@ -30,7 +47,7 @@ def receive(search: SearchDriver, number: int, report: Report) -> bool:
         return reason is None and not search.is_ending
     if isinstance(report, NotStarted):
         search.progress.stopped = True
-    elif isinstance(report, HaltReport):
+    elif isinstance(report, HaltReport | NotShared):  # without another machine, no other worker would fare better
         search.halt(StorageError(report.reason))
     else:
         search.ended(number, report)

@@ -15,7 +15,7 @@ from ticket_search.engines.job import Job
 from ticket_search.errors import Diverged, StorageError, user_exit_as_error
 from ticket_search.runs.directory import is_stop_requested
 from ticket_search.runs.sharing import check_shared_once, note_of
-from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
+from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotShared, NotStarted
 from ticket_search.storage.folder import open_folder
 from ticket_search.tasks.registry import task_kind
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ticket_search.lottery.steps import Steps
     from ticket_search.tasks.task import Task
 
-Report = LevelReport | EndReport | HaltReport | NotStarted
+Report = LevelReport | EndReport | HaltReport | NotStarted | NotShared
 
 
 class Worker:
@@ -51,8 +51,12 @@ class Worker:
         """Take up a trajectory. Nothing of earlier ones is kept but the data set."""
         self._reporters[job.number] = reporter = _Reporter(job)
         try:
-            if job.run_id:  # this node may have joined after the search was begun
+            if job.run_id:  # this node may have joined after the search started
                 check_shared_once(job.store, job.run_dir, job.run_id)
+        except StorageError as error:
+            self._reports.append((job.number, NotShared(reason=str(error))))
+            return
+        try:
             if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
                 self._reports.append((job.number, NotStarted()))
                 return
@@ -127,7 +131,7 @@ def prepare(job: Job) -> "Task":
 
     torch.set_num_threads(job.threads)
     spec = job.trajectory
-    return _task(spec.task, spec.dataset, job.data, job.data_dir, "cuda" if job.gpu else "cpu")
+    return _task(spec.task, spec.dataset, job.data, job.data_dir, "cuda" if job.gpus else "cpu")
 
 
 class _Reporter:

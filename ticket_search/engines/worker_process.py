@@ -1,6 +1,7 @@
 """A worker process as its parent sees it: what it is asked to do, what it answers, and that it may die."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,17 @@ _LEAVE_SECONDS = 2.0
 
 
 class WorkerDied(Exception):
-    """A worker process is gone. The message says how, and what it wrote to its standard error."""
+    """A worker process is gone.
+
+    Attributes:
+        how: its exit code, or the signal that killed it, in a few words.
+        output: what it wrote to its standard error.
+    """
+
+    def __init__(self, how: str, output: str) -> None:
+        super().__init__(how)
+        self.how = how
+        self.output = output
 
 
 class WorkerProcess(AbstractContextManager["WorkerProcess"]):
@@ -157,8 +168,12 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         except (EOFError, OSError):
             code = self._process.wait()
             self._errors.seek(0)
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            raise WorkerDied(f"{how}\n{self._errors.read().decode(errors='replace')}".strip()) from None
+            raise WorkerDied(how_it_ended(code), self._errors.read().decode(errors="replace").strip()) from None
+
+
+def how_it_ended(code: int) -> str:
+    """The exit code of a process, or the signal that killed it, in words."""
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
 def visible_gpus(slot: int, each: float) -> list[str]:

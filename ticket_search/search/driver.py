@@ -66,7 +66,7 @@ class SearchDriver:
         run_dir = open_folder(run_dir)
         self.spec = spec
         self.halted: TicketSearchError | None = None
-        self._say = say
+        self.say = say
         self._is_asked_to_stop = is_asked_to_stop
         self._guard = guard
         self.progress = Progress(trials=spec.planned_trials)
@@ -119,7 +119,7 @@ class SearchDriver:
             Why the trajectory should be dropped, or None.
         """
         for notice in report.notices:
-            self._say(notice)
+            self.say(notice)
         trajectory, values = self._running[number], self._suggestions[number].values
         row = report.level | {column(name): value for name, value in values.items()}
         key = (row["trajectory_id"], row["level"])
@@ -168,9 +168,13 @@ class SearchDriver:
         self._deaths[number] += 1
         if self._deaths[number] > self.spec.search.max_failures:
             return False
+        self.take_back(number)
+        return True
+
+    def take_back(self, number: int) -> None:
+        """Take back a trajectory that was handed out and has not begun; it is the next to be handed out."""
         del self._running[number]
         self._waiting.insert(0, self._suggestions[number])
-        return True
 
     def started(self, number: int) -> None:
         """Note that a worker has taken up the trajectory of suggestion `number`, for the first time or again."""

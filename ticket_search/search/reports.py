@@ -47,6 +47,19 @@ class NotStarted:
     """The search was asked to stop before the trajectory's turn came. It has not ended."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NotShared:
+    """The worker's machine does not reach the search's storage, so the trajectory has not begun.
+
+    Attributes:
+        reason: one line that names the machine and the location.
+        node: the engine's name for the machine; "" where there is only one.
+    """
+
+    reason: str
+    node: str = ""
+
+
 @dataclass
 class Progress:
     """Where a search stands.

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import psutil
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ticket_search.config.search import SearchSpec
@@ -43,7 +44,7 @@ def connect(address: str | None, *, room: int = 0) -> Iterator[None]:
         yield
         return
     try:
-        with _signals_deferred():
+        with _signals_deferred(), _raylet_silenced():
             cluster = cluster_address(address)
             if cluster:
                 _join(cluster)
@@ -103,6 +104,21 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextmanager
+def _raylet_silenced() -> Iterator[None]:
+    """Keep the raylets' messages off the terminal of a driver that connects within the block.
+
+    In spite of `log_to_driver=False` Ray prints 20 lines for each worker that dies, and advice on how many to start.
+    The tables have what matters: that a worker died.
+    """
+    listen = ray_worker.listen_error_messages
+    ray_worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        ray_worker.listen_error_messages = listen
 
 
 @contextmanager

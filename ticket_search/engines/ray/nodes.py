@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import yaml
 
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.settings import ResourcesSpec
-from ticket_search.engines.placement import NodeType, Resources, check, describe, fitting_on
+from ticket_search.engines.placement import (
+    NodeType,
+    Resources,
+    check,
+    describe,
+    fitting_on,
+    node_wait_seconds,
+    waited_in_vain,
+)
 from ticket_search.engines.ray.connection import own_processes
 
 #: Between two looks at how large the cluster is.
@@ -28,32 +37,49 @@ class Slots:
     Args:
         resources: of a trajectory.
         most: never more than this; None means as many as fit.
+
+    Attributes:
+        left_out: the ids of nodes that take no trajectory.
     """
 
     def __init__(self, resources: ResourcesSpec, most: int | None) -> None:
         self._resources = resources
         self._most = most
         self._count = 1
+        self.left_out: tuple[str, ...] = ()
         self._look_after = 0.0
         self._has_fitted = False
+        self._started = time.monotonic()
 
     def count(self) -> int:
         """At least 1. On a cluster some more than fit: a trial that waits makes an autoscaler start a node.
 
         Raises:
-            SpecError: no node could ever take a trajectory.
+            SpecError: no node could ever take a trajectory, or none has for too long.
         """
         now = time.monotonic()
         if now >= self._look_after:
-            nodes, types = _nodes(), node_types()
+            nodes, types = _nodes(self.left_out), node_types()
             fitting = sum(fitting_on(self._resources, node) for node in nodes)
             self._has_fitted = self._has_fitted or fitting > 0
             if not self._has_fitted:  # else a node was there, and may come back
                 check(self._resources, nodes, types)
+                if now - self._started > node_wait_seconds():
+                    raise waited_in_vain(self._resources, nodes)
             wanted = fitting + (0 if own_processes() else _to_call_for(self._resources, fitting, types))
             self._count = max(1, wanted if self._most is None else min(wanted, self._most))
             self._look_after = now + _LOOK_SECONDS
         return self._count
+
+    def leave_out(self, node: str) -> bool:
+        """Count a node no longer.
+
+        Returns:
+            Whether a node is left that can take a trajectory.
+        """
+        self.left_out = tuple({*self.left_out, node})
+        self._look_after = 0.0
+        return any(fitting_on(self._resources, left) for left in _nodes(self.left_out))
 
 
 def _to_call_for(resources: ResourcesSpec, fitting: int, types: list[NodeType] | None) -> int:
@@ -109,8 +135,8 @@ def node_types() -> list[NodeType] | None:
     ]
 
 
-def _nodes() -> list[Resources]:
-    return [node["Resources"] for node in _alive()]
+def _nodes(without: Container[str] = ()) -> list[Resources]:
+    return [node["Resources"] for node in _alive() if node["NodeID"] not in without]
 
 
 def _alive() -> list[dict[str, Any]]:

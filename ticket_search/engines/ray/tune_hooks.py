@@ -18,9 +18,10 @@ from ticket_search.engines.job import JOB, REPORT, make_job
 from ticket_search.engines.ray.connection import ends_with_ray
 from ticket_search.engines.ray.nodes import Slots
 from ticket_search.engines.ray.trainable import TrajectoryTrainable
+from ticket_search.engines.receive import died
 from ticket_search.errors import Fault, SpecError, StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
-from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotStarted
+from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotShared, NotStarted
 from ticket_search.storage.folder import Folder
 
 T = TypeVar("T")
@@ -47,13 +48,13 @@ class _Hook:
 class _Suggest(_Hook, Searcher):
     """Ray asks here for the next trajectory and says when one has ended."""
 
-    def __init__(self, search: SearchDriver, run_dir: Folder, run_id: str, data: Any) -> None:
+    def __init__(self, search: SearchDriver, slots: Slots, run_dir: Folder, run_id: str, data: Any) -> None:
         super().__init__()
         self._search = search
         self._run_dir = run_dir
         self._run_id = run_id
         self._data = data
-        self._slots = Slots(search.spec.resources, search.spec.search.max_concurrent)
+        self._slots = slots
 
     def suggest(self, trial_id: str) -> Any:
         del trial_id
@@ -69,8 +70,8 @@ class _Suggest(_Hook, Searcher):
             waits = self._search.unfinished and not self._search.is_ending
             return None if waits else str(Searcher.FINISHED)
         trajectory = self._search.spec.trajectory_at(suggestion.values, suggestion.seed)
-        spec, run_dir = self._search.spec, self._run_dir
-        return {JOB: make_job(spec, suggestion.number, trajectory, run_dir, self._run_id, data=self._data)}
+        spec, number, left_out = self._search.spec, suggestion.number, self._slots.left_out
+        return {JOB: make_job(spec, number, trajectory, self._run_dir, self._run_id, self._data, left_out)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The callback has told the search already."""
@@ -105,14 +106,17 @@ class _Stop(_Hook, tune.Stopper):
 class _Watch(_Hook, tune.Callback):
     """Ray tells here what became of a trial."""
 
-    def __init__(self, search: SearchDriver, stop: _Stop) -> None:
+    def __init__(self, search: SearchDriver, stop: _Stop, slots: Slots) -> None:
         self._search = search
         self._stop = stop
+        self._slots = slots
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         number, report = result.pop(REPORT)
         if isinstance(report, NotStarted):
             self._search.progress.stopped = True
+        elif isinstance(report, NotShared):
+            self._leave_out(number, report)
         elif isinstance(report, HaltReport):
             self._search.halt(StorageError(report.reason))
         elif isinstance(report, EndReport):
@@ -120,6 +124,14 @@ class _Watch(_Hook, tune.Callback):
         elif trial.trial_id in self._stop.reasons:
             end = EndReport(status="stopped", reason=self._stop.reasons.pop(trial.trial_id))
             self._guarded(lambda: self._search.ended(number, end), None)
+
+    def _leave_out(self, number: int, report: NotShared) -> None:
+        """Go on without a node that joined the cluster but does not reach the storage."""
+        if report.node not in self._slots.left_out:
+            self._search.say(f"left out, its trajectories run on other nodes: {report.reason}")
+        self._search.take_back(number)
+        if not self._slots.leave_out(report.node):
+            self._search.halt(StorageError(report.reason))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._guarded(lambda: self._search.started(trial.config[JOB].number), None)
@@ -130,8 +142,7 @@ class _Watch(_Hook, tune.Callback):
         if trial.num_failures <= self._search.spec.search.max_failures and self._search.hand_out_again(number):
             return
         error = trial.error_file and Path(trial.error_file).read_text(errors="replace")
-        end = EndReport(status="failed", reason="its worker died", error=error)
-        self._guarded(lambda: self._search.ended(number, end), None)
+        self._guarded(lambda: self._search.ended(number, died(self._search, "", error)), None)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         # Ray keeps every trial; of what it keeps of a trial's results nothing is used, and it is most of it.
@@ -174,20 +185,19 @@ def run_on_ray(
         TicketSearchError: nor without Ray, whose processes are gone.
     """
     spec = search.spec
-    stop = _Stop(search)
+    stop, slots = _Stop(search), Slots(spec.resources, spec.search.max_concurrent)
     with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch, _quiet(), ends_with_ray(), _one_message():
         tune.run(
             trainable,
             name="search",
             storage_path=scratch,
-            search_alg=_Suggest(search, run_dir, run_id, data),
+            search_alg=_Suggest(search, slots, run_dir, run_id, data),
             stop=stop,
             scheduler=_Queue(),  # type: ignore[no-untyped-call]
-            callbacks=[_Watch(search, stop)],
+            callbacks=[_Watch(search, stop, slots)],
             num_samples=-1,
             max_failures=spec.search.max_failures,
             reuse_actors=True,
-            resources_per_trial={"cpu": spec.resources.cpus, "gpu": spec.resources.gpus},
             trial_dirname_creator=lambda trial: str(trial.trial_id),
             raise_on_failed_trial=False,
             verbose=0,
