@@ -9,7 +9,7 @@ import click
 import pytest
 import yaml
 
-from ticket_search.cli import main
+from ticket_search.cli.commands import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
