@@ -207,7 +207,7 @@ class TestRefused:
         data = bytearray(entry.read_bytes())
         data[-1] ^= 1
         entry.write_bytes(data)
-        damaged = rf"level 2 \({levels[-1].key}\) was damaged in the store, and is set aside as '.*'; restore the entry"
+        damaged = rf"level 2 \({levels[-1].key}\) was damaged in the store and was moved aside to '.*'; restore"
         for _ in range(2):  # the entry is set aside the first time
             with pytest.raises(StorageError, match=damaged):
                 export_ticket(folder, name, tmp_path / "t.safetensors")
@@ -247,6 +247,6 @@ class TestRefused:
 
         save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
         with pytest.raises(
-            SpecError, match="is no ticket: its metadata have no key 'ticket'; `ticket-search export` makes one"
+            SpecError, match="is not a ticket: its metadata has no key 'ticket'; `ticket-search export` writes"
         ):
             ticket_search.load_ticket(tmp_path / "w.safetensors")
