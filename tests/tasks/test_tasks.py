@@ -220,12 +220,12 @@ class TestRegression:
         assert network(torch.ones(2, 8)).shape == (2, 1)
 
     def test_a_network_for_images_does_not_go_with_it(self, regression, tmp_path):
-        with pytest.raises(SpecError, match="model 'lenet_16' classifies images, and the task gives its networks feat"):
+        with pytest.raises(SpecError, match="model 'lenet_16' classifies images, but the task builds networks from "):
             run(regression({"model.name": "lenet_16"}), tmp_path)
 
     def test_without_a_sample_there_is_no_saliency(self, regression, tmp_path, monkeypatch):
         monkeypatch.delattr(regression_task.OnDevice, "sample")
-        with pytest.raises(SpecError, match="networks judged by squared_error have no sample to take saliency from"):
+        with pytest.raises(SpecError, match="a task judged by 'squared_error' has no sample for saliency criteria"):
             run(regression({"criterion": "snip"}), tmp_path)
 
     def test_its_levels_have_keys_of_their_own(self, regression, trajectory, tmp_path, monkeypatch):
