@@ -144,7 +144,7 @@ def test_a_user_network(own):
         ("return nn.Linear(99, 10)", "cannot take images of 1 x 2 x 3: RuntimeError"),
         (
             "return nn.Sequential(nn.Flatten(), nn.Linear(6, 4))",
-            r"in training mode made torch.float32 \[2, 4\] of 2 images of 1 x 2 x 3; .* shape \[2, 5\]",
+            r"in training mode returned torch.float32 \[2, 4\] for 2 images of 1 x 2 x 3; .* shape \[2, 5\]",
         ),
     ],
 )
@@ -228,7 +228,7 @@ class TestTheOutputLayer:
 
     @pytest.mark.parametrize("stated", ["neck", 3, "body.0", "head.bias"])
     def test_must_be_prunable(self, stated):
-        message = f"HeadFirst.output_layer is '{stated}'; give a module, or .* weights head.weight, body.1.weight"
+        message = f"HeadFirst.output_layer is '{stated}'; it must be a module, or .* weights head.weight, body.1.weight"
         with pytest.raises(SpecError, match=message):
             prunable(HeadFirst(output_layer=stated))
 
