@@ -75,9 +75,9 @@ def test_idx(tmp_path, name, folder, suffix):
 def test_idx_that_is_broken(tmp_path):
     file = tmp_path / "x"
     file.write_bytes(idx(TRAIN)[:-1])
-    with pytest.raises(DataError, match=r"holds 11 bytes after its header, which says 12 \(shape \[3, 2, 2\]\)"):
+    with pytest.raises(DataError, match=r"has 11 bytes after its header instead of 12 \(shape \[3, 2, 2\]\)"):
         read_idx(file, 3)
-    with pytest.raises(DataError, match="begins with '00000803', an IDX file of this kind with '00000801'"):
+    with pytest.raises(DataError, match="begins with '00000803'; it should begin with '00000801'"):
         read_idx(file, 1)
     file.write_bytes(b"")
     with pytest.raises(DataError, match="begins with ''"):
@@ -113,7 +113,7 @@ def test_download_that_fails(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(datasets, "MNIST", fetch)
-    with pytest.raises(DataError, match=r"'mnist': fetching it failed.*no route to host"):
+    with pytest.raises(DataError, match=r"'mnist' cannot be downloaded to .*no route to host"):
         read_arrays(spec("mnist", download=True), tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_cifar10(tmp_path, monkeypatch):
 
 def test_absent_cifar10(tmp_path):
     pytest.importorskip("torchvision")
-    with pytest.raises(DataError, match=r"'cifar10': it is not there, .*`--data-dir`.*`dataset.download: true`"):
+    with pytest.raises(DataError, match=r"'cifar10' not found in .*`--data-dir`.*`dataset.download: true`"):
         read_arrays(spec("cifar10"), tmp_path)
 
 
@@ -181,12 +181,12 @@ class TestLabels:
     def test_with_gaps_and_beyond_mnists_ten(self, tmp_path):
         gaps, beyond = self.notices(tmp_path, [0, 1, 200], [0, 1])
         assert "the network has 201 outputs, but 198 of these classes have no image; number the classes" in gaps
-        assert "the largest label is 200, and mnist has 10 classes; unless these files are another data" in beyond
+        assert "the largest label is 200, but mnist has 10 classes; download the files again, unless" in beyond
 
     @pytest.mark.parametrize(
         ("train", "test", "message"),
         [
-            ([7, 7, 7], [7, 7], "all 3 training labels are 7; give images of two classes or more"),
+            ([7, 7, 7], [7, 7], "all 3 training labels are 7; give images of at least two classes"),
             ([0, 1, 2], [4, 3], r"no test label \(3, 4\) occurs among the training labels \(0, 1, 2\); give"),
         ],
     )

@@ -54,7 +54,7 @@ def test_the_last_partial_batch_is_left_out(digits):
     assert [digits.iterations_per_epoch(size) for size in (1, 300, 1000, 1001)] == [1000, 3, 1, 0]
     stream = digits.stream(seed=0, batch_size=300)
     assert [len(stream.batch(i)[1]) for i in range(4)] == [300] * 4
-    with pytest.raises(DataError, match="a batch of 1001 is more than the 1000 training images"):
+    with pytest.raises(DataError, match="a batch of 1001 images is larger than the training split of 1000 images"):
         digits.stream(seed=0, batch_size=1001)
 
 

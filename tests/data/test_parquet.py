@@ -60,14 +60,14 @@ def test_absent(tmp_path):
     with pytest.raises(DataError, match=r"dataset.path: '.*images' is not a folder; give .*train\*.parquet"):
         read_arrays(SPEC, tmp_path)
     write(tmp_path / "images/train.parquet", RGB[:2], [0, 1])
-    with pytest.raises(DataError, match="holds no test files"):
+    with pytest.raises(DataError, match="contains no test files"):
         read_arrays(SPEC, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (RGB[1, :1], r"train.parquet, row 1: the image is 3x1 RGB, the first of its split is 3x2 RGB"),
+        (RGB[1, :1], r"train.parquet, row 1: the image is 3x1 RGB, but the first of its split is 3x2 RGB"),
         (RGB[1, :, :, 0], r"row 1: the image is 3x2 L, the first"),
         (np.zeros((2, 3, 4), np.uint8), "row 1: the image has mode 'RGBA'"),
         (b"no image", "row 1: the image cannot be decoded"),
@@ -85,13 +85,13 @@ def test_an_image_unlike_the_others(tmp_path, second, message):
 def test_columns_that_do_not_fit(tmp_path):
     write(tmp_path / "images/test.parquet", RGB[:1], [0])
     write(tmp_path / "images/train.parquet", RGB[:1], ["cat"])
-    with pytest.raises(DataError, match=r"has the columns image: struct<.*>, label: string; needed are"):
+    with pytest.raises(DataError, match=r"has the columns image: struct<.*>, label: string; it needs image"):
         read_arrays(SPEC, tmp_path)
     write(tmp_path / "images/train.parquet", RGB[:2], [0, None])
     with pytest.raises(DataError, match="1 of its labels are null"):
         read_arrays(SPEC, tmp_path)
     write(tmp_path / "images/train.parquet", [], pa.array([], pa.int64()))
-    with pytest.raises(DataError, match="hold no rows"):
+    with pytest.raises(DataError, match="contain no rows"):
         read_arrays(SPEC, tmp_path)
     (tmp_path / "images/train.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="cannot read"):

@@ -108,8 +108,9 @@ def test_processes_map_it_from_one_file(tmp_path):
 def test_where_it_is_missing_is_said(search, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "head7")
     spec = search({"pruning_rate": [0.5]}, base={"dataset.name": "mnist"})
-    for local, start in ((True, "dataset 'mnist' is not there: no '"), (False, "on head7, from which every node gets")):
+    missed = "dataset 'mnist' not found: neither '"
+    for local, start in ((True, missed), (False, "on head7, from which every node gets")):
         with pytest.raises(DataError) as missing:
             preflight.check(spec, local=local)
         assert str(missing.value).startswith(start)
-        assert "MNIST/raw' or" in str(missing.value)
+        assert "MNIST/raw' nor" in str(missing.value)

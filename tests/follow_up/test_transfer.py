@@ -275,7 +275,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, tmp_path, 
             "takes images of 1 x 8 x 8, but the data set has images of 1 x 6 x 6",
         ),
         (["--dataset", "minst"], "unknown dataset 'minst' (did you mean 'mnist'?)"),
-        (["--dataset", "mnist"], "dataset 'mnist' is not there"),
+        (["--dataset", "mnist"], "dataset 'mnist' not found"),
         (
             ["--dataset", "digits", "--set", "model.name=lenet_8"],
             "belongs to the network 'lenet_16', not to 'lenet_8'",
