@@ -91,7 +91,7 @@ def test_idx_that_is_broken(tmp_path):
 def test_absent_idx_says_where_it_looked_and_what_helps(tmp_path):
     with pytest.raises(DataError) as error:
         read_arrays(spec("mnist"), tmp_path)
-    for part in (f"'{tmp_path / 'MNIST/raw'}' or '{tmp_path}'", "`--data-dir`", "`dataset.download: true`", "t10k-"):
+    for part in (f"'{tmp_path / 'MNIST/raw'}' nor '{tmp_path}'", "`--data-dir`", "`dataset.download: true`", "t10k-"):
         assert part in str(error.value)
 
 

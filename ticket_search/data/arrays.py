@@ -215,7 +215,7 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
         pairs = {split: (np.asarray(splits[split][0]), np.asarray(splits[split][1])) for split in ("train", "test")}
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise DataError(
-            f'dataset {name!r} is not {{"train": (images, labels), "test": (images, labels)}} of arrays: '
+            f'dataset {name!r} must be {{"train": (images, labels), "test": (images, labels)}} of arrays: '
             f"{one_line(error)}"
         ) from error
     images = {split: _images(f"dataset {name!r}, {split}", pair[0]) for split, pair in pairs.items()}
@@ -225,7 +225,8 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
     kinds = {split: (array.dtype.name, list(array.shape[1:])) for split, array in images.items()}
     if kinds["train"] != kinds["test"]:
         raise DataError(
-            f"dataset {name!r}: training images are {kinds['train']}, test images {kinds['test']}; give both the same"
+            f"dataset {name!r}: training images are {kinds['train']}, test images {kinds['test']}; "
+            "give both the same type and shape"
         )
     # Contiguous, so that processes can share them without a copy.
     images = {split: np.ascontiguousarray(array) for split, array in images.items()}
@@ -262,7 +263,7 @@ def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
 def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
     if images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(
-            f"{where}: images have the shape {list(images.shape)}; give [n, h, w] or [n, c, h, w], with no 0"
+            f"{where}: images have the shape {list(images.shape)}; give [n, h, w] or [n, c, h, w], each at least 1"
         )
     if images.ndim == 3:
         images = images[:, None]

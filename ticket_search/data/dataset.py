@@ -114,8 +114,8 @@ class Dataset:
 class TrainStream:
     """Training batches as a pure function of (seed, iteration); the global generators are not used.
 
-    The order and the augmentation of an epoch are drawn on the CPU, so that they are the same on every device, and are
-    moved once. Only the current epoch's draws are kept, so going back and forth between epochs repeats them.
+    The order and the augmentation of an epoch are drawn on the CPU, so that they are the same on every device, and
+    then moved. Only the current epoch's draws are kept; returning to another epoch draws it again.
     """
 
     def __init__(self, dataset: Dataset, seed: int, batch_size: int) -> None:

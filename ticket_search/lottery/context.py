@@ -73,7 +73,7 @@ class Context:
         return rewind_key(self.dense_key, self.pruning.rewind_iteration)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """Return the store's key of copy `copy`, from 0, of level `number`: the same level with another data order."""
+        """Return the store's key of copy `copy` (from 0) of level `number`, trained with another data order."""
         return copy_key(self.level_key(number) if number > 0 else self.rewind_key, copy)
 
     def whole_mask(self) -> Mask:

@@ -1,7 +1,7 @@
 """Early-Bird tickets: You et al. (2020, arXiv 1909.11957), for single weights instead of channels.
 
 While the dense network trains, the mask that pruning would produce at that moment is computed every few iterations.
-Training ends once the latest mask is close to each of the few masks before it, as the surviving weights have settled.
+Training ends once the latest mask is close to each of the few before it: the set of survivors has settled.
 """
 
 from collections.abc import Callable, Mapping

@@ -61,7 +61,7 @@ class FinishedTrajectory:
         """Return the ticket that level `number` trained, read from the store.
 
         Raises:
-            StorageError: a level that the ticket is made from is damaged or no longer in the store.
+            StorageError: a level that the ticket depends on is damaged or no longer in the store.
         """
         level = self._stored(number)
         start = finish(self._start_of(number, level.mask))

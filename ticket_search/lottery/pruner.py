@@ -48,8 +48,8 @@ class Pruner:
             return (yield from self._by_saliency(mask, self._groups(number, mask), criterion, seed))
         initial: Mapping[str, Tensor] = {}
         if criterion in COMPARE_WITH_INITIAL:
-            # Compare with the weights that the level started from. For level 0 these are the rewind weights, even if
-            # the survivors will start from other values.
+            # Compare with the weights that the level started from; for level 0, with the rewind weights, even if the
+            # survivors will start from other values.
             rewound = number > 0 and self._context.pruning.retrain == "weights"
             initial = yield from (self._starts.ticket_weights(mask) if rewound else self._starts.rewind_weights())
         return self._by_values(number, mask, weights, initial)

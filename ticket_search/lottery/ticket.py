@@ -1,4 +1,4 @@
-"""Tickets: a mask, the weights to train it from, and how it was found; as a file and as a store entry."""
+"""Tickets: a mask, the weights that training starts from, and their origin; as a file and as a store entry."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ _IMAGES = ("image_shape", "classes")
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """A mask, the weights to train it from, and how it was found.
+    """A mask, the weights that training starts from, and the trajectory that found them.
 
     Attributes:
         name: ``<trajectory_id>/<level>``.
@@ -190,7 +190,7 @@ class _Metadata(Spec):
 
     @property
     def network_inputs(self) -> dict[str, Any]:
-        """The inverse of `_plain_inputs`."""
+        """The network's inputs; the inverse of `_plain_inputs`."""
         images = {"image_shape": self.image_shape, "classes": self.classes}
         return images if self.inputs is None else self.inputs
 

@@ -3,7 +3,7 @@
     1. Initialise a network randomly and train it; this is level 0.
     2. Prune a fraction of the surviving weights, those of smallest magnitude. This gives a mask.
     3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialisation). This is a ticket.
-    4. Train the ticket from iteration k on, and its controls, if any. This is the next level; go to 2.
+    4. Train the ticket from iteration k on; this is the next level. Train its controls, if any. Go to 2.
 
 A level is a pure function of its inputs and is stored under their hash, so a restarted trajectory trains only the
 levels that are not in the store yet.
@@ -69,12 +69,12 @@ def run_trajectory(
         task: the specification's task, on the training device; see `tasks.registry.load_task`.
         store: where levels are looked up and saved.
         executor: creates an executor from its name.
-        rewind_iterations: other iterations to store level 0's weights at, for trajectories that share it.
+        rewind_iterations: further iterations after which to store level 0's weights, for trajectories that share it.
         log: receives ``level_started``, ``level_continued``, ``level_finished`` and ``level_reused``.
         owner_finished: returns whether ``level_finished`` was logged for a level key; None if the log does not mention
             the key.
         owner: identifies the run and the trajectory. Levels in the store with the same owner do not count as reused;
-            if it is None, all levels in the store do.
+            if None, all of them do.
         checkpoint_seconds: seconds between two checkpoints of a level's training; None disables checkpoints.
 
     Raises:

@@ -37,7 +37,7 @@ def conv(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Seque
     """Build ``conv2``, ``conv4`` or ``conv6``: VGG-like blocks, then two hidden layers of 256 units.
 
     On CIFAR-10 they have 4,300,992, 2,425,024 and 2,261,184 prunable weights. The paper's table gives 4.3M, 2.4M and
-    1.7M; the last contradicts the layers that the paper lists, although its 1.1M for their convolutions is right.
+    1.7M. The last does not match the layers in that table, although its 1.1M for the convolutions alone does.
 
     Raises:
         SpecError: the images are too small for the pools.
@@ -88,6 +88,7 @@ def initialize(network: nn.Module, name: Initialization) -> None:
     for module in network.modules():
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             continue
+        # A lazy layer has no weights to draw yet; `models.prunable` rejects it.
         if not nn.parameter.is_lazy(module.weight):
             INITIALIZATIONS[name](module.weight)
             if module.bias is not None:

@@ -25,7 +25,7 @@ def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed
         image_shape: ``(c, h, w)``.
         classes: the number of outputs.
         seed: the run's seed.
-        draw: the number of the initialization: 0 for the run's own, others for independent ones.
+        draw: which initialization to draw: 0 is the run's own, other numbers are independent ones.
 
     Raises:
         SpecError: see `build_from`; or the images are too small for the network.
@@ -41,7 +41,7 @@ def build_from(spec: ModelSpec, inputs: Mapping[str, Any], seed: int, draw: int 
             numbers must come from torch's global CPU generator, as those of ``torch.nn`` do.
         inputs: keyword arguments from the task. The networks of this package take only images.
         seed: the run's seed.
-        draw: the number of the initialization: 0 for the run's own, others for independent ones.
+        draw: which initialization to draw: 0 is the run's own, other numbers are independent ones.
 
     Raises:
         SpecError: the name is unknown, the network does not fit the task, or a user's function fails or does not
@@ -126,7 +126,7 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
 
 
 def aliases(network: nn.Module) -> dict[str, str]:
-    """Return, for each further name of a tied parameter or buffer in the state dict, its first name."""
+    """Return a map from each further name of a tied parameter or buffer in the state dict to its first name."""
     first: dict[int, str] = {}
     return {
         name: first[id(value)]
@@ -138,7 +138,7 @@ def aliases(network: nn.Module) -> dict[str, str]:
 def prunable(network: nn.Module, example: Tensor | None = None) -> tuple[str, ...]:
     """Return the names of the prunable parameters in registration order, except that the output layer's is last.
 
-    A parameter is prunable if it has at least 2 dimensions, "weight" in the last part of its name, and is not an
+    A parameter is prunable if it has at least 2 dimensions and "weight" in the last part of its name, and is not an
     embedding's. A tied parameter appears once, under its first name. For how the output layer is found, see
     `_output_layer`.
 
@@ -168,7 +168,9 @@ def _weights(network: nn.Module) -> dict[str, nn.Parameter]:
     weights = {}
     for name, parameter in network.named_parameters():
         if nn.parameter.is_lazy(parameter):
-            raise SpecError(f"the parameter {name!r} of {type(network).__name__} has no shape yet; use no lazy layer")
+            raise SpecError(
+                f"the parameter {name!r} of {type(network).__name__} has no shape yet; replace the lazy layer"
+            )
         if parameter.ndim >= 2 and "weight" in name.rpartition(".")[2] and id(parameter) not in embeddings:
             weights[name] = parameter
     if not weights:

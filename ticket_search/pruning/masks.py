@@ -56,11 +56,11 @@ def shuffled(mask: Mask, generator: torch.Generator) -> Mask:
 
 
 def pack(kept: Tensor) -> Tensor:
-    """Pack a mask at one bit per weight: uint8 ``[ceil(numel / 8)]``, the first weight in the highest bit."""
+    """Pack a boolean tensor at one bit per weight: uint8 ``[ceil(numel / 8)]``, the first weight in the highest bit."""
     return torch.from_numpy(np.packbits(kept.cpu().numpy()))
 
 
 def unpack(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the boolean tensor of a given shape that `pack` packed."""
+    """Unpack what `pack` packed: a boolean tensor of the given shape."""
     count = int(np.prod(shape))
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool).reshape(shape))

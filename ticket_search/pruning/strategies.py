@@ -1,4 +1,4 @@
-"""Strategies, which decide what tensors the pruned weights come from, given a score for each weight.
+"""Strategies, which decide which tensors the pruned weights come from, given a score for each weight.
 
 A strategy divides the prunable tensors into groups, and the weights in a group compete with each other. Precisely:
 
@@ -80,7 +80,7 @@ STRATEGIES: dict[Strategy, Callable[[Mask, Amount], list[Group]]] = {"layerwise"
 
 
 def prune(mask: Mask, scores: Scores, groups: Sequence[Group]) -> Mask:
-    """Return the mask after each group keeps only its best-scored survivors; tensors in no group are unchanged."""
+    """Return the mask in which each group keeps its best-scored survivors; tensors in no group are unchanged."""
     pruned = {name: kept.clone() for name, kept in mask.items()}
     for group in groups:
         pruned |= _prune({name: mask[name] for name in group.names}, scores, group.keep)

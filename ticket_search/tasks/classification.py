@@ -54,7 +54,7 @@ def inputs_of(source: Arrays) -> Mapping[str, Any]:
 
 
 def _network_size(model: ModelSpec, inputs: Mapping[str, Any]) -> NetworkSize:
-    # A fully connected network takes images of any size; checking another one needs torch, whose import takes 4 s.
+    # A fully connected network takes images of any size; only the others need torch, whose import takes 4 s.
     if FULLY_CONNECTED.fullmatch(model.name):
         hidden = [int(width) for width in model.name.split("_")[1:]]
         widths = [math.prod(inputs["image_shape"]), *hidden, inputs["classes"]]

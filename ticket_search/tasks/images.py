@@ -16,7 +16,7 @@ from ticket_search.tasks.metric import Metric
 from ticket_search.tasks.precision import arithmetic
 from ticket_search.tasks.task import Sample, Score, Session, Split, Task
 
-#: The average in a sample for saliency criteria; Wang et al. (2020) take exactly ten of each class.
+#: The average number per class in a sample for saliency criteria; Wang et al. (2020) take exactly ten.
 _IMAGES_PER_CLASS = 10
 
 
@@ -56,7 +56,7 @@ class ImageTask(Task):
         return len(self.data.train)
 
     def resolved(self, dataset: DatasetSpec) -> DatasetSpec:
-        """Return the specification with the normalisation constants in use."""
+        """Return the specification with the normalisation constants filled in."""
         return dataset.model_copy(update={"normalize": self.data.normalize})
 
     def build(self, model: ModelSpec, seed: int, draw: int = 0) -> nn.Module:
@@ -64,12 +64,15 @@ class ImageTask(Task):
         return build(model, self.data.image_shape, self.data.classes, seed, draw)
 
     def session(self, seed: int, training: TrainingSpec, start: int) -> "ImageSession":
-        """Return the batches in the seed's order. Each depends on the iteration alone, so `start` is not needed."""
+        """Return a session whose batches follow the seed. They do not depend on where the training starts."""
         del start
         return ImageSession(self.data.stream(seed, training.batch_size), training.precision)
 
     def score(self, network: nn.Module, split: Split, precision: Precision) -> Score:
-        """Return accuracy and mean cross-entropy, in nats, on a split; if GPU memory runs out, halve the batches."""
+        """Return the accuracy and the mean cross-entropy, in nats, on a split.
+
+        If GPU memory runs out, the batch size is halved until a batch fits.
+        """
         network.eval()
         batch_size = self.data.evaluation_batch_size
         while True:
@@ -98,7 +101,7 @@ class ImageTask(Task):
         return Score(value=float(correct) / images_seen, loss=float(loss_sum) / images_seen)
 
     def sample(self, seed: int, training: TrainingSpec, start: int) -> "ImageSample":
-        """Return training batches from iteration `start` on, as many as give ten images per class on average."""
+        """Return training batches from iteration `start` on, enough for ten images per class on average."""
         stream = self.data.stream(seed, training.batch_size)
         count = math.ceil(_IMAGES_PER_CLASS * self.data.classes / training.batch_size)
         batches = [stream.batch(start + i) for i in range(count)]

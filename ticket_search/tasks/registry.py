@@ -36,7 +36,7 @@ def task_kind(name: str) -> TaskKind:
 
 
 class _UserKind(TaskKind):
-    """A wrapper that turns each exception of a user's kind of task in the driver into a single message.
+    """A user's kind of task, with its exceptions in the driver turned into one-line messages.
 
     Args:
         spelled: the task's name in the search space.

@@ -79,18 +79,18 @@ class Source(Protocol):
 
 
 class Session(Protocol):
-    """The data or experience of one training, in the order of its seed.
+    """The data or experience of one training, in the order that its seed determines.
 
     Losses may depend only on the seed, the iteration and the session's state, so that a resumed training is the same
     as an uninterrupted one. A session without a state implements only `loss`.
     """
 
     def loss(self, network: "nn.Module", iteration: int) -> "Tensor":
-        """Return the loss to minimize after `iteration` updates: a scalar with a gradient, on the device.
+        """Return the loss to minimize in an update: a scalar with a gradient, on the device.
 
         Args:
             network: the network, in training mode; torch's generators are seeded for this iteration.
-            iteration: the iteration, counted from 0 over the whole schedule.
+            iteration: the number of earlier updates, counted over the whole schedule.
         """
 
     def state(self) -> "tuple[Any, dict[str, Tensor]]":
@@ -113,7 +113,7 @@ class Sample(Protocol):
 
 
 class Task(Protocol):
-    """A task on one device, with the data of one specification, which all trainings on them share."""
+    """A task on one device with the data of one specification. All trainings on that data share it."""
 
     @property
     def metric(self) -> Metric:
@@ -136,7 +136,7 @@ class Task(Protocol):
         """The number of training examples per epoch."""
 
     def resolved(self, dataset: DatasetSpec) -> DatasetSpec:
-        """Return the data's specification with the values in use in place of null."""
+        """Return the data's specification with null fields replaced by the values in use."""
         return dataset
 
     def build(self, model: ModelSpec, seed: int, draw: int = 0) -> "nn.Module":
@@ -169,7 +169,8 @@ class Task(Protocol):
     def example(self) -> "Tensor | None":
         """Return inputs on the device, on which a network is run once to find its output layer; see `models.prunable`.
 
-        If None, the output layer is the prunable tensor registered last, unless the network has an `output_layer`.
+        None means that the output layer is the prunable tensor registered last, unless the network has an attribute
+        `output_layer`.
         """
         return None
 
@@ -188,10 +189,10 @@ class TaskKind(Protocol):
     """The metric that networks are judged by."""
 
     def read(self, dataset: DatasetSpec, data_dir: Path) -> Any:
-        """Read the data and return them as a `Source` that can be pickled.
+        """Read the data and return it as a `Source` that can be pickled.
 
         Raises:
-            DataError: the data are missing, or not what the task needs.
+            DataError: the data is missing, or is not what the task needs.
         """
 
     def check(self, trajectory: TrajectorySpec, source: Any) -> Fit:

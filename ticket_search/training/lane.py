@@ -66,7 +66,7 @@ class PlainLane:
     def __call__(self, iteration: int) -> Tensor:
         """Make the update after `iteration` updates, and return the batch's loss, a scalar on the device."""
         iteration += self._shift
-        # Dropout draws from the device's generator; seeding every iteration makes a resumed training draw the same.
+        # Dropout uses the device's generator; seeding every iteration makes a resumed training draw the same numbers.
         seed_generators(self.device, (self._noise + iteration) % 2**63)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._training, iteration)

@@ -25,11 +25,11 @@ def snip(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
 
 
 def grasp(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
-    """Return ``w * (H g)``, g and H being a sample loss's gradient and Hessian (Wang et al. 2020, equation 8).
+    """Return ``w * (H g)``, with gradient g and Hessian H of the loss on a sample (Wang et al. 2020, equation 8).
 
     Removing a weight changes the squared norm of the surviving weights' gradient by about -2 w (H g). The weights
     whose removal reduces it least, or increases it, have the lowest scores and are pruned. The paper's code divides the
-    logits by a temperature of 200, which its equations do not mention; this code does not.
+    logits by a temperature of 200, which its equations do not mention and which is not used here.
     """
     weights, gradients = _gradients(network, sample, mask, create_graph=True)
     kept = [mask[name].to(g.device) for name, g in zip(mask, gradients, strict=True)]

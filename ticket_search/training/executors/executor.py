@@ -16,7 +16,7 @@ class Executor(Protocol):
     """The maximum number of trainings that the executor can hold at once."""
 
     def submit(self, request: TrainRequest) -> None:
-        """Accept a training. Called only while the executor holds fewer than `lanes`."""
+        """Accept a training. Called only while fewer than `lanes` trainings are held."""
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
         """Train until at least one training is done; return each finished training once.

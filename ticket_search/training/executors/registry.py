@@ -51,5 +51,7 @@ def executor_for(name: str) -> Executor:
             "not a ticket_search.training.executors.executor.Executor"
         )
     if not isinstance(executor.lanes, int) or executor.lanes < 1:
-        raise SpecError(f"executor {name!r}: its lanes are {executor.lanes!r}; they must be an integer, 1 or more")
+        raise SpecError(
+            f"executor {name!r}: its attribute 'lanes' is {executor.lanes!r}; give an integer of at least 1"
+        )
     return executor
