@@ -133,7 +133,7 @@ def test_the_command_lists_what_there_is_and_needs_a_gpu(tmp_path):
     for name in ("cuda_tests", "cifar10_conv2", "cifar10_resnet20"):
         (tmp_path / "results").mkdir(exist_ok=True)
         (tmp_path / f"results/{name}.json").write_text('{"state": "done"}')
-    assert run("--out", tmp_path).stdout == "all is done\n"
+    assert run("--out", tmp_path).stdout == "all items are done\n"
 
 
 def test_its_searches_and_tests_are_there(monkeypatch):
