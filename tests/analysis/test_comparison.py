@@ -90,7 +90,7 @@ LEVEL = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude",
 
 
 def results(accuracies, controls=()):
-    """Tables from the accuracies of levels 0 and 1 by seed, and controls as (seed, kind, draw, accuracy)."""
+    """Tables with levels 0 and 1 from pairs of accuracies, by seed, and controls from (seed, kind, draw, accuracy)."""
     levels = [
         LEVEL
         | {"trajectory_id": f"t{seed}", "level": level, "seed": seed, "density": 1 - 0.2 * level}
