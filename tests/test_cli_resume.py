@@ -132,7 +132,7 @@ def test_a_changed_setting_is_reported_in_a_line(resumed):
     assert "patience: 3" in (cwd / "run/search.yaml").read_text()
 
 
-def test_a_changed_space_is_refused_with_a_place_for_it(stopped):
+def test_a_changed_space_is_refused_with_advice(stopped):
     cwd, _, _ = stopped
     before = (cwd / "as_stopped/search.yaml").read_text()
     said = in_process("resume", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
@@ -175,7 +175,7 @@ def test_store_removes_nothing_unless_asked(finished_search):
             assert lines[-1] == "all of them are needed"
 
 
-def test_keep_best_keeps_ten_unless_told_otherwise(finished_search):
+def test_keep_best_defaults_to_ten(finished_search):
     store = finished_search / "store"
 
     def files():

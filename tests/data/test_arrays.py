@@ -168,17 +168,17 @@ class TestLabels:
         write_idx(folder, labels=(train, test))
         return label_notices(spec(name), read_arrays(spec(name), folder))
 
-    def test_that_fit_give_no_notice(self, tmp_path):
+    def test_valid_labels_give_no_notice(self, tmp_path):
         assert self.notices(tmp_path, [0, 1, 2], [2, 0]) == ()
 
-    def test_that_no_training_image_has_give_a_notice(self, tmp_path):
+    def test_labels_missing_in_training_give_a_notice(self, tmp_path):
         (notice,) = self.notices(tmp_path, [0, 1, 2], [3, 0])
         assert notice == (
             "dataset 'mnist': 1 of its 2 test images have labels that no training image has (3) and will count as "
             "wrong; move some into training, or drop them"
         )
 
-    def test_with_gaps_or_beyond_mnists_ten_classes_give_notices(self, tmp_path):
+    def test_labels_with_gaps_or_beyond_mnists_ten_classes_give_notices(self, tmp_path):
         gaps, beyond = self.notices(tmp_path, [0, 1, 200], [0, 1])
         assert "the network has 201 outputs, but 198 of these classes have no image; number the classes" in gaps
         assert "the largest label is 200, and mnist has 10 classes; unless these files are another data" in beyond
@@ -190,7 +190,7 @@ class TestLabels:
             ([0, 1, 2], [4, 3], r"no test label \(3, 4\) occurs among the training labels \(0, 1, 2\); give"),
         ],
     )
-    def test_that_are_unusable_are_refused(self, tmp_path, train, test, message):
+    def test_unusable_labels_are_refused(self, tmp_path, train, test, message):
         with pytest.raises(DataError, match=f"dataset 'mnist': {message}"):
             self.notices(tmp_path, train, test)
 

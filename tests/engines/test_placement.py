@@ -140,7 +140,7 @@ class TestNodeTypes:
             NodeType(name="none", resources=LAPTOP, most=0),
         ]
 
-    def test_of_listed_machines_those_that_have_not_joined_may_come(self):
+    def test_listed_machines_that_have_not_joined_may_still_come(self):
         self.launched.write_text(
             "max_workers: 3\nhead_node_type: local\navailable_node_types: {local: {resources: {}, max_workers: 3}}"
         )

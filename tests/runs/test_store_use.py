@@ -185,7 +185,7 @@ class TestAnUnfinishedSearch:
         assert len(use.kinds["checkpoints"]) == 2
         assert names(use.unneeded) == [f"checkpoints/{done}.safetensors"]
 
-    def test_that_has_trained_nothing_yet_can_be_inspected(self, grid, tmp_path):
+    def test_can_be_inspected_before_it_has_trained_anything(self, grid, tmp_path):
         spec = grid(0.3, 0.5)
         with hold(open_folder(tmp_path), spec) as held:
             register(store_folder(spec, open_folder(tmp_path)), open_folder(tmp_path), held.run, spec)

@@ -150,14 +150,14 @@ class TestTheComparison:
 
 
 class TestCollapse:
-    def test_after_enough_levels_in_a_row(self):
+    def test_stops_after_enough_levels_in_a_row(self):
         assert Course(stopping(**COLLAPSE), "a").tell((2.0, 0.8), (4.0, 0.6), (8.0, 0.5)) == [
             None,
             None,
             "collapsed: 2 levels more than 0.2 worse than the dense network",
         ]
 
-    def test_not_when_one_of_them_recovers(self):
+    def test_a_recovery_resets_the_count(self):
         assert Course(stopping(**COLLAPSE), "a").tell((2.0, 0.6), (4.0, 0.8), (8.0, 0.5)) == [None, None, None]
 
     def test_needs_no_others_and_is_relative_to_the_dense_network(self):

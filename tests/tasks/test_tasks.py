@@ -85,7 +85,7 @@ class TestNames:
 
 class TestUsersExceptions:
     @pytest.mark.parametrize("method", ["read", "check"])
-    def test_are_one_line_that_names_the_class(self, regression, monkeypatch, method):
+    def test_become_one_line_that_names_the_class(self, regression, monkeypatch, method):
         def fail(self, *arguments):
             raise KeyError("no\nsuch column")
 
@@ -96,7 +96,7 @@ class TestUsersExceptions:
         message = rf"task 'regression_task:Regression': Regression.{method} raised KeyError: .* \({__file__}:\d+\)"
         assert re.fullmatch(message, str(error.value))
 
-    def test_that_are_the_packages_own_are_passed_on(self, monkeypatch):
+    def test_data_errors_are_passed_on(self, monkeypatch):
         def fail(self, *arguments):
             raise DataError("no numbers here; fetch them")
 
@@ -223,7 +223,7 @@ class TestRegression:
         with pytest.raises(SpecError, match="model 'lenet_16' classifies images, and the task gives its networks feat"):
             run(regression({"model.name": "lenet_16"}), tmp_path)
 
-    def test_without_a_sample_there_is_no_saliency(self, regression, tmp_path, monkeypatch):
+    def test_saliency_without_a_sample_is_refused(self, regression, tmp_path, monkeypatch):
         monkeypatch.delattr(regression_task.OnDevice, "sample")
         with pytest.raises(SpecError, match="networks judged by squared_error have no sample to take saliency from"):
             run(regression({"criterion": "snip"}), tmp_path)
