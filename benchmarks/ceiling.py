@@ -36,7 +36,7 @@ def scripted(job: Job, begin: float, phase: float) -> Iterator[Report]:
     level = 0
     while (now := time.time() - begin) < phase * len(SLEEPS):
         time.sleep(SLEEPS[max(0, int(now // phase))])
-        made = report(job.trajectory, name, 0, 0.97)
+        made = report(job, name, 0, 0.97)
         for row in (made.level, *made.curve, *made.layers):
             row["level"] = level
         made.level["level_key"] = f"{name}{level:016}"

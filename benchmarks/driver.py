@@ -42,11 +42,12 @@ def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
     fall = int(name[:4], 16) / 2**16 * 0.02
     for level in range(levels):
         time.sleep(seconds)
-        yield _report(job, name, level, 0.97 - fall * level)
+        yield report(job, name, level, 0.97 - fall * level)
     yield EndReport(status="completed")
 
 
-def _report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
+def report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
+    """Return the report of a level of LeNet-300-100 with scripted figures; `name` is the trajectory's id."""
     spec = job.trajectory
     kept = int(266_200 * (1 - spec.pruning.pruning_rate) ** level)
     key = {"trajectory_id": name, "level": level}
