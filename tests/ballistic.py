@@ -4,9 +4,9 @@
     python tests/ballistic.py --kills 1000 --engine processes
 
 The search runs in its own process group (and on its own Ray). At a random moment one of its processes gets SIGKILL: the
-driver, a worker, the raylet, or all of them at once. When the driver is gone, the same command restarts the search at
-once. A search that ends before the kills are used up is followed by another. Searches take turns: one or two workers,
-each engine.
+driver, a worker, the raylet, or all of them at once. When the driver has died, the same command resumes the search at
+once. If a search ends before all kills are used up, another one follows. Searches alternate between one and two workers
+and between the engines.
 
 At the end of each search, every trajectory must be complete, no row duplicated, each level finished exactly once and
 never started again, and the tables equal, to the bit, those of the undisturbed search, which ran in one process (engine
@@ -42,7 +42,7 @@ VICTIMS = {
     "ray": ("driver", "worker", "worker", "worker", "raylet", "group"),
     "processes": ("driver", "worker", "worker", "worker", "group"),
 }
-#: What the name (Ray) or the command line (processes) of a worker contains.
+#: Text in the name (Ray) or command line (processes) of every worker.
 _WORKERS = {"ray": "ray::Trajectory", "processes": "ticket_search.engines.worker_main"}
 #: Seconds between a start and a kill. The first level takes about 8 s on Ray, 5 s in processes.
 _WINDOWS = {"ray": (1.0, 16.0), "processes": (0.5, 10.0)}

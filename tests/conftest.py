@@ -124,7 +124,7 @@ def trainings(monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray_address():
-    """The address of a Ray with two CPUs that the whole session shares, for searches in other processes too."""
+    """The address of a Ray that the whole test session shares, also with searches in other processes."""
     import logging
 
     from ticket_search.engines.ray.connection import ray

@@ -1,6 +1,6 @@
 """The allowed imports between folders, and the entry points that must load no heavy library.
 
-A new import between folders must be added to `ALLOWED`, which should need a good reason.
+A new import between folders needs an entry in `ALLOWED`, and a good reason.
 """
 
 import ast

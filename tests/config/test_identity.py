@@ -109,7 +109,7 @@ def test_frozen_search():
 
 
 def test_another_task_or_executor_changes_the_level_key():
-    """The source of a user's task or executor changes it too, even under the same name."""
+    """The source of a user's task or executor changes the level key too, even if the name is the same."""
     task = PLAIN.model_copy(update={"task": "own:Task"})
     own = {"name": "own:Executor", "source": "0"}
     keys = [
@@ -128,7 +128,7 @@ def test_another_task_or_executor_changes_the_level_key():
 
 
 def test_the_name_of_an_executor_is_not_part_of_the_level_key():
-    """The executor's key is part of it instead, and ``auto`` and ``plain`` have the same key."""
+    """The level key contains the key of the executor instead, which is the same for ``auto`` and ``plain``."""
     plain = PLAIN.model_copy(update={"training": PLAIN.training.model_copy(update={"executor": "plain"})})
     assert dense_key(plain, data=DATA, network="") == dense_key(PLAIN, data=DATA, network="")
 

@@ -1,4 +1,4 @@
-"""A local Ray: it listens on loopback, a signal can interrupt its start, and its version is a tested one."""
+"""A local Ray listens on loopback only, its start can be interrupted by a signal, and its version has been tested."""
 
 import os
 import shutil

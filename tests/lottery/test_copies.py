@@ -14,7 +14,7 @@ from ticket_search.tasks.images import ImageTask
 
 
 class Numbers:
-    """Validation images 1 and 2, test images -1 to -4, all of class 1, for networks that take one number."""
+    """A data set of single numbers: validation images 1 and 2, test images -1 to -4, all of class 1."""
 
     evaluation_batch_size = 4
 

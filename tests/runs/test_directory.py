@@ -71,7 +71,7 @@ def held_elsewhere(spec, run_dir, tmp_path):
 
 @pytest.fixture
 def far(run_dir, monkeypatch):
-    """The lock folder of the directory, with the lock of a process on another machine that expires soon."""
+    """The lock folder of the directory. A process on another machine holds the lock, which expires soon."""
     for module in (lease, directory):
         monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.8)
     hurried = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: time.sleep(0.05))
