@@ -47,7 +47,7 @@ def test_splits_by_folder_grey_and_absolute(tmp_path):
     assert arrays.test_labels.tolist() == [1, 1]
 
 
-def test_test_goes_before_validation_and_other_files_are_ignored(tmp_path):
+def test_a_test_file_takes_precedence_over_validation_and_other_files_are_ignored(tmp_path):
     write(tmp_path / "images/train.parquet", RGB[:2], [0, 1])
     write(tmp_path / "images/valid.parquet", RGB[:1], [0])
     write(tmp_path / "images/test.parquet", RGB[:1], [1])
@@ -56,7 +56,7 @@ def test_test_goes_before_validation_and_other_files_are_ignored(tmp_path):
     assert (arrays.train_labels.tolist(), arrays.test_labels.tolist()) == ([0, 1], [1])
 
 
-def test_absent(tmp_path):
+def test_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"dataset.path: '.*images' is not a folder; give .*train\*.parquet"):
         read_arrays(SPEC, tmp_path)
     write(tmp_path / "images/train.parquet", RGB[:2], [0, 1])
@@ -75,14 +75,14 @@ def test_absent(tmp_path):
         (None, "row 1: image.bytes is null"),
     ],
 )
-def test_an_image_unlike_the_others(tmp_path, second, message):
+def test_an_image_unlike_the_others_is_refused(tmp_path, second, message):
     write(tmp_path / "images/train.parquet", [RGB[0], second], [0, 1])
     write(tmp_path / "images/test.parquet", RGB[:1], [0])
     with pytest.raises(DataError, match=message):
         read_arrays(SPEC, tmp_path)
 
 
-def test_columns_that_do_not_fit(tmp_path):
+def test_unsuitable_columns_are_refused(tmp_path):
     write(tmp_path / "images/test.parquet", RGB[:1], [0])
     write(tmp_path / "images/train.parquet", RGB[:1], ["cat"])
     with pytest.raises(DataError, match=r"has the columns image: struct<.*>, label: string; it needs image"):
