@@ -129,7 +129,7 @@ NOT_A_LENGTH = "is not a length of training: give"
             "a log range needs low above 0 and no step, not low 0",
         ),
         ("space.pruning_rate=[]", "pruning_rate: the list [] is empty; give at least one value"),
-        ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] names a value twice; give each once"),
+        ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] contains a value twice; give each once"),
         (
             "space.trajectory.pruning_rate=[0.3]",
             "space.pruning_rate and space.trajectory.pruning_rate are the same field",
@@ -139,7 +139,7 @@ NOT_A_LENGTH = "is not a length of training: give"
             "space.pruning_rate and space.pruning.pruning_rate are the same field",
         ),
         ("seeds=[]", "seeds: [] is not valid"),
-        ("seeds=[0, 1, 0]", "seeds: [0, 1, 0] names a seed twice; give each once"),
+        ("seeds=[0, 1, 0]", "seeds: [0, 1, 0] contains a seed twice; give each once"),
         # what does not go together
         (
             "space.rewind_iteration=[0, 600]",
@@ -204,7 +204,7 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("controls={kinds: [random]}", "'random_reinit', 'random_mask' or 'shuffled_mask'"),
         (
             "controls={kinds: [random_mask, random_mask]}",
-            "['random_mask', 'random_mask'] names one twice",
+            "['random_mask', 'random_mask'] contains a value twice",
         ),
         (
             "pruning={criterion: snip, retrain: finetune}",

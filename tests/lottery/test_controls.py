@@ -78,7 +78,7 @@ def test_the_same_again_comes_from_the_store_and_more_draws_cost_only_themselves
 
 
 def test_they_are_for_tickets(trajectory):
-    with pytest.raises(SpecError, match=r"\['random_mask'\] are controls for tickets, whose weights are rewound"):
+    with pytest.raises(SpecError, match=r"\['random_mask'\] are controls for tickets with rewound weights"):
         trajectory({"controls": {"kinds": ["random_mask"]}, "retrain": "finetune"})
 
 
