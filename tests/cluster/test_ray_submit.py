@@ -74,7 +74,7 @@ def test_the_plan_is_printed_and_nothing_is_made(cluster):
 def test_what_no_node_can_give_is_said_at_once(cluster):
     said = cluster.submit("run", "digits", "--set", "resources.gpus=1", "--output", str(cluster.shared / "gpus"))
     assert said.returncode != 0
-    assert "resources: no node has 1 CPU and 1 GPU for a trajectory; there are 2 nodes of" in said.stdout
+    assert "resources: no node has 1 CPU and 1 GPU for a trajectory; available: 2 nodes of" in said.stdout
     assert not (cluster.shared / "gpus").exists()
 
 

@@ -155,7 +155,10 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("training.schedule.milestones=[3]", "training.schedule: milestones [3] do not go with schedule 'constant'"),
         ("dataset.path=x", "dataset: path 'x' does not go with dataset 'digits'"),
         ("dataset.name=parquet", "dataset: path None does not go with dataset 'parquet'"),
-        ("dataset.normalize={mean: [0], std: [0]}", "dataset.normalize: mean [0.0] and std [0.0] need one entry each"),
+        (
+            "dataset.normalize={mean: [0], std: [0]}",
+            "dataset.normalize: mean [0.0] and std [0.0] must each have one entry",
+        ),
         ("search.trials=null", "search: trials null is for the grid sampler; 'tpe' needs a number of trials"),
         ("search.sampler=grid", "space.pruning_rate: a grid needs a list, or a range with a step"),
         ("resources.gpus=0.3", "resources: gpus 0.3 is not 1/n, so shares would not pack; give 0.3333"),

@@ -168,7 +168,7 @@ def test_a_request_that_no_node_ever_meets_ends_the_search(ray_address, search, 
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})
     running = SearchDriver(spec, tmp_path / "run")
     with pytest.raises(
-        TicketSearchError, match=r"no node with 1000 CPUs and 0 GPUs for a trajectory came within 0\.5 sec"
+        TicketSearchError, match=r"no node with 1000 CPUs and 0 GPUs for a trajectory joined within 0\.5 sec"
     ):
         run_on_ray(running, open_folder(tmp_path / "run"))
 
@@ -184,5 +184,5 @@ def test_when_no_node_is_left_that_shares_the_storage_the_search_ends(ray_addres
     with pytest.raises(StorageError, match=r"^on node7 '/shared/run' is not what the search writes to$"):
         run_on_ray(running, open_folder(tmp_path / "run"), trainable=Elsewhere)
     assert said == [
-        "left out, its trajectories run on other nodes: on node7 '/shared/run' is not what the search writes to"
+        "left out a node, whose trajectories run on other nodes: on node7 '/shared/run' is not what the search writes to"
     ]

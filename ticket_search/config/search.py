@@ -37,7 +37,7 @@ PLACES = ("resources", "data_dir", "store")
 #: every point. Each check takes about 0.1 ms.
 _FEW = 500
 _MANY = 10_000
-#: Only the ends of a longer list are paired with values of other fields: two lists of 1,000 values have a million pairs.
+#: Of a longer list, only the ends are paired with other fields' values: two lists of 1,000 values have a million pairs.
 _MOST_PAIRED = 30
 #: The validation context of a search whose points were checked when its file was written.
 CHECKED_BEFORE = "checked before"
