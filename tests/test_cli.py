@@ -197,7 +197,7 @@ BAD = {
     "unknown strategy": (["--set", "space.strategy=[local]"], "'local' is not valid"),
     "data absent": (["--set", "dataset.name=mnist", "--data-dir", "nowhere"], "nowhere"),
     "validation too large": (["--set", "dataset.validation=1437"], "1437"),
-    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 asks for a GPU and this machine has 0"),
+    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 is more than this machine's 0"),
     "no such key": (["--set", "serch.trials=1"], "unknown key 'serch' (did you mean 'search'?)"),
     "not KEY=VALUE": (["--set", "trials"], "'trials' is not KEY=VALUE"),
     "a list-less grid": (["--set", "search.sampler=grid"], "a grid needs a list"),

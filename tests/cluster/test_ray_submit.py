@@ -92,7 +92,7 @@ def test_storage_that_a_node_does_not_share_is_refused_before_anything_is_traine
 def test_data_that_the_head_lacks_are_missed_by_name(cluster):
     said = cluster.submit("run", "mnist_lenet", "--data-dir", "/root/data", "--output", str(cluster.shared / "mnist"))
     assert said.returncode != 0
-    missed = "from which every node gets its data: dataset 'mnist' is not there: no '/root/data"
+    missed = "which sends the data to every node: dataset 'mnist' is not there: no '/root/data"
     assert f"on {cluster.hosts.name(1)}, {missed}" in said.stdout
 
 

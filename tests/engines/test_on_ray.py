@@ -184,5 +184,6 @@ def test_when_no_node_is_left_that_shares_the_storage_the_search_ends(ray_addres
     with pytest.raises(StorageError, match=r"^on node7 '/shared/run' is not what the search writes to$"):
         run_on_ray(running, open_folder(tmp_path / "run"), trainable=Elsewhere)
     assert said == [
-        "left out a node, whose trajectories run on other nodes: on node7 '/shared/run' is not what the search writes to"
+        "left out a node, whose trajectories run on other nodes: "
+        "on node7 '/shared/run' is not what the search writes to"
     ]

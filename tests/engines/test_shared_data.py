@@ -108,7 +108,10 @@ def test_processes_map_it_from_one_file(tmp_path):
 def test_where_it_is_missing_is_said(search, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "head7")
     spec = search({"pruning_rate": [0.5]}, base={"dataset.name": "mnist"})
-    for local, start in ((True, "dataset 'mnist' is not there: no '"), (False, "on head7, from which every node gets")):
+    for local, start in (
+        (True, "dataset 'mnist' is not there: no '"),
+        (False, "on head7, which sends the data to every node"),
+    ):
         with pytest.raises(DataError) as missing:
             preflight.check(spec, local=local)
         assert str(missing.value).startswith(start)

@@ -205,7 +205,7 @@ def test_a_ticket_counts_once_whatever_is_said_of_it(files, found, tmp_path):
     again = tmp_path / "again.safetensors"
     ticket = read_ticket(files[0])
     again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
-    with pytest.raises(SpecError, match="is the same ticket as another file given"):
+    with pytest.raises(SpecError, match="holds the same ticket as another of the files"):
         read_tickets([files[0], again])
     for name in ("fc1.weight", "fc1.bias"):
         weights = ticket.weights | {name: ticket.weights[name] + 1}
