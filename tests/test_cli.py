@@ -124,7 +124,7 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     said = in_process("run", "digits", *SMALL, "--set", "search.tolerance=0.5", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
     assert f"{cwd}/runs/digits' holds another search ('digits', which differs in search.tolerance); " in said.stderr
-    assert f"--store '{cwd}/runs/digits/store' to reuse the levels that the two share" in said.stderr
+    assert f"--store '{cwd}/runs/digits/store' to reuse the levels that both searches have in common" in said.stderr
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
 

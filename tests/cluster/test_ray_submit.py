@@ -81,9 +81,8 @@ def test_what_no_node_can_give_is_said_at_once(cluster):
 def test_storage_that_a_node_does_not_share_is_refused_before_anything_is_trained(cluster):
     said = cluster.submit("run", "digits", "--output", "/root/my_run")
     assert said.returncode != 0
-    refused = (
-        f"node {cluster.hosts.address(2)}: on {cluster.hosts.name(2)} '/root/my_run' is not what the search writes to"
-    )
+    place = f"node {cluster.hosts.address(2)}: on {cluster.hosts.name(2)}"
+    refused = f"{place}, '/root/my_run' is not the folder that the search uses"
     assert refused in said.stdout
     assert "Traceback" not in said.stdout
     assert cluster.hosts.ssh(1, "ls /root/my_run").returncode != 0

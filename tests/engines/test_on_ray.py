@@ -176,14 +176,14 @@ def test_a_request_that_no_node_ever_meets_ends_the_search(ray_address, search, 
 def test_when_no_node_is_left_that_shares_the_storage_the_search_ends(ray_address, search, tmp_path):
     class Elsewhere(TrajectoryTrainable):
         def reports(self, job):
-            yield NotShared(reason="on node7 '/shared/run' is not what the search writes to")
+            yield NotShared(reason="on node7, '/shared/run' is not the folder that the search uses")
 
     said = []
     spec = search({"pruning_rate": [0.5, 0.6]}, sampler="grid", trials=None)
     running = SearchDriver(spec, tmp_path / "run", say=said.append)
-    with pytest.raises(StorageError, match=r"^on node7 '/shared/run' is not what the search writes to$"):
+    with pytest.raises(StorageError, match=r"^on node7, '/shared/run' is not the folder that the search uses$"):
         run_on_ray(running, open_folder(tmp_path / "run"), trainable=Elsewhere)
     assert said == [
         "left out a node, whose trajectories run on other nodes: "
-        "on node7 '/shared/run' is not what the search writes to"
+        "on node7, '/shared/run' is not the folder that the search uses"
     ]

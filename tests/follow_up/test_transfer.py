@@ -196,7 +196,9 @@ def test_its_search(files):
 def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, changes):
     other = tmp_path / "other.safetensors"
     other.write_bytes(found(changes, seed=2)[0].to_bytes())
-    with pytest.raises(SpecError, match=f"differ in .*{next(iter(changes))}.*; transfer them one by one"):
+    with pytest.raises(
+        SpecError, match=f"found with different settings of .*{next(iter(changes))}.*; transfer them one by one"
+    ):
         transfer(read_tickets([files[0], other]), "digits", seeds=1, draws=1, mask_alone=False)
 
 
@@ -219,7 +221,7 @@ def test_a_ticket_counts_once_whatever_is_said_of_it(files, found, tmp_path):
 def test_trained_weights_are_not_transferred(found, retrain):
     ticket, _ = found({"retrain": retrain, "max_levels": 1})
     options = {"seeds": 1, "draws": 1}
-    with pytest.raises(SpecError, match=r"starts from trained weights .* transfer its mask with --mask-alone"):
+    with pytest.raises(SpecError, match=r"starts from trained weights .* use only its mask, with --mask-alone"):
         transfer({ticket.key: ticket}, "digits", mask_alone=False, **options)
     assert transfer({ticket.key: ticket}, "digits", mask_alone=True, **options).pruning.ticket_weights == "own"
 
@@ -281,7 +283,10 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, tmp_path, 
             "belongs to the network 'lenet_16', not to 'lenet_8'",
         ),
         (["--dataset", "digits", "--set", "retrain=finetune"], "give retrain 'weights', or ticket null"),
-        (["--dataset", "digits", "--set", "space.strategy=[global]"], "the space of a transfer is its tickets"),
+        (
+            ["--dataset", "digits", "--set", "space.strategy=[global]"],
+            "the space of a transfer must hold only its tickets",
+        ),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data, arguments, message):

@@ -101,7 +101,7 @@ class TestOneProcess:
         said = []
         started = time.monotonic()
         with hold(run_dir, spec, said.append) as held:
-            assert said == [f"broke the lock of {owner}, which is gone"]
+            assert said == [f"broke the lock of {owner}, which is no longer running"]
             assert not held.is_new
             assert held_by(run_dir).pid == os.getpid()
         assert time.monotonic() - started < 1
@@ -236,7 +236,7 @@ class TestOneSearch:
             pass
         refusal = (
             rf"run' holds another search \('x', which differs in space.pruning_rate\); give another --output, "
-            rf"with --store '{run_dir}/store' to reuse the levels that the two share$"
+            rf"and --store '{run_dir}/store' to reuse the levels that both searches have in common$"
         )
         with pytest.raises(RunDirectoryError, match=refusal):
             check_same_search(run_dir, other)

@@ -42,7 +42,9 @@ def test_what_is_not_is_named_with_the_node(begun, tmp_path, which):
     with pytest.raises(StorageError) as refused:
         check_shared(**asked)
     place = other if which != "run_id" else run_dir
-    assert str(refused.value).startswith(f"on node7 {place!r} is not what the search writes to; give an --output")
+    assert str(refused.value).startswith(
+        f"on node7, {place!r} is not the folder that the search uses; give an --output"
+    )
 
 
 def test_what_cannot_be_written_to_is_no_fault_of_the_trajectorys(begun, monkeypatch):
