@@ -73,7 +73,7 @@ def test_what_is_wrong_is_one_message(tmp_path):
     with pytest.raises(SpecError) as error:
         run(SEARCH | {"seeds": []}, tmp_path / "run")
     assert str(error.value).startswith("seeds: [] is not valid")
-    with pytest.raises(SpecError, match="no search space 'digit': neither a file nor a name"):
+    with pytest.raises(SpecError, match="no search space 'digit': neither a file nor a search that ships"):
         run("digit", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

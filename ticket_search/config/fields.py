@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from ticket_search.errors import quoted
 
-#: A hundred times the longest training in the papers. More is a typing error, and would need terabytes for curves.
+#: A hundred times the longest training in the papers. More is probably a typo, and would need terabytes for curves.
 MOST_ITERATIONS = 10**9
 _EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 

@@ -60,9 +60,11 @@ def _read(path: Path) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # reading a pipe may block, and reading /dev/zero never ends
-            raise SpecError(f"cannot read the search space {name}: not a regular file; give a YAML file")
+            raise SpecError(f"cannot read the search space {name}: it is not a regular file; give a YAML file")
         if status.st_size > _MOST_BYTES:
-            raise SpecError(f"cannot read the search space {name}: {status.st_size} bytes, more than {_MOST_BYTES}")
+            raise SpecError(
+                f"cannot read the search space {name}: it has {status.st_size} bytes, more than {_MOST_BYTES}"
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the search space {name}: {error}") from None

@@ -119,8 +119,8 @@ class PruningSpec(Spec):
     def _levels_are_bounded(self) -> "PruningSpec":
         if self.pruned_levels > MOST_LEVELS:
             raise ValueError(
-                f"pruning_rate {self.pruning_rate} takes {self.pruned_levels} levels to density {self.min_density}; "
-                f"for at most {MOST_LEVELS}, give a greater pruning_rate or min_density, or max_levels"
+                f"pruning_rate {self.pruning_rate} takes {self.pruned_levels} levels to density {self.min_density}, "
+                f"more than {MOST_LEVELS}; give a greater pruning_rate or min_density, or set max_levels"
             )
         return self
 

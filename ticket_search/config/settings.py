@@ -83,7 +83,7 @@ class ResourcesSpec(Spec):
     def _shares_that_pack(self) -> "ResourcesSpec":
         share = self.gpus
         if 0 < share < _LEAST_SHARE:
-            raise ValueError(f"gpus {share} is less than Ray can hand out; give at least {_LEAST_SHARE}")
+            raise ValueError(f"gpus {share} is less than Ray supports; give at least {_LEAST_SHARE}")
         if share > 1 and share != round(share):
             raise ValueError(f"gpus {share} is neither a share 1/n nor a whole number; give {round(share)}")
         # Ray counts GPUs in ten-thousandths, so n rounded shares may add up to more than one GPU (3 x 0.3334).

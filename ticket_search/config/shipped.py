@@ -23,6 +23,7 @@ def search_file(space: str) -> Path:
         raise SpecError(f"cannot read the search space {quoted(space)}: {error.strerror}") from None
     if is_file or space not in shipped:
         if not exists:
-            raise SpecError(f"no search space {quoted(space)}: neither a file nor a name ({', '.join(shipped)})")
+            names = ", ".join(shipped)
+            raise SpecError(f"no search space {quoted(space)}: neither a file nor a search that ships ({names})")
         return path
     return shipped[space]

@@ -65,7 +65,7 @@ class Range(Spec):
 
     @property
     def is_integer(self) -> bool:
-        """Whether the range draws integers, which it does if its bounds and its step are integers."""
+        """Whether the range draws integers; it does if its bounds and its step are integers."""
         return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
 
 

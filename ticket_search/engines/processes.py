@@ -150,7 +150,7 @@ def _ready(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
 
 
 def _count(spec: SearchSpec, most: int | None) -> int:
-    """Return the number of workers to start: no more than fit, than are allowed, and than there is work for."""
+    """Return the number of workers to start, which is limited by the machine, by the search, and by the work left."""
     fitting = placement.fitting_on(spec.resources, placement.this_machine(spec.resources))
     limits = [fitting, *(limit for limit in (spec.search.max_concurrent, most) if limit is not None)]
     return max(1, min(limits))

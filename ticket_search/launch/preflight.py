@@ -35,7 +35,7 @@ class Checked:
         return sum(source.size for source in self.data.values())
 
     def take_data(self) -> dict[tuple[str, str | None], Source]:
-        """Return the data, with their fingerprints computed, and drop the references here to free memory later."""
+        """Return the data, with their fingerprints computed, and release them here to free memory."""
         taken = dict(self.data)
         self.data.clear()
         for source in taken.values():

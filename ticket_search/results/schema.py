@@ -19,7 +19,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "controls": ("trajectory_id", "level", "control", "draw"),
     "early_bird": ("trajectory_id", "iteration", "earlier_iteration"),
 }
-#: Tables that older versions did not write. If such a table is missing, it counts as empty.
+#: Tables that older versions did not write. If one of them is missing, it counts as empty.
 LATER_TABLES = ("controls", "early_bird")
 _VERSION = b"ticket_search.schema_version"
 _ENCODING = b"ticket_search.encoding"

@@ -23,7 +23,7 @@ from ticket_search.storage.local import LocalFolder
 
 SPEC_FILE = "search.yaml"
 RUN_FILE = "run.json"
-#: The folder of the files that list the copies which `stability` trained.
+#: The folder of the lists of copies that `stability` trained.
 COPIES = "copies"
 LOCKS = "lock"
 _LOCK = "run"

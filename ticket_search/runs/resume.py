@@ -20,7 +20,7 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
     before = read_spec(run_dir)
     if trials is not None:
         if before.search.trials is None:
-            raise SpecError(f"--trials {trials}: the search already runs its whole grid")
+            raise SpecError(f"--trials {trials}: the search already runs its whole grid; leave --trials out")
         settings = (*settings, f"search.trials={trials}")
     changeable = (*(f"search.{name}" for name in CHANGEABLE_SETTINGS), *PLACES)
     another = SpecError(

@@ -138,7 +138,7 @@ class EarlyStopping:
         count = len(others) + 1
         if count < spec.min_trajectories or own >= others.max():
             return None
-        # The rank counts from 0 for the worst trajectory, which may be stopped however small the fraction is.
+        # The worst trajectory has rank 0, and may be stopped however small the fraction is.
         rank = int((others < own).sum())
         if rank >= max(1, ceil(spec.worst_fraction * count)):
             return None

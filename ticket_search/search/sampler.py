@@ -139,7 +139,7 @@ class Sampler:
     def _random_free_point(self) -> Suggestion | None:
         if self._spec.size is None:
             return None
-        # Used-up points stay used up, so only the points that were free last time are checked again.
+        # Points never become free again, so only those that were free last time are checked.
         points = self._spec.grid() if self._free_points is None else self._free_points
         free = [(values, seed) for values in points if (seed := self._free_seed(values)) is not None]
         self._free_points = [values for values, _ in free]

@@ -66,8 +66,8 @@ def _join(cluster: str) -> None:
         ray.init(cluster, **_QUIETLY)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SpecError(
-            f"cannot connect to the Ray cluster at {cluster!r}: {error}; if it asks for a token, set "
-            "RAY_AUTH_MODE=token and the token"
+            f"cannot connect to the Ray cluster at {cluster!r}: {error}; if the cluster requires a token, set "
+            "RAY_AUTH_MODE=token and put the token into ~/.ray/auth_token"
         ) from error
 
 
