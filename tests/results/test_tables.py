@@ -183,7 +183,7 @@ def test_foreign_tables_are_refused(tmp_path):
         keyed(tmp_path / "foreign")
 
     Table(tmp_path / "other", SCHEMA.set(2, pa.field("y", pa.float64())), ("id",))
-    with pytest.raises(RunDirectoryError, match="other columns than this search: x, y"):
+    with pytest.raises(RunDirectoryError, match="does not have the columns of this search; they differ in x, y"):
         keyed(tmp_path / "other")
 
     table = keyed(tmp_path / "lost")

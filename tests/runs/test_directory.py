@@ -157,7 +157,7 @@ class TestOneProcess:
             while not held.lease.is_lost:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            with pytest.raises(TicketSearchError, match=r"another process has taken '.*run' over"):
+            with pytest.raises(TicketSearchError, match=r"another process has taken over '.*run', because"):
                 run._check_held(run_dir, held)
 
     def test_one_that_slept_and_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
