@@ -108,7 +108,7 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
 def fitting_on(resources: ResourcesSpec, node: Resources) -> int:
     """Return how many trajectories fit on a node that runs nothing else."""
     wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
-    # Ray counts resources in ten-thousandths, so 3 shares of 0.3333 fit on one GPU.
+    # Ray counts resources in ten-thousandths, so the 1e-4 only absorbs rounding: 0.3 / 0.1 is 2.9999999999999996.
     return min(int(node.get(name, 0) / amount + 1e-4) for name, amount in wanted.items() if amount)
 
 
