@@ -87,7 +87,7 @@ CASES = {
     # numbers that would take too much time or memory
     "a rate of 1e-12": setting(
         "space.pruning_rate=[1.0e-12]",
-        "pruning_rate 1e-12 takes 3912023005426 levels to density 0.02; for at most 10000, give a greater pruning_rate",
+        "pruning_rate 1e-12 takes 3912023005426 levels to density 0.02, more than 10000; give a greater pruning_rate",
     ),
     "the least rate there is": setting("space.pruning_rate=[5.0e-324]", "takes 1000000000000000000 levels"),
     "10^18 iterations": setting("training.iterations=1000000000000000000", "give 1 to 1000000000 iterations"),
@@ -96,7 +96,7 @@ CASES = {
     "a span of 2e308": setting(
         "space.training.optimizer.lr={low: -1.0e308, high: 1.0e308, step: 1}", "makes inf values"
     ),
-    "a GPU share of 1e-320": setting("resources.gpus=1.0e-320", "less than Ray can hand out; give at least 0.0001"),
+    "a GPU share of 1e-320": setting("resources.gpus=1.0e-320", "less than Ray supports; give at least 0.0001"),
     "10,001 values": setting(
         f"space.rewind_iteration=[{', '.join(map(str, range(10_001)))}]", "10001 values are too many"
     ),
@@ -142,7 +142,9 @@ CASES = {
     "a folder": Bad(arguments=("run", "folder"), files={"folder": Path.mkdir}, message="'folder': not a regular file"),
     "a megabyte": file(million_bytes, "1000001 bytes, more than 1000000"),
     "a loop of links": Bad(
-        arguments=("run", "loop"), files={"loop": lambda p: p.symlink_to("loop")}, message="neither a file nor a name"
+        arguments=("run", "loop"),
+        files={"loop": lambda p: p.symlink_to("loop")},
+        message="neither a file nor a search that ships",
     ),
     # numbers on the command line
     "a margin of nan": option("confirm --margin nan", "nan is not in the range"),

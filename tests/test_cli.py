@@ -124,7 +124,7 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     said = in_process("run", "digits", *SMALL, "--set", "search.tolerance=0.5", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
     assert f"{cwd}/runs/digits' holds another search ('digits', which differs in search.tolerance); " in said.stderr
-    assert f"--store '{cwd}/runs/digits/store' to reuse the levels that the two share" in said.stderr
+    assert f"--store '{cwd}/runs/digits/store' to reuse the levels that both searches have in common" in said.stderr
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
 
@@ -174,7 +174,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
     assert said.returncode == 3, said.stderr
     assert "2/2 failed" in said.stdout
     assert said.stderr.splitlines()[-1] == (
-        "1 of 2 trajectories failed; the column error of runs/digits/trajectories has the tracebacks"
+        "1 of 2 trajectories failed; the column error of runs/digits/trajectories has their tracebacks"
     )
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
     assert "no more than one" in trajectories["error"].dropna().item()
@@ -197,7 +197,7 @@ BAD = {
     "unknown strategy": (["--set", "space.strategy=[local]"], "'local' is not valid"),
     "data absent": (["--set", "dataset.name=mnist", "--data-dir", "nowhere"], "nowhere"),
     "validation too large": (["--set", "dataset.validation=1437"], "1437"),
-    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 asks for a GPU and this machine has 0"),
+    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 is more than this machine's 0"),
     "no such key": (["--set", "serch.trials=1"], "unknown key 'serch' (did you mean 'search'?)"),
     "not KEY=VALUE": (["--set", "trials"], "'trials' is not KEY=VALUE"),
     "a list-less grid": (["--set", "search.sampler=grid"], "a grid needs a list"),

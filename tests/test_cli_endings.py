@@ -106,7 +106,7 @@ class TestDebug:
         (line,) = said.stderr.splitlines()
         assert line.startswith("error: ZeroDivisionError: division by zero (")
         assert f"{look.__file__}:" in line
-        assert line.endswith("This is a fault in ticket_search; run again with --debug to see where from")
+        assert line.endswith("This is a bug in ticket_search; run again with --debug to see a traceback")
 
     @pytest.mark.parametrize("arguments", [["--debug", "status", "x"], ["status", "x", "--debug"]])
     def test_debug_shows_the_traceback_of_a_bug(self, bug, arguments):
@@ -115,7 +115,7 @@ class TestDebug:
         first, *_, last = said.stderr.splitlines()
         assert first.startswith("Traceback")
         assert "in divide" in said.stderr
-        assert last.endswith("This is a fault in ticket_search")
+        assert last.endswith("This is a bug in ticket_search")
 
     def test_debug_shows_the_traceback_of_a_refusal(self, tmp_path):
         said = CliRunner().invoke(main, ["status", str(tmp_path), "--debug"])
@@ -140,4 +140,4 @@ class TestDebug:
         assert said.exit_code == 1
         error, resume = said.stderr.splitlines()[-2:]
         assert error.startswith("error: the search had to stop; finished work is kept: ZeroDivisionError: division by")
-        assert resume == "Once that is fixed, resume with: ticket-search resume runs/digits --engine inline"
+        assert resume == "Once this is fixed, resume with: ticket-search resume runs/digits --engine inline"

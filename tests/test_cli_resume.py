@@ -86,7 +86,7 @@ def test_stop_names_the_process_and_the_command_that_resumes(stopped):
     assert (said.returncode, said.stderr) == (0, "")
     first, second = said.stdout.splitlines()
     assert re.fullmatch(
-        rf"process {search.args} on \S+ \(since .*\) will stop when the levels in training are done", first
+        rf"process {search.args} on \S+ \(since .*\) will stop when the levels now in training are done", first
     )
     assert second == "resume with: ticket-search resume run --engine processes"
 
@@ -172,7 +172,7 @@ def test_store_removes_nothing_unless_asked(finished_search):
         if "--dry-run" in arguments:
             assert re.match(r"needed by no search: \d+ files, ", lines[-1])
         else:
-            assert lines[-1] == "all of them are needed"
+            assert lines[-1] == "all files are needed"
 
 
 def test_keep_best_defaults_to_ten(finished_search):
@@ -190,7 +190,7 @@ def test_keep_best_defaults_to_ten(finished_search):
     assert files() == 3 < ten  # a ticket, its dense network, and the weights that it starts from
     assert said.startswith(f"removed: {ten - 3} files, ")
     said = in_process("store", finished_search, "--keep-best=1").stdout
-    assert said.endswith("all of them are needed\n")
+    assert said.endswith("all files are needed\n")
 
 
 def test_store_refuses_while_the_search_runs(finished_search):

@@ -71,7 +71,9 @@ def test_a_late_host_without_the_storage_is_left_out():
         assert cluster.hosts.ssh(3, f"mount -t tmpfs tmpfs {cluster.shared}").returncode == 0
         said = running.communicate(timeout=600)[0]
         assert running.returncode == 0, said
-        (line,) = [line for line in said.splitlines() if "left out, its trajectories run on other nodes" in line]
+        (line,) = [
+            line for line in said.splitlines() if "left out a node, whose trajectories run on other nodes" in line
+        ]
         assert f"on {cluster.hosts.name(3)} '{output}" in line
         assert not finished_on(output)[cluster.hosts.name(3)]
         assert_whole(output)

@@ -74,16 +74,15 @@ def test_a_dry_run_prints_the_plan_and_creates_nothing(cluster):
 def test_resources_that_no_node_has_are_refused_at_once(cluster):
     said = cluster.submit("run", "digits", "--set", "resources.gpus=1", "--output", str(cluster.shared / "gpus"))
     assert said.returncode != 0
-    assert "resources: no node has 1 CPU and 1 GPU for a trajectory; there are 2 nodes of" in said.stdout
+    assert "resources: no node has 1 CPU and 1 GPU for a trajectory; available: 2 nodes of" in said.stdout
     assert not (cluster.shared / "gpus").exists()
 
 
 def test_storage_that_a_node_does_not_share_is_refused_before_anything_is_trained(cluster):
     said = cluster.submit("run", "digits", "--output", "/root/my_run")
     assert said.returncode != 0
-    refused = (
-        f"node {cluster.hosts.address(2)}: on {cluster.hosts.name(2)} '/root/my_run' is not what the search writes to"
-    )
+    place = f"node {cluster.hosts.address(2)}: on {cluster.hosts.name(2)}"
+    refused = f"{place}, '/root/my_run' is not the folder that the search uses"
     assert refused in said.stdout
     assert "Traceback" not in said.stdout
     assert cluster.hosts.ssh(1, "ls /root/my_run").returncode != 0
@@ -92,7 +91,7 @@ def test_storage_that_a_node_does_not_share_is_refused_before_anything_is_traine
 def test_data_missing_on_the_head_is_named(cluster):
     said = cluster.submit("run", "mnist_lenet", "--data-dir", "/root/data", "--output", str(cluster.shared / "mnist"))
     assert said.returncode != 0
-    missed = "from which every node gets its data: dataset 'mnist' not found: neither '/root/data"
+    missed = "which sends the data to every node: dataset 'mnist' not found: neither '/root/data"
     assert f"on {cluster.hosts.name(1)}, {missed}" in said.stdout
 
 

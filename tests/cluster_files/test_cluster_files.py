@@ -462,7 +462,7 @@ def test_on_slurm_the_search_is_told_that_its_time_is_up(job, number):
 @pytest.mark.parametrize(
     ("changed", "arguments", "said"),
     [
-        ({}, ("run", "digits"), "no token in {token}; make one: ray get-auth-token --generate"),
+        ({}, ("run", "digits"), "no token in {token}; create one: ray get-auth-token --generate"),
         ({"RAY_AUTH_TOKEN": "0" * 64}, (), "give the arguments of ticket-search"),
         ({"RAY_AUTH_TOKEN": "0" * 64, "SLURM_JOB_ID": None}, ("run", "digits"), "start it with sbatch"),
         ({"RAY_AUTH_TOKEN": "0" * 64, "PATH": "/usr/bin:/bin"}, ("run", "digits"), "ray is not on the path"),

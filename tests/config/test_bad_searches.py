@@ -129,7 +129,7 @@ NOT_A_LENGTH = "is not a length of training: give"
             "a log range needs low above 0 and no step, not low 0",
         ),
         ("space.pruning_rate=[]", "pruning_rate: the list [] is empty; give at least one value"),
-        ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] names a value twice; give each once"),
+        ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] contains a value twice; give each once"),
         (
             "space.trajectory.pruning_rate=[0.3]",
             "space.pruning_rate and space.trajectory.pruning_rate are the same field",
@@ -139,7 +139,7 @@ NOT_A_LENGTH = "is not a length of training: give"
             "space.pruning_rate and space.pruning.pruning_rate are the same field",
         ),
         ("seeds=[]", "seeds: [] is not valid"),
-        ("seeds=[0, 1, 0]", "seeds: [0, 1, 0] names a seed twice; give each once"),
+        ("seeds=[0, 1, 0]", "seeds: [0, 1, 0] contains a seed twice; give each once"),
         # incompatible values
         (
             "space.rewind_iteration=[0, 600]",
@@ -155,7 +155,10 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("training.schedule.milestones=[3]", "training.schedule: milestones [3] do not go with schedule 'constant'"),
         ("dataset.path=x", "dataset: path 'x' does not go with dataset 'digits'"),
         ("dataset.name=parquet", "dataset: path None does not go with dataset 'parquet'"),
-        ("dataset.normalize={mean: [0], std: [0]}", "dataset.normalize: mean [0.0] and std [0.0] need one entry each"),
+        (
+            "dataset.normalize={mean: [0], std: [0]}",
+            "dataset.normalize: mean [0.0] and std [0.0] must each have one entry",
+        ),
         ("search.trials=null", "search: trials null is for the grid sampler; 'tpe' needs a number of trials"),
         ("search.sampler=grid", "space.pruning_rate: a grid needs a list, or a range with a step"),
         ("resources.gpus=0.3", "resources: gpus 0.3 is not 1/n, so shares would not pack; give 0.3333"),
@@ -204,7 +207,7 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("controls={kinds: [random]}", "'random_reinit', 'random_mask' or 'shuffled_mask'"),
         (
             "controls={kinds: [random_mask, random_mask]}",
-            "['random_mask', 'random_mask'] names one twice",
+            "['random_mask', 'random_mask'] contains a value twice",
         ),
         (
             "pruning={criterion: snip, retrain: finetune}",

@@ -40,7 +40,7 @@ def test_settings_may_use_either_name(text, key):
 
 def test_giving_both_sections_is_refused():
     text = NEW + "trajectory: {max_levels: 3}\n"
-    message = "file: 'trajectory' is the older name of the section 'pruning'; give the section once, as 'pruning'"
+    message = "file: 'trajectory' is the old name of the section 'pruning'; give the section once, as 'pruning'"
     with pytest.raises(SpecError) as error:
         parse_search(text, "file")
     assert str(error.value) == message

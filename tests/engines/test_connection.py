@@ -83,7 +83,9 @@ def test_a_ray_that_other_machines_can_reach_is_shut_down(started, which):
         started.node["NodeManagerAddress"] = "10.0.0.7"
     else:
         started.context.gcs_address = "10.0.0.7:6379"
-    with pytest.raises(TicketSearchError, match=r"^Ray 2\.99 listens on 10\.0\.0\.7, where other machines reach it"):
+    with pytest.raises(
+        TicketSearchError, match=r"^Ray 2\.99 listens on 10\.0\.0\.7, where other machines can reach it"
+    ):
         connection.connect(None).__enter__()
     assert started.calls == ["init", "shutdown"]
 

@@ -331,7 +331,7 @@ class TestCalls:
         (
             "inline",
             "auto",
-            "--address 'auto' is of a Ray cluster, which engine 'inline' does not use; leave it out",
+            "--address 'auto' is for engine 'ray', but the engine is 'inline'; leave --address out",
         ),
     ],
 )

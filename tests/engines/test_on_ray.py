@@ -168,7 +168,7 @@ def test_a_request_that_no_node_meets_ends_the_search(ray_address, search, tmp_p
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})
     running = SearchDriver(spec, tmp_path / "run")
     with pytest.raises(
-        TicketSearchError, match=r"no node with 1000 CPUs and 0 GPUs for a trajectory came within 0\.5 sec"
+        TicketSearchError, match=r"no node with 1000 CPUs and 0 GPUs for a trajectory joined within 0\.5 sec"
     ):
         run_on_ray(running, open_folder(tmp_path / "run"))
 
@@ -176,13 +176,14 @@ def test_a_request_that_no_node_meets_ends_the_search(ray_address, search, tmp_p
 def test_the_search_ends_if_no_node_shares_the_storage(ray_address, search, tmp_path):
     class Elsewhere(TrajectoryTrainable):
         def reports(self, job):
-            yield NotShared(reason="on node7 '/shared/run' is not what the search writes to")
+            yield NotShared(reason="on node7, '/shared/run' is not the folder that the search uses")
 
     said = []
     spec = search({"pruning_rate": [0.5, 0.6]}, sampler="grid", trials=None)
     running = SearchDriver(spec, tmp_path / "run", say=said.append)
-    with pytest.raises(StorageError, match=r"^on node7 '/shared/run' is not what the search writes to$"):
+    with pytest.raises(StorageError, match=r"^on node7, '/shared/run' is not the folder that the search uses$"):
         run_on_ray(running, open_folder(tmp_path / "run"), trainable=Elsewhere)
     assert said == [
-        "left out, its trajectories run on other nodes: on node7 '/shared/run' is not what the search writes to"
+        "left out a node, whose trajectories run on other nodes: "
+        "on node7, '/shared/run' is not the folder that the search uses"
     ]

@@ -71,10 +71,10 @@ class TestPlan:
 
     def test_the_limiting_setting_is_named(self, spec):
         assert describe(spec(max_concurrent=3), [LAPTOP], [])[0].startswith(
-            "plan: 3 trajectories side by side (search.max_concurrent; 8 would fit), "
+            "plan: 3 trajectories side by side (limited by search.max_concurrent; 8 would fit), "
         )
         assert describe(spec(trials=1), [LAPTOP], [])[0].startswith(
-            "plan: 1 trajectory side by side (there are no more; 8 would fit), "
+            "plan: 1 trajectory side by side (the search has no more; 8 would fit), "
         )
         assert "would fit" not in describe(spec(max_concurrent=8), [LAPTOP], [])[0]
 
@@ -84,8 +84,8 @@ class TestPlan:
             "plan: 0 trajectories side by side, each with 1 CPU, 1 thread and 1 GPU",
             "  1 node of 8 CPUs and 0 GPUs: 0",
             "  up to 3 more local.cluster.node of resources that are not known yet, which may be started: "
-            "seen once they are there",
-            "  waiting for a node that can take one, for up to 900 seconds",
+            "known once they have started",
+            "  waiting for a node that can run one, for up to 900 seconds",
         ]
 
 
@@ -94,7 +94,7 @@ class TestCheck:
         with pytest.raises(SpecError) as refused:
             check(resources(cpus=1, gpus=1), [LAPTOP, LAPTOP, HEAD], [NodeType(name="big", resources=LAPTOP, most=5)])
         assert str(refused.value) == (
-            "resources: no node has 1 CPU and 1 GPU for a trajectory; there are 2 nodes of 8 CPUs and 0 GPUs; "
+            "resources: no node has 1 CPU and 1 GPU for a trajectory; available: 2 nodes of 8 CPUs and 0 GPUs; "
             "1 node of 0 CPUs and 0 GPUs, and an autoscaler may start up to 5 more big with 8 CPUs and 0 GPUs"
         )
 
@@ -243,9 +243,9 @@ class TestSlots:
         with pytest.raises(SpecError) as error:
             slots.count()
         assert str(error.value) == (
-            "resources: no node with 1 CPU and 8 GPUs for a trajectory came within 60 seconds; there are 1 node of 8 "
-            "CPUs and 0 GPUs. Ask for less, or let the autoscaler start larger nodes; "
-            "TICKET_SEARCH_NODE_WAIT_SECONDS in the environment sets how many seconds to wait"
+            "resources: no node with 1 CPU and 8 GPUs for a trajectory joined within 60 seconds; available: 1 node of "
+            "8 CPUs and 0 GPUs. Ask for less, or let the autoscaler start larger nodes; "
+            "the environment variable TICKET_SEARCH_NODE_WAIT_SECONDS sets how many seconds to wait"
         )
 
 

@@ -109,7 +109,7 @@ def test_a_missing_data_set_is_reported_with_its_machine(search, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "head7")
     spec = search({"pruning_rate": [0.5]}, base={"dataset.name": "mnist"})
     missed = "dataset 'mnist' not found: neither '"
-    for local, start in ((True, missed), (False, "on head7, from which every node gets")):
+    for local, start in ((True, missed), (False, "on head7, which sends the data to every node")):
         with pytest.raises(DataError) as missing:
             preflight.check(spec, local=local)
         assert str(missing.value).startswith(start)

@@ -66,7 +66,7 @@ def test_a_command_that_would_import_code_is_refused_unless_allowed(run_dir, imp
     assert said.returncode == 2
     assert said.stderr == (
         f"error: '{run_dir}' names code that is not part of ticket_search: 'stranger:make'; loading it would run that "
-        "code. If you trust it, give --allow-code (in Python: allow_code=True)\n"
+        "code. If you trust it, add --allow-code (in Python: allow_code=True)\n"
     )
     assert not imported()
     engine = [] if command == "export" else ["--engine", "inline"]

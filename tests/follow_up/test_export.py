@@ -177,7 +177,7 @@ class TestRefused:
     def test_an_existing_file(self, ticket, tmp_path):
         folder, name = ticket
         (tmp_path / "t.safetensors").write_text("mine")
-        with pytest.raises(SpecError, match="exists already; give another name, or remove it"):
+        with pytest.raises(SpecError, match="already exists; give another name, or remove it"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
         assert (tmp_path / "t.safetensors").read_text() == "mine"
 
@@ -216,7 +216,7 @@ class TestRefused:
     def test_a_folder_that_does_not_exist(self, ticket, tmp_path):
         folder, name = ticket
         with pytest.raises(
-            SpecError, match=r"there is no folder '.*new/folder'; make the folder first, or give another"
+            SpecError, match=r"there is no folder '.*new/folder'; create the folder first, or give another path"
         ):
             export_ticket(folder, name, tmp_path / "new" / "folder" / "t.safetensors")
         assert not (tmp_path / "new").exists()
@@ -226,7 +226,7 @@ class TestRefused:
         other = read_arrays(DatasetSpec(name="digits", validation=300), Path())
         object.__setattr__(other, "fingerprint", "0" * 32)
         monkeypatch.setattr("ticket_search.tasks.classification.read_arrays", lambda *_: other)
-        with pytest.raises(SpecError, match="the data read now is not the data that the search was run on"):
+        with pytest.raises(SpecError, match="the data are not those that the search was run on"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     def test_pruned_weights_that_are_not_zero(self, run, tmp_path):

@@ -196,7 +196,9 @@ def test_the_search_of_a_transfer(files):
 def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, changes):
     other = tmp_path / "other.safetensors"
     other.write_bytes(found(changes, seed=2)[0].to_bytes())
-    with pytest.raises(SpecError, match=f"differ in .*{next(iter(changes))}.*; transfer them one by one"):
+    with pytest.raises(
+        SpecError, match=f"found with different settings of .*{next(iter(changes))}.*; transfer them one by one"
+    ):
         transfer(read_tickets([files[0], other]), "digits", seeds=1, draws=1, mask_alone=False)
 
 
@@ -205,7 +207,7 @@ def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
     again = tmp_path / "again.safetensors"
     ticket = read_ticket(files[0])
     again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
-    with pytest.raises(SpecError, match="is the same ticket as another file given"):
+    with pytest.raises(SpecError, match="holds the same ticket as another of the files"):
         read_tickets([files[0], again])
     for name in ("fc1.weight", "fc1.bias"):
         weights = ticket.weights | {name: ticket.weights[name] + 1}
@@ -219,7 +221,7 @@ def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
 def test_trained_weights_are_not_transferred(found, retrain):
     ticket, _ = found({"retrain": retrain, "max_levels": 1})
     options = {"seeds": 1, "draws": 1}
-    with pytest.raises(SpecError, match=r"starts from trained weights .* transfer its mask with --mask-alone"):
+    with pytest.raises(SpecError, match=r"starts from trained weights .* use only its mask, with --mask-alone"):
         transfer({ticket.key: ticket}, "digits", mask_alone=False, **options)
     assert transfer({ticket.key: ticket}, "digits", mask_alone=True, **options).pruning.ticket_weights == "own"
 
@@ -281,7 +283,10 @@ def test_the_command_writes_the_table_and_a_second_run_trains_nothing(files, tmp
             "belongs to the network 'lenet_16', not to 'lenet_8'",
         ),
         (["--dataset", "digits", "--set", "retrain=finetune"], "give retrain 'weights', or ticket null"),
-        (["--dataset", "digits", "--set", "space.strategy=[global]"], "the space of a transfer is its tickets"),
+        (
+            ["--dataset", "digits", "--set", "space.strategy=[global]"],
+            "the space of a transfer must hold only its tickets",
+        ),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data, arguments, message):

@@ -73,7 +73,7 @@ def test_bad_input_is_one_message(tmp_path):
     with pytest.raises(SpecError) as error:
         run(SEARCH | {"seeds": []}, tmp_path / "run")
     assert str(error.value).startswith("seeds: [] is not valid")
-    with pytest.raises(SpecError, match="no search space 'digit': neither a file nor a name"):
+    with pytest.raises(SpecError, match="no search space 'digit': neither a file nor a search that ships"):
         run("digit", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
@@ -105,7 +105,7 @@ def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
         ),
         (SEARCH, {"settings": {5: 5}}, r"settings: \{5: 5\} is not valid: give a dict"),
         (SEARCH, {"output": 5}, "output: 5 is not valid: give a path or 's3://bucket/path'"),
-        (SEARCH, {"output": "a\0b"}, r"output: 'a\\x00b' is not valid: it holds a null character"),
+        (SEARCH, {"output": "a\0b"}, r"output: 'a\\x00b' is not valid: it contains a null character"),
         (SEARCH, {"data_dir": 5}, "data_dir: 5 is not valid: give a path"),
         (SEARCH, {"store": 5}, "store: 5 is not valid: give a path"),
         (SEARCH, {"address": 5}, "address: 5 is not valid: give the address of a Ray cluster"),

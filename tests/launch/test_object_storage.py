@@ -131,7 +131,7 @@ def test_the_reading_commands_work_in_object_storage(by_command):
     # 2 dense networks, each with 2 pruning rates of 2 levels
     assert store[1].split()[:2] == ["levels", "10"]
     assert f"used by {location}" in store
-    assert store[-1] == "all of them are needed"
+    assert store[-1] == "all files are needed"
 
 
 def test_resume_trains_nothing(by_command, on_a_disk):

@@ -78,7 +78,7 @@ def test_controls_are_reused_and_only_new_draws_are_trained(bench, trajectory, s
 
 
 def test_controls_need_rewound_weights(trajectory):
-    with pytest.raises(SpecError, match=r"\['random_mask'\] are controls for tickets, whose weights are rewound"):
+    with pytest.raises(SpecError, match=r"\['random_mask'\] are controls for tickets with rewound weights"):
         trajectory({"controls": {"kinds": ["random_mask"]}, "retrain": "finetune"})
 
 

@@ -169,17 +169,17 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         ),
         (
             {"early_bird": {}, "criterion": "synflow"},
-            "early_bird compares masks drawn from the weights in training, but criterion 'synflow' needs more than "
-            "those; give one of magnitude, large_final, small_final, or early_bird null",
+            "early_bird compares masks computed from the weights in training, but criterion 'synflow' needs more than "
+            "these; give one of magnitude, large_final, small_final, or early_bird null",
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
-            "early_bird.threshold 0.1 ends every training at its first masks: with pruning_rate 0.05 two masks differ "
-            "in at most 0.1 of the weights; give a threshold below that",
+            "early_bird.threshold 0.1 would end every training at its first masks: with pruning_rate 0.05, two masks "
+            "differ in at most 0.1 of the weights; give a threshold below that",
         ),
         (
             {"early_bird": {}, "target_densities": 0.04},
-            "with target_densities 0.04 two masks differ in at most 0.08 of the",
+            "with target_densities 0.04, two masks differ in at most 0.08 of the",
         ),
         (
             {"early_bird": {"every": 5}, "retrain": "finetune"},

@@ -172,7 +172,9 @@ def test_foreign_tables_are_refused(tmp_path):
     newer = SCHEMA.with_metadata({"ticket_search.schema_version": "4"})
     (tmp_path / "newer").mkdir()
     pq.write_table(newer.empty_table(), tmp_path / "newer" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match=r"newer.* has schema version 4; this ticket_search reads up to 3"):
+    with pytest.raises(
+        RunDirectoryError, match=r"newer.* has schema version 4, but this ticket_search reads at most 3"
+    ):
         keyed(tmp_path / "newer")
 
     (tmp_path / "foreign").mkdir()
@@ -181,7 +183,7 @@ def test_foreign_tables_are_refused(tmp_path):
         keyed(tmp_path / "foreign")
 
     Table(tmp_path / "other", SCHEMA.set(2, pa.field("y", pa.float64())), ("id",))
-    with pytest.raises(RunDirectoryError, match="other columns than this search: x, y"):
+    with pytest.raises(RunDirectoryError, match="does not have the columns of this search; they differ in x, y"):
         keyed(tmp_path / "other")
 
     table = keyed(tmp_path / "lost")
@@ -190,7 +192,7 @@ def test_foreign_tables_are_refused(tmp_path):
     table.flush()
     for chunk in range(3):
         (tmp_path / "lost" / f"part-{chunk:05}.parquet").unlink()
-    with pytest.raises(RunDirectoryError, match=r"of 4 chunks only \['part-00003.parquet'\] are left"):
+    with pytest.raises(RunDirectoryError, match=r"of 4 chunks, only \['part-00003.parquet'\] are left"):
         keyed(tmp_path / "lost")
 
 
@@ -319,7 +321,7 @@ def test_other_directories_are_refused(tmp_path):
         load_results(tmp_path)
     newer = pa.schema([("trajectory_id", pa.string())], {"ticket_search.schema_version": "7"})
     pq.write_table(newer.empty_table(), tmp_path / "curves" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match="curves has schema version 7; this ticket_search reads up to 3"):
+    with pytest.raises(RunDirectoryError, match="curves has schema version 7, but this ticket_search reads at most 3"):
         load_results(tmp_path)
 
 

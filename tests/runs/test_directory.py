@@ -101,7 +101,7 @@ class TestLock:
         said = []
         started = time.monotonic()
         with hold(run_dir, spec, said.append) as held:
-            assert said == [f"broke the lock of {owner}, which is gone"]
+            assert said == [f"broke the lock of {owner}, which is no longer running"]
             assert not held.is_new
             assert held_by(run_dir).pid == os.getpid()
         assert time.monotonic() - started < 1
@@ -157,7 +157,7 @@ class TestLock:
             while not held.lease.is_lost:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            with pytest.raises(TicketSearchError, match=r"another process has taken '.*run' over"):
+            with pytest.raises(TicketSearchError, match=r"another process has taken over '.*run', because"):
                 run._check_held(run_dir, held)
 
     def test_a_suspended_process_that_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
@@ -236,7 +236,7 @@ class TestDirectory:
             pass
         refusal = (
             rf"run' holds another search \('x', which differs in space.pruning_rate\); give another --output, "
-            rf"with --store '{run_dir}/store' to reuse the levels that the two share$"
+            rf"and --store '{run_dir}/store' to reuse the levels that both searches have in common$"
         )
         with pytest.raises(RunDirectoryError, match=refusal):
             check_same_search(run_dir, other)

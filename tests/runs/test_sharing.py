@@ -42,7 +42,9 @@ def test_storage_that_is_not_shared_is_named_with_the_node(begun, tmp_path, whic
     with pytest.raises(StorageError) as refused:
         check_shared(**asked)
     place = other if which != "run_id" else run_dir
-    assert str(refused.value).startswith(f"on node7 {place!r} is not what the search writes to; give an --output")
+    assert str(refused.value).startswith(
+        f"on node7, {place!r} is not the folder that the search uses; give an --output"
+    )
 
 
 def test_unwritable_storage_leaves_the_node_out_instead_of_failing_the_trajectory(begun, monkeypatch):

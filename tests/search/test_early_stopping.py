@@ -47,8 +47,8 @@ class TestTheComparison:
             assert Course(watch, name).tell(*ladder(rate, lost)) == [None] * 8
         assert Course(watch, "worst").tell(*ladder(0.4, 0.3, levels=3)) == [
             None,
-            "no match for 2 levels, and of 4 trajectories at compression 2.78 3 did as well or better",
-            "no match for 3 levels, and of 4 trajectories at compression 4.63 3 did as well or better",
+            "no match for 2 levels, and 3 of 3 other trajectories did as well or better at compression 2.78",
+            "no match for 3 levels, and 3 of 3 other trajectories did as well or better at compression 4.63",
         ]
         assert Course(watch, "best").tell(*ladder(0.45, 0.055)) == [None] * 8
 
@@ -65,7 +65,7 @@ class TestTheComparison:
             Course(watch, name).tell((2.0, accuracy), (4.0, accuracy))
         assert Course(watch, "d").tell((2.0, 0.5), (4.0, 0.5)) == [
             None,
-            "no match for 2 levels, and of 4 trajectories at compression 4 3 did as well or better",
+            "no match for 2 levels, and 3 of 3 other trajectories did as well or better at compression 4",
         ]
 
     @pytest.mark.parametrize(("accuracy", "dropped"), [(0.5, True), (0.65, True), (0.75, False), (0.85, False)])
