@@ -1,12 +1,16 @@
 """The wheel contains everything that is needed and nothing else."""
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+import ticket_search
 from ticket_search.config.loading import load_search
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +33,21 @@ def test_the_wheel_carries_the_searches_the_digits_and_the_licences(tmp_path):
     )
     assert {"LICENSE", "digits.LICENSE.txt"} <= {Path(name).name for name in names if "dist-info" in name}
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "search_spaces"))]
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == ticket_search.__version__
+    assert re.search(rf"^## {re.escape(ticket_search.__version__)} ", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_the_metadata_list_the_pythons_of_ci():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    tested = workflow["jobs"]["check"]["strategy"]["matrix"]["python"]
+    listed = [re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", name) for name in project["classifiers"]]
+    assert [match[1] for match in listed if match] == tested
+    assert project["requires-python"] == f">={tested[0]}"
 
 
 def test_no_file_is_a_symbolic_link():
