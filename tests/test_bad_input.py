@@ -138,8 +138,10 @@ CASES = {
     "two documents": file("a: 1\n---\nb: 2\n", "line 2, column 1: not valid YAML: but found another document"),
     # paths that are not regular files
     "a FIFO": Bad(arguments=("run", "fifo"), files={"fifo": os.mkfifo}, message="not a regular file"),
-    "an endless device": Bad(arguments=("run", "/dev/zero"), message="'/dev/zero': not a regular file"),
-    "a folder": Bad(arguments=("run", "folder"), files={"folder": Path.mkdir}, message="'folder': not a regular file"),
+    "an endless device": Bad(arguments=("run", "/dev/zero"), message="'/dev/zero': it is not a regular file"),
+    "a folder": Bad(
+        arguments=("run", "folder"), files={"folder": Path.mkdir}, message="'folder': it is not a regular file"
+    ),
     "a megabyte": file(million_bytes, "1000001 bytes, more than 1000000"),
     "a loop of links": Bad(
         arguments=("run", "loop"),
