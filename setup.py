@@ -1,6 +1,6 @@
-"""What pyproject.toml cannot say: search_spaces/ is installed inside the package, as ticket_search/search_spaces/.
+"""Installs search_spaces/ inside the package, as ticket_search/search_spaces/, which pyproject.toml cannot express.
 
-A symbolic link would do it too, but breaks on Windows and in archives that do not keep links.
+A symbolic link in the repository would do so too, but not on Windows or in archives that do not keep links.
 """
 
 from setuptools import find_packages, setup

@@ -1,8 +1,8 @@
-"""How many finished levels a second one driver can take in, record and answer.
+"""Measure how many finished levels per second one driver can receive, record and answer.
 
-As in driver.py every part is the real one but the training: a level sleeps. As many trajectories run side by side as
---workers says; all of them sleep for a shorter time in each phase, until the driver, or what shares its machine,
-does not keep up. The rates are those of levels that the driver has put into its tables and answered.
+As in driver.py, everything is real except the training: a level sleeps. --workers trajectories run side by side, and
+each phase shortens their sleep, until the driver, or the machine that it shares with the workers, cannot keep up. The
+rates count the levels that the driver has added to its tables and answered.
 
     python benchmarks/ceiling.py                   # four minutes on two cores
 """
@@ -26,17 +26,17 @@ from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport
 from ticket_search.storage.folder import open_folder
 
-#: Seconds that a level sleeps, in each phase.
+#: How long a level sleeps in each phase, in seconds.
 SLEEPS = (1.0, 0.5, 0.375, 0.3, 0.25, 0.2)
 
 
 def scripted(job: Job, begin: float, phase: float) -> Iterator[Report]:
-    """Levels without end, of one compression, until the phases are over."""
+    """Yield levels, all of the same density, until the last phase is over."""
     name = trajectory_id(job.trajectory)
     level = 0
     while (now := time.time() - begin) < phase * len(SLEEPS):
         time.sleep(SLEEPS[max(0, int(now // phase))])
-        made = report(job.trajectory, name, 0, 0.97)
+        made = report(job, name, 0, 0.97)
         for row in (made.level, *made.curve, *made.layers):
             row["level"] = level
         made.level["level_key"] = f"{name}{level:016}"
@@ -46,11 +46,13 @@ def scripted(job: Job, begin: float, phase: float) -> Iterator[Report]:
 
 
 def main() -> None:
-    """Run it and print what was measured."""
+    """Run the benchmark and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=30)
-    parser.add_argument("--warmup", type=float, default=90.0, help="seconds for the workers to start in")
-    parser.add_argument("--phase", type=float, default=25.0, help="seconds")
+    parser.add_argument(
+        "--warmup", type=float, default=90.0, help="seconds before the first phase, for the workers to start"
+    )
+    parser.add_argument("--phase", type=float, default=25.0, help="seconds per phase")
     arguments = parser.parse_args()
     begin, phase = time.time() + arguments.warmup, arguments.phase
 
@@ -60,7 +62,7 @@ def main() -> None:
 
     print(describe("ray", "optuna", "pyarrow"))
     print(f"{arguments.workers} trajectories side by side, phases of {phase:.0f} s")
-    print("  asked for  came to   driver   machine")
+    print(" requested  achieved  driver   machine")
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as scratch, connect(None):
         import ray
@@ -71,7 +73,7 @@ def main() -> None:
         def measure() -> None:
             time.sleep(max(0.0, begin - time.time()))
             for sleep in SLEEPS:
-                time.sleep(0.2 * phase)  # until all levels of the phase before have ended
+                time.sleep(0.2 * phase)  # let the levels of the previous phase end
                 levels, busy, started = search.progress.levels, sum(process.cpu_times()[:2]), time.perf_counter()
                 psutil.cpu_percent()
                 time.sleep(0.75 * phase)

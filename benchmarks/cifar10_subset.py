@@ -1,8 +1,8 @@
-"""A small part of CIFAR-10, for experiments on a CPU: the first images of each split, as Parquet.
+"""Write the first images of each split of CIFAR-10 as Parquet, for experiments on a CPU.
 
     python benchmarks/cifar10_subset.py FOLDER OUT [--train 6000] [--test 2000]
 
-FOLDER holds train*.parquet and test*.parquet (image: {bytes, path}, label), in the layout of Hugging Face.
+FOLDER holds train*.parquet and test*.parquet in Hugging Face's layout (image: {bytes, path}, label).
 """
 
 import argparse

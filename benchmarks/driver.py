@@ -1,8 +1,9 @@
-"""What the search itself costs with thousands of trajectories: time, memory, and the reading of its tables.
+"""Measure what the search itself costs with thousands of trajectories: time, memory, and reading its tables.
 
-Every part is the real one (Ray Tune, sampler, early stopping, record, tables, TensorBoard files, events) but the
-training: a level sleeps for SECONDS. The ideal is the time slept, divided by the workers. Memory is the resident set of
-the driver after each tenth of the trajectories; its slope is taken over the second half, when all libraries are loaded.
+Everything is real (Ray Tune, sampler, early stopping, record of suggestions, tables, TensorBoard files, events) except
+the training: a level sleeps for SECONDS. The ideal time is the total time slept, divided by the number of workers.
+Memory is the driver's resident set after each tenth of the trajectories; its slope is fitted over the second half, when
+all libraries are loaded.
 
     python benchmarks/driver.py                    # 5,000 trajectories; a quarter of an hour on two cores
 """
@@ -36,16 +37,17 @@ POINTS, LAYERS = 10, 3
 
 
 def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
-    """A trajectory whose accuracy falls with compression, faster for some than for others."""
+    """Yield the levels of a trajectory whose accuracy falls with compression, at a rate derived from its id."""
     name = trajectory_id(job.trajectory)
     fall = int(name[:4], 16) / 2**16 * 0.02
     for level in range(levels):
         time.sleep(seconds)
-        yield _report(job, name, level, 0.97 - fall * level)
+        yield report(job, name, level, 0.97 - fall * level)
     yield EndReport(status="completed")
 
 
-def _report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
+def report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
+    """Return the report of a level of LeNet-300-100 with scripted figures; `name` is the trajectory's id."""
     spec = job.trajectory
     kept = int(266_200 * (1 - spec.pruning.pruning_rate) ** level)
     key = {"trajectory_id": name, "level": level}
@@ -73,7 +75,7 @@ def _report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
 
 
 def make_space(sampler: str, trials: int, workers: int, cpus: int) -> SearchSpec:
-    """A search over a continuous rate, so that no point comes twice."""
+    """Return a search over a continuous pruning rate, so that no point is drawn twice."""
     return validate(
         SearchSpec,
         {
@@ -92,7 +94,7 @@ def make_space(sampler: str, trials: int, workers: int, cpus: int) -> SearchSpec
                 "rewind_iteration": [0, 100, 500],
             },
             "seeds": [0, 1, 2],
-            # It compares, as always, and drops none: every trajectory sleeps as long as the ideal says.
+            # Early stopping compares trajectories as usual but never stops one, so the total time slept is known.
             "search": {
                 "trials": trials,
                 "sampler": sampler,
@@ -104,12 +106,12 @@ def make_space(sampler: str, trials: int, workers: int, cpus: int) -> SearchSpec
 
 
 def main() -> None:
-    """Run it and print what was measured."""
+    """Run the benchmark and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=5000)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--levels", type=int, default=4, help="of a trajectory")
-    parser.add_argument("--seconds", type=float, default=0.25, help="that each level sleeps")
+    parser.add_argument("--levels", type=int, default=4, help="levels per trajectory")
+    parser.add_argument("--seconds", type=float, default=0.25, help="how long a level sleeps")
     parser.add_argument("--sampler", default="random")
     arguments = parser.parse_args()
     levels, seconds = arguments.levels, arguments.seconds
@@ -151,7 +153,7 @@ def main() -> None:
         print(f"memory of the driver: {slope:.1f} kB a trajectory over the second half")
         for name, read in {
             "reading the tables": load_results,
-            "taking the search up again": lambda _: SearchDriver(spec, run_dir),
+            "resuming the search": lambda _: SearchDriver(spec, run_dir),
         }.items():
             before = time.perf_counter()
             found = read(scratch)

@@ -1,9 +1,9 @@
-"""The figures of the pages of claims: density against test accuracy, from the Parquet in this folder.
+"""Draw the figures of the replication pages, test accuracy against density, from the Parquet files in this folder.
 
     python benchmarks/figures.py [--output docs/figures]
 
-A line is the mean over seeds, the band around it its 95% interval (`ticket_search.analysis.comparison`). The same files
-come out on every run: no dates, and fixed ids.
+A line is the mean over seeds, and the band around it the 95% interval (`ticket_search.analysis.comparison`). Every run
+writes the same bytes: the files have no dates, and their ids are fixed.
 """
 
 import argparse
@@ -25,9 +25,9 @@ HERE = Path(__file__).parent
 #: Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
 STYLE = {
-    "svg.fonttype": "none",  # text stays text: small files, and a reader's search finds it
+    "svg.fonttype": "none",  # keep text as text: the files are smaller, and a browser's search finds it
     "svg.hashsalt": "ticket_search",  # ids are random otherwise
-    # A transparent background would put black text on a dark page.
+    # On a transparent background, black text would be unreadable on a dark page.
     "savefig.facecolor": "white",
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.2,
@@ -46,7 +46,7 @@ STYLE = {
 
 
 def mnist_lenet() -> Figure:
-    """Tickets of LeNet-300-100 with both controls."""
+    """Plot the tickets of LeNet-300-100 and both controls."""
     figure, axes, rows = _with_tickets("mnist_lenet")
     _line(axes, _arm(rows, "random_reinit"), "same mask, random reinitialization", ORANGE, "s")
     _line(axes, _arm(rows, "shuffled_mask"), "mask shuffled within layers", PURPLE, "^")
@@ -58,7 +58,7 @@ def mnist_lenet() -> Figure:
 
 
 def cifar10_conv2() -> Figure:
-    """Tickets of Conv-2; no controls were trained."""
+    """Plot the tickets of Conv-2; no controls were trained."""
     figure, axes, rows = _with_tickets("cifar10_conv2")
     _finish(axes, "Conv-2 on CIFAR-10 (JPEG), five seeds", rows)
     axes.set_ylim(66.2, 70.8)
@@ -67,7 +67,7 @@ def cifar10_conv2() -> Figure:
 
 
 def cifar10_resnet20() -> Figure:
-    """Tickets rewound to either iteration, on a part of the data."""
+    """Plot the tickets of ResNet-20 for both rewind iterations, on a subset of the data."""
     rows = compare(load_results(HERE / "cifar10_resnet20_subset"))
     figure, axes = _panels(1)
     _dense(axes[0], rows)
@@ -84,7 +84,7 @@ def cifar10_resnet20() -> Figure:
 
 
 def transfer() -> Figure:
-    """Transferred tickets at 13.5% of the weights, beside the data set's own tickets at every density."""
+    """Plot the transferred tickets at 13.5% of the weights, and the data set's own tickets at every density."""
     figure, axes = _panels(2)
     directions = [
         (axes[0], "Trained on Fashion-MNIST", "fashion_lenet", "mnist_to_fashion", "ticket of MNIST"),
@@ -111,7 +111,7 @@ def transfer() -> Figure:
 
 
 def _with_tickets(folder: str) -> tuple[Figure, Axes, pd.DataFrame]:
-    """A panel with the dense networks and the tickets of a replication, and its rows of `compare`."""
+    """Plot the dense networks and the tickets of a replication; return the figure and the rows of `compare`."""
     rows = compare(load_results(HERE / folder))
     figure, (axes,) = _panels(1)
     _dense(axes, rows)

@@ -1,8 +1,8 @@
-"""What one iteration of LeNet-300-100 on MNIST costs beyond its bare arithmetic.
+"""Measure what one training iteration of LeNet-300-100 on MNIST costs beyond its bare arithmetic.
 
-Both run in this process, block by block in turn, with the same optimizer, on one thread. Bare: forward, backward and
-update on one batch that stays where it is. Engine: what every level of a search is trained with, data order,
-normalisation, learning-rate schedule, dropout seeding and, in the second row, the mask included; no evaluation.
+All variants run in this process, in alternating blocks, with the same optimizer, on one thread. "bare" is forward,
+backward and update on one fixed batch. "level 0" and "level n" use the training loop of a search, with data order,
+normalisation, learning-rate schedule and dropout seeding, but no evaluation; "level n" also applies a mask.
 
     python benchmarks/iteration.py --data-dir DIR
 """
@@ -29,7 +29,7 @@ BATCH, BLOCK, BLOCKS = 128, 200, 30
 
 
 def seconds(run: Callable[[int], object]) -> float:
-    """Per iteration, over a block."""
+    """Return the mean number of seconds per iteration over a block."""
     started = time.perf_counter()
     for iteration in range(BLOCK):
         run(iteration)
@@ -37,7 +37,7 @@ def seconds(run: Callable[[int], object]) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the measurements."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", type=Path, required=True)
     data_dir = parser.parse_args().data_dir
@@ -70,7 +70,9 @@ def main() -> None:
         for name, run in rows.items():
             measured[name].append(seconds(run))
     print(describe("torch"))
-    print(f"LeNet-300-100, MNIST, batch {BATCH}, fused Adam, 1 thread; {BLOCKS} blocks of {BLOCK} iterations, in turn")
+    print(
+        f"LeNet-300-100, MNIST, batch {BATCH}, fused Adam, 1 thread; {BLOCKS} alternating blocks of {BLOCK} iterations"
+    )
     print(f"{'':<8} {'ms: median':>11} {'min':>7} {'max':>7}   {'ratio to bare: median':>22} {'min':>6} {'max':>6}")
     for name, times in measured.items():
         ratios = [t / b for t, b in zip(times, measured["bare"], strict=True)]

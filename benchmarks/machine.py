@@ -1,4 +1,4 @@
-"""The header of every benchmark: when, on what, with which versions."""
+"""The header of every benchmark's output: date, hardware, versions."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def describe(*packages: str) -> str:
-    """One line: date, processor, cores, Python, the versions of `packages`, and the commit."""
+    """Return one line with the date, processor, cores, Python version, versions of `packages`, and commit."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

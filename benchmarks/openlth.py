@@ -1,8 +1,8 @@
-"""One iteration of LeNet-300-100 on MNIST here, and in OpenLTH, which published the lottery-ticket papers' own loop.
+"""Compare one iteration of LeNet-300-100 on MNIST here with OpenLTH, the published code of the lottery-ticket authors.
 
-Both train in this process, block by block in turn, with SGD at 0.1 and batches of 128 on one thread, from their data in
-memory to the update: ours as a level of a search does, OpenLTH through its own `training.train`, loader and transforms.
-Neither evaluates. OpenLTH's last commit is of May 2020. Pillow 11.3 deprecates an argument that it passes, hence the
+Both train in this process, in alternating blocks, with SGD at 0.1 and batches of 128 on one thread, starting from data
+in memory: ours with the training loop of a search, OpenLTH with its own `training.train`, loader and transforms.
+Neither evaluates. OpenLTH's last commit is from May 2020; it passes an argument that Pillow 11.3 deprecates, hence the
 filtered warning.
 
     git clone https://github.com/facebookresearch/open_lth
@@ -34,7 +34,7 @@ BATCH, BLOCK, BLOCKS = 128, 200, 15
 
 
 def ours(data_dir: Path) -> Callable[[], None]:
-    """Trains for a block of iterations, as a level of a search does."""
+    """Return a function that trains for a block of iterations with the training loop of a search."""
     data = load_dataset(DatasetSpec(name="mnist", validation=5000), data_dir)
     network = build(ModelSpec(name="lenet_300_100"), data.image_shape, data.classes, seed=0)
     training = TrainingSpec(
@@ -46,10 +46,10 @@ def ours(data_dir: Path) -> Callable[[], None]:
 
 
 def openlth(folder: Path, data_dir: Path) -> Callable[[], None]:
-    """Trains for a block of iterations, through OpenLTH's own loop."""
+    """Return a function that trains for a block of iterations with OpenLTH's training loop."""
     sys.path.insert(0, str(folder))
-    # Two things keep OpenLTH from running with today's torch and NumPy: a class whose bases' orders conflict (it is not
-    # used on one device), and a function that NumPy has renamed.
+    # OpenLTH breaks with current torch and NumPy in two places: a class derived from `DistributedDataParallel` has no
+    # consistent method resolution order (one device does not need the class), and `np.product` was renamed.
     torch.nn.parallel.DistributedDataParallel = torch.nn.DataParallel
     np.product = np.prod
     import datasets.registry
@@ -66,7 +66,7 @@ def openlth(folder: Path, data_dir: Path) -> Callable[[], None]:
 
     raw = Path(Here.dataset_root) / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for file in (data_dir / "MNIST" / "raw").glob("*ubyte*"):  # torchvision wants the files unpacked
+    for file in (data_dir / "MNIST" / "raw").glob("*ubyte*"):  # torchvision expects uncompressed files
         packed = file.read_bytes()
         (raw / file.stem if file.suffix == ".gz" else raw / file.name).write_bytes(
             gzip.decompress(packed) if file.suffix == ".gz" else packed
@@ -80,14 +80,14 @@ def openlth(folder: Path, data_dir: Path) -> Callable[[], None]:
 
 
 def milliseconds(run: Callable[[], None]) -> float:
-    """Per iteration, over a block."""
+    """Return the mean number of milliseconds per iteration over a block."""
     started = time.perf_counter()
     run()
     return 1e3 * (time.perf_counter() - started) / BLOCK
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--openlth", type=Path, required=True, help="a checkout of OpenLTH")
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -103,7 +103,7 @@ def main() -> None:
             measured[name].append(milliseconds(run))
     ratios = [theirs / mine for mine, theirs in zip(measured["here"], measured["OpenLTH"], strict=True)]
     print(describe("torch", "torchvision", "Pillow"))
-    print(f"LeNet-300-100, MNIST, batch {BATCH}, SGD, 1 thread; {BLOCKS} blocks of {BLOCK} iterations, in turn")
+    print(f"LeNet-300-100, MNIST, batch {BATCH}, SGD, 1 thread; {BLOCKS} alternating blocks of {BLOCK} iterations")
     for name, times in measured.items():
         print(f"{name:<8} {statistics.median(times):7.3f} ms an iteration ({min(times):.3f} to {max(times):.3f})")
     print(f"OpenLTH takes {statistics.median(ratios):.2f} times as long ({min(ratios):.2f} to {max(ratios):.2f})")

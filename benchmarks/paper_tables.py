@@ -1,9 +1,10 @@
-"""The tables of a replication, or of a transfer: tickets beside the dense network and their controls, as Markdown.
+"""Print the tables of a replication or a transfer as Markdown: tickets, their controls and the dense network.
 
     python benchmarks/paper_tables.py RUN_DIR [--levels 3 7 9 15 18 20]
 
-Intervals are 95% over seeds (`ticket_search.analysis.comparison`). A gain is the mean difference to the dense network
-of the same seed, in points of test accuracy; a speed is the dense network's early-stop iteration over the arm's.
+Intervals are 95% over seeds (`ticket_search.analysis.comparison`). A gain is the mean difference in test accuracy from
+the dense network of the same seed, in percentage points. A speed is the early-stop iteration of the dense network
+divided by that of the arm.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from ticket_search.analysis.transfer import transfer_table
 
 
 def accuracy_table(rows: pd.DataFrame, figure: str) -> str:
-    """Test accuracy in percent, and the gain over the dense network in points."""
+    """Return a table of the test accuracy in percent and the gain over the dense network in percentage points."""
     lines = ["| weights | arm | seeds | test accuracy | gain over dense |", "|---:|---|---:|---|---|"]
     for row in rows.to_dict("records"):
         accuracy = _ends(row, figure, 100, ".2f")
@@ -26,7 +27,7 @@ def accuracy_table(rows: pd.DataFrame, figure: str) -> str:
 
 
 def speed_table(rows: pd.DataFrame) -> str:
-    """The early-stop iteration, and how much earlier than the dense network's it is."""
+    """Return a table of the early-stop iteration and the speed relative to the dense network."""
     lines = [
         "| weights | arm | early-stop iteration | speed: ratio of means | mean of ratios |",
         "|---:|---|---|---|---:|",
@@ -40,7 +41,7 @@ def speed_table(rows: pd.DataFrame) -> str:
 
 
 def lead_table(rows: pd.DataFrame, figure: str) -> str:
-    """How far the ticket is above each of its controls, in points of test accuracy, and how much earlier it stops."""
+    """Return a table of the ticket's lead over each control, in percentage points of test accuracy and in time."""
     lines = ["| weights | control | ticket's lead | early-stop iteration over the ticket's |", "|---:|---|---|---|"]
     for row in rows[~rows["arm"].isin(TRAJECTORY_ARMS)].to_dict("records"):
         lead, slowdown = _ends(row, f"{figure}_lead", 100, "+.2f"), _ends(row, "slowdown", 1, ".2f")
@@ -61,7 +62,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir")
-    parser.add_argument("--levels", type=int, nargs="*", help="besides level 0; all if not given")
+    parser.add_argument("--levels", type=int, nargs="*", help="levels to print besides level 0 (default: all)")
     arguments = parser.parse_args()
     results = load_results(arguments.run_dir)
     rows = transfer_table(results, margin=0.005) if "ticket" in results.levels else compare(results)

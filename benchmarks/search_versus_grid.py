@@ -1,11 +1,11 @@
-"""How many training iterations a search needs to find what the full grid finds.
+"""Measure how many training iterations a search needs to find a ticket as sparse as the full grid's.
 
-On the digits, over 4 pruning rates, 2 strategies, 3 rewind iterations and 3 seeds: first the grid, every trajectory to
-its end; then searches of 24 trials over the same space, several of each kind, each with another seed of its sampler.
-They share the grid's store, which changes what is trained but not what is asked for: an iteration counts for a search
-when a level is asked for that this search has not asked for before, as if its store had been empty.
+The space has 4 pruning rates, 2 strategies, 3 rewind iterations and 3 seeds, on the digits. First the grid runs every
+trajectory to its end; then several searches of each kind run 24 trials over the same space, each with its own sampler
+seed. To save time they reuse the grid's store, but the iterations of a level count the first time that a search
+requests it, as if its store had been empty.
 
-The goal: a matching ticket as sparse as the grid's sparsest, within one level: at the density of the level before it.
+The goal is a matching ticket within one level of the grid's sparsest, that is, at most as dense as the level before it.
 
     python benchmarks/search_versus_grid.py [--searches 10] [--work DIR]
 """
@@ -35,7 +35,7 @@ KINDS = {
 
 
 def course(run_dir: Path) -> pd.DataFrame:
-    """The distinct levels of a search in the order in which they were asked for, with the iterations so far."""
+    """Return the distinct levels of a search in the order of their first request, with the iterations so far."""
     asked = [e["level_key"] for e in read_events(run_dir) if e["event"] in ("level_finished", "level_reused")]
     order = {key: place for place, key in reversed(list(enumerate(asked)))}
     levels = load_results(run_dir).levels
@@ -44,16 +44,16 @@ def course(run_dir: Path) -> pd.DataFrame:
 
 
 def reached(levels: pd.DataFrame, density: float) -> int | None:
-    """Iterations until a matching ticket of at most that density; None if there is none."""
+    """Return the iterations until the first matching ticket of at most this density; None if there is none."""
     found = levels[levels["matching"] & (levels["level"] > 0) & (levels["density"] <= density * (1 + 1e-9))]
     return None if found.empty else int(found["so_far"].iloc[0])
 
 
 def main() -> None:
-    """Run the grid and the searches, and print."""
+    """Run the grid and the searches, and print the measurements."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--searches", type=int, default=10)
-    parser.add_argument("--work", type=Path, help="keep the run directories here")
+    parser.add_argument("--work", type=Path, help="folder in which to keep the run directories")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
     with connect(None):

@@ -1,8 +1,7 @@
-"""What a second worker is worth: the same search with one trajectory at a time and with two, in turn.
+"""Measure the speedup from a second worker: the same search with one trajectory at a time and with two, alternating.
 
-Each run is the whole command in a fresh directory, from its start to its end, Ray's included. The searches are a random
-draw of the digits' space without early stopping, so both train the same levels. The trajectories of a seed share its
-dense network.
+Each run is the whole command in a fresh directory, including the start and stop of Ray. The sampler is random and there
+is no early stopping, so both searches train the same levels. The trajectories of a seed share its dense network.
 
     python benchmarks/two_workers.py               # half an hour on two cores that have nothing else to do
 """
@@ -28,7 +27,7 @@ SETTINGS = {
 
 
 def run(trials: int, iterations: int, workers: int) -> tuple[float, int]:
-    """Seconds that the command took, and the levels it trained."""
+    """Return how many seconds the command took and how many levels it trained."""
     settings = SETTINGS | {"search.max_concurrent": workers, "training.iterations": iterations}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
@@ -41,7 +40,7 @@ def run(trials: int, iterations: int, workers: int) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Run it and print what was measured."""
+    """Run the benchmark and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--iterations", type=int, default=2000)

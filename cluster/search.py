@@ -1,8 +1,8 @@
-"""What `ray submit` sends to a cluster's head: `ticket-search`, with the same arguments, on the cluster it runs on.
+"""The script that `ray submit` runs on a cluster's head: `ticket-search` with the same arguments, on that cluster.
 
     ray submit cluster/on_prem.yaml cluster/search.py -- run search_spaces/digits.yaml --output /shared/runs/digits
 
-It ends with the exit code of `ticket-search`, of which `ray submit` makes 0 or 1. Relative paths are those of the copy
+It exits with the exit code of `ticket-search`, which `ray submit` turns into 0 or 1. Relative paths start at the copy
 of the repository on the head, ~/ticket-search.
 """
 

@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# A search on all nodes of a Slurm allocation, with the arguments of `ticket-search`. docs/clusters.md says more.
+# Runs a search on all nodes of a Slurm allocation, with the arguments of `ticket-search`; see docs/clusters.md.
 #
-#   once     ray get-auth-token --generate > /dev/null    # makes ~/.ray/auth_token
+#   once     ray get-auth-token --generate > /dev/null    # creates ~/.ray/auth_token
 #   start    sbatch cluster/slurm.sh run search_spaces/digits.yaml --output /shared/runs/digits
 #
-# With this package's environment active, in a home and with an --output that all nodes share. Its exit code is that of
-# `ticket-search`; after 130 (time over) or a lost node, the same command goes on where it was.
+# The environment with this package must be active, and all nodes must share the home directory and the --output. The
+# exit code is that of `ticket-search`. After 130 (out of time) or a lost node, run the same command again to resume.
 #SBATCH --job-name=ticket-search
 #SBATCH --nodes=2                 # <-
-#SBATCH --cpus-per-task=16        # <- of each node
+#SBATCH --cpus-per-task=16        # <- on each node
 #SBATCH --gpus-per-node=0         # <-
 #SBATCH --time=24:00:00           # <-
 #SBATCH --ntasks-per-node=1
-# Whole nodes: `ray symmetric-run` does not start beside another Ray, and ends every Ray of yours on its nodes.
+# Whole nodes, because `ray symmetric-run` does not start where another Ray runs, and ends all your Rays on its nodes.
 #SBATCH --exclusive
-# A minute before the time is over the search is told, and saves what it has; preempted, it starts again and goes on.
+# A minute before the time is up, the search gets a signal and saves its results. If the job is preempted, Slurm starts
+# it again, and the search resumes.
 #SBATCH --signal=B:USR1@60
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# shellcheck disable=SC2317,SC2329  # shells that this one starts call these functions
+# shellcheck disable=SC2317,SC2329  # the functions are called by shells that this one starts
 set -uo pipefail
 
 fail() {
@@ -26,7 +27,7 @@ fail() {
     exit 2
 }
 
-# On each node: start Ray; on the first, run the search and end Ray after it.
+# Runs on each node: starts Ray and, on the first node, runs the search and then stops Ray.
 node() {
     trap 'rm -rf "$RAY_TMPDIR"; [ ! -d "$JOB" ] || touch "$JOB/ended"' EXIT
     mkdir -m 700 "$RAY_TMPDIR" || exit 1
@@ -35,7 +36,7 @@ node() {
         -- bash -c 'search "$@"' search "$@"
 }
 
-# On the first node. `ray symmetric-run` ends with 0 where Ray did not start, so the exit code is noted here.
+# Runs on the first node. `ray symmetric-run` exits with 0 even if Ray did not start, so the exit code goes to a file.
 search() {
     local code=0
     (echo "$BASHPID" > "$JOB/pid" && exec ticket-search "$@") || code=$?
@@ -51,19 +52,19 @@ interrupt() {
 [ -n "${SLURM_JOB_ID:-}" ] || fail "start it with sbatch"
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 [ -n "${RAY_AUTH_TOKEN:-}" ] || [ -s "$token" ] ||
-    fail "no token in $token; make one: ray get-auth-token --generate > /dev/null"
+    fail "no token in $token; create one: ray get-auth-token --generate > /dev/null"
 for tool in ray ticket-search; do
     command -v "$tool" > /dev/null || fail "$tool is not on the path; activate the environment before sbatch"
 done
 
-# This script runs on the first node. A name that stands for a loopback address there would not do for the others.
+# This script runs on the first node, whose name may resolve to a loopback address there, which other nodes cannot use.
 address=$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127\./ {print $1}' | sed -n 1p)
 address=${address:-$(hostname -I | awk '{print $1}')}
 address=${address:-127.0.0.1}
-JOB=$(mktemp -d /tmp/ticket_search.XXXXXX)  # of this node: a TMPDIR may be one that all nodes see
+JOB=$(mktemp -d /tmp/ticket_search.XXXXXX)  # on this node only, whereas all nodes may share TMPDIR
 trap 'rm -rf "$JOB"' EXIT
 CPUS=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
-# Another port and folder for each job, and for each time that it starts: below Linux's own ports, above those of Ray.
+# Each job has a port of its own, below Linux's ephemeral ports and above Ray's, and each start has a folder of its own.
 RAY_ADDRESS=$address:$((20000 + SLURM_JOB_ID % 10000))
 RAY_TMPDIR=/tmp/ray_${SLURM_JOB_ID}_${SLURM_RESTART_COUNT:-0}
 RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
@@ -71,7 +72,8 @@ export JOB CPUS RAY_ADDRESS RAY_TMPDIR RAY_AUTH_MODE RAY_USAGE_STATS_ENABLED RAY
 export -f node search
 
 trap interrupt USR1 TERM
-# A node that is lost does not end the others. When the first has ended all is over; Ray on the others would not notice.
+# The loss of a node does not end the others. When the first node has ended, the job must end, which Ray on the others
+# would not notice.
 srun --export=ALL --ntasks-per-node=1 --cpus-per-task="$CPUS" --wait=0 --kill-on-bad-exit=0 \
     bash -c 'node "$@"' node "$@" &
 step=$!

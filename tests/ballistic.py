@@ -4,14 +4,13 @@
     python tests/ballistic.py --kills 1000 --engine processes
 
 The search runs in its own process group (and on its own Ray). At a random moment one of its processes gets SIGKILL: the
-driver, a worker, the raylet, or all of them at once. When the driver is gone, the same command restarts the search at
-once. A search that ends before the kills are used up is followed by another. Searches take turns: one or two workers,
-each engine.
+driver, a worker, the raylet, or all of them at once. When the driver has died, the same command resumes the search at
+once. If a search ends before all kills are used up, another one follows. Searches alternate between one and two workers
+and between the engines.
 
-At the end of each search must hold: every trajectory is complete, no row is duplicated, each level was finished exactly
-once, no finished level was started again, and the tables equal those of the undisturbed search to the bit, which ran in
-one process (engine inline). One worker makes TPE and early stopping reproducible, so there the suggestions and their
-order must be equal too.
+At the end of each search, every trajectory must be complete, no row duplicated, each level finished exactly once and
+never started again, and the tables equal, to the bit, those of the undisturbed search, which ran in one process (engine
+inline). With one worker, TPE and early stopping are reproducible, so the suggestions and their order must be equal too.
 """
 
 import argparse
@@ -36,18 +35,18 @@ from ticket_search import load_results
 from ticket_search.results.events import read_events
 
 TABLES = ("levels", "trajectories", "curves", "layers")
-#: How long a training took is not in its bits.
+#: The columns that may differ: they hold how long a training took.
 CLOCK = ["train_seconds"]
-#: Drawn with these frequencies; half of the time there is no worker yet.
+#: The victims, drawn uniformly. A worker is listed three times because half of the time none has started yet.
 VICTIMS = {
     "ray": ("driver", "worker", "worker", "worker", "raylet", "group"),
     "processes": ("driver", "worker", "worker", "worker", "group"),
 }
-#: What the name (Ray) or the command line (processes) of a worker contains.
+#: Text in the name (Ray) or command line (processes) of every worker.
 _WORKERS = {"ray": "ray::Trajectory", "processes": "ticket_search.engines.worker_main"}
 #: Seconds between a start and a kill. The first level takes about 8 s on Ray, 5 s in processes.
 _WINDOWS = {"ray": (1.0, 16.0), "processes": (0.5, 10.0)}
-#: At most, in the long form, so that several searches run.
+#: The most kills per search in the long form, so that several searches run.
 _KILLS_A_SEARCH = 20
 _COMMON = """
 name: ballistic
@@ -57,7 +56,7 @@ training: {optimizer: {name: sgd, lr: 0.05, momentum: 0.9}, batch_size: 64, iter
 pruning: {max_levels: 3}
 seeds: [0, 1, 2]
 """
-#: Two workers, whose order is not determined: without anything that depends on it.
+#: The order of two workers is not deterministic, so this space has no sampler or rule that depends on it.
 TWO_WORKERS = """
 space: {pruning_rate: RATES, rewind_iteration: [0, 20]}
 search: {trials: null, sampler: grid, early_stopping: null, checkpoint_seconds: 0.2, max_failures: 1000}
@@ -70,14 +69,14 @@ search: {trials: TRIALS, sampler: tpe, max_concurrent: 1, checkpoint_seconds: 0.
 
 @dataclass
 class Tally:
-    """What happened to one search.
+    """Counts of what happened to a search.
 
     Attributes:
-        kills: of each victim.
-        starts: of the driver.
-        levels: trained, that is, distinct.
-        continued: trainings that went on from a checkpoint.
-        lost: finished levels that were trained again.
+        kills: the number of kills by kind of victim.
+        starts: the number of times the driver was started.
+        levels: the number of distinct levels trained.
+        continued: the number of trainings resumed from a checkpoint.
+        lost: the number of finished levels that were trained again.
     """
 
     kills: Counter = field(default_factory=Counter)
@@ -95,7 +94,7 @@ def make_space(one_worker, *, iterations, size):
 
 
 def bombard(space, run_dir, kills, chooser, *, engine="ray", window=None, log=None):
-    """Run a search to its end while killing up to `kills` processes; returns a `Tally`."""
+    """Run a search to its end while killing up to `kills` processes; return a `Tally`."""
     tally = Tally()
     while True:
         tally.starts += 1
@@ -118,7 +117,7 @@ def bombard(space, run_dir, kills, chooser, *, engine="ray", window=None, log=No
 
 
 def _bombard_one(driver, kills, chooser, engine, window, tally, log):
-    """Shoot until the driver has ended; returns its exit code."""
+    """Kill processes until the driver has exited; return its exit code."""
     while tally.kills.total() < kills:
         try:
             return driver.wait(chooser.uniform(*window))
@@ -129,12 +128,12 @@ def _bombard_one(driver, kills, chooser, engine, window, tally, log):
             if log:
                 log(f"start {tally.starts}: killed the {victim}, kill {tally.kills.total()}")
         if victim in ("driver", "group", "raylet"):
-            return driver.wait(60)  # without its raylet a driver has to end by itself
+            return driver.wait(60)  # a driver without its raylet must exit by itself
     return driver.wait(900)
 
 
 def shoot(driver, victim, chooser, engine="ray"):
-    """SIGKILL a process of the kind `victim`; returns the kind, or None if no such process runs."""
+    """SIGKILL a process of the kind `victim`; return the kind, or None if no such process runs."""
     try:
         family = psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -168,7 +167,7 @@ def _kill(process):
 
 
 def _end_group(pid):
-    """Ray's agents outlive a killed raylet; in hundreds they would fill the machine."""
+    """Kill what is left of the driver's group: Ray's agents outlive a killed raylet and would pile up."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -176,7 +175,7 @@ def _end_group(pid):
 
 
 def check(run_dir, alone, tally, *, one_worker):
-    """Assert what is promised of a search that was killed, given an undisturbed one."""
+    """Assert that a killed and resumed search lost nothing and has the results of an undisturbed one."""
     results, expected = load_results(run_dir), load_results(alone)
     assert set(results.trajectories["status"]) <= {"completed", "stopped"}
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
@@ -216,8 +215,8 @@ def run_alone(space, run_dir):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--engine", choices=[*VICTIMS], action="append", help="default: each")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+    parser.add_argument("--engine", choices=[*VICTIMS], action="append", help="default: all")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the moments and the victims")
     arguments = parser.parse_args()
     sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
     from machine import describe as describe_machine

@@ -32,9 +32,9 @@ _TRAJECTORY = {
 
 @pytest.hookimpl(optionalhook=True)  # the hook is xdist's, which may not be installed
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests of one file on one worker, and those of all files that need Ray, so that only one Ray starts.
+    """Run each file's tests on one worker, and all files that need Ray on the same one, so that only one Ray starts.
 
-    The marker `xdist_group` does not do it: under pytest 9.2, xdist 3.8 sends such tests to any worker.
+    The marker `xdist_group` does not help: under pytest 9.2, xdist 3.8 sends such tests to any worker.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -64,7 +64,7 @@ def trajectory():
 
 @pytest.fixture(scope="session")
 def search():
-    """Builds a search: ``search({"pruning_rate": [0.2]}, sampler="random")``; other keywords are its settings."""
+    """Builds a search: ``search({"pruning_rate": [0.2]}, sampler="random")``; `settings` go into its section search."""
 
     def make(space, seeds=(0, 1, 2), base=(), **settings):
         raw = _plain(dict(base))
@@ -94,7 +94,7 @@ def finished_search(_finished_search, tmp_path):
 
 @pytest.fixture(scope="session")
 def digits():
-    """The task of 1,137 training, 300 validation and 360 test images of 8x8."""
+    """The task on the digits: 1,137 training, 300 validation and 360 test images of 8x8 pixels."""
     import torch
 
     from ticket_search.data.dataset import load_dataset
@@ -124,7 +124,7 @@ def trainings(monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray_address():
-    """The address of a Ray with two CPUs that the whole session shares, for searches in other processes too."""
+    """The address of a Ray that the whole test session shares, also with searches in other processes."""
     import logging
 
     from ticket_search.engines.ray.connection import ray
@@ -218,6 +218,6 @@ def small_disk(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -35,10 +35,10 @@ def run_command(*arguments, cwd=None, **env):
 
 
 def in_process(*arguments, cwd=None, **env):
-    """Run the command in this process, which saves the seconds of a start and restores the process afterwards.
+    """Run the command in this process, which saves seconds of startup, and restore the process afterwards.
 
-    A search needs ``--engine inline``, or it finds the Ray of this process. Warnings are errors. A bug is raised, where
-    the command line would print a line and exit with 1.
+    A search needs ``--engine inline``; otherwise it would find the Ray of this process. Warnings are errors. A bug is
+    raised, whereas the command would print one line and exit with 1.
     """
     arguments = [str(argument) for argument in arguments]
     with _restored_process(), pytest.MonkeyPatch.context() as patch:

@@ -19,7 +19,7 @@ _KEPT = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REQUEST_URI"
 
 
 class Journal:
-    """Wraps a WSGI application, and journals its requests."""
+    """A wrapper of a WSGI application that journals its requests."""
 
     def __init__(self, application, path):
         self._application = application

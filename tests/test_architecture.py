@@ -1,4 +1,7 @@
-"""Which folder may import which, and what must stay light. Adding an import between folders needs an argument here."""
+"""The allowed imports between folders, and the entry points that must load no heavy library.
+
+A new import between folders needs an entry in `ALLOWED`, and a good reason.
+"""
 
 import ast
 import subprocess
@@ -69,7 +72,7 @@ def imported(source):
 
 
 def folder_of(path):
-    """The folder of a file below the package; for a file that is a part by itself, the part."""
+    """The folder of a file, relative to the package; for a module at the top of the package, its name."""
     parts = path.relative_to(ROOT).parts
     return "/".join(parts[:-1]) if len(parts) > 1 else part_of(path)
 
@@ -97,7 +100,7 @@ def test_no_forbidden_import():
 
 
 def test_imports_between_folders_have_no_cycle():
-    """So each folder can be read without those that use it."""
+    """Each folder can be understood without the folders that use it."""
     order, left = [], {part: set(targets) for part, targets in ALLOWED.items() if part}
     while ready := sorted(part for part, targets in left.items() if targets - {""} <= set(order)):
         order += ready
@@ -140,7 +143,7 @@ HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "tensorboard", "torchvis
 
 
 def loaded(statement, *arguments):
-    """Which heavy libraries a fresh process has loaded after a statement."""
+    """The heavy libraries that a fresh process has loaded after running a statement."""
     code = (
         "import atexit, sys\n"
         f"atexit.register(lambda: print('LOADED', *(name for name in {HEAVY} if name in sys.modules)))\n{statement}"

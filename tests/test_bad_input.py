@@ -1,4 +1,4 @@
-"""Bad input of every kind: one message of a few lines, the right exit code, nothing left behind, within seconds.
+"""Bad input of every kind gives one message of a few lines and the right exit code, quickly, and leaves nothing behind.
 
 To add a case, add a row to `CASES`.
 """
@@ -26,12 +26,12 @@ class Bad:
     """Arguments that must be refused.
 
     Attributes:
-        arguments: of `ticket-search`, run in an empty directory.
-        message: a part of stderr.
-        files: path -> text or bytes, or a function that makes the file. Written into that directory first.
-        search: also put a finished search there, as ``finished_search``.
+        arguments: the arguments of `ticket-search`, which runs in an otherwise empty directory.
+        message: text that stderr must contain.
+        files: the directory's files: path -> text or bytes, or a function that makes the file.
+        search: whether the directory also contains a finished search, ``finished_search``.
         code: the exit code.
-        absent: what stderr must not contain.
+        absent: text that stderr must not contain.
     """
 
     arguments: tuple[str, ...]
@@ -43,7 +43,7 @@ class Bad:
 
 
 def setting(value, message, **other):
-    """A setting of the shipped search `digits`."""
+    """A run of the shipped search `digits` with a setting."""
     return Bad(arguments=("run", "digits", "--set", value), message=message, **other)
 
 
@@ -63,7 +63,7 @@ def million_bytes(path):
 
 
 UNKNOWN_KEYS = "".join(f"key{i}: 1\n" for i in range(3000))
-#: Nine levels of aliases stand for a billion strings.
+#: Nine levels of aliases that expand to a billion strings.
 BOMB = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
 NO_NUMBER = "input should be a valid number"
 
@@ -84,10 +84,10 @@ CASES = {
     ),
     "5,000 digits of trials": Bad(arguments=("run", "digits", "--trials", TOO_HUGE), message="...", absent=TOO_HUGE),
     "400 digits of trials": Bad(arguments=("run", "digits", "--trials", HUGE), message="...", absent=HUGE),
-    # numbers that mean more work than there is time or room for
+    # numbers that would take too much time or memory
     "a rate of 1e-12": setting(
         "space.pruning_rate=[1.0e-12]",
-        "pruning_rate 1e-12 takes 3912023005426 levels to density 0.02; for at most 10000, give a greater pruning_rate",
+        "pruning_rate 1e-12 takes 3912023005426 levels to density 0.02, more than 10000; give a greater pruning_rate",
     ),
     "the least rate there is": setting("space.pruning_rate=[5.0e-324]", "takes 1000000000000000000 levels"),
     "10^18 iterations": setting("training.iterations=1000000000000000000", "give 1 to 1000000000 iterations"),
@@ -96,14 +96,14 @@ CASES = {
     "a span of 2e308": setting(
         "space.training.optimizer.lr={low: -1.0e308, high: 1.0e308, step: 1}", "makes inf values"
     ),
-    "a GPU share of 1e-320": setting("resources.gpus=1.0e-320", "less than Ray can hand out; give at least 0.0001"),
+    "a GPU share of 1e-320": setting("resources.gpus=1.0e-320", "less than Ray supports; give at least 0.0001"),
     "10,001 values": setting(
         f"space.rewind_iteration=[{', '.join(map(str, range(10_001)))}]", "10001 values are too many"
     ),
     # floats for integers
     "60.0 iterations": setting("training.iterations=60.0", "60.0 is not a length of training: write 60, not 60.0"),
     "a batch of 60.0": setting("training.batch_size=60.0", "60.0 is not valid: write 60, not 60.0"),
-    # networks beyond their limits
+    # networks that are too large
     "layers of a million": setting("model.name=lenet_1000000_1000000", "a layer has 1 to 999999 units"),
     "layers of 5,000 digits": setting(f"model.name=lenet_{TOO_HUGE}", "a layer has 1 to 999999", absent=TOO_HUGE),
     "10^12 weights": setting(
@@ -111,7 +111,7 @@ CASES = {
     ),
     "20,000 layers": setting("model.name=resnet20000", "'resnet20000': a ResNet has at most 9998 layers"),
     "a ResNet of 5,000 digits": setting(f"model.name=resnet{TOO_HUGE}", "at most 9998 layers", absent=TOO_HUGE),
-    # many things wrong, or one long thing
+    # many problems, or one very long value
     "3,000 unknown keys": file(UNKNOWN_KEYS, "more"),
     "3,000 wrong seeds": setting(f"seeds=[{', '.join(['a'] * 3000)}]", "and 2,997 more"),
     "a network of 300 letters": setting(f"model.name={LONG}", "unknown model 'xxx", absent=LONG),
@@ -136,13 +136,15 @@ CASES = {
     "a control character": file("name: \x01\n", "not valid YAML"),
     "depth": file("[" * 1000, "not valid YAML"),
     "two documents": file("a: 1\n---\nb: 2\n", "line 2, column 1: not valid YAML: but found another document"),
-    # what is no file, or not one to read
+    # paths that are not regular files
     "a FIFO": Bad(arguments=("run", "fifo"), files={"fifo": os.mkfifo}, message="not a regular file"),
     "an endless device": Bad(arguments=("run", "/dev/zero"), message="'/dev/zero': not a regular file"),
     "a folder": Bad(arguments=("run", "folder"), files={"folder": Path.mkdir}, message="'folder': not a regular file"),
     "a megabyte": file(million_bytes, "1000001 bytes, more than 1000000"),
     "a loop of links": Bad(
-        arguments=("run", "loop"), files={"loop": lambda p: p.symlink_to("loop")}, message="neither a file nor a name"
+        arguments=("run", "loop"),
+        files={"loop": lambda p: p.symlink_to("loop")},
+        message="neither a file nor a search that ships",
     ),
     # numbers on the command line
     "a margin of nan": option("confirm --margin nan", "nan is not in the range"),
@@ -192,4 +194,4 @@ def test_the_first_three_problems_are_listed_and_the_others_counted(tmp_path):
     (tmp_path / "bad.yaml").write_text(UNKNOWN_KEYS)
     lines = in_process("run", "bad.yaml", cwd=tmp_path).stderr.splitlines()
     assert len(lines) == 4
-    assert lines[-1] == "and 3,004 more"  # with what is missing: dataset, model and so on
+    assert lines[-1] == "and 3,004 more"  # including the missing keys dataset, model and so on

@@ -124,12 +124,12 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     said = in_process("run", "digits", *SMALL, "--set", "search.tolerance=0.5", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
     assert f"{cwd}/runs/digits' holds another search ('digits', which differs in search.tolerance); " in said.stderr
-    assert f"--store '{cwd}/runs/digits/store' to reuse the levels that the two share" in said.stderr
+    assert f"--store '{cwd}/runs/digits/store' to reuse the levels that both searches have in common" in said.stderr
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
 
 def test_an_interrupted_search_prints_the_command_that_resumes_it(tmp_path):
-    """SIGTERM: exit code 130 and the command that resumes; a second process is refused in the meantime."""
+    """SIGTERM gives exit code 130 and the command that resumes. While the search runs, a second process is refused."""
     run = command("run", "digits", "--engine", "processes")
     driver = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     levels = tmp_path / "runs/digits/levels/part-00000.parquet"
@@ -163,7 +163,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
         "def network(image_shape, classes):\n"
         "    global calls\n"
         "    calls += 1\n"
-        "    if calls > 2:\n"  # the check before the start is the first call
+        "    if calls > 2:\n"  # the first call is the check before the start
         "        raise ValueError('no more than one')\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )
@@ -174,7 +174,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
     assert said.returncode == 3, said.stderr
     assert "2/2 failed" in said.stdout
     assert said.stderr.splitlines()[-1] == (
-        "1 of 2 trajectories failed; the column error of runs/digits/trajectories has the tracebacks"
+        "1 of 2 trajectories failed; the column error of runs/digits/trajectories has their tracebacks"
     )
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
     assert "no more than one" in trajectories["error"].dropna().item()
@@ -197,7 +197,7 @@ BAD = {
     "unknown strategy": (["--set", "space.strategy=[local]"], "'local' is not valid"),
     "data absent": (["--set", "dataset.name=mnist", "--data-dir", "nowhere"], "nowhere"),
     "validation too large": (["--set", "dataset.validation=1437"], "1437"),
-    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 asks for a GPU and this machine has 0"),
+    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 is more than this machine's 0"),
     "no such key": (["--set", "serch.trials=1"], "unknown key 'serch' (did you mean 'search'?)"),
     "not KEY=VALUE": (["--set", "trials"], "'trials' is not KEY=VALUE"),
     "a list-less grid": (["--set", "search.sampler=grid"], "a grid needs a list"),
@@ -210,7 +210,7 @@ BAD = {
 }
 
 
-#: Run in their own processes: for the real exit code, and because this process has a Ray.
+#: Cases that run the command in a new process: they need a real exit code, and this process already has a Ray.
 ELSEWHERE = {"a GPU without one", "a cluster that is not there"}
 
 
@@ -249,7 +249,7 @@ def test_damage_is_named(finished_search, tmp_path):
     assert "ticket-search resume " in said.stderr
 
 
-def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path):
+def test_closing_the_output_pipe_does_not_end_the_search(tmp_path):
     run = command("run", "digits", "--trials", 3, "--engine", "inline", *SMALL)
     subprocess.run(
         ["bash", "-c", f"{shlex.join(run)} 2>&1 | head -1"], cwd=tmp_path, check=True, capture_output=True, timeout=240
@@ -257,7 +257,7 @@ def test_a_reader_that_goes_away_does_not_end_the_search(tmp_path):
     assert list(pd.read_parquet(tmp_path / "runs/digits/trajectories")["status"]) == ["completed"] * 3
 
 
-def test_a_directory_that_is_no_run_directory(tmp_path):
+def test_a_directory_that_is_not_a_run_directory_is_refused(tmp_path):
     for name in ("status", "tickets", "resume"):
         said = in_process(name, tmp_path, cwd=tmp_path)
         assert said.returncode == 2

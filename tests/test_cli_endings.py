@@ -20,7 +20,7 @@ def python(code, **streams):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_click_is_imported_is_a_line(number):
+def test_a_signal_while_click_is_imported_prints_one_line(number):
     code = (
         "import signal, sys\n"
         "class Finder:\n"
@@ -35,7 +35,7 @@ def test_a_signal_while_click_is_imported_is_a_line(number):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_in_a_command_is_a_line(number, tmp_path):
+def test_a_signal_in_a_command_prints_one_line(number, tmp_path):
     code = (
         "import os, sys; sys.argv[1:] = ['status', '.']; from ticket_search.cli import look, main\n"
         f"look.open_folder = lambda location: os.kill(os.getpid(), {int(number)})\n"
@@ -58,7 +58,7 @@ def test_an_interrupted_search_ends_even_if_its_storage_does_not_answer(number):
     assert (done.returncode, done.stderr) == (130, "resume with: x\n")
 
 
-def test_under_nohup_closing_the_terminal_is_no_end(monkeypatch):
+def test_under_nohup_closing_the_terminal_does_not_end_a_command(monkeypatch):
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
     assert ending_signals() == [signal.SIGINT, signal.SIGTERM]
 
@@ -72,21 +72,21 @@ class TestOutput:
         "open(sys.argv[1], 'w').write('reached') if len(sys.argv) > 1 else None\n"
     )
 
-    def test_a_full_disk_below_it_ends_nothing(self):
+    def test_a_full_disk_does_not_end_the_process(self):
         with Path("/dev/full").open("w") as full:
             assert python(self.CODE, stdout=full, stderr=full).returncode == 0
 
-    def test_nor_does_a_reader_that_goes_away(self):
+    def test_a_closed_pipe_does_not_end_the_process(self):
         command = [sys.executable, "-c", self.CODE]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             process.stdout.close()
             assert process.wait(timeout=30) == 0
 
-    def test_nor_streams_that_were_closed_before_the_start(self):
+    def test_streams_closed_before_the_start_do_not_end_the_process(self):
         done = subprocess.run(["bash", "-c", '"$0" -c "$1" >&- 2>&-', sys.executable, self.CODE], timeout=30)
         assert done.returncode == 0
 
-    def test_it_arrives_where_it_is_read(self):
+    def test_all_output_reaches_a_reader(self):
         done = python(self.CODE)
         assert done.stdout == f"a\n{'c' * 100_000}\n" * 2
         assert done.stderr == "b\nd\n" * 2
@@ -106,18 +106,18 @@ class TestDebug:
         (line,) = said.stderr.splitlines()
         assert line.startswith("error: ZeroDivisionError: division by zero (")
         assert f"{look.__file__}:" in line
-        assert line.endswith("This is a fault in ticket_search; run again with --debug to see where from")
+        assert line.endswith("This is a bug in ticket_search; run again with --debug to see a traceback")
 
     @pytest.mark.parametrize("arguments", [["--debug", "status", "x"], ["status", "x", "--debug"]])
-    def test_its_traceback_is_shown_on_request(self, bug, arguments):
+    def test_debug_shows_the_traceback_of_a_bug(self, bug, arguments):
         said = CliRunner().invoke(main, arguments)
         assert said.exit_code == 1
         first, *_, last = said.stderr.splitlines()
         assert first.startswith("Traceback")
         assert "in divide" in said.stderr
-        assert last.endswith("This is a fault in ticket_search")
+        assert last.endswith("This is a bug in ticket_search")
 
-    def test_so_is_that_of_a_refusal(self, tmp_path):
+    def test_debug_shows_the_traceback_of_a_refusal(self, tmp_path):
         said = CliRunner().invoke(main, ["status", str(tmp_path), "--debug"])
         assert said.exit_code == 2
         assert "RunDirectoryError" in said.stderr
@@ -140,4 +140,4 @@ class TestDebug:
         assert said.exit_code == 1
         error, resume = said.stderr.splitlines()[-2:]
         assert error.startswith("error: the search had to stop; finished work is kept: ZeroDivisionError: division by")
-        assert resume == "Once that is fixed, resume with: ticket-search resume runs/digits --engine inline"
+        assert resume == "Once this is fixed, resume with: ticket-search resume runs/digits --engine inline"

@@ -86,7 +86,7 @@ def test_stop_names_the_process_and_the_command_that_resumes(stopped):
     assert (said.returncode, said.stderr) == (0, "")
     first, second = said.stdout.splitlines()
     assert re.fullmatch(
-        rf"process {search.args} on \S+ \(since .*\) will stop when the levels in training are done", first
+        rf"process {search.args} on \S+ \(since .*\) will stop when the levels now in training are done", first
     )
     assert second == "resume with: ticket-search resume run --engine processes"
 
@@ -104,11 +104,11 @@ def test_a_new_search_estimates_the_disk_once(stopped, resumed):
     assert "disk:" not in stopped[2].stdout + resumed[1].stdout + resumed[1].stderr
 
 
-def test_running_levels_finish_and_no_trajectory_does(stopped):
+def test_a_stop_lets_running_levels_finish_but_no_trajectory(stopped):
     run_dir = stopped[0] / "as_stopped"
     started = levels_of(run_dir, "level_started")
     assert started == finished_levels(run_dir)
-    assert 0 < len(started) < 18  # of 2 seeds: the dense network, and 4 trajectories of 2 levels
+    assert 0 < len(started) < 18  # 2 seeds, each with a dense network and 4 trajectories of 2 levels
     assert set(pd.read_parquet(run_dir / "levels")["level_key"]) == set(started)
     assert "running" in set(pd.read_parquet(run_dir / "trajectories")["status"])
     assert list((run_dir / "lock").iterdir()) == []
@@ -132,7 +132,7 @@ def test_a_changed_setting_is_reported_in_a_line(resumed):
     assert "patience: 3" in (cwd / "run/search.yaml").read_text()
 
 
-def test_a_changed_space_is_refused_with_a_place_for_it(stopped):
+def test_a_changed_space_is_refused_with_advice(stopped):
     cwd, _, _ = stopped
     before = (cwd / "as_stopped/search.yaml").read_text()
     said = in_process("resume", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
@@ -172,10 +172,10 @@ def test_store_removes_nothing_unless_asked(finished_search):
         if "--dry-run" in arguments:
             assert re.match(r"needed by no search: \d+ files, ", lines[-1])
         else:
-            assert lines[-1] == "all of them are needed"
+            assert lines[-1] == "all files are needed"
 
 
-def test_keep_best_keeps_ten_unless_told_otherwise(finished_search):
+def test_keep_best_defaults_to_ten(finished_search):
     store = finished_search / "store"
 
     def files():
@@ -190,11 +190,11 @@ def test_keep_best_keeps_ten_unless_told_otherwise(finished_search):
     assert files() == 3 < ten  # a ticket, its dense network, and the weights that it starts from
     assert said.startswith(f"removed: {ten - 3} files, ")
     said = in_process("store", finished_search, "--keep-best=1").stdout
-    assert said.endswith("all of them are needed\n")
+    assert said.endswith("all files are needed\n")
 
 
 def test_store_refuses_while_the_search_runs(finished_search):
-    """Holding the lock makes the search a running one."""
+    """A search whose lock is held counts as running."""
     from ticket_search.runs.directory import hold, read_spec
     from ticket_search.storage.folder import open_folder
 

@@ -1,4 +1,4 @@
-"""The pages are true: commands parse, links resolve, examples compile."""
+"""In the documentation, commands parse, links resolve and examples compile."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ def blocks(page, *languages):
 
 
 def commands(page):
-    """Each ``ticket-search ...`` of a page: the words, and whether the command is complete."""
+    """Each ``ticket-search ...`` on a page, and whether the command is complete."""
     for block in blocks(page, "", "bash", "sh", "shell", "console"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.lstrip("$ ").startswith("ticket-search "):
@@ -37,7 +37,7 @@ def words(line):
     if not re.search(r"'.*\[", line):
         line = line.translate(str.maketrans("[]", "  "))
     given = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
-    # A bucket would be looked up on the network.
+    # Without the scheme: the location of a bucket would be looked up on the network.
     return ["1" if word in NUMBERS else word.replace("s3://", "") for word in given]
 
 
@@ -90,7 +90,7 @@ def test_every_page_is_in_the_index():
     assert {name for name in names if f"]({name})" not in index} == set()
 
 
-def test_the_search_of_the_tutorial_is_valid(tmp_path):
+def test_the_tutorials_search_is_valid(tmp_path):
     from ticket_search.config.loading import load_search
 
     (tmp_path / "first.yaml").write_text(blocks(ROOT / "docs" / "tutorial.md", "yaml")[0])

@@ -1,4 +1,4 @@
-"""Run directories of an earlier version (``golden/version_1``, made by ``golden/make.py``) are read and resumed.
+"""Run directories of an earlier version (``golden/version_1``, made by ``golden/make.py``) can be read and resumed.
 
 A failure here means that users lose their results and stores: fix the code, never the files.
 """
@@ -124,7 +124,7 @@ def test_the_search_and_its_run_are_read():
 
 
 def test_the_checksums_of_the_store_cover_the_file():
-    """Computed differently from the code: over the file with the digits of its checksum set to zero."""
+    """Compute each checksum independently of the code: over the file with the digits of the checksum set to zero."""
     entries = sorted((GOLDEN / "store").glob("??/*.safetensors"))
     assert len(entries) == 8
     for path in entries:

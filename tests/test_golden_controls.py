@@ -1,4 +1,4 @@
-"""A run directory of schema version 1 with controls and early-bird, written by commit caeb213, is read and resumed."""
+"""A run directory of schema version 1 with controls and early-bird (commit caeb213) can be read and resumed."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ LATER = {
     "curves": ["val_metric"],
     "controls": ["val_metric", "test_metric", "early_stop_test_metric"],
 }
-#: Figures that no record of the golden store has.
+#: Figures that are missing from all records of the golden store.
 TRAINED_WITH = ["torch_version", "device", "threads", "ticket_search_version"]
 
 
@@ -46,7 +46,7 @@ def assert_defaults(results):
     assert list(results.curves["val_metric"]) == list(results.curves["val_accuracy"])
 
 
-def assert_nothing_is_known_of_what_trained(levels, controls):
+def assert_training_environment_is_null(levels, controls):
     assert levels[[*TRAINED_WITH, *ALWAYS_NAMED]].isna().all(axis=None)
     assert controls[TRAINED_WITH].isna().all(axis=None)
 
@@ -60,7 +60,7 @@ def test_the_files_name_no_machine():
 def test_it_is_read_with_defaults_for_later_columns():
     results = load_results(GOLDEN)
     assert_defaults(results)
-    assert_nothing_is_known_of_what_trained(results.levels, results.controls)
+    assert_training_environment_is_null(results.levels, results.controls)
     assert len(results.levels) == 6
     assert sorted(results.controls["control"].unique()) == ["dense", "random_reinit", "shuffled_mask"]
     assert len(results.early_bird) > 0
@@ -82,7 +82,7 @@ def test_resuming_it_trains_nothing_and_upgrades_its_tables(copy):
 
 
 def test_replaying_it_from_its_store_gives_the_same_rows(copy):
-    """The tables are gone; every level is in the store."""
+    """The tables were deleted, but every level is in the store."""
     before = plain(load_results(copy))
     for name in KEYS:
         shutil.rmtree(copy / name)
@@ -95,7 +95,7 @@ def test_replaying_it_from_its_store_gives_the_same_rows(copy):
         )
 
 
-#: When the golden search had ended.
+#: The time of the golden search's last event.
 STARTED = max(event["time"] for event in read_events(GOLDEN))
 
 
@@ -107,7 +107,7 @@ def test_more_trials_are_added_to_the_old_rows(copy):
     assert_defaults(results)
     old = load_results(GOLDEN).trajectories["trajectory_id"]
     levels, controls = ((frame, frame["trajectory_id"].isin(old)) for frame in (results.levels, results.controls))
-    assert_nothing_is_known_of_what_trained(levels[0][levels[1]], controls[0][controls[1]])
+    assert_training_environment_is_null(levels[0][levels[1]], controls[0][controls[1]])
     new = levels[0][~levels[1]]
     assert (set(new["model.name"]), set(new["dataset.name"])) == ({"lenet_4"}, {"digits"})
     trained = new["level_key"].map(lambda key: key not in set(load_results(GOLDEN).levels["level_key"]))

@@ -1,4 +1,4 @@
-"""The errors that users see. Each is one message that quotes the value and says what would be right."""
+"""The errors that users see. Each message quotes the offending value and says what would be valid."""
 
 import reprlib
 from collections.abc import Iterator
@@ -6,27 +6,30 @@ from contextlib import contextmanager
 
 
 class TicketSearchError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of the errors that this package raises on purpose."""
 
     exit_code = 1
 
 
 class SpecError(TicketSearchError):
-    """A search, or a field of one, that cannot be run as written."""
+    """A search that cannot be run as written."""
 
     exit_code = 2
 
 
 class DataError(SpecError):
-    """A data set that is missing, unreadable or does not fit its description."""
+    """A data set that is missing, unreadable, or does not match its description."""
 
 
 class RunDirectoryError(SpecError):
-    """A run directory that holds another search, holds none, or is in use."""
+    """A run directory that holds a different search, holds no search, or is in use."""
 
 
 class StorageError(TicketSearchError):
-    """A disk or a server refuses, is full or cannot be reached. Finished work is kept; the search can be resumed."""
+    """A disk or storage server that refuses access, is full, or cannot be reached.
+
+    Finished work is kept, and the search can be resumed.
+    """
 
 
 class Fault(TicketSearchError):
@@ -34,11 +37,11 @@ class Fault(TicketSearchError):
 
 
 class Diverged(TicketSearchError):
-    """A training whose loss stopped being a finite number.
+    """A training run whose loss became infinite or nan.
 
     Attributes:
         level: the level that diverged.
-        iteration: the evaluation that showed it.
+        iteration: the iteration of the evaluation at which the loss was not finite.
     """
 
     def __init__(self, level: int, iteration: int) -> None:
@@ -51,17 +54,17 @@ class Diverged(TicketSearchError):
 
 
 def quoted(value: object) -> str:
-    """A value as a message quotes it: its repr, cut in the middle to about 60 characters."""
+    """Return the repr of a value for use in a message, shortened to about 60 characters."""
     return shortened(_QUOTE.repr(value))
 
 
 def shortened(text: str, limit: int = 66) -> str:
-    """Text with ``...`` in its middle where it is longer than the limit."""
+    """Return the text, with its middle replaced by ``...`` if it is longer than the limit."""
     return text if len(text) <= limit else f"{text[: limit // 2 - 2]}...{text[-(limit // 2 - 2) :]}"
 
 
 class _Quote(reprlib.Repr):
-    """Bounded in depth too: aliases let 200 bytes of YAML stand for a value whose repr has gigabytes."""
+    """Limits the depth too: with YAML aliases, 200 bytes can stand for a value whose repr takes gigabytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +72,7 @@ class _Quote(reprlib.Repr):
         self.maxstring = self.maxlong = self.maxother = 60
 
     def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to write out integers of more than 4,300 digits (CVE-2020-10735).
+        # Python refuses to convert integers of more than 4,300 digits to text (CVE-2020-10735).
         return super().repr_int(x, level) if x.bit_length() < 10_000 else "an integer of thousands of digits"
 
 
@@ -77,12 +80,12 @@ _QUOTE = _Quote()
 
 
 class UserExit(TicketSearchError):
-    """Code of the user's called ``sys.exit``, which would otherwise end the process and look like an interrupt."""
+    """A call of ``sys.exit`` in user code, which would otherwise end the process and look like an interrupt."""
 
 
 @contextmanager
 def user_exit_as_error() -> Iterator[None]:
-    """Turn a ``sys.exit`` of the user's network, data or metric into an error of the trajectory that called it.
+    """Turn a ``sys.exit`` in the user's network, data or metric into an error that fails only its trajectory.
 
     Raises:
         UserExit: instead of SystemExit.
@@ -90,7 +93,8 @@ def user_exit_as_error() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        # Ray's handler of SIGTERM raises it too, with this attribute: the node is drained, and the worker must end.
+        # Ray's SIGTERM handler also raises SystemExit, marked by this attribute, when a node is being drained. The
+        # worker must then exit.
         if hasattr(error, "ray_terminate_msg"):
             raise
         raise UserExit(f"sys.exit({error.code!r}) was called where a network, data or a metric is computed") from error

@@ -1,4 +1,4 @@
-"""What is to be run whenever a GPU is at hand, in the order of its worth."""
+"""The items to run whenever a GPU is available, most valuable first."""
 
 import sys
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 from work_queue import Item, Step
 
 ROOT = Path(__file__).parents[2]
-#: Tests that need a GPU; named one by one, since others import what a machine with a GPU may lack.
+#: Files with tests that need a GPU. They are listed because other files import packages that the machine may lack.
 TESTS = ("lottery/test_follow_ups_on_cuda", "lottery/test_on_cuda", "training/test_devices", "data/test_dataset")
 #: JPEGs of CIFAR-10 as a folder of Parquet files below the data directory; see docs/cifar10_conv2.md.
 JPEG = ("dataset.name=parquet", "dataset.path=cifar10-jpeg")
 
 
 def tests(file: str) -> Step:
-    """The tests of a file that need a GPU."""
+    """Return a step that runs a file's tests that need a GPU."""
     words = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", f"tests/{file}.py")
     return Step(name=Path(file).name, command=lambda run_dir: words)
 
 
 def search(space: str, *settings: str) -> Step:
-    """A search of a space that ships; the same command goes on with it."""
+    """Return a step that runs a shipped search; running the same command again resumes it."""
     settings = (*settings, "search.checkpoint_seconds=30")
     words = (sys.executable, "-m", "ticket_search.cli", "run", f"search_spaces/{space}.yaml", "--engine", "processes")
     words += tuple(word for setting in settings for word in ("--set", setting))
@@ -27,7 +27,7 @@ def search(space: str, *settings: str) -> Step:
 
 
 def paper_tables(*options: str) -> Step:
-    """The tables of the replication that a search is."""
+    """Return a step that prints the tables of a replication."""
     words = (sys.executable, "benchmarks/paper_tables.py")
     return Step(name="tables", command=lambda run_dir: (*words, str(run_dir), *options))
 
@@ -35,12 +35,12 @@ def paper_tables(*options: str) -> Step:
 ITEMS = (
     Item(
         name="cuda_tests",
-        question="Does all that is promised on the CPU hold on a GPU? Of Early-Bird, transfer, copies too? (minutes)",
+        question="Do all guarantees for the CPU, also of Early-Bird, transfer and copies, hold on a GPU? (minutes)",
         steps=tuple(tests(file) for file in TESTS),
     ),
     Item(
         name="cifar10_conv2",
-        question="Conv-2 on CIFAR-10 (JPEG) as in the paper: levels 12 to 16, and the controls. (about 45 minutes)",
+        question="Conv-2 on CIFAR-10 (JPEG) as in the paper: levels 12 to 16 and the controls. (about 45 minutes)",
         steps=(search("cifar10_conv2_paper", *JPEG, "training.precision=bf16"), paper_tables()),
     ),
     Item(

@@ -1,4 +1,4 @@
-"""Work on the next item of the list for a GPU (items.py), for some minutes.
+"""Work for some minutes on the next unfinished item of items.py, on a machine with a GPU.
 
 python benchmarks/on_gpu/run.py --data-dir DIR
 """
@@ -18,7 +18,7 @@ from work_queue import WorkQueue
 
 
 def machine() -> dict[str, Any]:
-    """What a record says of where and when it was made."""
+    """Return the date, GPU, versions and hardware for a record."""
     import torch
 
     return {
@@ -31,12 +31,12 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """List the items, or work on the next."""
+    """List the items, or work on the next one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="only say what there is to do and how far it is")
-    parser.add_argument("--minutes", type=float, default=9, help="that the call may take")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="holds results/ and runs/")
-    parser.add_argument("--data-dir", default=os.environ.get("TICKET_SEARCH_DATA_DIR"), help="where data sets lie")
+    parser.add_argument("--list", action="store_true", help="only list the items and their states")
+    parser.add_argument("--minutes", type=float, default=9, help="time limit of this call")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for results/ and runs/")
+    parser.add_argument("--data-dir", default=os.environ.get("TICKET_SEARCH_DATA_DIR"), help="folder of the data sets")
     arguments = parser.parse_args()
     work = WorkQueue(ITEMS, arguments.out.resolve())
     if arguments.list:
@@ -45,7 +45,7 @@ def main() -> None:
         return
     item = work.next()
     if item is None:
-        print("all is done")
+        print("all items are done")
         return
     import torch
 

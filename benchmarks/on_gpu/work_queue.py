@@ -1,7 +1,7 @@
-"""A list of work that is done piece by piece, whenever there is time on some machine.
+"""A queue of work that is done piece by piece, whenever a machine is available.
 
-An item is a few commands, run one after another. A call works on one item for some minutes; a command that is not
-done by then is interrupted as by Ctrl-C, and the next call runs it again, which goes on from what was finished.
+An item is a few commands, run one after another. A call works on one item for some minutes. A command that is still
+running at the end is interrupted as by Ctrl-C; the next call runs it again, and it continues from its finished work.
 """
 
 import json
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Of a run directory, what is kept beside the code: no level store, no events.
+#: The parts of a run directory that are copied to the results: neither the level store nor the events.
 TABLES = ("search.yaml", "levels", "trajectories", "curves", "layers", "controls", "early_bird")
 INTERRUPTED = 130
-#: For a command to write down what it has, once it is interrupted.
+#: How long an interrupted command has to save its work before it is killed.
 _SECONDS_TO_END = 30.0
 
 
@@ -27,9 +27,9 @@ class Step:
     """One command.
 
     Attributes:
-        name: unique within the item.
-        command: its words, given the item's run directory; run again, it goes on.
-        writes_tables: whether the run directory is that of a search, whose tables are results.
+        name: the step's name, unique within the item.
+        command: returns the argument list for the item's run directory; a command that is run again continues.
+        writes_tables: whether the command is a search, whose tables are copied to the results.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """Something to find out.
+    """A question to answer on the machine.
 
     Attributes:
-        name: of its folder and its record.
-        question: what it answers, and about how long that takes.
-        steps: in their order.
+        name: the name of the item's folder and record.
+        question: the question, and roughly how long the answer takes.
+        steps: the commands, in the order in which they run.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Item:
 
 
 class WorkQueue:
-    """Items, and how far each of them is.
+    """The items and their states.
 
     Args:
-        items: in the order of their worth.
-        out: ``results/`` in it is for the repository: of each item a record ``NAME.json`` and a folder ``NAME``.
-            ``runs/NAME`` is what the item needs to go on.
+        items: the items, most valuable first.
+        out: a folder. Its ``results/`` belongs in the repository: a record ``NAME.json`` and a folder ``NAME`` for each
+            item. Its ``runs/NAME`` is the run directory from which an item continues.
     """
 
     def __init__(self, items: Sequence[Item], out: Path) -> None:
@@ -66,26 +66,27 @@ class WorkQueue:
         self._out = out
 
     def state(self, item: Item) -> str:
-        """``new``, ``partial``, ``failed`` or ``done``."""
+        """Return the state of an item: ``new``, ``partial``, ``failed`` or ``done``."""
         return str(self._record(item)["state"])
 
     def next(self) -> Item | None:
-        """The first item that is not done; those that failed come last. None if all are done."""
+        """Return the first item that is not done, failed ones last; None if all are done."""
         states = {item.name: self.state(item) for item in self._items}
         open_items = [item for item in self._items if states[item.name] != "done"]
         return min(open_items, key=lambda item: states[item.name] == "failed", default=None)
 
     def work(self, item: Item, seconds: float, machine: dict[str, Any], *, cwd: Path, env: dict[str, str]) -> str:
-        """Work on an item for so long at most, and write down what came of it.
+        """Work on an item for a limited time and record its new state.
 
         Args:
-            item: of the list.
-            seconds: that the call may take, which includes `_SECONDS_TO_END`.
-            machine: what the record says of where and when.
-            cwd, env: of the commands.
+            item: an item of the queue.
+            seconds: the time limit of the call, including `_SECONDS_TO_END`.
+            machine: the date, hardware and versions, for the record.
+            cwd: the working directory of the commands.
+            env: the environment of the commands.
 
         Returns:
-            The state of the item.
+            The new state of the item.
         """
         started = time.monotonic()
         record, run_dir, results = self._record(item), self._out / "runs" / item.name, self._results(item)
@@ -126,7 +127,7 @@ class WorkQueue:
 
 
 def _outcome(words: Sequence[str], seconds: float, cwd: Path, env: dict[str, str], said: Any) -> str:
-    """Run a command for so long at most: ``done``, ``partial`` or ``failed``."""
+    """Run a command for at most `seconds`; return ``done``, ``partial`` or ``failed``."""
     if seconds <= _SECONDS_TO_END:
         return "partial"
     process = subprocess.Popen(
@@ -142,7 +143,7 @@ def _outcome(words: Sequence[str], seconds: float, cwd: Path, env: dict[str, str
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """Wait for a process that was interrupted; with all that it has started it ends in time."""
+    """Wait for an interrupted process; kill it and its children if it does not end in time."""
     try:
         process.wait(_SECONDS_TO_END)
     except subprocess.TimeoutExpired:

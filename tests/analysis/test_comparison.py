@@ -15,8 +15,8 @@ def test_an_interval_of_equal_values_is_a_point():
     assert interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
 
 
-def test_the_ends_are_means_of_draws_of_the_seeds():
-    """For 0 and 1 the means of draws are 0, 0.5 and 1, with probabilities of a quarter, a half and a quarter."""
+def test_the_ends_are_quantiles_of_resampled_means():
+    """Resampling the values 0 and 1 gives the means 0, 0.5 and 1 with probabilities 1/4, 1/2 and 1/4."""
     assert interval([0.0, 1.0]) == (0.5, 0.0, 1.0)
     assert interval([0.0, 1.0], confidence=0.1) == (0.5, 0.5, 0.5)
 
@@ -28,32 +28,32 @@ def test_the_percentiles_are_where_students_t_puts_them(n, t):
     assert high == 1 - low
 
 
-def test_of_five_seeds_it_holds_the_truth_as_often_as_the_docstring_says():
+def test_five_seeds_cover_the_true_mean_as_often_as_documented():
     samples = np.random.default_rng(0).normal(size=(500, 5))
     held = sum(low <= 0 <= high for _, low, high in map(interval, samples))
     assert held / 500 == pytest.approx(0.92, abs=0.03)
 
 
-def test_it_is_as_wide_as_theory_says():
+def test_the_width_agrees_with_theory():
     values = np.random.default_rng(1).normal(size=400)
     mean, low, high = interval(values)
     half = 1.96 * values.std() / math.sqrt(400)
     assert (mean - low, high - mean) == (pytest.approx(half, rel=0.1), pytest.approx(half, rel=0.1))
 
 
-def test_of_one_seed_nothing_is_known_but_the_mean():
+def test_one_seed_has_a_mean_but_no_interval():
     mean, low, high = interval([0.3])
     assert (mean, math.isnan(low), math.isnan(high)) == (0.3, True, True)
 
 
 def test_a_ratio_of_means_is_paired():
-    """Each seed takes twice as long, and so does every draw of seeds."""
+    """If every seed takes twice as long, so does every resample of seeds."""
     assert ratio_of_means([200, 400, 900], [100, 200, 450]) == (2.0, 2.0, 2.0)
     ratio, low, high = ratio_of_means([100, 300], [100, 100])
     assert (ratio, low, high) == (2.0, 1.0, 3.0)
 
 
-def test_crossed_of_one_ticket_or_one_seed_is_the_interval_of_the_others():
+def test_crossed_with_one_ticket_or_one_seed_is_an_ordinary_interval():
     values = [0.1, 0.4, 0.5, 0.9]
     mean, low, high = interval(values)
     for matrix in (np.array([values]), np.array([values]).T):
@@ -62,16 +62,16 @@ def test_crossed_of_one_ticket_or_one_seed_is_the_interval_of_the_others():
         assert found[1:] == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
 
 
-def test_crossed_draws_tickets_and_seeds_apart():
-    """Where only the ticket matters, the interval is that of the tickets; where only the seed does, of the seeds."""
+def test_crossed_resamples_tickets_and_seeds_independently():
+    """If only the ticket matters, the interval is that over tickets; if only the seed matters, that over seeds."""
     for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
         assert crossed(matrix) == (0.5, 0.0, 1.0)
         assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)
-    # One cell of four differs. A draw of its ticket and its seed alone has a mean of 1.
+    # One cell of four is 1. A resample that repeats this cell's ticket and seed has a mean of 1.
     assert crossed(np.array([[0.0, 0.0], [0.0, 1.0]])) == (0.25, 0.0, 1.0)
 
 
-def test_crossed_holds_the_truth_where_tickets_and_seeds_both_vary():
+def test_crossed_covers_the_true_mean_when_tickets_and_seeds_both_vary():
     draw = np.random.default_rng(0)
     held = 0
     for _ in range(300):
@@ -80,7 +80,7 @@ def test_crossed_holds_the_truth_where_tickets_and_seeds_both_vary():
     assert held / 300 >= 0.92
 
 
-def test_crossed_leaves_out_what_is_missing():
+def test_crossed_ignores_missing_values():
     assert crossed(np.array([[0.2, np.nan], [0.2, 0.2]])) == pytest.approx((0.2, 0.2, 0.2))
     assert crossed_ratio(np.array([[2.0, np.nan]]), np.array([[1.0, 7.0]]))[0] == 2.0
     assert all(math.isnan(value) for value in crossed(np.array([[np.nan]])))
@@ -90,7 +90,7 @@ LEVEL = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude",
 
 
 def results(accuracies, controls=()):
-    """Tables from the accuracies of levels 0 and 1 by seed, and controls as (seed, kind, draw, accuracy)."""
+    """Tables with levels 0 and 1 from pairs of accuracies, by seed, and controls from (seed, kind, draw, accuracy)."""
     levels = [
         LEVEL
         | {"trajectory_id": f"t{seed}", "level": level, "seed": seed, "density": 1 - 0.2 * level}
@@ -116,7 +116,7 @@ def row(frame, arm):
 
 
 def test_a_ticket_is_compared_with_the_dense_network_of_its_own_seed():
-    """Seeds differ by far more than the ticket from its dense network, but the gain does not vary with them."""
+    """Accuracies differ far more between seeds than between ticket and dense network, but the gain is constant."""
     found = row(compare(results([(0.90, 0.91), (0.80, 0.81), (0.70, 0.71)])), "ticket")
     assert found["test_accuracy"] == pytest.approx(0.81)
     assert found["test_accuracy_high"] - found["test_accuracy_low"] > 0.1
@@ -125,7 +125,7 @@ def test_a_ticket_is_compared_with_the_dense_network_of_its_own_seed():
     assert (found["speed"], found["speed_mean_of_ratios"], found["seeds"]) == (2.0, 2.0, 3)
 
 
-def test_a_control_counts_once_a_seed_and_the_ticket_leads_it():
+def test_a_control_counts_once_per_seed_and_the_ticket_leads_it():
     controls = [(0, "random_reinit", 0, 0.80), (0, "random_reinit", 1, 0.90), (1, "random_reinit", 0, 0.75)]
     found = row(compare(results([(0.90, 0.91), (0.80, 0.81)], controls)), "random_reinit")
     assert found["test_accuracy"] == pytest.approx((0.85 + 0.75) / 2)
@@ -134,12 +134,12 @@ def test_a_control_counts_once_a_seed_and_the_ticket_leads_it():
     assert (found["speed"], found["slowdown"], found["seeds"]) == (0.5, 4.0, 2)
 
 
-def test_a_control_that_diverged_counts_as_not_there():
+def test_a_diverged_control_is_ignored():
     controls = [(0, "shuffled_mask", 0, 0.5), (1, "shuffled_mask", 0, math.nan)]
     assert row(compare(results([(0.9, 0.9), (0.8, 0.8)], controls)), "shuffled_mask")["seeds"] == 1
 
 
-def test_configurations_are_told_apart_by_what_was_searched():
+def test_configurations_are_distinguished_by_the_searched_fields():
     found = results([(0.9, 0.9), (0.5, 0.5)])
     found.levels["training.optimizer.lr"] = [0.1, 0.1, 0.2, 0.2]
     frame = compare(found)
@@ -147,7 +147,7 @@ def test_configurations_are_told_apart_by_what_was_searched():
     assert list(frame["seeds"]) == [1] * 4
 
 
-def test_where_early_bird_ended_level_0_the_dense_arm_is_the_network_trained_to_its_end():
+def test_if_early_bird_ended_level_0_the_dense_arm_is_the_fully_trained_network():
     tables = results([(0.5, 0.9), (0.6, 0.8)])
     whole = [
         {"trajectory_id": f"t{seed}", "level": 0, "control": "dense", "draw": 0, "seed": seed, "density": 1.0}

@@ -16,14 +16,14 @@ from ticket_search.errors import SpecError
 from ticket_search.results.reading import Results
 
 SEEDS = 5
-#: By how much the ticket is better than its dense network, and its control than the ticket, of each seed.
+#: For each seed, the gain of a ticket over its dense network, or of a control over its ticket.
 BETTER = [0.02, 0.021, 0.022, 0.019, 0.018]
 WORSE = [-gain for gain in BETTER]
 FINAL, EARLY = "test_metric", "early_stop_test_metric"
 
 
 def frame(ticket_gain, control_lead, *, higher_is_better):
-    """A search of one ticket and one control for each seed, in a metric whose dense networks start at 2.0."""
+    """Results with one ticket and one control per seed, in a metric whose dense values are 2.0, 2.5 and so on."""
     sign = 1 if higher_is_better else -1
     head = {"pruning_rate": 0.2, "strategy": "global", "criterion": "magnitude", "rewind_iteration": 0}
     levels, controls = [], []
@@ -37,7 +37,7 @@ def frame(ticket_gain, control_lead, *, higher_is_better):
                 | {"kept_weights": 100 >> level, "prunable_weights": 100, "density": 0.5**level}
                 | {"metric": "nats_per_character", "higher_is_better": higher_is_better}
                 | {FINAL: value, EARLY: value, "early_stop_iteration": 100}
-                # Null, as for every metric other than accuracy.
+                # null, as for every metric other than accuracy
                 | {"test_accuracy": np.nan, "early_stop_test_accuracy": np.nan}
             )
         value = ticket + sign * control_lead[seed]
@@ -77,7 +77,7 @@ def test_a_gain_is_positive_where_the_ticket_is_better_and_the_mean_is_of_the_me
     assert not [name for name in found.columns if "accuracy" in name]
 
 
-def test_what_is_judged_by_accuracy_keeps_its_columns():
+def test_searches_judged_by_accuracy_keep_their_columns():
     levels = pd.DataFrame({"metric": ["accuracy"] * 2, "higher_is_better": [True] * 2})
     assert measure_of(levels) == measure_of(levels.iloc[:0]) == measure_of(pd.DataFrame()) == ACCURACY
     assert ACCURACY.figures == ("test_accuracy", "early_stop_test_accuracy", "early_stop_iteration")
@@ -89,7 +89,7 @@ def test_levels_of_two_metrics_are_not_compared():
         measure_of(levels)
 
 
-def test_a_control_that_diverged_counts_as_not_there():
+def test_a_diverged_control_is_ignored():
     tables = frame(BETTER, WORSE, higher_is_better=False)
     tables.controls.loc[0, [FINAL, EARLY]] = np.nan
     found = compare(dataclasses.replace(tables)).set_index("arm")
@@ -108,6 +108,6 @@ def test_the_table_on_the_terminal_says_which_metric(capsys):
 
 @pytest.mark.parametrize("table", [confirm_table, transfer_table])
 @pytest.mark.parametrize("margin", [float("nan"), float("inf"), -0.001])
-def test_a_margin_that_is_no_distance_is_refused(table, margin):
+def test_an_invalid_margin_is_refused(table, margin):
     with pytest.raises(SpecError, match=rf"margin {margin!r} is not valid: give a finite number of 0 or more"):
         table(frame(WORSE, WORSE, higher_is_better=True), margin=margin)

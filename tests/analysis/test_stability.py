@@ -33,7 +33,7 @@ def test_a_barrier_is_the_greatest_error_less_the_mean_of_the_ends():
     assert found["test_barrier"].tolist() == pytest.approx(found["val_barrier"].tolist())
 
 
-def test_the_table_is_over_the_pairs():
+def test_the_table_aggregates_the_pairs():
     table = stability_table(THREE)
     assert table["arm"].tolist() == ["ticket", "dense", "dense"]
     assert table["rewind_iteration"].tolist() == [0, 0, 500]
@@ -50,7 +50,7 @@ def test_stable_is_less_than_2_percent_on_the_validation_images(top, verdict):
     assert stability_table(line)["verdict"].tolist() == [verdict]
 
 
-def test_where_a_copy_diverged_nothing_is_claimed():
+def test_a_diverged_copy_has_no_verdict_on_stability():
     nan = float("nan")
     some = [("dense", 0, 0, 1, [0.1, 0.1, 0.1]), ("dense", 0, 0, 2, [nan] * 3), ("ticket", 0, 0, 1, [0.1] * 3)]
     table = stability_table(lines(*some))

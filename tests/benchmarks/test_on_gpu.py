@@ -1,4 +1,4 @@
-"""The list of work for a GPU: it takes the next, stops in time, goes on, writes down what came of it."""
+"""The work queue for a GPU picks the next item, stops in time, continues an item and records the outcome."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "on_gpu"
 MACHINE = {"date": "2026-11-25 10:00", "gpu": "a GPU", "torch": "2.11.0", "cuda": "13.0"}
-#: Counts to 100 in steps that take 0.03 s; interrupted, it writes down how far it is and goes on from there.
+#: A script that counts to 100 in steps of 0.03 s. If interrupted, it saves the count, and the next run continues there.
 COUNT = """
 import sys, time
 from pathlib import Path
@@ -44,7 +44,7 @@ def queue(monkeypatch):
 
 @pytest.fixture
 def take(tmp_path):
-    """Works on the next item for so many seconds: its name, its state."""
+    """Works on the next item for at most `seconds`; returns its name and state."""
 
     def make(work, seconds=20.0):
         item = work.next()
@@ -54,7 +54,7 @@ def take(tmp_path):
 
 
 def item(queue, name, *codes):
-    """An item whose steps are scripts."""
+    """An item whose steps are Python scripts."""
     steps = tuple(
         queue.Step(
             name=f"step{number}",
@@ -74,7 +74,7 @@ def test_items_are_taken_in_their_order_until_all_are_done(queue, take, tmp_path
     assert [(tmp_path / f"results/first/step{n}.txt").read_text() for n in (0, 1)] == ["one\n", "two\n"]
 
 
-def test_it_ends_in_time_and_the_next_call_goes_on(queue, take, tmp_path):
+def test_a_call_ends_in_time_and_the_next_one_continues(queue, take, tmp_path):
     work = queue.WorkQueue([item(queue, "long", "print('once')", COUNT, "print('tables')")], tmp_path)
     started = time.monotonic()
     assert take(work, 2.0) == ("long", "partial")
@@ -90,7 +90,7 @@ def test_it_ends_in_time_and_the_next_call_goes_on(queue, take, tmp_path):
     assert (tmp_path / "results/long/levels/count").read_text() == "100"
     assert not (tmp_path / "results/long/store").exists()
     assert (tmp_path / "runs/long/store").exists()
-    # The record says where and when.
+    # The record has the date and the hardware of each call.
     record = json.loads((tmp_path / "results/long.json").read_text())
     assert (record["item"], record["question"], record["state"]) == ("long", "what is long?", "done")
     assert [call["state"] for call in record["calls"]] == ["partial", "done"]
@@ -98,20 +98,20 @@ def test_it_ends_in_time_and_the_next_call_goes_on(queue, take, tmp_path):
     assert [call["seconds"] for call in record["calls"]] == [pytest.approx(2, abs=1), pytest.approx(3, abs=2.5)]
 
 
-def test_what_failed_is_tried_again_after_all_others(queue, take, tmp_path):
+def test_a_failed_item_is_retried_after_all_others(queue, take, tmp_path):
     work = queue.WorkQueue([item(queue, "bad", "raise SystemExit('no data')"), item(queue, "good", "")], tmp_path)
     assert [take(work), take(work), take(work)] == [("bad", "failed"), ("good", "done"), ("bad", "failed")]
     assert (tmp_path / "results/bad/step0.txt").read_text() == "no data\n" * 2
 
 
-def test_a_command_that_does_not_end_when_it_is_interrupted_is_ended(queue, take, tmp_path):
+def test_a_command_that_ignores_its_interrupt_is_killed(queue, take, tmp_path):
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
     started = time.monotonic()
     assert take(queue.WorkQueue([item(queue, "deaf", deaf)], tmp_path), 1.4) == ("deaf", "partial")
     assert time.monotonic() - started < 1.4 + 1.0
 
 
-def test_without_time_nothing_is_started(queue, take, tmp_path):
+def test_no_command_starts_without_enough_time(queue, take, tmp_path):
     assert take(queue.WorkQueue([item(queue, "one", "print('x')")], tmp_path), 0.3) == ("one", "partial")
     assert (tmp_path / "results/one/step0.txt").read_text() == ""
 
@@ -121,7 +121,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
 
 
-def test_the_command_lists_what_there_is_and_needs_a_gpu(tmp_path):
+def test_the_command_lists_the_items_and_needs_a_gpu(tmp_path):
     listed = run("--list", "--out", tmp_path)
     assert [line.split()[:2] for line in listed.stdout.splitlines()] == [
         ["new", "cuda_tests"],
@@ -133,10 +133,10 @@ def test_the_command_lists_what_there_is_and_needs_a_gpu(tmp_path):
     for name in ("cuda_tests", "cifar10_conv2", "cifar10_resnet20"):
         (tmp_path / "results").mkdir(exist_ok=True)
         (tmp_path / f"results/{name}.json").write_text('{"state": "done"}')
-    assert run("--out", tmp_path).stdout == "all is done\n"
+    assert run("--out", tmp_path).stdout == "all items are done\n"
 
 
-def test_its_searches_and_tests_are_there(monkeypatch):
+def test_the_files_of_the_shipped_items_exist(monkeypatch):
     from ticket_search.config.loading import load_search
 
     monkeypatch.syspath_prepend(FOLDER)

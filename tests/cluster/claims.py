@@ -1,8 +1,7 @@
-"""Which network, and so which names, on this machine belong to which hosts of which test run.
+"""Claims of test runs on networks of this machine, so that the hosts of concurrent runs do not collide.
 
-Any number of test runs may have hosts on one machine at a time. A run claims a /24 that nothing here uses; the names of
-its bridge and of its hosts are made from that network, so they are its own as well. What a run has left that did not
-live to clear up is cleared by the next one that claims anything.
+A run claims an unused private /24. The names of its bridge and its hosts are derived from that network, so they are
+unique too. If a run is killed before it can clean up, the next run that makes a claim removes what it left behind.
 """
 
 import fcntl
@@ -19,25 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-#: Root's alone, and empty after a restart of the machine, as are the namespaces.
+#: Writable by root only and, like the namespaces, empty after a reboot.
 _CLAIMS = Path("/run/ticket_search_hosts")
 _PRIVATE = [ipaddress.ip_network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 
 
 def run(command):
-    """A command of the system's, which has to succeed."""
+    """Run a system command; raise if it fails."""
     env = os.environ | {"PATH": PATH}
     return subprocess.run(shlex.split(command), check=True, capture_output=True, text=True, env=env)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A network that belongs to some hosts.
+    """A network that belongs to a test run.
 
     Attributes:
         network: the /24.
-        file: says whose it is, for as long as it is.
-        folder: of the hosts, which goes with them.
+        file: the file that records the claim while it is held.
+        folder: the folder of the run's hosts, which is removed with them.
     """
 
     network: ipaddress.IPv4Network
@@ -54,7 +53,7 @@ class Claim:
         return f"{self._prefix}br"
 
     def host(self, number):
-        """The name of a host: no hyphen, and short enough for a network interface, which has 15 characters."""
+        """The name of a host, without hyphens and within the 15 characters of a network interface's name."""
         return f"{self._prefix}h{number}"
 
     @property
@@ -63,13 +62,13 @@ class Claim:
         return self.network[254]
 
     def hosts(self):
-        """The names of the hosts that are there."""
+        """The names of the hosts that exist."""
         listed = [line.split()[0] for line in run("ip netns list").stdout.splitlines()]
         return [name for name in listed if name.startswith(f"{self._prefix}h")]
 
 
 def claim(folder, claims=None):
-    """A `Claim` of this process, with its bridge; what dead processes have left is cleared."""
+    """Make a `Claim` for this process and its bridge, after removing the claims and hosts of dead processes."""
     with _locked(claims or _CLAIMS) as claims:
         for file in claims.glob("*.json"):
             left = json.loads(file.read_text())
@@ -77,7 +76,8 @@ def claim(folder, claims=None):
                 give_back(Claim(ipaddress.ip_network(left["network"]), file, Path(left["folder"])))
         network = _free_network()
         made = Claim(network, claims / f"{network.network_address}.json", Path(folder))
-        # Before anything is written down: where somebody else has the bridge, this fails and nothing is cleared.
+        # This comes before the claim is recorded: if somebody else's bridge has the name, it fails, and no later run
+        # removes that bridge.
         run(f"ip link add {made.bridge} type bridge")
         owner = {"pid": os.getpid(), "started": _started(os.getpid()), "network": str(network), "folder": str(folder)}
         aside = made.file.with_suffix(".part")
@@ -89,7 +89,7 @@ def claim(folder, claims=None):
 
 
 def give_back(claimed):
-    """Remove the hosts of a claim, their network, their folder and the claim."""
+    """Remove a claim with its hosts, network and folder."""
     for name in claimed.hosts():
         remove(name)
     _remove_link(claimed.bridge)
@@ -98,16 +98,16 @@ def give_back(claimed):
 
 
 def remove(name):
-    """Remove a host, with all that runs there."""
+    """Remove a host and kill its processes."""
     for pid in run(f"ip netns pids {name}").stdout.split():
-        with suppress(ProcessLookupError):  # it has ended meanwhile
+        with suppress(ProcessLookupError):  # it has just exited
             os.kill(int(pid), signal.SIGKILL)
     run(f"ip netns del {name}")
     _remove_link(name)
 
 
 def _remove_link(name):
-    with suppress(subprocess.CalledProcessError):  # it went with the namespace, or was never made
+    with suppress(subprocess.CalledProcessError):  # it was removed with the namespace, or never made
         run(f"ip link del {name}")
 
 
@@ -120,7 +120,7 @@ def _locked(claims):
 
 
 def _started(pid):
-    """When a process was started, in ticks since the machine was; None if there is no such process."""
+    """The start time of a process in clock ticks since boot; None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -129,7 +129,7 @@ def _started(pid):
 
 
 def _free_network():
-    """A private /24 that no address and no route of this machine touches."""
+    """A private /24 that overlaps no address or route of this machine."""
     routes = json.loads(run("ip -json -4 route show table all").stdout)
     used = [ipaddress.ip_network(route["dst"]) for route in routes if route.get("dst", "default") != "default"]
     for block in _PRIVATE:
@@ -138,4 +138,4 @@ def _free_network():
             network = ipaddress.ip_network(f"{address}/24")
             if not any(network.overlaps(other) for other in used):
                 return network
-    raise RuntimeError(f"no private /24 is free beside the routes to {', '.join(map(str, used))}")
+    raise RuntimeError(f"found no private /24 that is free of routes; there are routes to {', '.join(map(str, used))}")

@@ -1,4 +1,4 @@
-"""A cluster of separate hosts, started from the cluster file that ships, and the commands that its user types."""
+"""A cluster of separate hosts, started from the shipped cluster file, and the commands that a user types."""
 
 import os
 import shlex
@@ -17,11 +17,11 @@ _COUNT_NODES = "import ray; ray.init('auto', log_to_driver=False); print(sum(nod
 
 
 class Cluster:
-    """Hosts, of which the first is the head, and the commands that a user types on another machine, this one.
+    """A cluster whose head is the first host, and a user who types commands on another machine, namely this one.
 
     Args:
-        hosts: that are switched on.
-        folder: for the user's home, the filled-in file and the storage that all hosts share.
+        hosts: the running hosts.
+        folder: holds the user's home, the filled-in cluster file and the storage that all hosts share.
     """
 
     def __init__(self, hosts, folder):
@@ -34,7 +34,7 @@ class Cluster:
             made.mkdir()
 
     def fill_in(self, workers, head=1):
-        """The shipped file with the user's machines, name and key, and nothing else changed."""
+        """Write the shipped file with only the user's machines, name and key filled in."""
         self.head = head
         text = SHIPPED.read_text()
         for place, value in (
@@ -48,7 +48,7 @@ class Cluster:
         self.file.write_text(text)
 
     def ray(self, *arguments, timeout=600, **environment):
-        """What a command of Ray's comes to on the user's machine."""
+        """Run a Ray command on the user's machine and return the completed process."""
         return subprocess.run(
             ["ray", *map(str, arguments)],
             cwd=ROOT,
@@ -67,7 +67,7 @@ class Cluster:
         return self.ray("submit", *(["--start"] if start else []), self.file, "cluster/search.py", "--", *arguments)
 
     def start_to_submit(self, *arguments):
-        """As `submit`, but it is not waited for."""
+        """Like `submit`, but return the running process without waiting for it."""
         return subprocess.Popen(
             ["ray", "submit", str(self.file), "cluster/search.py", "--", *arguments],
             cwd=ROOT,
@@ -78,11 +78,11 @@ class Cluster:
         )
 
     def on(self, number, command, environment="RAY_AUTH_MODE=token"):
-        """What a command comes to on a host, in the environment that the cluster file made there."""
+        """Run a command on a host, in the environment that the cluster file set up; return the completed process."""
         return self.hosts.ssh(number, f"source ~/.bashrc; cd ~/ticket-search; export {environment}; {command}")
 
     def wait_for_nodes(self, count):
-        """`ray up` returns when the head is there; the others join within the minute."""
+        """Wait for all nodes: `ray up` returns when the head is up, and the others join within a minute."""
         for _ in range(30):
             found = self.on(self.head, f"python -c {shlex.quote(_COUNT_NODES)}")
             if found.stdout.split()[-1:] == [str(count)]:
@@ -93,11 +93,11 @@ class Cluster:
 
 @contextmanager
 def cluster_of(count, listed=None):
-    """So many hosts, and Ray on all of them, until the block ends.
+    """Start a cluster with Ray on all hosts for the duration of the block.
 
     Args:
-        count: of hosts that are switched on.
-        listed: how many the cluster file names; None means as many.
+        count: the number of running hosts.
+        listed: the number of hosts in the cluster file; None means `count`.
     """
     folder = Path("/var/tmp") / f"ticket_search_{os.getpid()}_{time.monotonic_ns()}"
     folder.mkdir()

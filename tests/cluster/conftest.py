@@ -7,13 +7,13 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items):
-    """All that is here needs hosts."""
+    """Mark all tests in this folder, because they need separate hosts."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("cluster")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hosts_can_be_had():
+def require_hosts():
     if reason := missing():
         pytest.skip(reason)

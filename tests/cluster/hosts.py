@@ -1,6 +1,6 @@
-"""Hosts that are really separate, on one machine: each has a network, processes, a home, a /tmp and an sshd of its own.
+"""Separate hosts on one machine: each has its own network, processes, home, /tmp and sshd.
 
-Network namespaces on a bridge. Needs root, and iproute2, openssh-server, rsync and util-linux.
+They are network namespaces on a bridge. They need root, iproute2, openssh-server, rsync and util-linux.
 """
 
 import os
@@ -19,7 +19,7 @@ TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "rsync", "unshare")
 
 
 def missing():
-    """Why there can be no hosts here; "" if there can."""
+    """The reason why this machine cannot have separate hosts; "" if it can."""
     if os.geteuid() != 0:
         return "separate hosts need root"
     absent = [tool for tool in TOOLS if not shutil.which(tool, path=PATH)]
@@ -38,11 +38,12 @@ def missing():
 
 
 class Hosts:
-    """Some hosts on a network of their own, which no other hosts on this machine share.
+    """Hosts on a network that no other hosts on this machine share.
 
     Args:
-        folder: for their homes; not below /tmp or /root, which each host has of its own. It is removed at the end.
-        claims: the folder that lists which hosts on this machine belong to whom; None means the machine's own.
+        folder: the folder of their homes, removed at the end. It must not be below /tmp or /root, because each host
+            mounts its own folders there.
+        claims: the folder of the claims on networks of this machine; None means the default folder.
     """
 
     def __init__(self, folder, claims=None):
@@ -64,7 +65,7 @@ class Hosts:
         give_back(self._claim)
 
     def name(self, number):
-        """The host name of a host, which is also the name of its namespace and of its link to the bridge."""
+        """The host name of a host, which is also the name of its namespace and its link to the bridge."""
         return self._claim.host(number)
 
     def address(self, number):
@@ -72,13 +73,13 @@ class Hosts:
         return str(self._claim.network[10 + number])
 
     def start(self, number):
-        """Switch a host on, as new."""
+        """Switch on a new host, without any earlier files of this number."""
         name, home = self.name(number), self.folder / f"host{number}"
         shutil.rmtree(home, ignore_errors=True)
         for part in ("root", "tmp"):
             (home / part).mkdir(parents=True)
         (home / "tmp").chmod(0o1777)
-        # What Ray runs there finds this very installation; the shared virtual environment is on the path.
+        # Ray's commands on the host use this installation: it is visible there, and this puts it on the path.
         (home / "root" / ".bashrc").write_text(f"export PATH={Path(sys.prefix) / 'bin'}:$PATH\n")
         config = home / "sshd_config"
         config.write_text(
@@ -120,7 +121,7 @@ class Hosts:
         raise RuntimeError((self.folder / f"host{number}" / "sshd.log").read_text())
 
     def ssh(self, number, command):
-        """What a command comes to on a host."""
+        """Run a command on a host and return the completed process."""
         return subprocess.run(["ssh", *self._ssh(number), command], capture_output=True, text=True, timeout=120)
 
     def _ssh(self, number):
@@ -128,23 +129,23 @@ class Hosts:
 
     @property
     def options(self):
-        """Of ssh."""
+        """The options of ssh."""
         named = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5")
         return [*(word for option in named for word in ("-o", option)), "-i", str(self.key)]
 
     def tunnel(self, number, port):
-        """A process that leads a free port of this machine's loopback to one of a host's; and that free port."""
+        """Forward a free loopback port of this machine to a host's port; return the process and the free port."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             local = free.getsockname()[1]
         leads = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:127.0.0.1:{port}"]
         return subprocess.Popen(["ssh", *self._ssh(number), *leads]), local
 
     def cut_off(self, number):
-        """Take a host's network away; it runs on."""
+        """Cut a host off from the network; it keeps running."""
         run(f"ip link set {self.name(number)} down")
 
     def kill(self, number):
-        """Switch a host off: all its processes are gone at once."""
+        """Switch a host off, which kills all its processes at once."""
         init = self._inits.pop(number)
         os.killpg(init.pid, signal.SIGKILL)
         init.wait()
@@ -152,7 +153,7 @@ class Hosts:
 
 
 def _needed_below(hidden):
-    """The folders of this installation that a host would not see, since it has a folder of its own there."""
+    """The folders of this installation below `hidden`, where a host has a folder of its own and would not see them."""
     root = Path(__file__).parents[2]
     wanted = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), root.resolve()}
     return sorted(str(path) for path in wanted if path.is_relative_to(hidden))

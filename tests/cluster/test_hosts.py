@@ -1,4 +1,4 @@
-"""Hosts of several test runs on one machine at a time do not meet."""
+"""The hosts of concurrent test runs on one machine are independent."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from claims import run
 from hosts import Hosts
 
-#: A test run: two hosts that reach each other; it says what they are called, and ends when it is told to.
+#: A test run with two hosts that reach each other. It prints their names and addresses and ends after a line of input.
 RUN = """
 import json, sys
 from pathlib import Path
@@ -33,7 +33,7 @@ with Hosts(folder, Path(claims)) as hosts:
 
 @pytest.fixture
 def places(tmp_path):
-    """Where hosts may be, a list of whose they are that no other test writes to, and that list."""
+    """A folder for hosts, and a folder of claims that no other test uses."""
     folder = Path("/var/tmp") / f"ticket_search_{os.getpid()}_{time.monotonic_ns()}"
     folder.mkdir()
     yield folder, tmp_path / "claims"
@@ -42,7 +42,7 @@ def places(tmp_path):
 
 @contextmanager
 def started(*places):
-    """A test run in a process of its own, and its names and addresses."""
+    """Start a test run in another process, which prints its hosts' names and addresses; kill it at the end."""
     command = [sys.executable, "-c", RUN, *map(str, places)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)}) as process:
@@ -58,12 +58,12 @@ def ends_well(process):
 
 
 def there():
-    """The namespaces and the links of this machine."""
+    """The network namespaces and links of this machine."""
     names = [line.split()[0] for line in run("ip netns list").stdout.splitlines()]
     return set(names), {link["ifname"] for link in json.loads(run("ip -json link").stdout)}
 
 
-def test_two_runs_at_once_do_not_touch_each_other(places):
+def test_concurrent_test_runs_are_independent(places):
     folder, claims = places
     with started(folder / "one", claims) as one, started(folder / "other", claims) as other:
         mine, theirs = (json.loads(process.stdout.readline()) for process in (one, other))
@@ -71,10 +71,10 @@ def test_two_runs_at_once_do_not_touch_each_other(places):
         with Hosts(folder / "third", claims) as third:
             third.start(1)
             assert third.name(1) not in mine + theirs
-            # Each has a network of its own, and no host of another's on it.
+            # Each run has its own network.
             assert len({address.rpartition(".")[0] for address in [*mine[2:], *theirs[2:], third.address(1)]}) == 3
         assert ends_well(one)
-        # What the others' ends leave of it: all.
+        # The ends of the other runs left these hosts alone.
         assert set(theirs[:2]) <= there()[0]
         assert ends_well(other)
     namespaces, links = there()
@@ -83,7 +83,7 @@ def test_two_runs_at_once_do_not_touch_each_other(places):
     assert list(claims.glob("*.json")) == []
 
 
-def test_the_next_run_clears_what_a_killed_one_left_and_nothing_else(places):
+def test_the_next_run_removes_only_the_hosts_of_killed_runs(places):
     folder, claims = places
     with started(folder / "killed", claims) as killed, started(folder / "alive", claims) as alive:
         left, kept = (json.loads(process.stdout.readline()) for process in (killed, alive))

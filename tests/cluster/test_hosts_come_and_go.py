@@ -1,4 +1,4 @@
-"""A search goes on while hosts of its cluster are cut off, killed and added; nothing that was finished is lost."""
+"""A search continues while hosts of its cluster are cut off, killed and added, and no finished level is lost."""
 
 import time
 from collections import Counter
@@ -20,7 +20,7 @@ SEARCH += [word for name, value in SETTINGS.items() for word in ("--set", f"{nam
 
 
 def finished_on(output):
-    """Host -> levels that it has finished."""
+    """Host -> number of levels that it has finished."""
     counts = Counter()
     for file in (output / "events").glob("*"):
         counts[file.name.partition("-")[0]] += file.read_text().count('"level_finished"')
@@ -31,12 +31,12 @@ def wait_until(is_so, running, seconds=180):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert running.poll() is None, running.communicate()[0]
-        assert time.monotonic() < deadline, "it did not come to that in time"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.5)
 
 
 def assert_whole(output):
-    """Every trajectory has come to its end, no row is there twice, and no level was trained again."""
+    """Assert that every trajectory is complete, no row is duplicated and no level was trained twice."""
     results = load_results(output)
     assert results.trajectories["status"].tolist() == ["completed"] * 30
     assert (results.levels["level"].value_counts() == 30).all()
@@ -49,7 +49,7 @@ def assert_whole(output):
 def test_hosts_are_cut_off_killed_and_added():
     with cluster_of(3, listed=4) as cluster:
         output = cluster.shared / "run"
-        # Levels long enough that one host is not done with all of them before another has joined.
+        # The levels are long, so that the running hosts cannot finish them all before another one has joined.
         running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=6000", "--output", str(output))
         wait_until(lambda: all(finished_on(output)[cluster.hosts.name(n)] for n in (1, 2, 3)), running)
         cluster.hosts.cut_off(2)
@@ -67,17 +67,19 @@ def test_a_late_host_without_the_storage_is_left_out():
         running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=6000", "--output", str(output))
         wait_until(lambda: finished_on(output)[cluster.hosts.name(2)], running)
         cluster.hosts.start(3)
-        # An empty disk in the place of the storage, before Ray is started there.
+        # Mount an empty disk over the shared storage before Ray starts on this host.
         assert cluster.hosts.ssh(3, f"mount -t tmpfs tmpfs {cluster.shared}").returncode == 0
         said = running.communicate(timeout=600)[0]
         assert running.returncode == 0, said
-        (line,) = [line for line in said.splitlines() if "left out, its trajectories run on other nodes" in line]
+        (line,) = [
+            line for line in said.splitlines() if "left out a node, whose trajectories run on other nodes" in line
+        ]
         assert f"on {cluster.hosts.name(3)} '{output}" in line
         assert not finished_on(output)[cluster.hosts.name(3)]
         assert_whole(output)
 
 
-def test_the_head_is_lost_and_another_cluster_goes_on():
+def test_another_cluster_resumes_after_the_head_is_lost():
     with cluster_of(2) as cluster:
         output = cluster.shared / "run"
         running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=1500", "--output", str(output))
@@ -86,7 +88,7 @@ def test_the_head_is_lost_and_another_cluster_goes_on():
         running.communicate(timeout=120)
         assert running.returncode != 0
         before = sum(finished_on(output).values())
-        # The worker that is left is a worker of the new head.
+        # The remaining worker joins the new head.
         cluster.hosts.start(3)
         cluster.fill_in([2], head=3)
         cluster.succeed("up", "--yes", cluster.file)

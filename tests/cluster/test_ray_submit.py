@@ -1,4 +1,4 @@
-"""`ray up`, `ray submit` and `ray job submit` onto hosts that are really separate, from the cluster file that ships."""
+"""`ray up`, `ray submit` and `ray job submit` on separate hosts, with the shipped cluster file."""
 
 import json
 import os
@@ -32,7 +32,7 @@ SMALL = ("--set", "training.iterations=100", "--set", "pruning.max_levels=2", "-
 
 def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):
     output = cluster.shared / "a run"
-    # `ray submit` hands its words to a shell on the head, so a word with a space is quoted twice.
+    # `ray submit` passes its arguments to a shell on the head, so one with a space needs another pair of quotes.
     arguments = ("run", "search_spaces/digits.yaml", "--trials", "12", *SMALL, "--output", f"'{output}'")
     said = cluster.submit(*arguments)
     assert said.returncode == 0, said.stdout + said.stderr
@@ -46,10 +46,10 @@ def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):
     assert set(finished.values()) == {1}
     assert len(finished) == results.levels["level_key"].nunique()
     assert "Sparsest matching tickets" in said.stdout or "No ticket matches" in said.stdout
-    # Again, on the running cluster or one that is started if it is not: nothing is trained anew.
+    # The same command again, with --start, trains nothing.
     again = cluster.submit(*arguments, start=True)
     assert again.returncode == 0, again.stdout + again.stderr
-    cluster.wait_for_nodes(2)  # --start has started Ray anew
+    cluster.wait_for_nodes(2)  # --start has restarted Ray
     pd.testing.assert_frame_equal(load_results(output).levels, results.levels)
 
 
@@ -61,7 +61,7 @@ def test_results_are_fetched_without_the_store(cluster, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(load_results(tmp_path / "copy").levels, load_results(cluster.shared / "a run").levels)
 
 
-def test_the_plan_is_printed_and_nothing_is_made(cluster):
+def test_a_dry_run_prints_the_plan_and_creates_nothing(cluster):
     said = cluster.submit("run", "digits", "--dry-run", "--output", str(cluster.shared / "planned"))
     assert said.returncode == 0, said.stdout + said.stderr
     cpus = os.cpu_count()
@@ -71,28 +71,27 @@ def test_the_plan_is_printed_and_nothing_is_made(cluster):
     assert not (cluster.shared / "planned").exists()
 
 
-def test_what_no_node_can_give_is_said_at_once(cluster):
+def test_resources_that_no_node_has_are_refused_at_once(cluster):
     said = cluster.submit("run", "digits", "--set", "resources.gpus=1", "--output", str(cluster.shared / "gpus"))
     assert said.returncode != 0
-    assert "resources: no node has 1 CPU and 1 GPU for a trajectory; there are 2 nodes of" in said.stdout
+    assert "resources: no node has 1 CPU and 1 GPU for a trajectory; available: 2 nodes of" in said.stdout
     assert not (cluster.shared / "gpus").exists()
 
 
 def test_storage_that_a_node_does_not_share_is_refused_before_anything_is_trained(cluster):
     said = cluster.submit("run", "digits", "--output", "/root/my_run")
     assert said.returncode != 0
-    refused = (
-        f"node {cluster.hosts.address(2)}: on {cluster.hosts.name(2)} '/root/my_run' is not what the search writes to"
-    )
+    place = f"node {cluster.hosts.address(2)}: on {cluster.hosts.name(2)}"
+    refused = f"{place}, '/root/my_run' is not the folder that the search uses"
     assert refused in said.stdout
     assert "Traceback" not in said.stdout
     assert cluster.hosts.ssh(1, "ls /root/my_run").returncode != 0
 
 
-def test_data_that_the_head_lacks_are_missed_by_name(cluster):
+def test_data_missing_on_the_head_is_named(cluster):
     said = cluster.submit("run", "mnist_lenet", "--data-dir", "/root/data", "--output", str(cluster.shared / "mnist"))
     assert said.returncode != 0
-    missed = "from which every node gets its data: dataset 'mnist' is not there: no '/root/data"
+    missed = "which sends the data to every node: dataset 'mnist' not found: neither '/root/data"
     assert f"on {cluster.hosts.name(1)}, {missed}" in said.stdout
 
 
@@ -103,7 +102,7 @@ def test_a_job_is_submitted_through_a_tunnel_and_only_with_the_token(cluster):
     job += ("--trials", "2", *SMALL, "--output", str(output))
     try:
         wait_for_port(port)
-        assert [asked_for_a_job(port, f"touch {output}", token) for token in (None, "0" * 64)] == [401, 403]
+        assert [status_of_job_request(port, f"touch {output}", token) for token in (None, "0" * 64)] == [401, 403]
         for refusal in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}):
             refused = cluster.ray(*job, **{"RAY_AUTH_MODE": "token", **refusal})
             assert refused.returncode != 0
@@ -117,8 +116,8 @@ def test_a_job_is_submitted_through_a_tunnel_and_only_with_the_token(cluster):
         tunnel.wait()
 
 
-def asked_for_a_job(port, entrypoint, token):
-    """The status with which the job server answers somebody who asks for a job by hand."""
+def status_of_job_request(port, entrypoint, token):
+    """Ask the job server for a job over plain HTTP; return the status of its answer."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     body = json.dumps({"entrypoint": entrypoint}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/api/jobs/", body, headers)
@@ -136,7 +135,7 @@ def wait_for_port(port):
     raise AssertionError(f"nothing listens on {port}")
 
 
-def test_nothing_listens_beyond_loopback_but_what_is_documented(cluster):
+def test_only_documented_ports_listen_beyond_loopback(cluster):
     page = (ROOT / "docs" / "clusters.md").read_text()
     documented = {}
     for first, last, where in re.findall(r"^\| (\d+)(?: to (\d+))? \| (head|all) \|", page, re.MULTILINE):
@@ -155,18 +154,18 @@ def test_nothing_listens_beyond_loopback_but_what_is_documented(cluster):
             if address.strip("[]").removeprefix("::ffff:") in ("127.0.0.1", "::1") or "sshd" in line:
                 continue
             assert documented.get(int(port)) in ("all", "head" if number == 1 else "all"), line
-        # The dashboard and the jobs' server, where there is one, on loopback.
+        # The dashboard, which is also the job server, listens on loopback, if there is one.
         assert not [line for line in listening if ":8265 " in line and "127.0.0.1:8265" not in line]
 
 
-def test_bad_input_is_one_message_and_no_success(cluster):
+def test_bad_input_gives_one_message_and_fails(cluster):
     said = cluster.submit("run", "search_spaces/digits.yaml", "--set", "space.prunning_rate=[0.2]")
     assert said.returncode != 0
     assert "unknown field to search 'prunning_rate' (did you mean 'pruning_rate'?)" in said.stdout
     assert "Traceback" not in said.stdout
 
 
-def test_without_the_token_the_door_is_shut(cluster):
+def test_connections_without_the_token_are_refused(cluster):
     connect = "import ray; ray.init('{}:6379', log_to_driver=False); print('CONNECTED', len(ray.nodes()))"
     address = cluster.hosts.address(1)
 
@@ -181,7 +180,7 @@ def test_without_the_token_the_door_is_shut(cluster):
         assert "CONNECTED" not in refused.stdout
 
 
-def test_the_token_is_for_its_user_alone_and_said_nowhere(cluster):
+def test_only_its_user_can_read_the_token_and_no_log_contains_it(cluster):
     token = (cluster.home / ".ray" / "auth_token").read_text().strip()
     assert len(token) >= 32
     for number in (1, 2):

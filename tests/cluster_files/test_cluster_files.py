@@ -1,4 +1,7 @@
-"""Every cluster file that ships: what its launcher asks for, what it opens and sends; the Slurm script as it runs."""
+"""The shipped cluster files conform to their launchers' schemas and open and upload no more than they should.
+
+The Slurm script is also run, with stubs for `srun`, `ray` and `ticket-search`.
+"""
 
 import json
 import os
@@ -32,10 +35,10 @@ def launched(name):
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_it_is_what_rays_schema_asks_for(name):
+def test_a_launcher_file_conforms_to_rays_schema(name):
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     jsonschema.validate(launched(name), schema)
-    # Ray fills in its own defaults for what a file leaves out, among them commands that install another Ray.
+    # For keys that a file omits, Ray fills in defaults, among them commands that install another version of Ray.
     prepared = prepare_config(launched(name))
     validate_config(prepared)
     for role in ("head", "worker"):
@@ -44,7 +47,7 @@ def test_it_is_what_rays_schema_asks_for(name):
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_each_start_of_ray_asks_for_the_token_and_shows_the_dashboard_to_nobody(name):
+def test_ray_starts_with_the_token_and_with_the_dashboard_on_loopback(name):
     config = launched(name)
     for part, count in (("head_start_ray_commands", 1), ("worker_start_ray_commands", 1)):
         starts = [command for command in config[part] if "ray start" in command]
@@ -60,21 +63,21 @@ def test_each_start_of_ray_asks_for_the_token_and_shows_the_dashboard_to_nobody(
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_what_is_sent_is_there_and_holds_no_data_results_or_secrets(name):
+def test_the_uploaded_paths_exist_and_hold_no_data_results_or_secrets(name):
     config = launched(name)
     sent = [source for source in config["file_mounts"].values() if not source.startswith("~")]
     assert all((ROOT / source).exists() for source in sent)
-    # Ray hashes all that it sends, so the repository as a whole, with its virtual environment, takes minutes.
+    # Ray hashes everything that it uploads, which would take minutes for the whole repository.
     assert not {"data", "runs", ".", "./", ".git", ".venv", "tests"} & set(sent)
-    assert config["rsync_exclude"] == ["**/__pycache__"]  # the package has a folder data/ of its own
-    # What the installation on the machines reads.
+    assert config["rsync_exclude"] == ["**/__pycache__"]  # not data/: the package has a folder of this name
+    # The installation on the machines reads these.
     targets = {target.removeprefix("~/ticket-search/") for target in config["file_mounts"]}
     assert {"ticket_search", "search_spaces", "pyproject.toml", "setup.py", "constraints.txt", "Makefile"} <= targets
 
 
-@pytest.mark.skipif(not (shutil.which("rsync") and (ROOT / ".git").exists()), reason="needs rsync, and a clone")
+@pytest.mark.skipif(not (shutil.which("rsync") and (ROOT / ".git").exists()), reason="needs rsync and a git clone")
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_what_arrives_is_all_that_is_in_the_repository(name, tmp_path):
+def test_all_tracked_files_are_uploaded(name, tmp_path):
     config = launched(name)
     excludes = [f"--exclude={pattern}" for pattern in config["rsync_exclude"]]
     folders = [source for source in config["file_mounts"].values() if (ROOT / source).is_dir()]
@@ -87,7 +90,7 @@ def test_what_arrives_is_all_that_is_in_the_repository(name, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
-def test_it_holds_no_secret_and_says_where_to_fill_in(path):
+def test_a_file_holds_no_secret_and_marks_where_to_fill_in(path):
     text = path.read_text()
     assert not re.search(
         r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|auth_token: *[\"']?[0-9a-f]{16}|[0-9a-f]{40}", text
@@ -96,7 +99,7 @@ def test_it_holds_no_secret_and_says_where_to_fill_in(path):
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_the_three_commands_stand_at_the_top(name):
+def test_the_three_commands_are_at_the_top(name):
     top = (FOLDER / f"{name}.yaml").read_text().partition("cluster_name:")[0]
     scheme = {"aws": "s3", "gcp": "gs"}[name]
     for command in (
@@ -108,7 +111,7 @@ def test_the_three_commands_stand_at_the_top(name):
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_only_workers_are_spot_and_train_and_there_are_bounds(name):
+def test_only_workers_train_on_spot_machines_and_their_number_is_bounded(name):
     config = launched(name)
     types = deepcopy(config["available_node_types"])
     head = types.pop(config["head_node_type"])
@@ -122,10 +125,10 @@ def test_only_workers_are_spot_and_train_and_there_are_bounds(name):
     assert 1 <= config["idle_timeout_minutes"] <= 15
 
 
-def test_gcp_workers_are_spot_machines_that_reach_the_storage_and_no_more():
+def test_gcp_workers_are_spot_machines_that_may_access_only_the_storage():
     config = launched("gcp")
     types = config["available_node_types"]
-    # Ray's own launcher adds an account to the head alone.
+    # Ray's launcher adds a service account to the head only.
     assert "serviceAccounts" not in types["head"]["node_config"]
     for name in ("cpu", "gpu"):
         node = types[name]["node_config"]
@@ -134,14 +137,14 @@ def test_gcp_workers_are_spot_machines_that_reach_the_storage_and_no_more():
         assert node["serviceAccounts"][0]["scopes"] == ["https://www.googleapis.com/auth/devstorage.read_write"]
         assert types[name]["resources"]["CPU"] >= 1
     assert types["gpu"]["resources"]["GPU"] == 1
-    # A part of the machines' names, which have neither underscores nor capitals.
+    # The cluster's name is part of the machines' names, in which GCP allows neither underscores nor capitals.
     assert re.fullmatch("[a-z][-a-z0-9]*", config["cluster_name"])
     assert [c for c in config["head_setup_commands"] if "pip install" in c and "google-api-python-client" in c]
 
 
 @pytest.fixture
 def amazon(monkeypatch, tmp_path):
-    """An Amazon that is not there, with the two instance profiles that docs/clusters.md makes."""
+    """A mock of AWS with the two instance profiles that docs/clusters.md tells users to create."""
     from ray.autoscaler._private.aws import config as ray_aws
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -154,7 +157,7 @@ def amazon(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_on_aws_ray_itself_opens_ssh_alone_and_starts_workers_on_spot(amazon):
+def test_on_aws_ray_opens_only_ssh_and_starts_workers_as_spot(amazon):
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
     image = amazon.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
@@ -186,17 +189,17 @@ def test_on_aws_ray_itself_opens_ssh_alone_and_starts_workers_on_spot(amazon):
         assert node.iam_instance_profile["Arn"].endswith(f"instance-profile/ticket-search-{role}")
 
 
-def test_ray_is_not_older_than_its_tokens():
+def test_the_required_ray_version_supports_tokens():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (floor,) = [
         re.fullmatch(r"ray\[tune\]>=(\d+)\.(\d+),.*", d) for d in project["dependencies"] if d.startswith("ray")
     ]
     assert (int(floor[1]), int(floor[2])) >= (2, 54)
-    # The head starts the others with it.
+    # The head needs boto3 to start the workers.
     assert re.search("^boto3==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 
 
-# As the CRD reference of KubeRay 1.6 has them: https://docs.ray.io/en/latest/cluster/kubernetes/references/api.html
+# The schema follows KubeRay 1.6's CRD reference: https://docs.ray.io/en/latest/cluster/kubernetes/references/api.html
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _COUNT = {"type": "integer", "minimum": 0}
 
@@ -248,20 +251,20 @@ _JOB = _only(
 
 @pytest.fixture(scope="module")
 def kuberay():
-    """The RayJob, the claim, and the pod templates by the name of their group."""
+    """The RayJob, the volume claim, and the pod templates by the name of their group."""
     job, claim = yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text())
     cluster = job["spec"]["rayClusterSpec"]
     pods = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
     return job, claim, pods | {"head": cluster["headGroupSpec"]["template"]}
 
 
-def test_the_rayjob_is_what_kuberay_asks_for(kuberay):
+def test_the_rayjob_conforms_to_kuberays_schema(kuberay):
     job, _, _ = kuberay
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     jsonschema.validate(job["spec"], _JOB)
 
 
-def test_the_pods_and_the_claim_are_what_kubernetes_asks_for(kuberay):
+def test_the_pods_and_the_claim_conform_to_kubernetes_schemas(kuberay):
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     _, claim, pods = kuberay
     for template in pods.values():
@@ -270,7 +273,7 @@ def test_the_pods_and_the_claim_are_what_kubernetes_asks_for(kuberay):
     kubernetes_validate.validate(claim, "1.34", strict=True)
 
 
-def test_the_rayjob_locks_its_doors_and_keeps_trajectories_off_the_head(kuberay):
+def test_the_rayjob_needs_a_token_and_keeps_trajectories_off_the_head(kuberay):
     job, _, _ = kuberay
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
@@ -280,7 +283,7 @@ def test_the_rayjob_locks_its_doors_and_keeps_trajectories_off_the_head(kuberay)
     assert cluster["rayVersion"] == pinned
 
 
-def test_the_rayjob_is_tried_again_on_the_same_storage_and_cleaned_up(kuberay):
+def test_the_rayjob_is_retried_on_the_same_storage_and_cleaned_up(kuberay):
     job, claim, pods = kuberay
     spec = job["spec"]
     assert spec["entrypoint"].startswith("ticket-search run digits --output /results/")
@@ -296,7 +299,7 @@ def test_the_rayjob_is_tried_again_on_the_same_storage_and_cleaned_up(kuberay):
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_kuberays_workers_come_and_go_on_spot_nodes(kuberay):
+def test_kuberay_scales_workers_on_spot_nodes(kuberay):
     job, _, pods = kuberay
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["enableInTreeAutoscaling"]
@@ -321,7 +324,7 @@ def test_kuberays_workers_come_and_go_on_spot_nodes(kuberay):
     assert gpus == {"cpu": None, "gpu": "1"}
 
 
-def test_the_slurm_script_has_no_flaw_that_can_be_seen():
+def test_the_slurm_script_passes_bash_and_shellcheck():
     assert SLURM.stat().st_mode & stat.S_IXUSR
     subprocess.run(["bash", "-n", SLURM], check=True)
     if not shutil.which("shellcheck"):
@@ -330,7 +333,7 @@ def test_the_slurm_script_has_no_flaw_that_can_be_seen():
     assert found.returncode == 0, found.stdout
 
 
-def test_slurm_is_asked_for_whole_nodes_a_warning_and_another_try():
+def test_slurm_is_asked_for_whole_nodes_a_warning_signal_and_requeueing():
     asked = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", SLURM.read_text(), re.MULTILINE)
     asked = dict(asked)
     assert asked["ntasks-per-node"] == "1"
@@ -338,8 +341,8 @@ def test_slurm_is_asked_for_whole_nodes_a_warning_and_another_try():
     assert {"requeue", "exclusive"} <= set(asked)
 
 
-# `srun` runs the task once, on this machine, and then waits for a node that does not end; `ray symmetric-run` runs what
-# stands behind `--`; both note what they are told. `sleep` does not keep a test waiting for a second.
+# `srun` runs the task once, on this machine, and then hangs like a node that does not end. `ray symmetric-run` runs the
+# command after `--`. Both record their arguments. `sleep 1` is shortened, to save time.
 _STUBS = {
     "sleep": f'[ "$1" = 1 ] && set -- 0.05; exec {shutil.which("sleep")} "$@"',
     "srun": 'printf "%s\\n" "$@" > "$SAID/srun"; while [ "$1" != bash ]; do shift; done; "$@"; exec sleep 100',
@@ -351,7 +354,7 @@ _STUBS = {
 
 @pytest.fixture
 def job(tmp_path):
-    """What starts the script as Slurm would, with the stubs first on the path; and what they were told."""
+    """Starts the script as Slurm would, with the stubs first on the path, and reads what the stubs recorded."""
     folders = {name: tmp_path / name for name in ("bin", "said", "home")}
     for folder in folders.values():
         folder.mkdir()
@@ -367,7 +370,7 @@ def job(tmp_path):
         "HOME": str(folders["home"]),
         "SAID": str(folders["said"]),
         "SEARCH": "",
-        # One's own, since it names a folder in /tmp.
+        # Unique to this process, because the script derives the name of a folder in /tmp from it.
         "SLURM_JOB_ID": str(10_000_000 + os.getpid()),
         "SLURM_JOB_NUM_NODES": "3",
         "SLURM_CPUS_ON_NODE": "64",
@@ -396,7 +399,7 @@ def job(tmp_path):
     return Job()
 
 
-def test_on_slurm_arguments_arrive_whole_and_ray_is_told_what_there_is(job):
+def test_on_slurm_arguments_arrive_intact_and_ray_gets_the_resources(job):
     arguments = [
         "run",
         "my space.yaml",
@@ -417,7 +420,7 @@ def test_on_slurm_arguments_arrive_whole_and_ray_is_told_what_there_is(job):
     env = dict(line.split("=", 1) for line in job.told("env") if "=" in line)
     address = told[told.index("--address") + 1]
     assert address.endswith(f":{20000 + job.id % 10000}")
-    # Ray takes it from there for the search, and nobody else's.
+    # The search finds this Ray, and no other, through the environment.
     assert (env["RAY_ADDRESS"], env["RAY_AUTH_MODE"]) == (address, "token")
     assert env["RAY_TMPDIR"] == f"/tmp/ray_{job.id}_0"
     assert not Path(env["RAY_TMPDIR"]).exists()
@@ -433,14 +436,14 @@ def test_on_slurm_the_exit_code_is_that_of_the_search(job, code):
     assert job.run("run", "digits", SEARCH=f"raise SystemExit({code})")[0] == code
 
 
-def test_on_slurm_a_ray_that_did_not_start_is_no_success(job):
+def test_on_slurm_a_ray_that_did_not_start_is_a_failure(job):
     code, errors = job.run("run", "digits", NO_RAY="1")
     assert code == 1
     assert "the search was not started" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_on_slurm_the_search_is_told_that_the_time_is_over(job, number):
+def test_on_slurm_the_search_is_told_that_its_time_is_up(job, number):
     search = (
         "import os, pathlib, signal, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: os._exit(130))\n"
@@ -459,13 +462,13 @@ def test_on_slurm_the_search_is_told_that_the_time_is_over(job, number):
 @pytest.mark.parametrize(
     ("changed", "arguments", "said"),
     [
-        ({}, ("run", "digits"), "no token in {token}; make one: ray get-auth-token --generate"),
+        ({}, ("run", "digits"), "no token in {token}; create one: ray get-auth-token --generate"),
         ({"RAY_AUTH_TOKEN": "0" * 64}, (), "give the arguments of ticket-search"),
         ({"RAY_AUTH_TOKEN": "0" * 64, "SLURM_JOB_ID": None}, ("run", "digits"), "start it with sbatch"),
         ({"RAY_AUTH_TOKEN": "0" * 64, "PATH": "/usr/bin:/bin"}, ("run", "digits"), "ray is not on the path"),
     ],
 )
-def test_on_slurm_what_is_missing_is_one_message(job, changed, arguments, said):
+def test_on_slurm_a_missing_requirement_is_one_message(job, changed, arguments, said):
     job.token.unlink()
     code, errors = job.run(*arguments, **changed)
     assert code == 2

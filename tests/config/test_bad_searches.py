@@ -26,7 +26,7 @@ search: {trials: 4}
 
 @pytest.fixture
 def message(tmp_path):
-    """Returns the message that refuses a search, by default the good one with settings; FILE stands for its path."""
+    """Returns the error message for a search, by default `GOOD` with settings; FILE replaces the path in it."""
     path = tmp_path / "space.yaml"
 
     def refused(*settings, text=GOOD):
@@ -129,7 +129,7 @@ NOT_A_LENGTH = "is not a length of training: give"
             "a log range needs low above 0 and no step, not low 0",
         ),
         ("space.pruning_rate=[]", "pruning_rate: the list [] is empty; give at least one value"),
-        ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] names a value twice; give each once"),
+        ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] contains a value twice; give each once"),
         (
             "space.trajectory.pruning_rate=[0.3]",
             "space.pruning_rate and space.trajectory.pruning_rate are the same field",
@@ -139,8 +139,8 @@ NOT_A_LENGTH = "is not a length of training: give"
             "space.pruning_rate and space.pruning.pruning_rate are the same field",
         ),
         ("seeds=[]", "seeds: [] is not valid"),
-        ("seeds=[0, 1, 0]", "seeds: [0, 1, 0] names a seed twice; give each once"),
-        # what does not go together
+        ("seeds=[0, 1, 0]", "seeds: [0, 1, 0] contains a seed twice; give each once"),
+        # incompatible values
         (
             "space.rewind_iteration=[0, 600]",
             "pruning.rewind_iteration: 600 is past the training of 600 iterations; give 0 to 599",
@@ -155,7 +155,10 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("training.schedule.milestones=[3]", "training.schedule: milestones [3] do not go with schedule 'constant'"),
         ("dataset.path=x", "dataset: path 'x' does not go with dataset 'digits'"),
         ("dataset.name=parquet", "dataset: path None does not go with dataset 'parquet'"),
-        ("dataset.normalize={mean: [0], std: [0]}", "dataset.normalize: mean [0.0] and std [0.0] need one entry each"),
+        (
+            "dataset.normalize={mean: [0], std: [0]}",
+            "dataset.normalize: mean [0.0] and std [0.0] must each have one entry",
+        ),
         ("search.trials=null", "search: trials null is for the grid sampler; 'tpe' needs a number of trials"),
         ("search.sampler=grid", "space.pruning_rate: a grid needs a list, or a range with a step"),
         ("resources.gpus=0.3", "resources: gpus 0.3 is not 1/n, so shares would not pack; give 0.3333"),
@@ -204,7 +207,7 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("controls={kinds: [random]}", "'random_reinit', 'random_mask' or 'shuffled_mask'"),
         (
             "controls={kinds: [random_mask, random_mask]}",
-            "['random_mask', 'random_mask'] names one twice",
+            "['random_mask', 'random_mask'] contains a value twice",
         ),
         (
             "pruning={criterion: snip, retrain: finetune}",
@@ -264,7 +267,7 @@ def test_refused(message, setting, expected):
         ),
     ],
 )
-def test_a_malformed_setting(message, setting, expected):
+def test_a_malformed_setting_is_refused(message, setting, expected):
     assert message(setting) == expected
 
 
@@ -296,7 +299,7 @@ def test_a_binary_file(tmp_path):
         load_search(tmp_path / "x.yaml")
 
 
-def test_a_line_for_each_thing_that_is_wrong(message):
+def test_each_problem_is_one_line(message):
     assert message("model.name=3", "training.batch_size=0", "foo=1").splitlines() == [
         "FILE with --set: model.name: 3 is not valid: input should be a valid string",
         "FILE with --set: training.batch_size: 0 is not valid: input should be greater than or equal to 1",
@@ -305,8 +308,8 @@ def test_a_line_for_each_thing_that_is_wrong(message):
     ]
 
 
-def test_two_fields_that_do_not_go_together_are_found_before_the_start(search):
-    """Each value is fine with the first values of the other fields; adam with momentum is not."""
+def test_two_incompatible_fields_are_found_before_the_start(search):
+    """Each value is valid with the first values of the other fields, but adam with momentum is not."""
     with pytest.raises(SpecError, match=r"momentum 0\.9 is for sgd"):
         search(
             {
@@ -317,7 +320,7 @@ def test_two_fields_that_do_not_go_together_are_found_before_the_start(search):
         )
 
 
-def test_a_range_with_a_fractional_step_is_no_range_of_integers(search):
+def test_an_integer_field_cannot_have_a_fractional_step(search):
     with pytest.raises(SpecError, match=r"0\.0 is not valid: write 0, not 0\.0"):
         search({"rewind_iteration": {"low": 0, "high": 20, "step": 0.5}, "pruning_rate": {"low": 0.1, "high": 0.5}})
 

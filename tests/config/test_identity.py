@@ -108,8 +108,8 @@ def test_frozen_search():
     assert SEARCH.identity() == "d52370074baf8480c83592d5fac22481"
 
 
-def test_another_task_or_executor_is_another_level():
-    """So is a user's own task or executor of the same name with another source."""
+def test_another_task_or_executor_changes_the_level_key():
+    """The source of a user's task or executor changes the level key too, even if the name is the same."""
     task = PLAIN.model_copy(update={"task": "own:Task"})
     own = {"name": "own:Executor", "source": "0"}
     keys = [
@@ -127,13 +127,13 @@ def test_another_task_or_executor_is_another_level():
     assert trajectory_id(task) != trajectory_id(PLAIN)
 
 
-def test_the_name_of_an_executor_is_no_part_of_a_level():
-    """Only its key is: ``auto`` and ``plain`` are the same."""
+def test_the_name_of_an_executor_is_not_part_of_the_level_key():
+    """The level key contains the key of the executor instead, which is the same for ``auto`` and ``plain``."""
     plain = PLAIN.model_copy(update={"training": PLAIN.training.model_copy(update={"executor": "plain"})})
     assert dense_key(plain, data=DATA, network="") == dense_key(PLAIN, data=DATA, network="")
 
 
-def test_the_engine_and_the_executor_are_part_of_a_level():
+def test_the_frozen_engine_version_and_executor():
     assert (ENGINE_VERSION, PLAIN_EXECUTOR) == (1, {"name": "plain", "width": 1})
 
 
@@ -229,7 +229,7 @@ def key(spec):
         ("pruning", PruningSpec(pruning_rate=0.2, strategy="layerwise")),
     ],
 )
-def test_a_field_written_out_at_its_default_changes_no_key(path, value):
+def test_an_explicit_default_changes_no_key(path, value):
     spelled = updated(PLAIN, path, value)
     assert (trajectory_id(spelled), key(spelled)) == (trajectory_id(PLAIN), key(PLAIN))
     assert pruned_key("p", spelled.pruning, 1) == pruned_key("p", PLAIN.pruning, 1)
@@ -252,7 +252,7 @@ def test_a_field_written_out_at_its_default_changes_no_key(path, value):
         ("training.optimizer.weight_decay", 1e-9),
     ],
 )
-def test_what_decides_level_0(path, value):
+def test_fields_that_change_the_key_of_level_0(path, value):
     assert key(updated(PLAIN, path, value)) != key(PLAIN)
     assert trajectory_id(updated(PLAIN, path, value)) != trajectory_id(PLAIN)
 
@@ -261,11 +261,11 @@ def test_what_decides_level_0(path, value):
     ("path", "value"),
     [("dataset.download", True), ("pruning.pruning_rate", 0.3), ("pruning.rewind_iteration", 5)],
 )
-def test_what_level_0_does_not_depend_on(path, value):
+def test_fields_that_do_not_change_the_key_of_level_0(path, value):
     assert key(updated(PLAIN, path, value)) == key(PLAIN)
 
 
-def test_the_data_and_a_users_network_decide_level_0():
+def test_the_data_and_a_users_network_change_the_key_of_level_0():
     assert dense_key(PLAIN, data="x", network="") != key(PLAIN)
     assert dense_key(PLAIN, data=DATA, network="x") != key(PLAIN)
 
@@ -287,7 +287,7 @@ def test_the_data_and_a_users_network_decide_level_0():
         {"reinit_pruned": "initial"},
     ],
 )
-def test_what_decides_a_pruned_level(change):
+def test_fields_that_change_the_key_of_a_pruned_level(change):
     assert pruned_key("p", PruningSpec(**change), 1) != pruned_key("p", PruningSpec(), 1)
 
 
@@ -295,11 +295,11 @@ def test_a_pruned_level_depends_on_its_parent():
     assert pruned_key("p", PruningSpec(), 1) != pruned_key("q", PruningSpec(), 1)
 
 
-def test_how_far_a_trajectory_goes_does_not_decide_what_is_in_its_levels():
+def test_the_length_of_a_trajectory_does_not_change_its_level_keys():
     assert pruned_key("p", PruningSpec(min_density=0.5, max_levels=3), 1) == pruned_key("p", PruningSpec(), 1)
 
 
-def test_a_number_is_the_one_shot_schedule():
+def test_a_single_target_density_is_one_shot_pruning():
     one, other = (
         validate(PruningSpec, {"target_densities": targets, "pruning_rate": rate})
         for targets, rate in ((0.1, 0.2), ([0.1], 0.5))
@@ -323,11 +323,11 @@ def test_the_global_strategy_ignores_the_rate_of_the_output_layer():
     )
 
 
-def test_permission_to_download_does_not_name_a_trajectory():
+def test_permission_to_download_does_not_change_the_trajectory_id():
     assert trajectory_id(updated(PLAIN, "dataset.download", True)) == trajectory_id(PLAIN)
 
 
-def test_seeds_of_other_purposes_differ_and_have_63_bits():
+def test_seeds_for_different_purposes_differ_and_have_63_bits():
     seeds = [derive_seed(s, p, e) for s in (0, 1) for p in ("order", "augment") for e in range(50)]
     assert (len(set(seeds)), min(seeds) >= 0, max(seeds) < 2**63) == (200, True, True)
 

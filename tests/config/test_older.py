@@ -1,4 +1,4 @@
-"""Files from when the section ``pruning`` was called ``trajectory`` keep their meaning."""
+"""Files in which the section ``pruning`` has its older name, ``trajectory``, keep their meaning."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_both_names_make_the_same_search():
 
 
 def test_a_searched_field_keeps_the_name_that_the_file_gives_it():
-    """The name is also that of a column in the tables."""
+    """The field's name is also the name of its column in the tables."""
     assert list(parse_search(OLD, "old").space) == ["pruning_rate", "trajectory.min_density"]
 
 
@@ -38,9 +38,9 @@ def test_settings_may_use_either_name(text, key):
     assert parse_search(text, "file", (f"{key}=4",)).pruning.max_levels == 4
 
 
-def test_both_at_once_are_refused():
+def test_giving_both_sections_is_refused():
     text = NEW + "trajectory: {max_levels: 3}\n"
-    message = "file: 'trajectory' is the older name of the section 'pruning'; give the section once, as 'pruning'"
+    message = "file: 'trajectory' is the old name of the section 'pruning'; give the section once, as 'pruning'"
     with pytest.raises(SpecError) as error:
         parse_search(text, "file")
     assert str(error.value) == message

@@ -35,7 +35,7 @@ def load(tmp_path):
         ("20ep", "20ep"),
         ("null", None),
         ("'1e-3'", "1e-3"),
-        # YAML 1.1 takes these for 64, 90, True and False.
+        # YAML 1.1 reads the following as 64, 90, True and False.
         ("0100", 100),
         ("1:30", "1:30"),
         ("yes", "yes"),
@@ -49,8 +49,8 @@ def test_numbers_in_yaml(text, value):
 
 
 @pytest.mark.parametrize("name", ["1e5", "1e-5", "0100", "yes", "2026-01-01", "0o17", "null", "1.5"])
-def test_a_name_that_looks_like_something_else_stays_a_name(search, load, name):
-    """YAML 1.1 and YAML 1.2 read the written file alike, so earlier versions of the package can too."""
+def test_a_name_that_looks_like_another_type_stays_a_string(search, load, name):
+    """YAML 1.1 and YAML 1.2 read the written file alike, so earlier versions of the package can read it too."""
     import yaml
 
     text = search({"pruning_rate": [0.5, 1e-3]}).model_copy(update={"name": name}).to_yaml()
@@ -157,7 +157,7 @@ def test_the_size_of_a_space(search, space, size):
     assert search(space).size == size
 
 
-def test_the_corners_try_every_two_values_of_two_fields_together(search):
+def test_the_corners_combine_every_two_values_of_every_two_fields(search):
     spec = search(
         {"pruning_rate": {"low": 0.1, "high": 0.5}, "strategy": ["layerwise", "global"], "rewind_iteration": [0, 1, 2]}
     )
@@ -175,7 +175,7 @@ def test_the_corners_try_every_two_values_of_two_fields_together(search):
     ]
 
 
-def test_a_longest_rewind_with_a_shortest_training_is_tried(search):
+def test_the_latest_rewind_is_checked_with_the_shortest_training(search):
     with pytest.raises(SpecError, match="30 is past the training of 25 iterations"):
         search({"rewind_iteration": [0, 30], "training.iterations": [40, 25]})
     with pytest.raises(SpecError, match="30 is past the training of 25 iterations"):
@@ -202,7 +202,7 @@ class TestIdentity:
         "change",
         [{"resources": ResourcesSpec(cpus=3, gpus=0.5)}, {"data_dir": "/elsewhere"}, {"store": "/elsewhere"}],
     )
-    def test_ignores_the_machines(self, search, change):
+    def test_ignores_resources_and_places(self, search, change):
         spec = search(self.SPACE)
         assert spec.model_copy(update=change).identity() == spec.identity()
 

@@ -75,9 +75,9 @@ def test_idx(tmp_path, name, folder, suffix):
 def test_idx_that_is_broken(tmp_path):
     file = tmp_path / "x"
     file.write_bytes(idx(TRAIN)[:-1])
-    with pytest.raises(DataError, match=r"holds 11 bytes after its header, which says 12 \(shape \[3, 2, 2\]\)"):
+    with pytest.raises(DataError, match=r"has 11 bytes after its header instead of 12 \(shape \[3, 2, 2\]\)"):
         read_idx(file, 3)
-    with pytest.raises(DataError, match="begins with '00000803', an IDX file of this kind with '00000801'"):
+    with pytest.raises(DataError, match="begins with '00000803'; it should begin with '00000801'"):
         read_idx(file, 1)
     file.write_bytes(b"")
     with pytest.raises(DataError, match="begins with ''"):
@@ -88,10 +88,10 @@ def test_idx_that_is_broken(tmp_path):
         read_idx(cut, 3)
 
 
-def test_absent_idx_says_where_it_looked_and_what_helps(tmp_path):
+def test_missing_idx_files_are_named_with_their_folder_and_a_remedy(tmp_path):
     with pytest.raises(DataError) as error:
         read_arrays(spec("mnist"), tmp_path)
-    for part in (f"'{tmp_path / 'MNIST/raw'}' or '{tmp_path}'", "`--data-dir`", "`dataset.download: true`", "t10k-"):
+    for part in (f"'{tmp_path / 'MNIST/raw'}' nor '{tmp_path}'", "`--data-dir`", "`dataset.download: true`", "t10k-"):
         assert part in str(error.value)
 
 
@@ -113,7 +113,7 @@ def test_download_that_fails(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(datasets, "MNIST", fetch)
-    with pytest.raises(DataError, match=r"'mnist': fetching it failed.*no route to host"):
+    with pytest.raises(DataError, match=r"'mnist' cannot be downloaded to .*no route to host"):
         read_arrays(spec("mnist", download=True), tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_cifar10(tmp_path, monkeypatch):
 
 def test_absent_cifar10(tmp_path):
     pytest.importorskip("torchvision")
-    with pytest.raises(DataError, match=r"'cifar10': it is not there, .*`--data-dir`.*`dataset.download: true`"):
+    with pytest.raises(DataError, match=r"'cifar10' not found in .*`--data-dir`.*`dataset.download: true`"):
         read_arrays(spec("cifar10"), tmp_path)
 
 
@@ -162,35 +162,35 @@ def test_fingerprint_sees_values_shapes_and_types(tmp_path):
 
 
 class TestLabels:
-    """MNIST's files with other labels, of three training and two test images."""
+    """Labels of three training and two test images in MNIST's file format."""
 
     def notices(self, folder, train, test, name="mnist"):
         write_idx(folder, labels=(train, test))
         return label_notices(spec(name), read_arrays(spec(name), folder))
 
-    def test_that_fit_are_not_mentioned(self, tmp_path):
+    def test_valid_labels_give_no_notice(self, tmp_path):
         assert self.notices(tmp_path, [0, 1, 2], [2, 0]) == ()
 
-    def test_that_training_lacks(self, tmp_path):
+    def test_labels_missing_in_training_give_a_notice(self, tmp_path):
         (notice,) = self.notices(tmp_path, [0, 1, 2], [3, 0])
         assert notice == (
             "dataset 'mnist': 1 of its 2 test images have labels that no training image has (3) and will count as "
             "wrong; move some into training, or drop them"
         )
 
-    def test_with_gaps_and_beyond_mnists_ten(self, tmp_path):
+    def test_labels_with_gaps_or_beyond_mnists_ten_classes_give_notices(self, tmp_path):
         gaps, beyond = self.notices(tmp_path, [0, 1, 200], [0, 1])
         assert "the network has 201 outputs, but 198 of these classes have no image; number the classes" in gaps
-        assert "the largest label is 200, and mnist has 10 classes; unless these files are another data" in beyond
+        assert "the largest label is 200, but mnist has 10 classes; download the files again, unless" in beyond
 
     @pytest.mark.parametrize(
         ("train", "test", "message"),
         [
-            ([7, 7, 7], [7, 7], "all 3 training labels are 7; give images of two classes or more"),
+            ([7, 7, 7], [7, 7], "all 3 training labels are 7; give images of at least two classes"),
             ([0, 1, 2], [4, 3], r"no test label \(3, 4\) occurs among the training labels \(0, 1, 2\); give"),
         ],
     )
-    def test_that_cannot_be_meant(self, tmp_path, train, test, message):
+    def test_unusable_labels_are_refused(self, tmp_path, train, test, message):
         with pytest.raises(DataError, match=f"dataset 'mnist': {message}"):
             self.notices(tmp_path, train, test)
 

@@ -11,7 +11,7 @@ from ticket_search.errors import DataError
 
 DIGITS = DatasetSpec(name="digits", validation=437)
 IMAGE = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
-#: A change of these changes what every stored level was computed from.
+#: If these change, all stored levels were trained on other data than their keys say.
 FROZEN_LABELS = [8, 2, 6, 7, 8, 5, 2, 6, 6, 5]
 FROZEN_BATCH = [1, 3, 0, 4, 6, 9, 3, 1, 7, 6]
 
@@ -41,7 +41,7 @@ def test_the_split_is_frozen_and_follows_split_seed(digits):
     assert other.fingerprint == digits.fingerprint
 
 
-def test_every_epoch_is_another_order_of_the_training_split(digits):
+def test_every_epoch_has_a_new_order_of_the_training_split(digits):
     labelled = dataclasses.replace(digits, train=dataclasses.replace(digits.train, labels=torch.arange(1437)))
     stream = labelled.stream(seed=3, batch_size=100)
     epochs = [[stream.batch(10 * epoch + i)[1] for i in range(10)] for epoch in range(2)]
@@ -54,7 +54,7 @@ def test_the_last_partial_batch_is_left_out(digits):
     assert [digits.iterations_per_epoch(size) for size in (1, 300, 1000, 1001)] == [1000, 3, 1, 0]
     stream = digits.stream(seed=0, batch_size=300)
     assert [len(stream.batch(i)[1]) for i in range(4)] == [300] * 4
-    with pytest.raises(DataError, match="a batch of 1001 is more than the 1000 training images"):
+    with pytest.raises(DataError, match="a batch of 1001 images is larger than the training split of 1000 images"):
         digits.stream(seed=0, batch_size=1001)
 
 
@@ -119,7 +119,7 @@ def test_normalisation_by_hand():
 def test_statistics_by_hand():
     images = np.array([[[[0, 255]], [[51, 51]]]], np.uint8)
     assert statistics(images) == NormalizeSpec(mean=(0.5, 0.2), std=(0.5, 1.0))
-    # The mean of many float32 .1 is not quite .1; their spread is 0 all the same.
+    # The mean of many float32 0.1 is not exactly 0.1, but a constant channel must still get a std of 1.
     assert statistics(np.full((1000, 1, 3, 3), 0.1, np.float32)).std == (1.0,)
     assert statistics(np.array([[[[1.0, 5.0]]]], np.float32)) == NormalizeSpec(mean=(3.0,), std=(2.0,))
 
@@ -138,7 +138,7 @@ def test_normalize_needs_the_images_channels():
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_evaluation_batches_are_in_order_and_leave_the_images_alone(digits, split):
+def test_evaluation_batches_are_in_order_and_do_not_modify_the_images(digits, split):
     part = getattr(digits, split)
     part = dataclasses.replace(part, images=part.images.float())
     dataset = dataclasses.replace(digits, **{split: part}, augment=AugmentSpec(crop=1, flip=True))

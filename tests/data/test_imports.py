@@ -10,7 +10,7 @@ from ticket_search.errors import SpecError
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A module of somebody's own, new to this process: its import path and its file."""
+    """A user's module that this process has not imported yet: its name and its file."""
     name = f"own_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text("def f():\n    return 1\n\nnot_callable = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -18,7 +18,7 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop(name, None)
 
 
-def test_an_edit_after_the_import_leaves_digest_and_code(module):
+def test_an_edit_after_the_import_changes_neither_digest_nor_code(module):
     name, file = module
     before = source_digest(f"{name}:f")
     file.write_text("def f():\n    return 2\n")
@@ -56,7 +56,7 @@ def test_an_error_inside_the_module_is_not_blamed_on_the_path(module):
 
 
 @pytest.mark.parametrize("attribute", ["absent", "not_callable"])
-def test_the_module_must_hold_the_function(module, attribute):
+def test_the_module_must_define_the_function(module, attribute):
     with pytest.raises(SpecError, match=f"no function '{attribute}'"):
         load_function(f"{module[0]}:{attribute}")
 
@@ -67,7 +67,7 @@ def test_a_module_without_a_file_has_no_digest():
 
 
 class TestOneLine:
-    """An exception of a user's code, told in one line."""
+    """An exception in a user's code, described in one line."""
 
     def of(self, module, body):
         name, file = module
@@ -76,7 +76,7 @@ class TestOneLine:
             load_function(f"{name}:f")()
         return one_line(error.value).replace(str(file), "FILE")
 
-    def test_of_many_lines_the_first_that_is_not_empty(self, module):
+    def test_first_nonempty_line_of_several(self, module):
         assert self.of(module, r"raise ValueError('\n  too deep\nby far')") == "ValueError: too deep (FILE:4)"
 
     def test_without_a_message(self, module):
@@ -87,7 +87,7 @@ class TestOneLine:
         assert line.startswith("JSONDecodeError: Expecting property name")
         assert line.endswith("(FILE:4)")
 
-    def test_long_ones_are_cut(self, module):
+    def test_long_messages_are_cut(self, module):
         assert len(self.of(module, "raise ValueError('x' * 10_000)")) < 400
 
     def test_raised_at_import(self, module):

@@ -47,7 +47,7 @@ def test_splits_by_folder_grey_and_absolute(tmp_path):
     assert arrays.test_labels.tolist() == [1, 1]
 
 
-def test_test_goes_before_validation_and_other_files_are_ignored(tmp_path):
+def test_a_test_file_takes_precedence_over_validation_and_other_files_are_ignored(tmp_path):
     write(tmp_path / "images/train.parquet", RGB[:2], [0, 1])
     write(tmp_path / "images/valid.parquet", RGB[:1], [0])
     write(tmp_path / "images/test.parquet", RGB[:1], [1])
@@ -56,42 +56,42 @@ def test_test_goes_before_validation_and_other_files_are_ignored(tmp_path):
     assert (arrays.train_labels.tolist(), arrays.test_labels.tolist()) == ([0, 1], [1])
 
 
-def test_absent(tmp_path):
+def test_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"dataset.path: '.*images' is not a folder; give .*train\*.parquet"):
         read_arrays(SPEC, tmp_path)
     write(tmp_path / "images/train.parquet", RGB[:2], [0, 1])
-    with pytest.raises(DataError, match="holds no test files"):
+    with pytest.raises(DataError, match="contains no test files"):
         read_arrays(SPEC, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (RGB[1, :1], r"train.parquet, row 1: the image is 3x1 RGB, the first of its split is 3x2 RGB"),
-        (RGB[1, :, :, 0], r"row 1: the image is 3x2 L, the first"),
+        (RGB[1, :1], r"train.parquet, row 1: the image is 3x1 RGB, but the first of its split is 3x2 RGB"),
+        (RGB[1, :, :, 0], r"row 1: the image is 3x2 L, but the first"),
         (np.zeros((2, 3, 4), np.uint8), "row 1: the image has mode 'RGBA'"),
         (b"no image", "row 1: the image cannot be decoded"),
         (png(RGB[1])[:-25], "row 1: the image cannot be decoded"),
         (None, "row 1: image.bytes is null"),
     ],
 )
-def test_an_image_unlike_the_others(tmp_path, second, message):
+def test_an_image_unlike_the_others_is_refused(tmp_path, second, message):
     write(tmp_path / "images/train.parquet", [RGB[0], second], [0, 1])
     write(tmp_path / "images/test.parquet", RGB[:1], [0])
     with pytest.raises(DataError, match=message):
         read_arrays(SPEC, tmp_path)
 
 
-def test_columns_that_do_not_fit(tmp_path):
+def test_unsuitable_columns_are_refused(tmp_path):
     write(tmp_path / "images/test.parquet", RGB[:1], [0])
     write(tmp_path / "images/train.parquet", RGB[:1], ["cat"])
-    with pytest.raises(DataError, match=r"has the columns image: struct<.*>, label: string; needed are"):
+    with pytest.raises(DataError, match=r"has the columns image: struct<.*>, label: string; it needs image"):
         read_arrays(SPEC, tmp_path)
     write(tmp_path / "images/train.parquet", RGB[:2], [0, None])
     with pytest.raises(DataError, match="1 of its labels are null"):
         read_arrays(SPEC, tmp_path)
     write(tmp_path / "images/train.parquet", [], pa.array([], pa.int64()))
-    with pytest.raises(DataError, match="hold no rows"):
+    with pytest.raises(DataError, match="contain no rows"):
         read_arrays(SPEC, tmp_path)
     (tmp_path / "images/train.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match="cannot read"):

@@ -18,7 +18,7 @@ def own(tmp_path, monkeypatch):
         (tmp_path / "own_dataset.py").write_text(f"import numpy as np\n\ndef load():\n    {body}\n")
 
     monkeypatch.syspath_prepend(tmp_path)
-    # A file changed within a second would else be read from the first one's compiled code.
+    # Otherwise, a file that changes within a second would be loaded from the bytecode of its first version.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     sys.modules.pop("own_dataset", None)
     yield write
@@ -59,8 +59,8 @@ def test_the_fingerprint_holds_the_source(own):
         (splits(pair(3, "np.zeros((n, 4))"), pair(2)), r"train: images have the shape \[3, 4\]; give \[n, h, w\]"),
         (splits(pair(3), "(np.zeros((0, 2, 2)), [])"), r"test: images have the shape \[0, 2, 2\]"),
         (splits(pair(3, "np.zeros((n, 2, 2), int)"), pair(2)), "train: images are int64; give uint8"),
-        (splits(pair(3, "np.full((n, 2, 2), np.nan)"), pair(2)), "train: images hold nan or infinity"),
-        (splits(pair(3, "np.full((n, 2, 2), 1e300)"), pair(2)), "train: images hold nan or infinity"),
+        (splits(pair(3, "np.full((n, 2, 2), np.nan)"), pair(2)), "train: images contain nan or infinity"),
+        (splits(pair(3, "np.full((n, 2, 2), 1e300)"), pair(2)), "train: images contain nan or infinity"),
         (splits(pair(3, labels="np.arange(4)"), pair(2)), r"train: labels have the shape \[4\]; 3 images need \[3\]"),
         (splits(pair(3, labels="np.arange(n) * 1.0"), pair(2)), "train: labels are float64; give integers"),
         (splits(pair(3), pair(2, labels="np.arange(n) - 1")), "test: a label is -1; labels count from 0"),
@@ -72,19 +72,19 @@ def test_the_fingerprint_holds_the_source(own):
         (splits(pair(3, "np.zeros((n, 3, 2))"), pair(2)), r"\[1, 3, 2\]\), test images \('float32', \[1, 2, 2\]\)"),
     ],
 )
-def test_what_does_not_fit_is_quoted(own, body, message):
+def test_invalid_data_are_quoted(own, body, message):
     own(body)
     with pytest.raises(DataError, match=message):
         read_arrays(SPEC, None)
 
 
 @pytest.mark.parametrize("shape", ["(n, 16, 4, 4)", "(n, 4, 8, 3)", "(n, 8, 3)"])
-def test_axes_that_may_be_meant_are_taken_as_they_are(own, shape):
+def test_plausible_axes_are_accepted(own, shape):
     own(splits(pair(3, f"np.zeros({shape})"), pair(2, f"np.zeros({shape})")))
     assert read_arrays(SPEC, None).train_images.ndim == 4
 
 
-def test_an_exception_of_many_lines_becomes_one_with_its_place(own, tmp_path):
+def test_a_multiline_exception_becomes_one_line_with_its_location(own, tmp_path):
     own("raise ValueError('no birds\\n  in the folder\\n')")
     with pytest.raises(DataError) as error:
         read_arrays(SPEC, None)

@@ -1,4 +1,4 @@
-"""Our own Ray: where it listens, what a signal does during its start, and which versions of it we can use."""
+"""A local Ray listens on loopback only, its start can be interrupted by a signal, and its version has been tested."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def test_it_listens_on_loopback_only():
 
 @pytest.fixture
 def started(monkeypatch):
-    """A stand-in for Ray; the test may change what its start does. Holds the calls that were made."""
+    """A fake Ray that records the calls to it; a test may replace its `init`."""
     calls = []
     node, context = {"NodeManagerAddress": "127.0.0.1"}, SimpleNamespace(gcs_address="127.0.0.1:6379")
     fake = SimpleNamespace(
@@ -78,12 +78,14 @@ def test_a_ray_on_loopback_is_used(started):
 
 
 @pytest.mark.parametrize("which", ["node", "control service"])
-def test_a_ray_that_others_can_reach_is_shut_down(started, which):
+def test_a_ray_that_other_machines_can_reach_is_shut_down(started, which):
     if which == "node":
         started.node["NodeManagerAddress"] = "10.0.0.7"
     else:
         started.context.gcs_address = "10.0.0.7:6379"
-    with pytest.raises(TicketSearchError, match=r"^Ray 2\.99 listens on 10\.0\.0\.7, where other machines reach it"):
+    with pytest.raises(
+        TicketSearchError, match=r"^Ray 2\.99 listens on 10\.0\.0\.7, where other machines can reach it"
+    ):
         connection.connect(None).__enter__()
     assert started.calls == ["init", "shutdown"]
 
@@ -100,7 +102,7 @@ def test_messages_of_the_raylets_do_not_reach_the_terminal(started):
 
 @pytest.fixture
 def interruptible():
-    """Signals as the command has them."""
+    """The signal handlers that the command installs."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     yield
@@ -111,7 +113,7 @@ def interruptible():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_start_of_ray_interrupts_after_it(started, interruptible, number):
     def init(*_, **__):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ray does
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Ray does this too
         os.kill(os.getpid(), number)
         started.calls.append("init")
 
@@ -148,7 +150,7 @@ def test_the_installed_version_is_within_tested_bounds(name):
         assert "999" not in specifier, f"{name} has no upper bound: {specifier}"
 
 
-def test_the_private_names_that_we_rely_on_exist():
+def test_the_private_names_that_the_package_uses_exist():
     assert isinstance(connection.ray_constants.ENABLE_RAY_CLUSTER, bool)
     assert list(signature(connection.ray_worker.listen_error_messages).parameters) == ["worker", "threads_stopped"]
     for name in ("get_parent_population", "select_parent"):

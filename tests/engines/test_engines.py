@@ -1,4 +1,4 @@
-"""The contract of engines: whoever runs a search, its tables are the same, and what goes wrong ends the same way."""
+"""The contract of engines: with any of them, a search has the same tables and handles failures the same way."""
 
 import os
 import shutil
@@ -55,9 +55,9 @@ def killed_once(image_shape, classes):
 def always_killed(image_shape, classes):
     os.kill(os.getpid(), signal.SIGKILL)
 """
-#: For what happens in one worker; to start another takes seconds.
+#: Settings for tests that need only one worker; starting another takes seconds.
 ONE_WORKER = {"sampler": "grid", "trials": None, "max_concurrent": 1}
-#: Ends itself once so many levels have been finished.
+#: A script that runs a search and kills itself once four levels have been finished.
 RUN_AND_DIE = """
 import os, signal, sys, threading, time
 from pathlib import Path
@@ -79,7 +79,7 @@ run_search(load_search(Path(space)), output, engine=engine, address=address[0] i
 
 @pytest.fixture(params=NAMES)
 def engine(request):
-    """Each engine. The searches on Ray share the one of the session."""
+    """Each engine; searches on Ray use the Ray of the test session."""
     if request.param == "ray":
         request.getfixturevalue("ray_address")
     return request.param
@@ -87,7 +87,7 @@ def engine(request):
 
 @pytest.fixture(params=["processes", "ray"])
 def engine_of_processes(request):
-    """Each engine whose workers may die while it goes on."""
+    """Each engine that survives the death of a worker."""
     if request.param == "ray":
         request.getfixturevalue("ray_address")
     return request.param
@@ -95,7 +95,7 @@ def engine_of_processes(request):
 
 @pytest.fixture(scope="module")
 def user_module(tmp_path_factory):
-    """A module of the user's own on the import path, here and in the workers."""
+    """A folder with a user's module, on the import path of this process and of the workers."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "engine_networks.py").write_text(USER_MODULE)
     sys.path.insert(0, str(folder))
@@ -105,7 +105,7 @@ def user_module(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tpe_search(search):
-    """What is asked next depends on what was told before, so the order of everything counts."""
+    """A search whose suggestions depend on earlier results, so the order of all events matters."""
     return search(
         {"pruning_rate": {"low": 0.3, "high": 0.8}, "strategy": ["layerwise", "global"], "rewind_iteration": [0, 20]},
         base={"controls": {"kinds": ["random_reinit"], "levels": "last"}},
@@ -124,7 +124,7 @@ def reference(tpe_search, tmp_path_factory):
 
 
 def tables_of(run_dir):
-    """Every table, without what differs between two runs of the same search: the clock."""
+    """All tables, without the training time, which differs between two runs of the same search."""
     results = load_results(run_dir)
     return {name: getattr(results, name).drop(columns="train_seconds", errors="ignore") for name in KEYS}
 
@@ -140,7 +140,7 @@ def finished(run_dir):
 
 
 def run_unchecked(engine, spec, run_dir):
-    """Run a search past the checks, which would notice a broken network before the start."""
+    """Run a search without the checks before the start, which would refuse a broken network."""
     folder = open_folder(run_dir)
     driver = SearchDriver(spec, folder)
     with open_engine(engine) as opened:
@@ -157,8 +157,8 @@ def test_the_tables_are_the_same_to_the_bit(engine, tpe_search, reference, tmp_p
     assert set(finished(tmp_path / "run").values()) == {1}
 
 
-def test_killed_and_resumed_it_is_as_if_nothing_had_happened(request, engine, tpe_search, reference, tmp_path):
-    """SIGKILL to the process that runs the search; its directory is moved; another process goes on."""
+def test_a_killed_and_resumed_search_has_the_same_tables(request, engine, tpe_search, reference, tmp_path):
+    """Kill the process that runs the search, move the run directory and resume it in another process."""
     (tmp_path / "space.yaml").write_text(tpe_search.to_yaml())
     here, there = tmp_path / "here", tmp_path / "there"
     arguments = [str(tmp_path / "space.yaml"), str(here), engine]
@@ -167,7 +167,7 @@ def test_killed_and_resumed_it_is_as_if_nothing_had_happened(request, engine, tp
     killed = subprocess.run([sys.executable, "-c", RUN_AND_DIE, *arguments], capture_output=True, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     if engine != "inline":
-        wait_until_it_rests(here)
+        wait_until_workers_exit(here)
     assert 4 <= sum(finished(here).values()) < len(load_results(reference).levels)
     asked = SuggestionRecord(here).read()
     here.rename(there)
@@ -177,8 +177,8 @@ def test_killed_and_resumed_it_is_as_if_nothing_had_happened(request, engine, tp
     assert set(finished(there).values()) == {1}
 
 
-def wait_until_it_rests(run_dir, seconds=2.0):
-    """Workers of a driver that was killed notice within a second or two."""
+def wait_until_workers_exit(run_dir, seconds=2.0):
+    """Wait until nothing writes events any more: workers notice within a second or two that their driver was killed."""
     last = time.monotonic()
     events = len(read_events(run_dir))
     while time.monotonic() - last < seconds:
@@ -187,7 +187,7 @@ def wait_until_it_rests(run_dir, seconds=2.0):
             last, events = time.monotonic(), len(read_events(run_dir))
 
 
-def test_a_trajectory_that_raises_is_failed_and_the_others_go_on(engine, user_module, search, tmp_path):
+def test_a_trajectory_that_raises_fails_and_the_others_continue(engine, user_module, search, tmp_path):
     names = {"model.name": ["engine_networks:broken", "engine_networks:leaves", "engine_networks:network"]}
     results = run_unchecked(engine, search(names, seeds=(0, 1), **ONE_WORKER), tmp_path)
     trajectories = results.trajectories.set_index("model.name")
@@ -201,7 +201,7 @@ def test_a_trajectory_that_raises_is_failed_and_the_others_go_on(engine, user_mo
     assert all("Traceback" in error for error in broken["error"])
 
 
-def test_a_diverging_trajectory_says_so(engine, search, tmp_path):
+def test_a_diverging_trajectory_has_status_and_reason(engine, search, tmp_path):
     spec = search({"training.optimizer.lr": [1e30, 1e-3]}, seeds=(0,), **ONE_WORKER)
     progress = run_search(spec, tmp_path / "run", engine=engine)
     assert progress.counts["diverged"] == 1
@@ -210,7 +210,7 @@ def test_a_diverging_trajectory_says_so(engine, search, tmp_path):
     assert list(trajectories["status"].sort_index()) == ["completed", "diverged"]
 
 
-def test_early_stopping_drops_a_trajectory(engine, search, tmp_path):
+def test_early_stopping_stops_a_trajectory(engine, search, tmp_path):
     spec = search(
         {"pruning_rate": [0.9, 0.2]},
         base={"pruning.max_levels": 5, "pruning.min_density": 0.0001},
@@ -225,7 +225,7 @@ def test_early_stopping_drops_a_trajectory(engine, search, tmp_path):
     assert trajectories.loc[0.9, "levels"] < 6 == trajectories.loc[0.2, "levels"]
 
 
-def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(engine, search, small_disk):
+def test_a_full_disk_gives_one_message_and_loses_no_finished_level(engine, search, small_disk):
     spec = search({"pruning_rate": [0.5, 0.6]}, seeds=(0, 1), **ONE_WORKER)
     filler = small_disk / "filler"
     filler.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 90_000))
@@ -238,18 +238,20 @@ def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(engine, search
     assert set(finished(small_disk / "run").values()) == {1}
 
 
-def test_asked_to_stop_it_ends_between_two_levels_and_can_be_resumed(engine, search, tmp_path, monkeypatch):
-    monkeypatch.setattr("ticket_search.search.driver._FLUSH_SECONDS", 0.1)  # it looks for the request as often
+def test_a_stop_request_ends_the_search_between_levels_and_it_can_be_resumed(engine, search, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "ticket_search.search.driver._FLUSH_SECONDS", 0.1
+    )  # the driver looks for the request at this interval
     base = {"pruning.max_levels": 20, "training.iterations": 200, "training.evaluate_every": 200}
     spec = search({"pruning_rate": [0.05]}, base=base, seeds=(0,), sampler="grid", trials=None)
     run_dir = open_folder(tmp_path / "run")
 
-    def stop_it_once_a_level_is_there():
+    def stop_after_the_first_level():
         while not finished(tmp_path / "run"):
             time.sleep(0.05)
         request_stop(run_dir)
 
-    watch = threading.Thread(target=stop_it_once_a_level_is_there)
+    watch = threading.Thread(target=stop_after_the_first_level)
     watch.start()
     progress = run_search(spec, run_dir, engine=engine)
     watch.join()
@@ -264,11 +266,11 @@ def test_asked_to_stop_it_ends_between_two_levels_and_can_be_resumed(engine, sea
     assert set(finished(run_dir).values()) == {1}
 
 
-def test_a_killed_worker_is_started_over_and_leaves_no_trace(
+def test_a_killed_workers_trajectory_is_restarted_and_completed(
     engine_of_processes, user_module, search, tmp_path, monkeypatch
 ):
     marker = user_module / f"killed_under_{engine_of_processes}"
-    # Ray's workers have the environment of the moment when Ray was started.
+    # The source contains the path because Ray's workers have the environment from the start of Ray.
     source = USER_MODULE.replace('os.environ["KILLED_ONCE"]', repr(str(marker)))
     (user_module / f"killed_{engine_of_processes}.py").write_text(source)
     names = {"model.name": [f"killed_{engine_of_processes}:killed_once"]}
@@ -293,12 +295,12 @@ def test_a_worker_that_always_dies_fails_its_trajectory(engine_of_processes, use
 @pytest.mark.parametrize(
     ("code", "how"), [(3, "exit code 3"), (-11, "killed by SIGSEGV"), (-9, "killed by SIGKILL"), (0, "exit code 0")]
 )
-def test_how_a_worker_died_is_a_few_words(code, how):
+def test_the_end_of_a_worker_in_words(code, how):
     assert how_it_ended(code) == how
 
 
 class TestCalls:
-    """Functions of the package that are called in the workers; here, functions of the standard library."""
+    """Calls of importable functions in the workers."""
 
     def call(self, engine, search, function, calls, say=lambda line: None):
         spec = search({"pruning_rate": [0.5]}, seeds=(0,), sampler="grid", trials=None)
@@ -312,12 +314,12 @@ class TestCalls:
         ]
         assert said == ["done 1 of 3", "done 2 of 3", "done 3 of 3"]
 
-    def test_what_a_call_raises_is_one_message(self, engine, search):
+    def test_an_exception_in_a_call_is_one_message(self, engine, search):
         with pytest.raises(TicketSearchError) as error:
             self.call(engine, search, int, [("3",), ("three",)])
         assert str(error.value) == "ValueError: invalid literal for int() with base 10: 'three'"
 
-    def test_a_worker_that_dies_is_replaced_so_often_and_no_more(self, engine_of_processes, search):
+    def test_a_call_that_kills_its_workers_fails_in_the_end(self, engine_of_processes, search):
         with pytest.raises(TicketSearchError, match=r"die|crash|kill"):
             self.call(engine_of_processes, search, os._exit, [(9,)])
 
@@ -329,11 +331,11 @@ class TestCalls:
         (
             "inline",
             "auto",
-            "--address 'auto' is of a Ray cluster, which engine 'inline' does not use; leave it out",
+            "--address 'auto' is for engine 'ray', but the engine is 'inline'; leave --address out",
         ),
     ],
 )
-def test_an_engine_that_is_not_there_is_refused_and_nothing_is_left(search, tmp_path, engine, address, message):
+def test_a_bad_engine_or_address_is_refused_and_leaves_nothing_behind(search, tmp_path, engine, address, message):
     spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
     with pytest.raises(SpecError) as error:
         run_search(spec, tmp_path / "run", engine=engine, address=address)
@@ -341,8 +343,8 @@ def test_an_engine_that_is_not_there_is_refused_and_nothing_is_left(search, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_ray_the_other_engines_run():
-    """Ray and what only Ray needs are hidden from the process and its workers."""
+def test_the_other_engines_open_without_ray():
+    """The package ``ray`` cannot be imported in this test."""
     code = (
         "import sys\n"
         "class NoRay:\n"
@@ -371,19 +373,19 @@ def test_without_ray_the_other_engines_run():
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 9, 15, 16])
-def test_workers_that_share_gpus_fill_one_after_another(monkeypatch, n):
-    """The share that a search space may give for 1/n has four digits."""
+def test_workers_that_share_gpus_fill_one_gpu_after_another(monkeypatch, n):
+    """A search space gives a share of 1/n with four digits."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     share = 10_000 // n / 10_000
     assert [visible_gpus(slot, share) for slot in range(2 * n)] == [["0"]] * n + [["1"]] * n
 
 
-def test_workers_with_gpus_of_their_own_get_the_next_ones(monkeypatch):
+def test_workers_with_several_gpus_get_consecutive_ones(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert [visible_gpus(slot, 2.0) for slot in range(2)] == [["4", "5"], ["6", "7"]]
 
 
-def test_what_a_killed_driver_shared_is_removed_by_the_next(tmp_path, monkeypatch):
+def test_the_next_driver_removes_the_shared_data_of_a_killed_one(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

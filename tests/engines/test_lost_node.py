@@ -1,4 +1,4 @@
-"""A node of a cluster that disappears costs its unfinished levels only; its trajectories move to another."""
+"""If a cluster loses a node, only its unfinished levels are lost, and its trajectories move to another node."""
 
 import subprocess
 import time
@@ -13,7 +13,7 @@ from ticket_search.results.reading import load_results
 ARGUMENTS = ["--set", "search.sampler=grid", "--set", "search.trials=null", "--set", "space.pruning_rate=[0.3, 0.5]"]
 ARGUMENTS += ["--set", "space.rewind_iteration=[0]", "--set", "space.strategy=[global]", "--set", "seeds=[0, 1]"]
 ARGUMENTS += ["--set", "pruning.max_levels=4", "--set", "search.early_stopping=null"]
-# Long enough for the second node to take up its first trajectory before the other has run all four.
+# Long enough that the second node starts a trajectory before the first one has run all four.
 ARGUMENTS += ["--set", "training.iterations=1200"]
 
 
@@ -23,7 +23,7 @@ def run(address, run_dir):
 
 
 def running(run_dir):
-    """The trajectories that have finished a level and have not ended; of two, each node runs one."""
+    """The trajectories that have finished a level and not ended. If there are two, each node runs one."""
     events = read_events(run_dir)
     ended = {event["trajectory_id"] for event in events if event["event"] == "trajectory_ended"}
     return {event["trajectory_id"] for event in events if event["event"] == "level_finished"} - ended
@@ -31,7 +31,7 @@ def running(run_dir):
 
 @pytest.fixture
 def cluster():
-    """A head without processors and two nodes with one each, all on this machine."""
+    """A cluster on this machine with a head without CPUs and two nodes with one CPU each."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -40,7 +40,7 @@ def cluster():
     made.shutdown()
 
 
-def test_its_trajectories_move(cluster, tmp_path):
+def test_the_trajectories_of_a_lost_node_move_to_another(cluster, tmp_path):
     run_dir = tmp_path / "run"
     driver = run(cluster.address, run_dir)
     deadline = time.monotonic() + 120

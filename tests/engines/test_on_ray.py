@@ -1,4 +1,4 @@
-"""Searches on a real Ray: what the trajectories come to must not depend on who ran them, when, or how often."""
+"""Searches on a real Ray: a trajectory's results must not depend on which worker ran it, when, or how often."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from ticket_search.search.reports import EndReport, NotShared
 from ticket_search.storage.folder import open_folder
 
 KEYS = ["trajectory_id", "level"]
-#: May differ between two runs of the same trajectory.
+#: Columns that may differ between two runs of the same trajectory.
 CLOCK = ["train_seconds", "reused"]
 GRID = {"pruning_rate": [0.3, 0.6], "strategy": ["layerwise", "global"], "rewind_iteration": [0, 20]}
 
@@ -63,14 +63,14 @@ def test_level_0_is_trained_once_for_each_seed(two_workers):
     assert set(finished.values()) == {1}
 
 
-def test_one_worker_comes_to_the_same_rows_as_two(two_workers, grid_search, tmp_path):
+def test_one_worker_gives_the_same_rows_as_two(two_workers, grid_search, tmp_path):
     one_worker = grid_search.model_copy(update={"search": grid_search.search.model_copy(update={"max_concurrent": 1})})
     run_search(one_worker, tmp_path / "run")
     assert_same(levels_of(tmp_path / "run"), levels_of(two_workers))
 
 
-def test_a_reused_actor_starts_from_nothing(two_workers, grid_search, search, tmp_path):
-    """One actor runs another network, optimizer and precision of pruning in between."""
+def test_a_reused_actor_keeps_no_state(two_workers, grid_search, search, tmp_path):
+    """The actor trains another network before the one that is compared."""
     values, seed = {"pruning_rate": 0.6, "strategy": "global", "rewind_iteration": 20}, 1
     mixed = {n: [v] for n, v in values.items()} | {"model.name": ["lenet_32", "lenet_16"]}
     spec = search(mixed, seeds=(seed,), sampler="grid", trials=None, early_stopping=None, max_concurrent=1)
@@ -99,7 +99,7 @@ def test_a_search_that_shares_the_store_trains_only_what_is_missing(two_workers,
     assert not levels.query("pruning_rate == 0.5 and level > 0")["reused"].any()
 
 
-def test_a_bug_in_a_hook_is_a_line_with_its_place():
+def test_a_bug_in_a_hook_is_one_line_with_its_location():
     from ray.tune.error import TuneError
 
     from ticket_search.engines.ray.tune_hooks import _one_message
@@ -110,7 +110,7 @@ def test_a_bug_in_a_hook_is_a_line_with_its_place():
         raise TuneError(f"Traceback:\n  {trace}")
 
 
-def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_address, search, tmp_path):
+def test_no_trajectory_is_lost_with_a_worker_killed_while_it_starts_one(ray_address, search, tmp_path):
     marker = tmp_path / "killed"
 
     class DiesOnce(TrajectoryTrainable):
@@ -131,8 +131,8 @@ def test_a_worker_killed_as_it_takes_up_its_next_trajectory_costs_nothing(ray_ad
     assert len(results.levels) == 4
 
 
-def test_short_trajectories_do_not_end_the_start_of_the_other_actors(ray_address, search, tmp_path, monkeypatch):
-    """One actor is ready at once, the other after a second, in which many trajectories end."""
+def test_ends_of_short_trajectories_do_not_cancel_starting_actors(ray_address, search, tmp_path, monkeypatch):
+    """One actor is ready at once; many trajectories end while the other takes a second to start."""
 
     class Short(TrajectoryTrainable):
         def setup(self, config):
@@ -159,8 +159,8 @@ def test_short_trajectories_do_not_end_the_start_of_the_other_actors(ray_address
     assert both_have_worked()
 
 
-def test_a_request_that_no_node_ever_meets_ends_the_search(ray_address, search, tmp_path, monkeypatch):
-    """As on Kubernetes, where it is not known which nodes may be started."""
+def test_a_request_that_no_node_meets_ends_the_search(ray_address, search, tmp_path, monkeypatch):
+    """The node types are unknown, as on Kubernetes."""
     monkeypatch.setattr(nodes, "node_types", lambda: None)
     monkeypatch.setattr(nodes, "_LOOK_SECONDS", 0.0)
     monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", "0.5")
@@ -168,21 +168,22 @@ def test_a_request_that_no_node_ever_meets_ends_the_search(ray_address, search, 
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})
     running = SearchDriver(spec, tmp_path / "run")
     with pytest.raises(
-        TicketSearchError, match=r"no node with 1000 CPUs and 0 GPUs for a trajectory came within 0\.5 sec"
+        TicketSearchError, match=r"no node with 1000 CPUs and 0 GPUs for a trajectory joined within 0\.5 sec"
     ):
         run_on_ray(running, open_folder(tmp_path / "run"))
 
 
-def test_when_no_node_is_left_that_shares_the_storage_the_search_ends(ray_address, search, tmp_path):
+def test_the_search_ends_if_no_node_shares_the_storage(ray_address, search, tmp_path):
     class Elsewhere(TrajectoryTrainable):
         def reports(self, job):
-            yield NotShared(reason="on node7 '/shared/run' is not what the search writes to")
+            yield NotShared(reason="on node7, '/shared/run' is not the folder that the search uses")
 
     said = []
     spec = search({"pruning_rate": [0.5, 0.6]}, sampler="grid", trials=None)
     running = SearchDriver(spec, tmp_path / "run", say=said.append)
-    with pytest.raises(StorageError, match=r"^on node7 '/shared/run' is not what the search writes to$"):
+    with pytest.raises(StorageError, match=r"^on node7, '/shared/run' is not the folder that the search uses$"):
         run_on_ray(running, open_folder(tmp_path / "run"), trainable=Elsewhere)
     assert said == [
-        "left out, its trajectories run on other nodes: on node7 '/shared/run' is not what the search writes to"
+        "left out a node, whose trajectories run on other nodes: "
+        "on node7, '/shared/run' is not the folder that the search uses"
     ]

@@ -1,4 +1,4 @@
-"""What the plan says for clusters of every kind, and what is refused since no node could ever take it."""
+"""The plan for clusters of every kind, and the refusal of trajectories that no node could ever run."""
 
 from types import SimpleNamespace
 
@@ -69,12 +69,12 @@ class TestPlan:
             "  up to 10 more gpu of 16 CPUs and 4 GPUs, which may be started: 16 each",
         ]
 
-    def test_what_limits_it_is_said(self, spec):
+    def test_the_limiting_setting_is_named(self, spec):
         assert describe(spec(max_concurrent=3), [LAPTOP], [])[0].startswith(
-            "plan: 3 trajectories side by side (search.max_concurrent; 8 would fit), "
+            "plan: 3 trajectories side by side (limited by search.max_concurrent; 8 would fit), "
         )
         assert describe(spec(trials=1), [LAPTOP], [])[0].startswith(
-            "plan: 1 trajectory side by side (there are no more; 8 would fit), "
+            "plan: 1 trajectory side by side (the search has no more; 8 would fit), "
         )
         assert "would fit" not in describe(spec(max_concurrent=8), [LAPTOP], [])[0]
 
@@ -84,17 +84,17 @@ class TestPlan:
             "plan: 0 trajectories side by side, each with 1 CPU, 1 thread and 1 GPU",
             "  1 node of 8 CPUs and 0 GPUs: 0",
             "  up to 3 more local.cluster.node of resources that are not known yet, which may be started: "
-            "seen once they are there",
-            "  waiting for a node that can take one, for up to 900 seconds",
+            "known once they have started",
+            "  waiting for a node that can run one, for up to 900 seconds",
         ]
 
 
 class TestCheck:
-    def test_what_could_never_run_is_refused_with_what_there_is(self):
+    def test_a_request_that_no_node_can_meet_is_refused_with_the_nodes(self):
         with pytest.raises(SpecError) as refused:
             check(resources(cpus=1, gpus=1), [LAPTOP, LAPTOP, HEAD], [NodeType(name="big", resources=LAPTOP, most=5)])
         assert str(refused.value) == (
-            "resources: no node has 1 CPU and 1 GPU for a trajectory; there are 2 nodes of 8 CPUs and 0 GPUs; "
+            "resources: no node has 1 CPU and 1 GPU for a trajectory; available: 2 nodes of 8 CPUs and 0 GPUs; "
             "1 node of 0 CPUs and 0 GPUs, and an autoscaler may start up to 5 more big with 8 CPUs and 0 GPUs"
         )
 
@@ -106,7 +106,7 @@ class TestCheck:
             pytest.param(None, id="Kubernetes"),
         ],
     )
-    def test_what_may_run_later_is_waited_for(self, types):
+    def test_a_request_that_a_later_node_may_meet_is_accepted(self, types):
         check(resources(cpus=1, gpus=1), [LAPTOP], types)
 
 
@@ -127,7 +127,7 @@ class TestNodeTypes:
         listed += [{"Alive": False, "Resources": GPU_NODE, "Labels": labels}]
         self.patch.setattr(nodes, "ray", SimpleNamespace(nodes=lambda: listed))
 
-    def test_of_a_cloud_all_but_the_heads(self):
+    def test_a_cloud_may_start_all_types_but_the_heads(self):
         self.launched.write_text(
             "max_workers: 9\nhead_node_type: head\navailable_node_types:\n"
             "  head: {resources: {CPU: 0}}\n  gpu: {resources: {CPU: 16, GPU: 4}, max_workers: 8}\n"
@@ -135,12 +135,12 @@ class TestNodeTypes:
         )
         self.nodes(2, "cpu")
         assert node_types() == [
-            NodeType(name="gpu", resources=GPU_NODE, most=7),  # of nine in all, two are there
+            NodeType(name="gpu", resources=GPU_NODE, most=7),  # two of the nine workers already run
             NodeType(name="cpu", resources=LAPTOP, most=7),
             NodeType(name="none", resources=LAPTOP, most=0),
         ]
 
-    def test_of_machines_that_are_a_list_those_that_have_not_joined(self):
+    def test_listed_machines_that_have_not_joined_may_still_come(self):
         self.launched.write_text(
             "max_workers: 3\nhead_node_type: local\navailable_node_types: {local: {resources: {}, max_workers: 3}}"
         )
@@ -151,22 +151,22 @@ class TestNodeTypes:
             check(resources(cpus=1, gpus=1), [LAPTOP], node_types())
 
     @pytest.mark.parametrize("text", [None, "", "[", "a: b", "available_node_types: 3"])
-    def test_a_cluster_started_by_hand_has_none(self, text):
+    def test_a_cluster_started_by_hand_starts_no_nodes(self, text):
         if text is not None:
             self.launched.write_text(text)
         assert node_types() == []
 
-    def test_a_slurm_job_believes_no_file_of_the_home(self):
+    def test_a_slurm_job_ignores_the_bootstrap_file(self):
         self.launched.write_text("max_workers: 9\nhead_node_type: a\navailable_node_types: {b: {resources: {CPU: 9}}}")
         assert node_types() != []
         self.patch.setenv("SLURM_JOB_ID", "7")
         assert node_types() == []
 
-    def test_on_kubernetes_it_is_not_known(self):
+    def test_on_kubernetes_the_types_are_unknown(self):
         self.patch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
         assert node_types() is None
 
-    def test_a_ray_of_our_own_starts_none(self):
+    def test_a_local_ray_starts_no_nodes(self):
         self.launched.write_text("max_workers: 9\nhead_node_type: a\navailable_node_types: {b: {resources: {CPU: 9}}}")
         self.patch.setattr(nodes, "own_processes", lambda: {1})
         assert node_types() == []
@@ -185,7 +185,7 @@ class TestSlots:
         monkeypatch.setattr(nodes, "own_processes", list)
         monkeypatch.setattr(nodes, "_LOOK_SECONDS", 0.0)
 
-    def test_as_many_as_fit_and_one_that_calls_for_another_node(self):
+    def test_there_are_as_many_slots_as_fit_and_one_to_request_another_node(self):
         slots = Slots(resources(cpus=2), None)
         assert slots.count() == 5
         self.there = [LAPTOP, LAPTOP]
@@ -203,14 +203,14 @@ class TestSlots:
         self.there, self.may_come = [HEAD, LAPTOP, LAPTOP, LAPTOP], []
         assert slots.count() == 13
 
-    def test_machines_with_gpus_are_not_called_for_where_none_is_asked_for(self):
+    def test_gpu_machines_are_not_requested_by_trajectories_without_gpus(self):
         full, gpus = NodeType(name="cpu", resources=LAPTOP, most=0), NodeType(name="gpu", resources=GPU_NODE, most=5)
         self.there, self.may_come = [HEAD, LAPTOP], [full, gpus]
         assert Slots(resources(cpus=2), None).count() == 4
         self.may_come = [gpus]
         assert Slots(resources(cpus=2), None).count() == 8
 
-    def test_what_was_waited_for_in_vain_ends_it_and_nodes_that_were_lost_do_not(self):
+    def test_the_search_ends_if_no_suitable_node_joins_but_not_if_one_is_lost(self):
         self.may_come = [NodeType(name="not joined yet", resources={}, most=1)]
         slots = Slots(resources(cpus=1, gpus=1), None)
         assert slots.count() == 1
@@ -231,7 +231,7 @@ class TestSlots:
         assert slots.count() == 5
         assert not slots.leave_out("0")
 
-    def test_where_it_is_not_known_what_may_be_started_it_waits_so_long_and_no_longer(self, monkeypatch):
+    def test_the_wait_is_limited_if_the_node_types_are_unknown(self, monkeypatch):
         clock = [1000.0]
         monkeypatch.setattr(nodes.time, "monotonic", lambda: clock[0])
         monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", "60")
@@ -243,14 +243,14 @@ class TestSlots:
         with pytest.raises(SpecError) as error:
             slots.count()
         assert str(error.value) == (
-            "resources: no node with 1 CPU and 8 GPUs for a trajectory came within 60 seconds; there are 1 node of 8 "
-            "CPUs and 0 GPUs. Ask for less, or let the autoscaler start larger nodes; "
-            "TICKET_SEARCH_NODE_WAIT_SECONDS in the environment sets how many seconds to wait"
+            "resources: no node with 1 CPU and 8 GPUs for a trajectory joined within 60 seconds; available: 1 node of "
+            "8 CPUs and 0 GPUs. Ask for less, or let the autoscaler start larger nodes; "
+            "the environment variable TICKET_SEARCH_NODE_WAIT_SECONDS sets how many seconds to wait"
         )
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", ""])
-def test_a_time_to_wait_that_is_none_is_refused(monkeypatch, text):
+def test_an_invalid_time_to_wait_is_refused(monkeypatch, text):
     monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", text)
     with pytest.raises(SpecError, match=f"TICKET_SEARCH_NODE_WAIT_SECONDS='{text}' in the environment: give a number"):
         node_wait_seconds()

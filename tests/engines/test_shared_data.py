@@ -1,4 +1,4 @@
-"""A data set is read once, by whoever starts the search; the workers of a node read it from one piece of memory."""
+"""A data set is read once, by the process that starts the search; the workers of a node share it in memory."""
 
 import pickle
 import sys
@@ -43,8 +43,8 @@ def user_data(tmp_path, monkeypatch):
 def test_workers_read_the_memory_of_their_node(ray_address, user_data):
     from ticket_search.engines.ray.connection import ray, share
 
-    def where_the_images_are(spec, data):
-        """In a worker: the names of what is mapped where the images lie, and whether they are what was read."""
+    def find_the_images(spec, data):
+        """In a worker, return the memory mappings that hold the images, the fingerprint and the sum of the images."""
         import ticket_search.engines.worker as worker
 
         dataset = worker._task("classification", spec, data[0], "there is no such folder", "cpu").data
@@ -60,7 +60,7 @@ def test_workers_read_the_memory_of_their_node(ray_address, user_data):
     spec = DatasetSpec(name="counted_data:load", validation=500)
     arrays = read_arrays(spec, None)
     data = share({spec.source: arrays})
-    remote = ray.remote(where_the_images_are)
+    remote = ray.remote(find_the_images)
     for mapped, fingerprint, total in ray.get([remote.remote(spec, [data]) for _ in range(2)]):
         assert len(mapped) == 2
         assert all(rights[3] == "s" and "plasma" in name for rights, name in mapped), mapped
@@ -68,7 +68,7 @@ def test_workers_read_the_memory_of_their_node(ray_address, user_data):
 
 
 @pytest.mark.parametrize("engine", NAMES)
-def test_a_search_reads_it_once(engine, ray_address, user_data, tmp_path, search):
+def test_a_search_reads_a_data_set_once(engine, ray_address, user_data, tmp_path, search):
     spec = search(
         {"pruning_rate": [0.3, 0.6]},
         seeds=[0, 1],
@@ -81,7 +81,7 @@ def test_a_search_reads_it_once(engine, ray_address, user_data, tmp_path, search
     assert list(load_results(tmp_path / "run").trajectories["status"]) == ["completed"] * 4
 
 
-def test_the_bits_are_those_of_a_data_set_of_ones_own(tmp_path, search):
+def test_results_equal_those_of_a_data_set_read_by_the_process_itself(tmp_path, search):
     spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
     run_search(spec, tmp_path / "shared", engine="inline")
     run_by_hand(spec, tmp_path / "read")
@@ -89,8 +89,8 @@ def test_the_bits_are_those_of_a_data_set_of_ones_own(tmp_path, search):
     assert shared.to_dict() == read.to_dict()
 
 
-def test_processes_map_it_from_one_file(tmp_path):
-    """Its arrays are views of the file, and nobody can write to them."""
+def test_processes_map_a_data_set_from_one_file(tmp_path):
+    """The arrays are read-only views of the file."""
     images = np.arange(12, dtype=np.float32).reshape(3, 4)
     data = {"numbers": {"images": images, "empty": np.empty(0), "labels": np.arange(3)}, "name": "three"}
     mapped = pickle.loads(pickle.dumps(map_data(data, tmp_path / "data")))
@@ -105,11 +105,12 @@ def test_processes_map_it_from_one_file(tmp_path):
     assert found["numbers"]["images"][0, 0] == 7
 
 
-def test_where_it_is_missing_is_said(search, monkeypatch):
+def test_a_missing_data_set_is_reported_with_its_machine(search, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "head7")
     spec = search({"pruning_rate": [0.5]}, base={"dataset.name": "mnist"})
-    for local, start in ((True, "dataset 'mnist' is not there: no '"), (False, "on head7, from which every node gets")):
+    missed = "dataset 'mnist' not found: neither '"
+    for local, start in ((True, missed), (False, "on head7, which sends the data to every node")):
         with pytest.raises(DataError) as missing:
             preflight.check(spec, local=local)
         assert str(missing.value).startswith(start)
-        assert "MNIST/raw' or" in str(missing.value)
+        assert "MNIST/raw' nor" in str(missing.value)

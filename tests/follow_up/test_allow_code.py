@@ -1,4 +1,4 @@
-"""A stranger's run directory or ticket imports no code unless that was allowed."""
+"""Code named by somebody else's run directory or ticket is imported only if the user allows it."""
 
 import dataclasses
 import sys
@@ -15,7 +15,7 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.reading import load_results
 from ticket_search.store.level_store import LevelStore
 
-#: Importing it leaves a file; its network is `lenet_16`.
+#: A module that creates a file when it is imported. Its network is that of `lenet_16`.
 STRANGER = """
 from collections import OrderedDict
 from pathlib import Path
@@ -32,7 +32,7 @@ def make(image_shape, classes):
 
 @pytest.fixture
 def imported(tmp_path, monkeypatch):
-    """The module ``stranger`` in the working directory: whether it has been imported."""
+    """Puts the module ``stranger`` into the working directory; returns a function that says whether it was imported."""
     (tmp_path / "stranger.py").write_text(STRANGER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -66,7 +66,7 @@ def test_a_command_that_would_import_code_is_refused_unless_allowed(run_dir, imp
     assert said.returncode == 2
     assert said.stderr == (
         f"error: '{run_dir}' names code that is not part of ticket_search: 'stranger:make'; loading it would run that "
-        "code. If you trust it, give --allow-code (in Python: allow_code=True)\n"
+        "code. If you trust it, add --allow-code (in Python: allow_code=True)\n"
     )
     assert not imported()
     engine = [] if command == "export" else ["--engine", "inline"]
@@ -94,7 +94,7 @@ def test_code_is_found_in_the_task(search):
 
 @pytest.fixture
 def ticket(trajectory, digits, tmp_path):
-    """A file whose ticket names the module; the ticket was found with the same network of this package."""
+    """A file with a ticket that names the module. It was found with ``lenet_16``, which is the same network."""
     spec, store = trajectory({"max_levels": 1}), LevelStore(tmp_path / "ticket_store")
     list(run_trajectory(spec, digits, store))
     found = FinishedTrajectory(spec, digits, store).ticket(1, "aa/1", {"density": 0.8})

@@ -14,7 +14,7 @@ from ticket_search.storage.local import LocalFolder
 
 @pytest.fixture(scope="module")
 def searched(search, tmp_path_factory):
-    """A finished search in which everything matches."""
+    """A finished search in which every ticket matches."""
     space = {"pruning_rate": {"low": 0.3, "high": 0.6}, "criterion": ["magnitude", "random"]}
     spec = search(space, seeds=(3, 5), trials=4, sampler="random", tolerance=1.0 - 1e-9, early_stopping=None)
     folder = tmp_path_factory.mktemp("confirm") / "run"
@@ -29,7 +29,7 @@ def matching(folder):
     return list(zip(found["trajectory_id"], found["level"].astype(int), strict=True)), found
 
 
-def test_its_points_are_the_best_configurations_up_to_their_tickets(searched):
+def test_the_points_of_a_confirmation_are_the_best_configurations(searched):
     best, found = matching(searched)
     spec = confirmation(searched, best, top=2, seeds=3, draws=1)
     assert spec.seeds == (6, 7, 8)
@@ -40,7 +40,7 @@ def test_its_points_are_the_best_configurations_up_to_their_tickets(searched):
     assert [point.pruning.criterion for point in points] == list(found["criterion"].head(2))
 
 
-def test_a_configuration_counts_once_whatever_its_seeds(searched):
+def test_a_configuration_counts_once_for_all_its_seeds(searched):
     best, _ = matching(searched)
     assert len(confirmation(searched, [best[0], best[0], best[1]], top=5, seeds=1, draws=1).points) == 2
 
@@ -50,7 +50,7 @@ def test_without_a_matching_ticket_there_is_nothing_to_confirm(searched):
         confirmation(searched, [], top=1, seeds=1, draws=1)
 
 
-def test_the_command_writes_the_table_and_again_trains_nothing(searched):
+def test_the_command_writes_the_table_and_a_second_run_trains_nothing(searched):
     def confirm():
         said = in_process("confirm", searched, "--top", 2, "--seeds", 3, "--draws", 2, "--engine", "inline")
         assert said.returncode == 0, said.stderr
@@ -72,7 +72,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(searched):
 
 
 def rows(gain, leads=()):
-    """The rows of `compare` for one ticket: the ends of its gain, and of its leads over two controls."""
+    """Rows of `compare` for one ticket, from the interval of its gain and the lower ends of its leads over controls."""
     head = {"pruning_rate": 0.2, "strategy": "global", "level": 1}
     arms = [head | {"level": 0, "arm": "dense"}, head | {"arm": "ticket"}]
     arms[1] |= {"test_accuracy_gain_low": gain[0], "test_accuracy_gain_high": gain[1]}
@@ -116,7 +116,7 @@ def test_verdicts(monkeypatch, gain, leads, verdict):
         ),
     ],
 )
-def test_points_that_do_not_fit(search, changes, message):
+def test_invalid_points_are_refused(search, changes, message):
     from ticket_search.config.base import validate
     from ticket_search.config.search import SearchSpec
 

@@ -32,7 +32,7 @@ RATE = 0.5
 
 @pytest.fixture
 def run(tmp_path, search, digits):
-    """Runs one trajectory into a run directory: its folder, the levels, the name of the last ticket."""
+    """Runs a trajectory in a run directory; returns the directory, the levels and the name of the last ticket."""
 
     def make(seed=1, into="run", **base):
         spec = search({"pruning_rate": [RATE]}, seeds=(seed,), base=base)
@@ -82,7 +82,7 @@ TICKETS = {
 }
 
 
-def test_in_a_fresh_process_tickets_train_to_the_same_bits_as_their_levels(run, tmp_path):
+def test_exported_tickets_train_in_a_new_process_to_the_same_bits_as_their_levels(run, tmp_path):
     files, expected = [], {}
     for kind, changes in TICKETS.items():
         folder, levels, name = run(into=kind, **changes)
@@ -94,7 +94,7 @@ def test_in_a_fresh_process_tickets_train_to_the_same_bits_as_their_levels(run, 
     assert dict(zip(TICKETS, map(json.loads, found.stdout.splitlines()), strict=True)) == expected
 
 
-def test_with_plain_pytorch_its_network_trains_to_the_same_accuracy(run, tmp_path, digits):
+def test_a_loaded_network_trains_in_plain_pytorch_to_the_same_accuracy(run, tmp_path, digits):
     folder, levels, name = run()
     export_ticket(folder, name, tmp_path / "ticket.safetensors")
     network = ticket_search.load_ticket(tmp_path / "ticket.safetensors")
@@ -112,7 +112,7 @@ def test_with_plain_pytorch_its_network_trains_to_the_same_accuracy(run, tmp_pat
         assert torch.equal(module.weight != 0, levels[-1].mask[kept])
 
 
-def test_what_is_in_the_file(run, tmp_path, digits):
+def test_the_contents_of_the_file(run, tmp_path, digits):
     folder, levels, name = run(rewind_iteration=7)
     export_ticket(folder, name, tmp_path / "t.safetensors")
     ticket = read_ticket(tmp_path / "t.safetensors")
@@ -124,21 +124,21 @@ def test_what_is_in_the_file(run, tmp_path, digits):
     assert list(ticket.mask) == list(levels[-1].mask)
     assert ticket.figures["val_accuracy"] == levels[-1].val_metric
     assert ticket.figures["density"] == pytest.approx(0.25, abs=0.01)
-    with safe_open(tmp_path / "t.safetensors", framework="np") as file:  # without ticket_search
+    with safe_open(tmp_path / "t.safetensors", framework="np") as file:  # the file can be read without ticket_search
         assert json.loads(file.metadata()["ticket"])["format"] == "ticket_search.ticket.1"
         assert file.get_tensor("mask/fc1.weight").dtype == bool
         assert (file.get_tensor("weights/fc1.weight")[~file.get_tensor("mask/fc1.weight")] == 0).all()
 
 
 @pytest.mark.parametrize("retrain", ["weights", "finetune"])
-def test_of_a_pruned_store_that_kept_the_ticket(run, tmp_path, retrain):
+def test_export_from_a_pruned_store_that_kept_the_ticket(run, tmp_path, retrain):
     folder, levels, name = run(retrain=retrain, **{"training.iterations": 20})
     store_use.prune(store_use.inspect(folder, lambda results: results.levels[results.levels["level"] == 2]))
     export_ticket(folder, name, tmp_path / "t.safetensors")
     assert read_ticket(tmp_path / "t.safetensors").level_key == levels[-1].key
 
 
-def test_a_tied_weight_is_held_under_both_its_names(run, tmp_path, monkeypatch):
+def test_a_tied_weight_is_masked_under_both_its_names(run, tmp_path, monkeypatch):
     (tmp_path / "own_tied.py").write_text(
         "from torch import nn\n\n\n"
         "def make(image_shape, classes):\n"
@@ -167,17 +167,17 @@ class TestRefused:
         """A run directory and the name of a ticket."""
         return LocalFolder(finished_search), f"{load_results(finished_search).levels['trajectory_id'][0]}/2"
 
-    def test_a_name_that_is_none_of_the_searchs(self, run, tmp_path):
+    def test_an_unknown_ticket(self, run, tmp_path):
         folder, _, name = run()
         with pytest.raises(SpecError, match=rf"unknown ticket 'nonsense'.*known: {name[:-2]}/1, {name}"):
             export_ticket(folder, "nonsense", tmp_path / "t.safetensors")
-        with pytest.raises(SpecError, match="unknown ticket"):  # the dense network is no ticket
+        with pytest.raises(SpecError, match="unknown ticket"):  # level 0 is the dense network, not a ticket
             export_ticket(folder, f"{name[:-2]}/0", tmp_path / "t.safetensors")
 
-    def test_a_file_that_is_there(self, ticket, tmp_path):
+    def test_an_existing_file(self, ticket, tmp_path):
         folder, name = ticket
         (tmp_path / "t.safetensors").write_text("mine")
-        with pytest.raises(SpecError, match="exists already; give another name, or remove it"):
+        with pytest.raises(SpecError, match="already exists; give another name, or remove it"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
         assert (tmp_path / "t.safetensors").read_text() == "mine"
 
@@ -187,7 +187,7 @@ class TestRefused:
         with pytest.raises(SpecError, match=r"file' is a file, not a folder"):
             export_ticket(folder, name, tmp_path / "file" / "t.safetensors")
 
-    def test_a_ticket_without_its_parts(self, tmp_path):
+    def test_a_ticket_with_missing_metadata(self, tmp_path):
         from safetensors.torch import save_file
 
         said = {"ticket": json.dumps({"format": "ticket_search.ticket.1"})}
@@ -207,8 +207,8 @@ class TestRefused:
         data = bytearray(entry.read_bytes())
         data[-1] ^= 1
         entry.write_bytes(data)
-        damaged = rf"level 2 \({levels[-1].key}\) was damaged in the store, and is set aside as '.*'; restore the entry"
-        for _ in range(2):  # the entry is set aside the first time
+        damaged = rf"level 2 \({levels[-1].key}\) was damaged in the store and was moved aside to '.*'; restore"
+        for _ in range(2):  # the first time moves the entry aside
             with pytest.raises(StorageError, match=damaged):
                 export_ticket(folder, name, tmp_path / "t.safetensors")
         assert not (tmp_path / "t.safetensors").exists()
@@ -216,17 +216,17 @@ class TestRefused:
     def test_a_folder_that_does_not_exist(self, ticket, tmp_path):
         folder, name = ticket
         with pytest.raises(
-            SpecError, match=r"there is no folder '.*new/folder'; make the folder first, or give another"
+            SpecError, match=r"there is no folder '.*new/folder'; create the folder first, or give another path"
         ):
             export_ticket(folder, name, tmp_path / "new" / "folder" / "t.safetensors")
         assert not (tmp_path / "new").exists()
 
-    def test_other_data(self, ticket, tmp_path, monkeypatch):
+    def test_changed_data(self, ticket, tmp_path, monkeypatch):
         folder, name = ticket
         other = read_arrays(DatasetSpec(name="digits", validation=300), Path())
         object.__setattr__(other, "fingerprint", "0" * 32)
         monkeypatch.setattr("ticket_search.tasks.classification.read_arrays", lambda *_: other)
-        with pytest.raises(SpecError, match="the data read now is not the data that the search was run on"):
+        with pytest.raises(SpecError, match="the data are not those that the search was run on"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     def test_pruned_weights_that_are_not_zero(self, run, tmp_path):
@@ -235,18 +235,18 @@ class TestRefused:
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     @pytest.mark.parametrize("content", [b"", b"nonsense", None])
-    def test_a_file_that_is_no_ticket(self, tmp_path, content):
+    def test_a_file_that_is_not_a_ticket(self, tmp_path, content):
         path = tmp_path / "t.safetensors"
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(SpecError, match="no ticket"):
+        with pytest.raises(SpecError, match=r"is not a ticket: |does not exist"):
             ticket_search.load_ticket(path)
 
-    def test_somebody_elses_safetensors(self, tmp_path):
+    def test_a_safetensors_file_without_a_ticket(self, tmp_path):
         from safetensors.torch import save_file
 
         save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
         with pytest.raises(
-            SpecError, match="is no ticket: its metadata have no key 'ticket'; `ticket-search export` makes one"
+            SpecError, match="is not a ticket: its metadata has no key 'ticket'; `ticket-search export` writes"
         ):
             ticket_search.load_ticket(tmp_path / "w.safetensors")

@@ -1,4 +1,4 @@
-"""The command `stability`: copies in parallel, tables, a plot; a second call; bad input."""
+"""The command `stability`: parallel copies, tables, a plot, a second call, bad input."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ def entries(folder):
     return {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*.safetensors")}
 
 
-def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched):
+def test_the_command_writes_tables_and_a_plot_and_a_second_run_trains_nothing(searched):
     folder, ticket = searched
     before = load_results(folder)
     options = (folder, ticket, "--points", 5, "--engine", "inline")
@@ -46,7 +46,7 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched)
     assert len(lines) == 3 * 3 * 5
     assert lines.groupby(["arm", "rewind_iteration", "first", "second"]).size().tolist() == [5] * 9
     assert lines[["val_error", "test_error"]].to_numpy().max() < 1
-    # A copy is the end of several lines, and has the same error on each.
+    # A copy is an end of several lines and must have the same error on all of them.
     ends = lines[lines["position"].isin([0.0, 1.0])]
     ends = ends.assign(copy=ends["first"].where(ends["position"] == 0.0, ends["second"]))
     assert (ends.groupby(["arm", "rewind_iteration", "copy"])["test_error"].nunique() == 1).all()
@@ -58,7 +58,7 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched)
     again = in_process("stability", *options)
     assert (again.returncode, again.stdout) == (0, said.stdout)
     assert entries(folder) == trained
-    # Pruning the store keeps the copies, unless only the best tickets are to be kept.
+    # Pruning the store keeps the copies, unless it is told to keep only the best tickets.
     use = inspect(LocalFolder(folder))
     assert (len(use.kinds["copies"]), use.unneeded) == (9, [])
     best = inspect(LocalFolder(folder), lambda results: results.levels.head(0))
@@ -66,7 +66,7 @@ def test_the_command_writes_tables_and_a_plot_and_again_trains_nothing(searched)
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "stability_lines"), lines)
 
 
-def test_the_rewinds_that_are_asked_for(searched):
+def test_dense_networks_are_copied_at_the_given_rewinds(searched):
     folder, ticket = searched
     said = []
     options = {"copies": 2, "points": 3, "engine": "inline", "say": said.append}
@@ -105,7 +105,7 @@ def test_bad_input_is_one_message(searched, arguments, message):
     assert "Traceback" not in said.stderr
 
 
-# A restarted worker cannot import the tests' modules.
+# The functions of this module are sent to workers by value, because a restarted worker cannot import test modules.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

@@ -1,4 +1,4 @@
-"""A ticket on another data set: its trainings, its table, and what is refused."""
+"""A ticket on another data set: its trainings, its table, and the refusal of bad input."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ from ticket_search.store.level_store import LevelStore
 from ticket_search.tasks.images import ImageTask
 
 KEY = "0123456789abcdef" * 2
-#: Four classes of 8x8 images, and ten of 6x6.
+#: A module with two data sets: four classes of 8x8 images, and ten classes of 6x6 images.
 OTHER_DATA = """
 from importlib.resources import files
 import numpy as np
@@ -58,7 +58,7 @@ def other_data(tmp_path, monkeypatch):
 
 @pytest.fixture
 def found(trajectory, digits, stores):
-    """A ticket of half the weights as `export` writes it, and its level: ``found({"rewind_iteration": 7}, seed=1)``."""
+    """Builds a ticket of half the weights, as exported, and its level: ``found({"rewind_iteration": 7}, seed=1)``."""
 
     def make(changes=(), seed=1):
         spec = trajectory({"max_levels": 1, "pruning_rate": 0.5, **dict(changes)}, seed=seed)
@@ -76,7 +76,7 @@ def stores(tmp_path):
 
 
 def moved(ticket, data, stores, *, weights="ticket", seed=None, controls=(), **dataset):
-    """The levels of a trajectory that trains a given ticket on other data."""
+    """The levels of a trajectory that trains `ticket` on `data`."""
     store = stores()
     store.save(KEY, ticket.to_entry())
     pruning = {"ticket": KEY, "ticket_weights": weights, "rewind_iteration": ticket.spec.pruning.rewind_iteration}
@@ -98,7 +98,7 @@ def points(level):
 @pytest.mark.parametrize(
     "changes", [{}, {"rewind_iteration": 7, "model.name": "resnet8"}, {"reinit_kept": "sign"}], ids=str
 )
-def test_on_its_own_data_and_seed_it_trains_to_the_same_bits(found, digits, stores, changes):
+def test_a_ticket_on_its_own_data_and_seed_trains_to_the_same_bits(found, digits, stores, changes):
     ticket, level = found(changes)
     _, again = moved(ticket, digits, stores)
     assert again.number == 1
@@ -108,7 +108,7 @@ def test_on_its_own_data_and_seed_it_trains_to_the_same_bits(found, digits, stor
 
 
 @pytest.mark.parametrize("k", [0, 7])
-def test_the_mask_alone_starts_from_the_dense_network_trained_there(found, digits, trainings, stores, k):
+def test_a_mask_alone_starts_from_the_dense_network_of_the_new_data(found, digits, trainings, stores, k):
     ticket, _ = found({"rewind_iteration": k})
     for seen in (trainings.inputs, trainings.levels, trainings.outputs):
         seen.clear()
@@ -122,7 +122,7 @@ def test_the_mask_alone_starts_from_the_dense_network_trained_there(found, digit
     assert not torch.equal(trainings.inputs[1]["fc1.weight"], ticket.weights["fc1.weight"])
 
 
-def test_for_other_classes_the_head_is_new_and_whole(found, trainings, other_data, stores):
+def test_for_other_classes_the_head_is_new_and_dense(found, trainings, other_data, stores):
     ticket, _ = found()
     trainings.inputs.clear()
     data = other_data("four")
@@ -139,13 +139,13 @@ def test_for_other_classes_the_head_is_new_and_whole(found, trainings, other_dat
     assert level.val_metric > 0.5 < dense.val_metric
 
 
-def test_images_that_it_does_not_take(found, other_data, stores):
+def test_images_of_another_size_are_refused(found, other_data, stores):
     ticket, _ = found()
-    with pytest.raises(SpecError, match="takes images of 1 x 8 x 8, and the data set's are 1 x 6 x 6"):
+    with pytest.raises(SpecError, match="takes images of 1 x 8 x 8, but the data set has images of 1 x 6 x 6"):
         moved(ticket, other_data("small"), stores, name="other_data:small")
 
 
-def test_another_network(found, digits, stores):
+def test_a_ticket_of_another_network_is_refused(found, digits, stores):
     ticket, _ = found()
     store = stores()
     store.save(KEY, ticket.to_entry())
@@ -166,7 +166,7 @@ def files(found, tmp_path):
     return paths
 
 
-def test_its_search(files):
+def test_the_search_of_a_transfer(files):
     tickets = read_tickets(files)
     spec = transfer(tickets, "mnist", seeds=3, draws=2, mask_alone=False, settings=("training.iterations=7",))
     assert re.fullmatch("2_tickets_[0-9a-f]{8}_on_mnist", spec.name)
@@ -196,16 +196,18 @@ def test_its_search(files):
 def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, changes):
     other = tmp_path / "other.safetensors"
     other.write_bytes(found(changes, seed=2)[0].to_bytes())
-    with pytest.raises(SpecError, match=f"differ in .*{next(iter(changes))}.*; transfer them one by one"):
+    with pytest.raises(
+        SpecError, match=f"found with different settings of .*{next(iter(changes))}.*; transfer them one by one"
+    ):
         transfer(read_tickets([files[0], other]), "digits", seeds=1, draws=1, mask_alone=False)
 
 
-def test_a_ticket_counts_once_whatever_is_said_of_it(files, found, tmp_path):
-    """Its name and figures do not change its training, so they are not part of its key."""
+def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
+    """A ticket's name and figures do not affect its training, so they are not part of its key."""
     again = tmp_path / "again.safetensors"
     ticket = read_ticket(files[0])
     again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
-    with pytest.raises(SpecError, match="is the same ticket as another file given"):
+    with pytest.raises(SpecError, match="holds the same ticket as another of the files"):
         read_tickets([files[0], again])
     for name in ("fc1.weight", "fc1.bias"):
         weights = ticket.weights | {name: ticket.weights[name] + 1}
@@ -219,13 +221,13 @@ def test_a_ticket_counts_once_whatever_is_said_of_it(files, found, tmp_path):
 def test_trained_weights_are_not_transferred(found, retrain):
     ticket, _ = found({"retrain": retrain, "max_levels": 1})
     options = {"seeds": 1, "draws": 1}
-    with pytest.raises(SpecError, match=r"starts from trained weights .* transfer its mask with --mask-alone"):
+    with pytest.raises(SpecError, match=r"starts from trained weights .* use only its mask, with --mask-alone"):
         transfer({ticket.key: ticket}, "digits", mask_alone=False, **options)
     assert transfer({ticket.key: ticket}, "digits", mask_alone=True, **options).pruning.ticket_weights == "own"
 
 
-def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path, monkeypatch):
-    """Name and classes are the same, so a tensor that does not fit is not a new output layer."""
+def test_a_user_network_whose_code_has_changed_is_refused(found, digits, stores, tmp_path, monkeypatch):
+    """If the number of classes is the same, a tensor of another shape cannot be a new output layer."""
     ticket, _ = found()
     shapes = {name: value.shape for name, value in ticket.weights.items()}
     wider = shapes | {"fc1.weight": torch.Size([24, 64])}
@@ -234,7 +236,7 @@ def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path
         shapes | {"new.weight": torch.Size([3, 3])},
         {n: s for n, s in shapes.items() if n != "fc1.bias"},
     ):
-        with pytest.raises(SpecError, match="its code has changed, or the file was altered; export"):
+        with pytest.raises(SpecError, match="the network's code or the ticket file has changed; export"):
             ticket.cut_to(changed, ticket.inputs)
     assert set(ticket.cut_to(shapes, ticket.inputs).weights) == set(shapes)
     other_head = shapes | {"output.weight": torch.Size([4, 16]), "output.bias": torch.Size([4])}
@@ -243,7 +245,7 @@ def test_the_code_of_a_users_network_has_changed(found, digits, stores, tmp_path
     assert list(ticket.cut_to(other_head, four).mask) == ["fc1.weight"]
 
 
-def test_the_command_writes_the_table_and_again_trains_nothing(files, tmp_path, other_data):
+def test_the_command_writes_the_table_and_a_second_run_trains_nothing(files, tmp_path, other_data):
     options = (*files, "--dataset", "other_data:four", "--seeds", 2, "--output", "run", "--engine", "inline")
     said = in_process("transfer", *options, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
@@ -254,7 +256,7 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, tmp_path, 
     assert table["verdict"][1] in said.stdout
     results = load_results(tmp_path / "run")
     assert set(results.levels["seed"]) == {3, 4}
-    # The dense network of a seed is trained once, whatever the tickets.
+    # The dense network of a seed is trained once for all tickets.
     assert results.levels.loc[results.levels["level"] == 0, "level_key"].nunique() == 2
     again = in_process("transfer", *options, cwd=tmp_path)
     assert again.returncode == 0
@@ -272,16 +274,19 @@ def test_the_command_writes_the_table_and_again_trains_nothing(files, tmp_path, 
     [
         (
             ["--dataset", "other_data:small"],
-            "takes images of 1 x 8 x 8, and the data set's are 1 x 6 x 6",
+            "takes images of 1 x 8 x 8, but the data set has images of 1 x 6 x 6",
         ),
         (["--dataset", "minst"], "unknown dataset 'minst' (did you mean 'mnist'?)"),
-        (["--dataset", "mnist"], "dataset 'mnist' is not there"),
+        (["--dataset", "mnist"], "dataset 'mnist' not found"),
         (
             ["--dataset", "digits", "--set", "model.name=lenet_8"],
             "belongs to the network 'lenet_16', not to 'lenet_8'",
         ),
         (["--dataset", "digits", "--set", "retrain=finetune"], "give retrain 'weights', or ticket null"),
-        (["--dataset", "digits", "--set", "space.strategy=[global]"], "the space of a transfer is its tickets"),
+        (
+            ["--dataset", "digits", "--set", "space.strategy=[global]"],
+            "the space of a transfer must hold only its tickets",
+        ),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data, arguments, message):
@@ -293,7 +298,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data
 
 
 def altered(file, changes, tensors=()):
-    """A ticket's file with other metadata and tensors, and no checksum, as older versions wrote it."""
+    """The file of a ticket with changed metadata and tensors, and without a checksum, as in older versions."""
     with safe_open(file, framework="pt") as opened:
         plain = json.loads(opened.metadata()["ticket"])
     del plain["sha256"]
@@ -308,7 +313,7 @@ def altered(file, changes, tensors=()):
         ({"classes": None}, "it has neither 'image_shape' and 'classes' nor 'inputs'"),
         ({"image_shape": [1, 8, -8]}, "image_shape.2: -8 is not valid: input should be greater than or equal to 1"),
         ({"mask": []}, "mask: [] is not valid"),
-        ({"mask": ["fc9.weight"]}, "it has no tensor mask/fc9.weight, which its metadata name"),
+        ({"mask": ["fc9.weight"]}, "it has no tensor mask/fc9.weight, which its metadata lists"),
         ({"trajectory": {}}, "trajectory.model: is missing"),
         ({"start": None}, "start: None is not valid"),
         ({"level_key": 7}, "level_key: 7 is not valid: input should be a valid string"),
@@ -324,7 +329,7 @@ def test_a_damaged_ticket_is_one_message(files, tmp_path, changes, message):
     assert "Traceback" not in said.stderr
 
 
-def test_masks_that_are_none(files, tmp_path):
+def test_invalid_masks_are_refused(files, tmp_path):
     kept, bad = read_ticket(files[0]).mask["fc1.weight"], tmp_path / "bad.safetensors"
     for other in (kept.float(), kept[:5]):
         bad.write_bytes(altered(files[0], {}, {"mask/fc1.weight": other.contiguous()}))
@@ -332,11 +337,11 @@ def test_masks_that_are_none(files, tmp_path):
             read_tickets([bad])
 
 
-def test_weights_that_are_nan(files, tmp_path):
+def test_weights_with_nan_are_refused(files, tmp_path):
     weights, bad = read_ticket(files[0]).weights["fc1.weight"].clone(), tmp_path / "bad.safetensors"
     weights[3, 5] = torch.nan
     bad.write_bytes(altered(files[0], {}, {"weights/fc1.weight": weights}))
-    with pytest.raises(SpecError, match=r"is a damaged ticket: its weights 'fc1.weight' are not all numbers"):
+    with pytest.raises(SpecError, match=r"is a damaged ticket: its weights 'fc1.weight' contain NaN"):
         read_tickets([bad])
 
 
@@ -350,7 +355,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(files, tmp_path):
     whole = read_ticket(files[0]).to_bytes()
     for place in (*range(0, 400, 7), *range(400, len(data), 97), len(data) - 1):
         bad.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        # A flip that changes no value, such as that of the checksum's own name, may be read.
+        # A flip that changes no value, for example one in the name of the checksum, may go unnoticed.
         try:
             assert read_ticket(bad).to_bytes() == whole, place
         except SpecError as error:
@@ -361,11 +366,11 @@ def test_a_flipped_byte_is_found_wherever_it_is(files, tmp_path):
     ("model", "message"),
     [
         ("lenet_8", r"'fc1.weight' has the shape \[16, 64\] in the ticket and \[8, 64\] in the network 'lenet_8'"),
-        ("conv2", "in the network 'conv2': its code has changed, or the file was altered; export the ticket again"),
+        ("conv2", "in the network 'conv2': the network's code or the ticket file has changed; export the ticket again"),
         ("vgg19", "model 'vgg19': images of 8x8 pixels are too small"),
     ],
 )
-def test_metadata_that_name_another_network(files, tmp_path, model, message):
+def test_metadata_with_another_network_are_refused(files, tmp_path, model, message):
     trajectory = read_ticket(files[0]).spec.model_dump(mode="json") | {"model": {"name": model}}
     (tmp_path / "bad.safetensors").write_bytes(altered(files[0], {"trajectory": trajectory}))
     with pytest.raises(SpecError, match=message):
@@ -375,20 +380,20 @@ def test_metadata_that_name_another_network(files, tmp_path, model, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is a damaged ticket: its metadata are not JSON"),
-        ("[" * 10**5, "is a damaged ticket: its metadata are not JSON"),
+        ("{", "is a damaged ticket: its metadata is not JSON"),
+        ("[" * 10**5, "is a damaged ticket: its metadata is not JSON"),
         ("[]", "has the format None; this version reads 'ticket_search.ticket.1'"),
         ('{"format": "ticket_search.ticket.9"}', "has the format 'ticket_search.ticket.9'; this version reads"),
     ],
     ids=["not JSON", "too deep", "a list", "another format"],
 )
-def test_metadata_that_are_no_tickets(tmp_path, text, message):
+def test_metadata_that_are_not_a_tickets_are_refused(tmp_path, text, message):
     (tmp_path / "bad.safetensors").write_bytes(save({"w": torch.zeros(2)}, {"ticket": text}))
     with pytest.raises(SpecError, match=message):
         read_ticket(tmp_path / "bad.safetensors")
 
 
-def test_the_tickets_of_a_transfer_say_which_ticket_was_transferred(files, tmp_path):
+def test_the_table_of_tickets_names_the_transferred_ones(files, tmp_path):
     tickets = read_tickets(files)
     spec = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=False, settings=("search.tolerance=0.99",))
     for key, ticket in tickets.items():
@@ -398,32 +403,32 @@ def test_the_tickets_of_a_transfer_say_which_ticket_was_transferred(files, tmp_p
     assert found.columns.is_unique
     assert set(found["trajectory.ticket"]) == set(tickets)
     assert found["ticket"].str.endswith("/1").all()
-    assert set(found["pruning_rate"]) == {0.5}  # of the search that found it
+    assert set(found["pruning_rate"]) == {0.5}  # the rate of the search that found the tickets
 
 
-def test_a_file_that_is_no_ticket(tmp_path):
+def test_a_file_that_is_not_a_ticket(tmp_path):
     said = in_process("transfer", "absent.safetensors", "--dataset", "digits", cwd=tmp_path)
-    assert (said.returncode, said.stderr) == (2, "error: no ticket 'absent.safetensors': there is no such file\n")
+    assert (said.returncode, said.stderr) == (2, "error: ticket file 'absent.safetensors' does not exist\n")
 
 
-def test_a_ticket_that_the_store_does_not_hold(search, tmp_path):
+def test_a_ticket_that_is_missing_from_the_store_is_refused(search, tmp_path):
     spec = search({"ticket": [KEY]}, sampler="grid", trials=None)
     with pytest.raises(SpecError, match=f"pruning.ticket: '{KEY}' is not in the level store"):
         run_search(spec, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_entry_that_is_no_ticket(search, tmp_path, stores):
+def test_an_entry_that_is_not_a_ticket_is_refused(search, tmp_path, stores):
     from ticket_search.store.level_store import Entry
 
     LevelStore(tmp_path / "shared").save(KEY, Entry(record={"level": 1}, tensors={}))
     spec = search({"ticket": [KEY]}, sampler="grid", trials=None).model_copy(update={"store": str(tmp_path / "shared")})
-    with pytest.raises(SpecError, match=f"the entry '{KEY}' of the level store is no ticket: it has the format None"):
+    with pytest.raises(SpecError, match=f"the entry '{KEY}' of the level store is not a ticket: it has the format"):
         run_search(spec, tmp_path / "run")
 
 
-def test_pruned_after_an_interruption_it_goes_on(files, tmp_path):
-    """The store keeps tickets that have not been trained yet: the search still needs them."""
+def test_a_transfer_resumes_after_an_interruption_and_a_prune(files, tmp_path):
+    """Pruning keeps tickets that have not been trained yet, because the search still needs them."""
     tickets = read_tickets(files)
     spec = transfer(tickets, "digits", seeds=1, draws=1, mask_alone=False)
     folder = LocalFolder(tmp_path / "run")
@@ -448,13 +453,13 @@ def test_pruned_after_an_interruption_it_goes_on(files, tmp_path):
         ({"ticket_weights": "own"}, "ticket_weights 'own' needs a ticket, but ticket is null"),
     ],
 )
-def test_fields_that_do_not_go_together(trajectory, changes, message):
+def test_incompatible_fields_are_refused(trajectory, changes, message):
     with pytest.raises(SpecError, match=message):
         trajectory(changes)
 
 
 def results(tickets, controls=()):
-    """Tables of (ticket, seed, level, accuracy); controls as (ticket, seed, draw, accuracy)."""
+    """Tables with levels from (ticket, seed, level, accuracy) and controls from (ticket, seed, draw, accuracy)."""
     fixed = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude", "rewind_iteration": 0}
     levels = [
         fixed
@@ -488,7 +493,7 @@ def test_the_table_pairs_tickets_with_the_dense_networks_and_controls_of_their_s
     assert table.loc["dense", "test_accuracy"] == pytest.approx(0.91)
     assert table.loc["ticket", "test_accuracy"] == pytest.approx(0.935)
     assert table.loc["ticket", "test_accuracy_gain"] == pytest.approx(0.025)
-    # With two tickets and two seeds, the extreme draws are one ticket with one seed.
+    # With two tickets and two seeds, the extreme resamples repeat one ticket and one seed.
     assert table.loc["ticket", "test_accuracy_gain_low"] == pytest.approx(0.01)
     assert table.loc["ticket", "test_accuracy_gain_high"] == pytest.approx(0.04)
     for end in ("", "_low", "_high"):
@@ -507,7 +512,7 @@ def test_tickets_of_different_sizes_are_not_pooled_and_controls_may_be_absent():
     assert table["verdict"].tolist() == [None, "better", None, "better"]
 
 
-def test_the_table_does_not_depend_on_what_ended_first():
+def test_the_table_does_not_depend_on_the_order_of_the_rows():
     rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
     controls = [(t, s, 0, accuracy - 0.01 * (s + 1)) for t, s, accuracy in CELLS]
     tables = results(rows, controls)
@@ -520,28 +525,28 @@ def test_the_table_does_not_depend_on_what_ended_first():
         pd.testing.assert_frame_equal(transfer_table(dataclasses.replace(tables, **shuffled), margin=0.005), table)
 
 
-def test_each_arm_says_how_many_trainings_it_rests_on():
+def test_each_arm_counts_its_trainings():
     rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
     controls = [(t, s, 0, accuracy if t == "a" else np.nan) for t, s, accuracy in CELLS]
-    # A third seed, whose tickets have all diverged, has a dense network.
+    # A third seed has only a dense network, because its tickets diverged.
     table = transfer_table(results([*rows, ("a", 2, 0, 0.9)], controls), margin=0.005).set_index("arm")
     assert table["seeds"].to_dict() == {"dense": 3, "ticket": 2, "shuffled_mask": 2}
     assert table["tickets"].to_dict() == {"dense": 2, "ticket": 2, "shuffled_mask": 1}
     assert table["trainings"].to_dict() == {"dense": 3, "ticket": 4, "shuffled_mask": 2}
 
 
-def test_of_one_pair_nothing_is_claimed():
+def test_one_pair_is_undecided():
     table = transfer_table(results([("a", 0, 0, 0.9), ("a", 0, 1, 0.95)], [("a", 0, 0, 0.8)]), margin=0.005)
     assert table["verdict"].tolist() == [None, "undecided", None]
 
 
-def test_a_training_that_is_missing_leaves_the_others():
+def test_a_missing_training_does_not_exclude_the_others():
     rows = [row for t, s, accuracy in CELLS[:-1] for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
     table = transfer_table(results([*rows, ("b", 1, 0, 0.9)]), margin=0.005).set_index("arm")
     assert table.loc["ticket", "test_accuracy"] == pytest.approx(np.mean([0.93, 0.92, 0.95]))
 
 
-def test_what_is_read_back_from_the_store_is_the_ticket(found, tmp_path):
+def test_a_ticket_survives_a_round_trip_through_the_store(found, tmp_path):
     ticket, _ = found({"rewind_iteration": 7})
     (tmp_path / "t.safetensors").write_bytes(ticket.to_bytes())
     again = Ticket.from_entry(ticket.to_entry())

@@ -1,9 +1,9 @@
-"""Make a golden run directory: ``python tests/golden/make.py``. It never replaces an old one.
+"""Make a golden run directory: ``python tests/golden/make.py``. An existing one is never replaced.
 
-It is a finished search of 2 trajectories with 3 levels each, written by the version in its name. Everything that names
-the machine is replaced: the name of the event file, and the run directory in ``store/searches``. TensorBoard files are
-left out. Make another one, ``version_2``, when the version of the tables, the store's entries or the engine is raised,
-and keep the earlier ones unchanged: `test_golden.py` tests that each can still be read.
+It holds a finished search of 2 trajectories with 3 levels each, written by the version in its name. Everything that
+names the machine is replaced, namely the name of the event file and the run directory in ``store/searches``.
+TensorBoard files are left out. When the version of the tables, the store's entries or the engine is raised, make
+another directory, ``version_2``, and leave the earlier ones unchanged: `test_golden.py` tests that they can be read.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`ticket_search.run_search`, as a notebook calls it."""
+"""`ticket_search.run_search` as called from a notebook."""
 
 import subprocess
 import sys
@@ -50,13 +50,13 @@ def test_a_dict_a_file_and_a_spec_are_the_same_search(tmp_path):
         pd.testing.assert_frame_equal(levels(run(space, tmp_path / name)), levels(one), check_exact=True)
 
 
-def test_settings_are_those_of_the_command_line(tmp_path):
+def test_settings_have_the_names_of_the_command_line(tmp_path):
     results = run(SEARCH, tmp_path / "run", trials=1, settings={"pruning.max_levels": 1, "space.pruning_rate": [0.6]})
     assert list(results.levels["pruning_rate"]) == [0.6, 0.6]
     assert SEARCH["space"] == {"pruning_rate": [0.5, 0.3]}
 
 
-def test_run_again_it_resumes_and_tells_of_each_trajectory_once(tmp_path):
+def test_a_second_run_resumes_and_reports_each_trajectory_once(tmp_path):
     ended, said = [], []
     ticket_search.run_search(
         SEARCH, tmp_path / "run", engine="inline", trials=1, say=said.append, on_trajectory=ended.append
@@ -69,17 +69,17 @@ def test_run_again_it_resumes_and_tells_of_each_trajectory_once(tmp_path):
         run(SEARCH, tmp_path / "run", settings={"training.iterations": 60})
 
 
-def test_what_is_wrong_is_one_message(tmp_path):
+def test_bad_input_is_one_message(tmp_path):
     with pytest.raises(SpecError) as error:
         run(SEARCH | {"seeds": []}, tmp_path / "run")
     assert str(error.value).startswith("seeds: [] is not valid")
-    with pytest.raises(SpecError, match="no search space 'digit': neither a file nor a name"):
+    with pytest.raises(SpecError, match="no search space 'digit': neither a file nor a search that ships"):
         run("digit", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_in_a_script_without_a_guard_processes_do_not_run_it_again(tmp_path):
-    """`multiprocessing` would import the script in every worker, and so start the search in each."""
+def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
+    """`multiprocessing` would import the script in every worker and so start the search again there."""
     (tmp_path / "script.py").write_text(
         "import ticket_search\n"
         f"results = ticket_search.run_search({SEARCH!r}, 'run', engine='processes', trials=1)\n"
@@ -105,7 +105,7 @@ def test_in_a_script_without_a_guard_processes_do_not_run_it_again(tmp_path):
         ),
         (SEARCH, {"settings": {5: 5}}, r"settings: \{5: 5\} is not valid: give a dict"),
         (SEARCH, {"output": 5}, "output: 5 is not valid: give a path or 's3://bucket/path'"),
-        (SEARCH, {"output": "a\0b"}, r"output: 'a\\x00b' is not valid: it holds a null character"),
+        (SEARCH, {"output": "a\0b"}, r"output: 'a\\x00b' is not valid: it contains a null character"),
         (SEARCH, {"data_dir": 5}, "data_dir: 5 is not valid: give a path"),
         (SEARCH, {"store": 5}, "store: 5 is not valid: give a path"),
         (SEARCH, {"address": 5}, "address: 5 is not valid: give the address of a Ray cluster"),

@@ -1,4 +1,4 @@
-"""The short forms of ``make soak``; see tests/ballistic.py."""
+"""Short versions of ``make soak``; see tests/ballistic.py."""
 
 import random
 import signal
@@ -14,7 +14,7 @@ from ticket_search.config.loading import load_search
 from ticket_search.launch.run import run_search
 
 
-def test_killed_as_a_whole_it_is_as_if_nothing_had_happened(tmp_path):
+def test_a_search_killed_with_all_its_processes_loses_nothing(tmp_path):
     space = tmp_path / "space.yaml"
     space.write_text(ballistic.make_space(False, iterations=100, size=1).replace("seeds: [0, 1, 2]", "seeds: [0]"))
     run_by_hand(load_search(space), tmp_path / "alone")
@@ -31,7 +31,7 @@ def test_killed_as_a_whole_it_is_as_if_nothing_had_happened(tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("one_worker", [False, True], ids=["two_workers", "one_worker"])
-def test_killed_at_random_moments_it_is_as_if_nothing_had_happened(one_worker, tmp_path):
+def test_a_search_killed_at_random_moments_loses_nothing(one_worker, tmp_path):
     space = tmp_path / "space.yaml"
     space.write_text(ballistic.make_space(one_worker, iterations=1500, size=6 if one_worker else 2))
     alone = ballistic.run_alone(space, tmp_path / "alone")

@@ -1,4 +1,4 @@
-"""The estimate of a search's disk use, compared with what searches really took."""
+"""The estimate of a search's disk use, compared with the real use."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ from ticket_search.tasks import classification
 
 NOTHING = Estimate(levels=1.0, dense=0.0, masks=0.0, tables=0.0)
 LENET = {"model.name": "lenet_300_100"}
-#: The space, the base, and the number of trials; None takes the whole grid.
+#: Name -> space, base, and number of trials, where None means the whole grid.
 SPACES = {
     "few trajectories": ({"pruning_rate": [0.3, 0.6]}, {}, None),
     "many small ones": ({"pruning_rate": [0.3, 0.4, 0.5, 0.6], "rewind_iteration": [0, 5, 10, 20]}, {}, None),
@@ -31,7 +31,7 @@ def taken(folder):
 
 
 @pytest.mark.parametrize(("space", "base", "trials"), SPACES.values(), ids=SPACES.keys())
-def test_is_near_what_a_search_takes(search, tmp_path, space, base, trials):
+def test_the_estimate_is_near_the_real_use(search, tmp_path, space, base, trials):
     sampler = "random" if trials else "grid"
     spec = search(space, seeds=(0, 1), base=base, early_stopping=None, sampler=sampler, trials=trials)
     found = estimate(spec, preflight.check(spec, local=False).sizes)
@@ -44,14 +44,14 @@ def test_is_near_what_a_search_takes(search, tmp_path, space, base, trials):
 
 @pytest.mark.parametrize("name", ["lenet_300_100", "lenet_16", "lenet_1", "lenet_7_5_3_2"])
 @pytest.mark.parametrize(("shape", "classes"), [((1, 8, 8), 10), ((3, 32, 32), 100), ((1, 1, 1), 2), ((2, 5, 7), 3)])
-def test_knows_the_size_of_a_fully_connected_network_without_building_it(trajectory, name, shape, classes):
+def test_the_size_of_a_fully_connected_network_is_known_without_building_it(trajectory, name, shape, classes):
     spec = trajectory({"model.name": name})
     found = classification._network_size(spec.model, {"image_shape": shape, "classes": classes})
     values, prunable = check_model(spec.model, shape, classes)
     assert found == NetworkSize(values=values, prunable=prunable)
 
 
-def test_the_sizes_are_those_of_every_network_and_data_set_of_the_space(search):
+def test_the_sizes_cover_every_network_and_data_set_of_the_space(search):
     spec = search({"model.name": ["lenet_16", "conv2"], "dataset.validation": [100, 300]})
     sizes = preflight.check(spec, local=False).sizes
     images = {(name, dataset.validation): images for (name, dataset), (_, images) in sizes.items()}
@@ -60,17 +60,17 @@ def test_the_sizes_are_those_of_every_network_and_data_set_of_the_space(search):
     assert {s.values for (name, _), (s, _) in sizes.items() if name == "conv2"} != {0}
 
 
-def test_a_space_of_data_sets_that_were_not_all_tried_has_an_estimate(search):
+def test_a_space_with_unchecked_data_sets_has_an_estimate(search):
     space = {"dataset.validation": {"low": 100, "high": 400}, "pruning_rate": {"low": 0.2, "high": 0.5}}
     spec, fixed = search(space), search({"pruning_rate": {"low": 0.2, "high": 0.5}})
     found = estimate(spec, preflight.check(spec, local=False).sizes)
     expected = estimate(fixed, preflight.check(fixed, local=False).sizes)
     assert found.levels == expected.levels
-    assert found.dense > expected.dense  # each validation split has a dense network of its own
+    assert found.dense > expected.dense  # each validation split has its own dense network
 
 
-def test_a_space_some_of_whose_points_do_not_fit_has_an_estimate(search):
-    """A combination of three fields is invalid, which trying two at a time does not find."""
+def test_a_space_with_invalid_points_has_an_estimate(search):
+    """A combination of three fields is invalid, which the check of every two fields does not find."""
     space = {
         "rewind_iteration": [0, 20],
         "training.batch_size": [32, 512],
@@ -83,7 +83,7 @@ def test_a_space_some_of_whose_points_do_not_fit_has_an_estimate(search):
     assert math.isfinite(found.total)
 
 
-def test_grows_with_the_trials_and_with_the_seeds(search):
+def test_the_estimate_grows_with_the_trials_and_seeds(search):
     def total(seeds, trials):
         spec = search({"pruning_rate": {"low": 0.2, "high": 0.5}}, seeds=seeds, trials=trials)
         return estimate(spec, preflight.check(spec, local=False).sizes)
@@ -94,13 +94,13 @@ def test_grows_with_the_trials_and_with_the_seeds(search):
     assert one.total == one.dense + one.masks + one.tables
 
 
-def test_counts_the_levels_down_to_the_least_density(search):
+def test_the_estimate_counts_levels_down_to_the_lowest_density(search):
     spec = search({"pruning_rate": [0.5]}, base={"pruning.max_levels": None, "pruning.min_density": 0.125})
     assert estimate(spec, preflight.check(spec, local=False).sizes).levels == 4  # densities 1, 1/2, 1/4, 1/8
 
 
 @pytest.mark.parametrize("where", [".", "not/there/yet"])
-def test_too_little_room_is_said(search, tmp_path, where):
+def test_too_little_free_space_is_reported(search, tmp_path, where):
     spec = search({"pruning_rate": [0.5]}, seeds=(0,))
     huge = replace(NOTHING, dense=1e18)
     said = describe(spec, huge, open_folder(tmp_path / where))
@@ -109,13 +109,13 @@ def test_too_little_room_is_said(search, tmp_path, where):
     assert said.endswith(f" are free at {tmp_path}")
 
 
-def test_enough_room_is_not(search, tmp_path, s3):
+def test_enough_free_space_is_not_reported(search, tmp_path, s3):
     spec = search({"pruning_rate": [0.5]}, seeds=(0,))
     assert "free" not in describe(spec, NOTHING, open_folder(tmp_path))
     assert "free" not in describe(spec, replace(NOTHING, dense=1e18), open_folder(s3.location("endless")))
 
 
-def test_a_small_disk_is_said_to_be_too_small(search, small_disk):
+def test_a_small_disk_is_reported_as_too_small(search, small_disk):
     spec = search({"pruning_rate": {"low": 0.2, "high": 0.5}}, base={"model.name": "lenet_300_100"})
     found = estimate(spec, preflight.check(spec, local=False).sizes)
     said = describe(spec, found, open_folder(small_disk / "run/store"))

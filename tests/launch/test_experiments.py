@@ -1,4 +1,4 @@
-"""The papers' experiments as searches on Ray."""
+"""The papers' experiments as complete searches."""
 
 import pandas as pd
 import pytest
@@ -12,7 +12,7 @@ from ticket_search.results.reading import load_results
 CONTROLS = {"kinds": ["random_reinit", "shuffled_mask"], "draws": 2, "levels": [2]}
 
 
-def test_controls_stand_beside_the_tickets_they_belong_to(search, tmp_path):
+def test_controls_have_rows_for_their_tickets(search, tmp_path):
     spec = search({"pruning_rate": [0.3, 0.5]}, seeds=(0, 1), base={"controls": CONTROLS}, sampler="grid", trials=None)
     run_search(spec, tmp_path / "run", engine="inline")
     results = load_results(tmp_path / "run")
@@ -33,7 +33,7 @@ def test_controls_stand_beside_the_tickets_they_belong_to(search, tmp_path):
     assert set(results.controls["level_key"]) <= set(finished)
 
 
-def test_controls_asked_for_later_come_from_the_store_where_they_can(search, tmp_path):
+def test_controls_requested_later_reuse_stored_ones(search, tmp_path):
     space, store = {"pruning_rate": [0.5]}, {"store": str(tmp_path / "store")}
     few, more = (
         search(space, seeds=(0,), base={"controls": CONTROLS | {"draws": n}}, sampler="grid", trials=None).model_copy(
@@ -91,7 +91,7 @@ def test_pruning_at_initialization_is_a_search_like_any_other(search, tmp_path):
     assert sorted(levels.loc[levels["level"] == 1, "kept_weights"].unique()) == [118, 355]
 
 
-def test_the_estimate_counts_controls_and_weights_that_are_gone_on_from(search):
+def test_the_estimate_counts_controls_and_the_weights_for_finetuning(search):
     def total(base):
         spec = search({"pruning_rate": [0.2]}, seeds=(0,), sampler="grid", trials=None, base=base)
         return estimate(spec, preflight.check(spec, local=False).sizes)

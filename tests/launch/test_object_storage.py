@@ -1,4 +1,4 @@
-"""Searches in object storage give the same numbers as on a disk, even if the server fails meanwhile."""
+"""Searches in object storage give the same numbers as on a disk, even if the server fails during the search."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from ticket_search.results.events import read_events
 from ticket_search.storage import remote as storage
 from ticket_search.storage.folder import open_folder
 
-#: May differ between two runs of the same trajectory.
+#: Columns that may differ between two runs of the same trajectory.
 CLOCK = ["train_seconds", "reused"]
 TABLES = ("levels", "trajectories", "curves", "layers")
 IMPATIENT = """
@@ -43,7 +43,7 @@ def assert_same(one, other):
         pd.testing.assert_frame_equal(table, tables_of(other)[name], check_exact=True, obj=name)
 
 
-def assert_each_level_was_finished_once(run_dir):
+def assert_each_level_finished_once(run_dir):
     finished = finished_levels(run_dir)
     levels = load_results(run_dir).levels
     assert not levels.duplicated(["trajectory_id", "level"]).any()
@@ -51,7 +51,7 @@ def assert_each_level_was_finished_once(run_dir):
 
 
 def say(*arguments):
-    """What a command prints."""
+    """Run a command in this process and return what it prints."""
     said = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert said.exit_code == 0, said.output
     return said.stdout
@@ -59,7 +59,7 @@ def say(*arguments):
 
 @pytest.fixture(scope="module")
 def grid(search):
-    """Four trajectories with two seeds."""
+    """A search of four trajectories: two pruning rates with two seeds."""
     base = {"rewind_iteration": 20}
     return search(
         {"pruning_rate": [0.3, 0.6]}, seeds=(0, 1), base=base, sampler="grid", trials=None, early_stopping=None
@@ -68,7 +68,7 @@ def grid(search):
 
 @pytest.fixture(scope="module")
 def on_a_disk(grid, tmp_path_factory):
-    """The same search, run here without Ray."""
+    """The run directory of the grid, run by this process on a disk."""
     folder = open_folder(tmp_path_factory.mktemp("disk"))
     assert run_search(grid, folder, engine="inline").counts["completed"] == 4
     return folder
@@ -76,7 +76,10 @@ def on_a_disk(grid, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_command(grid, s3, tmp_path_factory):
-    """Run by the command in worker processes, from an empty working directory; the environment names the server."""
+    """The grid, run by the command in object storage: its location, its empty working directory and its output.
+
+    The command uses worker processes and gets the address of the server from the environment.
+    """
     cwd, space = tmp_path_factory.mktemp("cwd"), tmp_path_factory.mktemp("space") / "space.yaml"
     space.write_text(grid.to_yaml())
     said = subprocess.run(
@@ -91,14 +94,14 @@ def by_command(grid, s3, tmp_path_factory):
     return s3.location("command"), cwd, said.stdout
 
 
-def test_the_tables_are_those_of_a_disk(on_a_disk, by_command):
+def test_the_tables_equal_those_on_a_disk(on_a_disk, by_command):
     location, _, _ = by_command
     assert len(load_results(location).levels) == 12
     assert_same(location, on_a_disk)
-    assert_each_level_was_finished_once(location)
+    assert_each_level_finished_once(location)
 
 
-def test_nothing_of_it_is_left_on_the_disk(by_command):
+def test_a_search_in_object_storage_leaves_nothing_on_the_disk(by_command):
     _, cwd, _ = by_command
     assert list(cwd.iterdir()) == []
 
@@ -115,7 +118,7 @@ def test_pandas_reads_the_tables(by_command, s3, monkeypatch):
         assert len(named) == len(getattr(load_results(location), table)) > 0
 
 
-def test_the_commands_that_read(by_command):
+def test_the_reading_commands_work_in_object_storage(by_command):
     location, _, _ = by_command
     status = json.loads(say("status", location, "--json"))
     assert (status["running"], status["trajectories"], status["levels"]) == (False, {"completed": 4}, 12)
@@ -125,10 +128,10 @@ def test_the_commands_that_read(by_command):
     assert {ticket["trajectory_id"] for ticket in tickets} == set(matching["trajectory_id"]) != set()
     store = say("store", location).splitlines()
     assert store[0] == f"store: {location.replace('command', 'command/store')}"
-    # 2 dense networks, each with 2 rates of 2 levels.
+    # 2 dense networks, each with 2 pruning rates of 2 levels
     assert store[1].split()[:2] == ["levels", "10"]
     assert f"used by {location}" in store
-    assert store[-1] == "all of them are needed"
+    assert store[-1] == "all files are needed"
 
 
 def test_resume_trains_nothing(by_command, on_a_disk):
@@ -140,7 +143,7 @@ def test_resume_trains_nothing(by_command, on_a_disk):
     assert list(cwd.iterdir()) == []
 
 
-def test_a_server_that_is_killed_and_started_again_is_waited_for(on_a_disk, grid, s3):
+def test_the_search_waits_for_a_server_that_restarts(on_a_disk, grid, s3):
     location, restarts = s3.location("restarted"), []
 
     def kill_at_the_first_end(progress, row):
@@ -155,12 +158,12 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(on_a_disk, grid
         restarts[0].join()
     assert progress.counts == {"running": 0, "completed": 4, "stopped": 0, "diverged": 0, "failed": 0}
     assert_same(location, on_a_disk)
-    assert_each_level_was_finished_once(location)
+    assert_each_level_finished_once(location)
 
 
 @pytest.fixture
 def impatient_network(tmp_path, monkeypatch):
-    """A user's network whose module limits the storage timeout of the process that imports it (a worker) to 2 s."""
+    """A user's network, whose module sets the storage timeout of any worker that imports it to 2 s."""
     (tmp_path / "impatient.py").write_text(IMPATIENT)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 2.0)
@@ -168,7 +171,7 @@ def impatient_network(tmp_path, monkeypatch):
     sys.modules.pop("impatient", None)
 
 
-def test_a_server_that_stays_away_is_one_message_and_it_can_be_gone_on_from(search, s3, impatient_network):
+def test_a_lost_server_gives_one_message_and_the_search_can_be_resumed(search, s3, impatient_network):
     settings = {"sampler": "grid", "trials": None, "early_stopping": None, "max_concurrent": 1}
     spec = search({"pruning_rate": [0.3, 0.6]}, seeds=(0,), base=impatient_network, **settings)
     location = s3.location("away")
@@ -179,7 +182,7 @@ def test_a_server_that_stays_away_is_one_message_and_it_can_be_gone_on_from(sear
         s3.start()
     assert "\n" not in str(error.value)
     assert json.loads(say("status", location, "--json"))["running"] is False
-    # The lock of this process, which is still alive, does not block it.
+    # This process still holds the lock of the interrupted run, which must not block the next one.
     assert run_search(spec, location, engine="inline").counts["completed"] == 2
     assert len(load_results(location).levels) == 6
-    assert_each_level_was_finished_once(location)
+    assert_each_level_finished_once(location)

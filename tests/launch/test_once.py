@@ -1,4 +1,4 @@
-"""The events hold ``level_finished`` once for each level, whatever was killed and when."""
+"""The events hold ``level_finished`` once for each level, even if a process is killed at the end of one."""
 
 import signal
 import subprocess
@@ -13,7 +13,8 @@ from ticket_search.engines.worker import run_job
 from ticket_search.search.reports import LevelReport
 from ticket_search.storage.folder import open_folder
 
-#: Kills this process at the second of: an entry is saved; it is said; its checkpoint is removed.
+#: A script that runs a trajectory and kills itself at its second level, after the entry is saved, after the event is
+#: logged, or after the checkpoint is removed.
 KILL = """
 import os, pickle, signal, sys
 from ticket_search.results.events import EventLog

@@ -1,4 +1,4 @@
-"""The messages and the leftovers of a search that cannot be run or has to stop."""
+"""A search that cannot be run gives one message and leaves nothing behind."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from ticket_search.launch import preflight
 from ticket_search.launch.run import run_search
 
 
-def test_three_fields_that_do_not_go_together_once_epochs_are_counted(search):
+def test_three_fields_that_are_incompatible_after_converting_epochs(search):
     spec = search(
         {
             "rewind_iteration": [0, 20],
@@ -19,7 +19,7 @@ def test_three_fields_that_do_not_go_together_once_epochs_are_counted(search):
         preflight.check(spec, local=True)
 
 
-def test_what_no_machine_has_is_refused_and_nothing_is_left(search, tmp_path, monkeypatch):
+def test_impossible_resources_are_refused_and_leave_nothing_behind(search, tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "_check_resources", lambda spec: None)
     spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})
@@ -28,8 +28,8 @@ def test_what_no_machine_has_is_refused_and_nothing_is_left(search, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_search_that_cannot_start_leaves_its_neighbour_alone(search, tmp_path, monkeypatch):
-    """Neither search found runs/ when it started; the other one has made it by the time this one is refused."""
+def test_a_refused_search_does_not_remove_another_search(search, tmp_path, monkeypatch):
+    """Neither search found runs/ when it started, and the other search creates its files there before the refusal."""
     monkeypatch.setattr(preflight, "_check_resources", lambda spec: None)
     spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})

@@ -7,7 +7,7 @@ from ticket_search.launch.run import run_search
 
 
 @pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
-def test_samplers_drop_collapsed_trajectories(search, tmp_path, sampler):
+def test_samplers_handle_stopped_trajectories(search, tmp_path, sampler):
     spec = search(
         {"pruning_rate": {"low": 0.5, "high": 0.9}, "criterion": ["magnitude", "random"]},
         base={"pruning.max_levels": 6, "pruning.min_density": 0.001},

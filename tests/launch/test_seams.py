@@ -1,4 +1,4 @@
-"""A task and an executor of a user's own run through `run_search` without a change to the package."""
+"""A user's own task and executor work with `run_search` without a change to the package."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_a_task_where_lower_is_better_gets_the_right_verdicts(on_the_path, tmp_p
 
 
 @pytest.mark.parametrize("engine", ["processes"])
-def test_it_comes_to_the_same_rows_in_worker_processes(on_the_path, tmp_path, engine):
+def test_worker_processes_give_the_same_rows(on_the_path, tmp_path, engine):
     one, other = (
         run(REGRESSION, tmp_path / name, engine=name, settings={"search.max_concurrent": 1})
         for name in ("inline", engine)
@@ -68,7 +68,7 @@ def test_it_comes_to_the_same_rows_in_worker_processes(on_the_path, tmp_path, en
     pd.testing.assert_frame_equal(one.levels.drop(columns=columns), other.levels.drop(columns=columns))
 
 
-def test_an_executor_sees_who_is_trained_together_and_the_rows_are_the_same(on_the_path, tmp_path):
+def test_an_executor_may_train_trajectories_together_with_the_same_rows(on_the_path, tmp_path):
     import pair_executor
 
     made = []
@@ -113,7 +113,7 @@ def test_an_executor_that_cannot_be_made_is_refused_before_the_start(tmp_path, m
     assert not (tmp_path / "run").exists()
 
 
-def test_a_metric_that_raises_fails_its_trajectory_alone(on_the_path, tmp_path, monkeypatch):
+def test_a_metric_that_raises_fails_only_its_trajectory(on_the_path, tmp_path, monkeypatch):
     import regression_task
 
     score = regression_task.OnDevice.score
@@ -129,7 +129,7 @@ def test_a_metric_that_raises_fails_its_trajectory_alone(on_the_path, tmp_path, 
     assert list(trajectories["reason"]) == ["ZeroDivisionError: nothing to divide by"]
 
 
-def test_what_only_the_script_has_is_refused_where_workers_would_have_to_import_it(tmp_path):
+def test_code_in_the_main_script_is_refused_by_engines_with_worker_processes(tmp_path):
     with pytest.raises(SpecError, match=r"'__main__:Mine' is defined in the script or notebook that runs the search"):
         run("digits", tmp_path / "run", engine="processes", settings={"task": "__main__:Mine"})
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.storage.folder import open_folder
 from ticket_search.store.level_store import LevelStore
 
-#: Runs trajectories, given as JSON, one after the other, and logs to a run directory of its own.
+#: A script that runs trajectories, given as JSON, one after the other and logs their events to its own run directory.
 WALK = """
 import json, sys, time
 from pathlib import Path
@@ -42,7 +42,7 @@ for trajectory in json.loads(sys.argv[5]):
 
 
 def walker(tmp_path, name, other, specs):
-    """A process that waits until the other one is ready too."""
+    """Start a process that runs `specs` as soon as the process `other` is ready too."""
     plain = json.dumps([spec.model_dump(mode="json") for spec in specs])
     places = (tmp_path / name, tmp_path / "store", tmp_path / f"{name}.ready", tmp_path / f"{other}.ready")
     return subprocess.Popen(
@@ -55,7 +55,7 @@ def walker(tmp_path, name, other, specs):
 
 @pytest.fixture
 def spaces(trajectory):
-    """Two searches of eight trajectories, four in common; both need the level 0 of each seed at once."""
+    """Two lists of eight trajectories with four in common. Both need the level 0 of each seed at the same time."""
 
     def over(rates):
         points = [(rate, k, seed) for rate in rates for k in (0, 20) for seed in (0, 1)]
@@ -64,7 +64,7 @@ def spaces(trajectory):
     return over([0.2, 0.4]), over([0.4, 0.6])
 
 
-def test_two_processes_at_once(spaces, digits, tmp_path):
+def test_two_concurrent_processes_train_each_level_once(spaces, digits, tmp_path):
     walkers = [walker(tmp_path, *names, specs) for names, specs in zip(("ab", "ba"), spaces, strict=True)]
     said = [process.communicate(timeout=120) for process in walkers]
     assert [(process.returncode, err) for process, (_, err) in zip(walkers, said, strict=True)] == [(0, "")] * 2
@@ -72,7 +72,7 @@ def test_two_processes_at_once(spaces, digits, tmp_path):
     assert keys[0] & keys[1]
     assert finished_levels(tmp_path / "a", tmp_path / "b") == dict.fromkeys(keys[0] | keys[1], 1)
     assert min(len(finished_levels(tmp_path / name)) for name in "ab") > 1
-    # Each search read levels that the other trained.
+    # The levels have the same losses as if one process had trained all of them.
     assert {line for out, _ in said for line in out.splitlines()} == {
         f"{level.key} {level.val_loss}" for level in alone(spaces, digits, tmp_path)
     }
@@ -80,12 +80,12 @@ def test_two_processes_at_once(spaces, digits, tmp_path):
 
 
 def alone(spaces, digits, tmp_path):
-    """The levels of both searches, trained in this process in another store."""
+    """The levels of both lists, trained by this process in another store."""
     for spec in {spec.model_dump_json(): spec for specs in spaces for spec in specs}.values():
         yield from run_trajectory(spec, digits, LevelStore(tmp_path / "alone"), rewind_iterations=(0, 20))
 
 
-def test_one_after_the_other(spaces, digits, tmp_path):
+def test_the_second_of_two_searches_reuses_levels_of_the_first(spaces, digits, tmp_path):
     logs = []
     for specs in spaces:
         events = Counter()
@@ -102,8 +102,8 @@ def test_one_after_the_other(spaces, digits, tmp_path):
     assert {key for event, key in second if event == "level_reused"} >= mine & yours != set()
 
 
-def test_two_searches_at_once(s3, search, tmp_path):
-    """Two processes; their store, in object storage, holds each level once."""
+def test_two_concurrent_searches_train_each_level_once(s3, search, tmp_path):
+    """The searches run in two processes and share a store in object storage."""
     folder = open_folder(s3.location("shared"))
     settings = {"seeds": (0, 1), "sampler": "grid", "trials": None, "early_stopping": None, "max_concurrent": 1}
     rates = {"a": [0.3, 0.6], "b": [0.6, 0.8]}

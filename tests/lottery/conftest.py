@@ -9,7 +9,7 @@ from ticket_search.store.level_store import LevelStore
 
 @dataclass
 class Bench:
-    """Runs trajectories on digits, and remembers what was logged and what training was given and gave."""
+    """Runs trajectories on the digits, and records events and the inputs and outputs of the trainings."""
 
     task: object
     events: list = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""An executor of one's own: two lanes, whose levels are trained update by update in turn."""
+"""A user's executor with two lanes, whose levels are trained in turns of one update."""
 
 from ticket_search.training.determinism import reproducible
 from ticket_search.training.lane import PlainLane
@@ -10,7 +10,7 @@ class Pair:
     lanes = 2
 
     def __init__(self):
-        self.together = []  # of each call of `advance`, the keys of the trainings that it began with
+        self.together = []  # for each call of `advance`, the keys of the levels in training at its start
         self._held = []
 
     def submit(self, request):

@@ -1,4 +1,4 @@
-"""Controls: what is trained beside a ticket."""
+"""Controls, the trainings that a ticket is compared with."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def run(bench, trajectory, stores, store=None, **changes):
     return spec, bench.run(spec, store or stores())
 
 
-def test_they_stand_at_the_levels_asked_for(bench, trajectory, stores):
+def test_controls_are_trained_at_the_requested_levels(bench, trajectory, stores):
     _, levels = run(bench, trajectory, stores)
     assert [[(c.kind, c.draw) for c in level.controls] for level in levels] == [
         [],
@@ -26,13 +26,13 @@ def test_they_stand_at_the_levels_asked_for(bench, trajectory, stores):
     ]
 
 
-def test_at_every_level_if_none_is_named(bench, trajectory, stores):
+def test_controls_are_trained_at_every_level_by_default(bench, trajectory, stores):
     _, levels = run(bench, trajectory, stores, controls={"kinds": ["random_mask"]})
     assert [len(level.controls) for level in levels] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("k", [0, 7])
-def test_each_has_the_tickets_density_in_every_layer_and_starts_as_its_name_says(bench, trajectory, stores, k):
+def test_a_control_has_the_tickets_density_per_layer_and_the_right_initial_weights(bench, trajectory, stores, k):
     _, levels = run(bench, trajectory, stores, rewind_iteration=k)
     ticket, rewind = levels[2], bench.outputs[0].kept[k]
     trained = {control.level.key: i for i, control in enumerate(ticket.controls, 3)}
@@ -54,7 +54,7 @@ def test_each_has_the_tickets_density_in_every_layer_and_starts_as_its_name_says
     assert [c.level.iterations for c in ticket.controls] == [40 - k] * 6
 
 
-def test_pruned_weights_are_held_where_the_tickets_are(bench, trajectory, stores):
+def test_pruned_weights_of_controls_are_held_at_the_tickets_values(bench, trajectory, stores):
     _, levels = run(bench, trajectory, stores, reinit_pruned="initial")
     initial = bench.inputs[0]
     for control, given in zip(levels[2].controls, bench.inputs[3:], strict=True):
@@ -62,7 +62,7 @@ def test_pruned_weights_are_held_where_the_tickets_are(bench, trajectory, stores
             assert torch.equal(given[name][~kept], initial[name][~kept])
 
 
-def test_the_same_again_comes_from_the_store_and_more_draws_cost_only_themselves(bench, trajectory, stores):
+def test_controls_are_reused_and_only_new_draws_are_trained(bench, trajectory, stores):
     store = stores()
     spec, first = run(bench, trajectory, stores, store)
     assert bench.counts() == {"level_started": 9, "level_finished": 9}
@@ -77,17 +77,17 @@ def test_the_same_again_comes_from_the_store_and_more_draws_cost_only_themselves
     assert {row["density"] for row in rows} == {kept_weights(first[2].mask) / 1184}
 
 
-def test_they_are_for_tickets(trajectory):
-    with pytest.raises(SpecError, match=r"\['random_mask'\] are controls for tickets, whose weights are rewound"):
+def test_controls_need_rewound_weights(trajectory):
+    with pytest.raises(SpecError, match=r"\['random_mask'\] are controls for tickets with rewound weights"):
         trajectory({"controls": {"kinds": ["random_mask"]}, "retrain": "finetune"})
 
 
-def test_a_level_that_no_ticket_has(trajectory):
+def test_controls_for_a_level_past_the_last_are_refused(trajectory):
     with pytest.raises(SpecError, match=r"controls.levels: 7 is above the last level, 2; give 1 to 2"):
         trajectory({"controls": {"kinds": ["random_mask"], "levels": [1, 7]}, "max_levels": 2})
 
 
-def test_a_trajectory_has_the_same_name_with_and_without_them(bench, trajectory, stores):
+def test_controls_do_not_change_the_trajectory_id(bench, trajectory, stores):
     from ticket_search.config.identity import trajectory_id
 
     assert trajectory_id(trajectory({"controls": {"kinds": ["random_mask"]}})) == trajectory_id(trajectory())

@@ -1,4 +1,4 @@
-"""Copies of a training under other data orders, and the errors between them."""
+"""Copies of a training with other data orders, and the errors on the line between them."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from ticket_search.tasks.images import ImageTask
 
 
 class Numbers:
-    """Validation images 1 and 2, test images -1 to -4, all of class 1, for networks that take one number."""
+    """A data set of single numbers: validation images 1 and 2, test images -1 to -4, all of class 1."""
 
     evaluation_batch_size = 4
 
@@ -24,32 +24,32 @@ class Numbers:
 
 
 def scores(weight, bias):
-    """A network that says class 1 of x where ``weight * x + bias > 0``."""
+    """A network that predicts class 1 for x if ``weight * x + bias > 0``, and its weights."""
     network = nn.Linear(1, 2)
     values = {"weight": torch.tensor([[0.0], [weight]]), "bias": torch.tensor([0.0, bias])}
     return network, values
 
 
 def test_the_errors_between_two_networks_by_hand():
-    """Between 2x - 1 and -2x + 1: ``(2 - 4p) x - (1 - 2p)`` at the position p, nothing in the middle."""
+    """Between 2x - 1 and -2x + 1, the score at position p is ``(2 - 4p) x - (1 - 2p)``, which is 0 in the middle."""
     network, one = scores(2.0, -1.0)
     _, other = scores(-2.0, 1.0)
     found = errors_between(one, other, 5, network, ImageTask(Numbers()), "fp32")
     assert [p.position for p in found] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    # In the middle both scores are 0, and the first class is said.
+    # In the middle the scores of both classes are 0, so class 0 is predicted.
     assert [p.val_error for p in found] == [0.0, 0.0, 1.0, 1.0, 1.0]
     assert [p.test_error for p in found] == [1.0, 1.0, 1.0, 0.0, 0.0]
 
 
-def test_the_bias_moves_as_the_weights_do():
-    """Between x + 0 and x + 10 the bias is 10 p: of the images -1 to -4 those above -10 p are right."""
+def test_biases_are_interpolated_like_weights():
+    """Between x + 0 and x + 10, the bias at position p is 10p, so the images above -10p are classified correctly."""
     network, one = scores(1.0, 0.0)
     _, other = scores(1.0, 10.0)
     found = errors_between(one, other, 6, network, ImageTask(Numbers()), "fp32")
     assert [p.test_error for p in found] == [1.0, 0.75, 0.25, 0.0, 0.0, 0.0]
 
 
-def test_statistics_lie_on_the_line_and_counters_do_not():
+def test_statistics_are_interpolated_and_counters_are_not():
     network = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2))
     one = {name: value.clone() for name, value in network.state_dict().items()}
     other = {name: value + 2 for name, value in one.items()}
@@ -64,7 +64,7 @@ def test_statistics_lie_on_the_line_and_counters_do_not():
 
 @pytest.fixture
 def trained(bench, trajectory, stores):
-    """A trajectory, its levels, and the same to be asked of its store; what training was given is forgotten."""
+    """Runs a trajectory and clears the records; returns its `FinishedTrajectory`, its levels and their inputs."""
 
     def make(**changes):
         spec, store = trajectory({"pruning_rate": 0.5, **changes}, seed=3), stores()
@@ -84,7 +84,7 @@ def trained(bench, trajectory, stores):
 @pytest.mark.parametrize(
     "changes", [{}, {"rewind_iteration": 7, "model.name": "resnet8"}, {"retrain": "learning_rate"}], ids=str
 )
-def test_copies_start_as_the_ticket_did_and_see_other_orders(bench, trained, changes):
+def test_copies_start_from_the_tickets_weights_with_other_data_orders(bench, trained, changes):
     made, levels, inputs = trained(**changes)
     copies = [made.train_copy(2, copy) for copy in (0, 1)]
     assert all(torch.equal(given[n], inputs[2][n]) for given in bench.inputs for n in given)
@@ -100,7 +100,7 @@ def test_copies_start_as_the_ticket_did_and_see_other_orders(bench, trained, cha
 
 
 @pytest.mark.parametrize("k", [0, 7])
-def test_of_level_0_they_are_the_dense_network_from_the_rewind_iteration_on(bench, trained, k):
+def test_copies_of_level_0_are_dense_and_start_at_the_rewind_iteration(bench, trained, k):
     made, _, _ = trained(rewind_iteration=k)
     made.train_copy(0, 0)
     (level,), (given,) = bench.levels, bench.inputs
@@ -118,7 +118,7 @@ def test_a_copy_is_trained_once(bench, trained):
     assert all(torch.equal(again.final_weights[n], w) for n, w in first.final_weights.items())
 
 
-def test_between_a_copy_and_itself_nothing_changes(bench, trained):
+def test_errors_between_a_copy_and_itself_are_constant(bench, trained):
     made, _, _ = trained()
     copy = made.train_copy(1, 0)
     found = made.errors_between(copy, copy, 3)
@@ -128,7 +128,7 @@ def test_between_a_copy_and_itself_nothing_changes(bench, trained):
     assert (one[0].test_error, one[-1].test_error) == (1 - copy.test_metric, 1 - made.train_copy(1, 1).test_metric)
 
 
-def test_of_a_copy_that_diverged_nothing_is_known(bench, trained):
+def test_errors_to_a_diverged_copy_are_nan(bench, trained):
     made, _, _ = trained()
     copy = made.train_copy(1, 0)
     found = made.errors_between(copy, dataclasses.replace(copy, diverged=True), 3)
@@ -136,8 +136,8 @@ def test_of_a_copy_that_diverged_nothing_is_known(bench, trained):
     assert all(math.isnan(error) for p in found for error in (p.val_error, p.test_error))
 
 
-def test_dense_copies_are_shared_by_all_ways_to_prune(bench, trajectory, stores):
-    """Nor does it matter that early-bird would have ended the dense training."""
+def test_dense_copies_do_not_depend_on_the_pruning(bench, trajectory, stores):
+    """Early-bird does not matter either: a dense copy is trained to its end."""
     store = stores()
     keys = set()
     for changes in ({}, {"strategy": "global"}, {"early_bird": {"window": 2, "every": 10}}):

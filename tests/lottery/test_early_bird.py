@@ -1,4 +1,4 @@
-"""Early-Bird: the mask that pruning would draw, as the dense network is trained."""
+"""Early-Bird ends the dense training once the mask that pruning would draw has settled."""
 
 import json
 import re
@@ -23,14 +23,14 @@ def bits(text):
     return {"a": torch.tensor([character == "1" for character in text])}
 
 
-def test_the_distance_is_the_fraction_of_weights_that_differ():
+def test_the_distance_is_the_fraction_of_differing_weights():
     one = {"a": torch.tensor([[True, False], [True, True]]), "b": torch.tensor([True, True, False, False])}
     other = {"a": torch.tensor([[True, True], [True, False]]), "b": torch.tensor([True, True, False, True])}
     assert distance(one, other) == 3 / 8
     assert distance(one, one) == 0.0
 
 
-def test_it_ends_when_the_last_mask_is_near_each_of_those_before_it():
+def test_training_ends_when_the_last_mask_is_near_all_others_in_the_window():
     masks = ["11110000", "11101000", "11100100", "11100100", "11100010", "11100010", "11100010"]
     watch = EarlyBird(EarlyBirdSpec(threshold=0.2, window=3, every=10), lambda weights: bits(masks[weights["i"]]))
     said = [watch(10 * i, {"i": torch.tensor(i)}) for i in range(len(masks))]
@@ -45,7 +45,7 @@ def test_it_ends_when_the_last_mask_is_near_each_of_those_before_it():
     ]
 
 
-def test_a_distance_of_the_threshold_itself_is_not_less():
+def test_a_distance_equal_to_the_threshold_does_not_end_the_training():
     masks = ["11110000", "11101000"]
     for threshold, ends in ((0.25, False), (0.26, True)):
         watch = EarlyBird(
@@ -54,7 +54,7 @@ def test_a_distance_of_the_threshold_itself_is_not_less():
         assert [watch(i, {"i": torch.tensor(i)}) for i in (0, 1)] == [False, ends]
 
 
-def test_what_it_remembers_passes_through_a_checkpoint():
+def test_the_state_survives_a_checkpoint():
     masks = [bits(text) for text in ("1100", "1010", "1010", "1010")]
     spec = EarlyBirdSpec(threshold=0.1, window=3, every=1)
     whole, before, after = (EarlyBird(spec, lambda weights: masks[weights["i"]]) for _ in range(3))
@@ -70,7 +70,7 @@ def test_what_it_remembers_passes_through_a_checkpoint():
     }
 
 
-def test_the_dense_training_ends_there_and_its_mask_is_the_tickets(bench, trajectory, stores):
+def test_the_dense_training_ends_early_and_gives_the_tickets_mask(bench, trajectory, stores):
     plain, spec = trajectory(LONG), trajectory({**LONG, "early_bird": EARLY})
     full = bench.run(plain, stores())
     levels = bench.run(spec, stores())
@@ -79,13 +79,13 @@ def test_the_dense_training_ends_there_and_its_mask_is_the_tickets(bench, trajec
     assert ended % 17 == 0
     assert levels[0].curve[-1].iteration == ended
     assert levels[0].curve[:-1] == full[0].curve[: len(levels[0].curve) - 1]
-    # It ended at the first moment at which the two distances of the last mask are below the threshold.
+    # The training ended at the first mask whose distances to the two before it are both below the threshold.
     by_mask = {}
     for each in levels[0].mask_distances:
         by_mask.setdefault(each.iteration, []).append(each.distance)
     near = [i for i, found in by_mask.items() if len(found) == 2 and max(found) < EARLY["threshold"]]
     assert near == [ended]
-    # What is pruned is the dense network as it is then, and the rest goes on as ever.
+    # The weights at that iteration are pruned. The ticket starts from the rewind weights and trains fully, as usual.
     assert all(torch.equal(levels[1].mask[n], kept) for n, kept in watched(bench, spec, ended).items())
     assert all(torch.equal(bench.inputs[-1][n], bench.inputs[0][n] * kept) for n, kept in levels[1].mask.items())
     assert levels[1].iterations == 119
@@ -93,7 +93,7 @@ def test_the_dense_training_ends_there_and_its_mask_is_the_tickets(bench, trajec
 
 
 def watched(bench, spec, iteration):
-    """The mask that half of the weights of each layer leave after so many iterations of the dense training."""
+    """The mask that keeps the larger half of each layer's weights after `iteration` iterations of dense training."""
     final = next(out.weights for out in bench.outputs if out.iterations == iteration)
     mask = {}
     for name in ("fc1.weight", "output.weight"):
@@ -102,8 +102,8 @@ def watched(bench, spec, iteration):
     return mask
 
 
-def test_tickets_are_compared_with_the_dense_network_trained_to_its_end(bench, trajectory, stores):
-    """What was ended early is a poor network to match: the earlier, the poorer."""
+def test_tickets_are_compared_with_the_fully_trained_dense_network(bench, trajectory, stores):
+    """A dense network whose training ended early would be too easy to match."""
     store, spec = stores(), trajectory({**LONG, "early_bird": EARLY})
     plain = bench.run(trajectory(LONG), store)
     levels = bench.run(spec, store)
@@ -116,11 +116,11 @@ def test_tickets_are_compared_with_the_dense_network_trained_to_its_end(bench, t
     assert [row["dense_val_accuracy"] for row in rows] == [plain[0].val_metric] * 2
     assert rows[0]["matching"] == (levels[0].val_metric >= plain[0].val_metric)
     assert [row["control"] for row in control_rows(spec, levels[0], ACCURACY)] == ["dense"]
-    # What a ticket is rewound to is the dense network's, whoever ends it.
+    # The rewind weights are shared, so nothing else was trained.
     assert bench.counts()["level_started"] == 2 + 2
 
 
-def test_where_masks_do_not_settle_it_trains_to_its_end(bench, trajectory, stores):
+def test_training_runs_to_its_end_if_the_masks_do_not_settle(bench, trajectory, stores):
     levels = bench.run(trajectory({**LONG, "early_bird": EARLY | {"threshold": 1e-4}}), stores())
     full = bench.run(trajectory(LONG), stores())
     assert levels[0].curve == full[0].curve
@@ -128,7 +128,7 @@ def test_where_masks_do_not_settle_it_trains_to_its_end(bench, trajectory, store
     assert levels[0].key != full[0].key
 
 
-def test_it_is_found_again_in_the_store_with_its_distances(bench, trajectory, stores):
+def test_a_reused_early_level_has_its_distances(bench, trajectory, stores):
     store, spec = stores(), trajectory({**LONG, "early_bird": EARLY})
     first, again = bench.run(spec, store)[0], bench.run(spec, store)[0]
     assert again.reused
@@ -142,7 +142,7 @@ def test_it_is_found_again_in_the_store_with_its_distances(bench, trajectory, st
     }
 
 
-def test_trajectories_that_draw_the_same_first_mask_share_it(bench, trajectory, stores):
+def test_trajectories_with_the_same_first_mask_share_level_0(bench, trajectory, stores):
     store = stores()
     one = bench.run(trajectory({**LONG, "early_bird": EARLY, "rewind_iteration": 20}), store)
     other = bench.run(trajectory({**LONG, "early_bird": EARLY, "retrain": "learning_rate"}), store)
@@ -151,7 +151,7 @@ def test_trajectories_that_draw_the_same_first_mask_share_it(bench, trajectory, 
     assert [levels[0].reused for levels in (one, other, third)] == [False, True, False]
 
 
-def test_a_rewind_past_its_end_is_to_the_dense_network_trained_on(bench, trajectory, stores):
+def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench, trajectory, stores):
     bench.run(trajectory({**LONG, "early_bird": EARLY, "rewind_iteration": 110}), stores())
     whole, early, ticket = bench.outputs
     assert early.iterations < 110 < whole.iterations
@@ -169,17 +169,17 @@ def test_a_rewind_past_its_end_is_to_the_dense_network_trained_on(bench, traject
         ),
         (
             {"early_bird": {}, "criterion": "synflow"},
-            "early_bird compares masks drawn from the weights in training, but criterion 'synflow' needs more than "
-            "those; give one of magnitude, large_final, small_final, or early_bird null",
+            "early_bird compares masks computed from the weights in training, but criterion 'synflow' needs more than "
+            "these; give one of magnitude, large_final, small_final, or early_bird null",
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
-            "early_bird.threshold 0.1 ends every training at its first masks: with pruning_rate 0.05 two masks differ "
-            "in at most 0.1 of the weights; give a threshold below that",
+            "early_bird.threshold 0.1 would end every training at its first masks: with pruning_rate 0.05, two masks "
+            "differ in at most 0.1 of the weights; give a threshold below that",
         ),
         (
             {"early_bird": {}, "target_densities": 0.04},
-            "with target_densities 0.04 two masks differ in at most 0.08 of the",
+            "with target_densities 0.04, two masks differ in at most 0.08 of the",
         ),
         (
             {"early_bird": {"every": 5}, "retrain": "finetune"},
@@ -194,6 +194,6 @@ def test_a_rewind_past_its_end_is_to_the_dense_network_trained_on(bench, traject
         ),
     ],
 )
-def test_what_cannot_be(trajectory, changes, message):
+def test_impossible_settings_are_refused(trajectory, changes, message):
     with pytest.raises(SpecError, match=re.escape(message)):
         trajectory(changes).resolve(1137)

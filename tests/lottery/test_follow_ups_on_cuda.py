@@ -1,4 +1,4 @@
-"""Early-Bird, transfer, copies and splits by rows on a GPU come to what they do on the CPU. Skipped without a GPU."""
+"""Early-Bird, transfer, copies and data splits work on a GPU as on the CPU. Skipped without a GPU."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_a_ticket_transferred_to_its_own_data_trains_to_the_same_bits(trajectory
 
 
 @pytest.mark.parametrize("model", ["lenet_16", "resnet8"])
-def test_copies_differ_in_their_orders_and_the_ends_of_the_line_are_they(trajectory, task, tmp_path, model):
+def test_copies_differ_and_are_the_ends_of_their_line(trajectory, task, tmp_path, model):
     spec, store = (
         trajectory({"pruning_rate": 0.5, "model.name": model, "rewind_iteration": 7}, seed=3),
         LevelStore(tmp_path),

@@ -1,4 +1,4 @@
-"""Trajectories side by side: one executor trains their levels together."""
+"""Trajectories side by side, whose levels one executor trains together."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ def pair():
 
 
 class Side:
-    """Drives trajectories by their names, and keeps what they come to."""
+    """Runs named trajectories side by side, and records their levels, ends and events."""
 
     def __init__(self, task, executor):
         self.task, self.lanes = task, Lanes(lambda name: executor)
@@ -52,7 +52,7 @@ class Side:
 
 
 def figures(levels):
-    """All of levels but how long they took and where they came from."""
+    """All data of levels except the training time and whether they were reused."""
 
     def plain(value):
         if isinstance(value, torch.Tensor):
@@ -64,7 +64,7 @@ def figures(levels):
     return [plain(asdict(level)) for level in levels]
 
 
-def test_those_that_share_level_0_train_it_once_and_the_rest_together(digits, trajectory, stores, pair):
+def test_trajectories_train_a_shared_level_0_once_and_the_other_levels_together(digits, trajectory, stores, pair):
     specs = {rate: trajectory({"pruning_rate": rate, "rewind_iteration": 7}) for rate in (0.2, 0.5)}
     side, store = Side(digits, pair), stores()
     for rate, spec in specs.items():
@@ -72,7 +72,7 @@ def test_those_that_share_level_0_train_it_once_and_the_rest_together(digits, tr
     side.run()
     alone = {rate: list(run_trajectory(spec, digits, stores())) for rate, spec in specs.items()}
     assert {rate: figures(levels) for rate, levels in side.levels.items()} == {r: figures(a) for r, a in alone.items()}
-    assert pair.together[0] == [alone[0.2][0].key]  # the other one waits for it
+    assert pair.together[0] == [alone[0.2][0].key]  # the other trajectory waits for it
     assert {frozenset(keys) for keys in pair.together[1:] if len(keys) == 2} == {
         frozenset({alone[0.2][n].key, alone[0.5][n].key}) for n in (1, 2)
     }
@@ -85,8 +85,8 @@ def test_those_that_share_level_0_train_it_once_and_the_rest_together(digits, tr
     assert all(ended == Ended() for ended in side.ended.values())
 
 
-def test_more_than_there_are_lanes(digits, trajectory, stores, pair):
-    """Seeds share nothing: of three, two are trained at once, and whoever has waited comes next."""
+def test_more_trajectories_than_lanes(digits, trajectory, stores, pair):
+    """Trajectories of three seeds share no level: two are trained at a time, and the one that has waited is next."""
     specs = [trajectory({"max_levels": 1, "controls": {"kinds": ["random_mask"]}}, seed=seed) for seed in range(3)]
     side, store = Side(digits, pair), stores()
     for seed, spec in enumerate(specs):
@@ -98,7 +98,7 @@ def test_more_than_there_are_lanes(digits, trajectory, stores, pair):
     assert len({key for keys in pair.together for key in keys}) == 3 * 3
 
 
-def test_one_that_diverges_ends_alone(digits, trajectory, stores, pair):
+def test_a_diverging_trajectory_does_not_end_the_others(digits, trajectory, stores, pair):
     side, store = Side(digits, pair), stores()
     side.add("wild", trajectory({"training.optimizer": {"name": "sgd", "lr": 1e30}}), store)
     side.add("tame", trajectory(seed=1), store)
@@ -109,8 +109,8 @@ def test_one_that_diverges_ends_alone(digits, trajectory, stores, pair):
     assert [level.number for level in side.levels["tame"]] == [0, 1, 2]
 
 
-def test_what_a_training_raises_all_that_were_trained_with_it_raise(digits, trajectory, stores, pair, monkeypatch):
-    """Nobody knows whose fault it was. Nothing is left claimed, and the next trajectory is trained."""
+def test_an_exception_fails_all_trajectories_trained_together(digits, trajectory, stores, pair, monkeypatch):
+    """The executor cannot know which one caused it. No claim is left behind, and the next trajectory is trained."""
     side, store = Side(digits, pair), stores()
     for seed in (0, 1):
         side.add(seed, trajectory(seed=seed), store)
@@ -123,7 +123,7 @@ def test_what_a_training_raises_all_that_were_trained_with_it_raise(digits, traj
     assert len(side.run().levels[2]) == 2
 
 
-def test_it_goes_no_further_than_the_level_that_was_given(digits, trajectory, stores, pair):
+def test_advance_trains_no_further_than_the_level_that_it_returns(digits, trajectory, stores, pair):
     side = Side(digits, pair)
     side.add("a", trajectory(), stores())
     ((name, level),) = side.lanes.advance()
@@ -132,7 +132,7 @@ def test_it_goes_no_further_than_the_level_that_was_given(digits, trajectory, st
     assert (len(side.lanes), len(pair.together)) == (0, 1)
 
 
-def test_given_up_in_the_middle_of_a_training_it_claims_nothing(digits, trajectory, stores, pair):
+def test_closing_in_the_middle_of_a_training_releases_its_claim(digits, trajectory, stores, pair):
     store, side = stores(), Side(digits, pair)
     steps = trajectory_steps(TrajectoryLevels(trajectory(), digits, store))
     request = next(steps)
@@ -145,7 +145,7 @@ def test_given_up_in_the_middle_of_a_training_it_claims_nothing(digits, trajecto
 
 
 def test_the_steps_of_a_trajectory(digits, trajectory, stores):
-    """Level 0 and its rewind weights come from one training; what somebody else computes is waited for."""
+    """One training gives level 0 and its rewind weights, and another trajectory waits for this level."""
     store, executor = stores(), PlainExecutor()
     spec = trajectory({"max_levels": 1})
     one, other = (trajectory_steps(TrajectoryLevels(spec, digits, store)) for _ in range(2))
@@ -163,8 +163,8 @@ def test_the_steps_of_a_trajectory(digits, trajectory, stores):
     assert (same.key, same.reused, level.reused) == (level.key, True, False)
 
 
-def test_who_waits_does_not_keep_the_processor_busy(digits, trajectory, stores, pair):
-    """The level is claimed by somebody outside, who gives it up after a while."""
+def test_waiting_for_a_claimed_level_does_not_busy_wait(digits, trajectory, stores, pair):
+    """Somebody else holds the claim on the level and releases it after a while."""
     store, side = stores(), Side(digits, pair)
     spec = trajectory({"max_levels": 1})
     levels = TrajectoryLevels(spec, digits, store)
@@ -187,7 +187,7 @@ def test_who_waits_does_not_keep_the_processor_busy(digits, trajectory, stores, 
 
 class TestExecutors:
     @pytest.mark.parametrize("name", ["plain", "pair_executor:Pair"])
-    def test_by_their_names(self, name):
+    def test_are_found_by_name(self, name):
         executor = executor_for(name)
         assert isinstance(executor, Executor)
         assert executor.name == name
@@ -200,11 +200,11 @@ class TestExecutors:
             ("collections:OrderedDict", "the function returned OrderedDict.*, not a ticket_search.training.executors"),
         ],
     )
-    def test_what_is_none(self, name, message):
+    def test_unknown_or_invalid_names_are_refused(self, name, message):
         with pytest.raises(SpecError, match=message):
             executor_for(name)
 
-    def test_a_users_is_named_in_a_specification_and_has_keys_of_its_own(self, digits, trajectory, stores):
+    def test_a_users_executor_has_its_own_level_keys(self, digits, trajectory, stores):
         plain, auto, own = (
             list(run_trajectory(trajectory({"max_levels": 1, "training.executor": name}), digits, stores()))
             for name in ("plain", "auto", "pair_executor:Pair")
@@ -217,7 +217,7 @@ class TestExecutors:
 
 
 @pytest.mark.parametrize("name", ["plain", "pair"])
-def test_sys_exit_in_a_users_code_fails_its_trajectory_alone(digits, trajectory, stores, pair, monkeypatch, name):
+def test_sys_exit_in_a_users_code_fails_only_its_trajectory(digits, trajectory, stores, pair, monkeypatch, name):
     executor = {"plain": PlainExecutor(), "pair": pair}[name]
     side = Side(digits, executor)
     with monkeypatch.context() as patch:
@@ -232,7 +232,7 @@ def test_sys_exit_in_a_users_code_fails_its_trajectory_alone(digits, trajectory,
     assert side.ended["stays"] == Ended()
 
 
-def test_the_exit_that_ray_asks_of_a_worker_is_no_fault_of_the_trajectory(digits, trajectory, stores, monkeypatch):
+def test_a_systemexit_from_ray_does_not_fail_the_trajectory(digits, trajectory, stores, monkeypatch):
     def terminated(executor):
         error = SystemExit(1)
         error.ray_terminate_msg = "The process receives a SIGTERM."

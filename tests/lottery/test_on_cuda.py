@@ -1,4 +1,4 @@
-"""The engine on a GPU: the same promises as on the CPU. Skipped where there is none."""
+"""Training on a GPU has the same guarantees as on the CPU. Skipped without a GPU."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def cuda_digits():
 
 
 def figures(levels):
-    """All of levels but how long they took and where they came from."""
+    """All data of levels except the training time, whether they were reused, and controls."""
     return [
         {k: v for k, v in asdict(level).items() if k not in ("train_seconds", "reused", "controls")}
         | {name: {n: t.tolist() for n, t in (getattr(level, name) or {}).items()} for name in ("mask", "next_mask")}
@@ -41,7 +41,7 @@ def figures(levels):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("model", ["lenet_30", "conv2", "resnet8"])
 @pytest.mark.parametrize("retrain", ["weights", "finetune"])
-def test_a_trajectory_twice_is_the_same_to_the_bit(trajectory, cuda_digits, tmp_path, model, precision, retrain):
+def test_a_second_run_is_the_same_to_the_bit(trajectory, cuda_digits, tmp_path, model, precision, retrain):
     spec = trajectory({"model.name": model, "training.precision": precision, "retrain": retrain, "rewind_iteration": 7})
     one, other = (list(run_trajectory(spec, cuda_digits, LevelStore(tmp_path / name))) for name in "ab")
     assert figures(one) == figures(other)
@@ -49,8 +49,8 @@ def test_a_trajectory_twice_is_the_same_to_the_bit(trajectory, cuda_digits, tmp_
 
 
 @pytest.mark.parametrize("model", ["conv2", "resnet8"])
-def test_from_a_checkpoint_to_the_same_bits(trajectory, cuda_digits, model, tmp_path):
-    """Interrupted after every eighth iteration, and gone on from what was written down."""
+def test_a_training_resumed_from_checkpoints_has_the_same_bits(trajectory, cuda_digits, model, tmp_path):
+    """The training is interrupted after every eighth checkpoint and resumed from the last one."""
     training = trajectory().resolve(1137).training
     network = build(ModelSpec(name=model), **cuda_digits.inputs, seed=0).to("cuda")
     weights = {name: value.clone() for name, value in network.state_dict().items()}
@@ -100,7 +100,7 @@ def test_pruned_weights_are_zero_and_a_ticket_is_the_mask_times_the_rewind_weigh
 
 
 @pytest.mark.parametrize("criterion", saliency.CRITERIA)
-def test_saliency_is_that_of_the_cpu(cuda_digits, criterion):
+def test_saliency_equals_that_on_the_cpu(cuda_digits, criterion):
     network = build(ModelSpec(name="resnet8"), **cuda_digits.inputs, seed=0)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))

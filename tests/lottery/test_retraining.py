@@ -1,4 +1,4 @@
-"""What a level starts from, by retraining, reinitialization, schedule of pruning and criterion."""
+"""The initial weights, learning rates and masks of levels, by retraining, reinitialization, schedule and criterion."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ STEP = {"training.schedule": {"name": "step", "milestones": [20], "gamma": 0.5}}
 
 @pytest.fixture
 def rates(monkeypatch):
-    """The learning rate of every update, one list for each training."""
+    """The learning rates of all updates, in one list per training."""
     found = []
     original, start = lane.learning_rate, lane.PlainLane.__init__
 
@@ -45,14 +45,14 @@ class TestRetraining:
         spec = trajectory({**STEP, "retrain": retrain, "rewind_iteration": self.K, "max_levels": 2})
         return bench.run(spec, stores())
 
-    def test_weights_rewinds_weights_and_schedule(self, bench, trajectory, stores, rates):
+    def test_weights_rewinds_the_weights_and_the_schedule(self, bench, trajectory, stores, rates):
         levels = self.run(bench, trajectory, stores, "weights")
         rewind = bench.outputs[0].kept[self.K]
         for level, given in zip(levels[1:], bench.inputs[1:], strict=True):
             assert equal(given, masked(rewind, level.mask))
         assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[2e-3] * 10 + [1e-3] * 20] * 2
 
-    def test_learning_rate_rewinds_the_schedule_alone(self, bench, trajectory, stores, rates):
+    def test_learning_rate_rewinds_only_the_schedule(self, bench, trajectory, stores, rates):
         levels = self.run(bench, trajectory, stores, "learning_rate")
         for number in (1, 2):
             assert equal(bench.inputs[number], masked(bench.outputs[number - 1].weights, levels[number].mask))
@@ -63,11 +63,11 @@ class TestRetraining:
         for number in (1, 2):
             assert equal(bench.inputs[number], masked(bench.outputs[number - 1].weights, levels[number].mask))
         assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[1e-3] * 30] * 2
-        # The data goes on where the training before ended; iterations are counted as in the other two ways.
+        # The data order continues from the previous training, but iterations count from 10, as for the other kinds.
         assert [(level.start, level.start + level.shift) for level in bench.levels] == [(0, 0), (10, T), (10, T + 30)]
         assert [[p.iteration for p in level.curve] for level in levels] == [[20, 40]] * 3
 
-    def test_the_data_of_fine_tuning_goes_on(self, bench, trajectory, stores, digits):
+    def test_finetune_continues_the_data_order(self, bench, trajectory, stores, digits):
         asked = []
         stream = digits.data.stream(0, 64)
         batch, stream.batch = stream.batch, lambda i: asked.append(i) or batch(i)
@@ -75,12 +75,12 @@ class TestRetraining:
         self.run(bench, trajectory, stores, "finetune")
         assert asked == list(range(T + 30 + 30))
 
-    def test_all_train_as_long(self, bench, trajectory, stores):
+    def test_all_kinds_train_equally_long(self, bench, trajectory, stores):
         for retrain in ("weights", "learning_rate", "finetune"):
             assert [level.iterations for level in self.run(bench, trajectory, stores, retrain)] == [40, 30, 30]
 
     @pytest.mark.parametrize("retrain", ["learning_rate", "finetune"])
-    def test_a_level_goes_on_from_what_the_store_kept_of_the_one_before(self, bench, trajectory, stores, retrain):
+    def test_a_later_run_starts_from_the_stored_weights_of_the_last_level(self, bench, trajectory, stores, retrain):
         whole, store = self.run(bench, trajectory, stores, retrain), stores()
         bench.run(trajectory({**STEP, "retrain": retrain, "rewind_iteration": self.K, "max_levels": 1}), store)
         bench.counts()
@@ -150,19 +150,19 @@ class TestSchedules:
     def test_a_list_may_be_cut_short(self, bench, trajectory, stores):
         assert len(bench.run(trajectory({"target_densities": [0.5, 0.2, 0.1], "max_levels": 2}), stores())) == 3
 
-    def test_a_target_that_prunes_nothing_is_a_level_like_any_other(self, bench, trajectory, stores):
+    def test_a_target_that_prunes_nothing_still_gets_a_level(self, bench, trajectory, stores):
         spec = trajectory({"target_densities": [0.9999, 0.5], "strategy": "global", "max_levels": None})
         assert [kept_weights(level.mask) for level in bench.run(spec, stores())] == [1184, 1184, 592]
 
-    def test_lists_share_the_levels_that_are_the_same(self, bench, trajectory, stores):
+    def test_lists_share_their_common_levels(self, bench, trajectory, stores):
         store = stores()
         bench.run(trajectory({"target_densities": [0.5, 0.2, 0.1], "max_levels": None}), store)
         bench.counts()
         bench.run(trajectory({"target_densities": [0.5, 0.2, 0.05], "max_levels": None}), store)
-        # Level 2 holds the mask of level 3, which differs.
+        # Level 2 is not shared, because it includes the mask of level 3, which differs.
         assert bench.counts() == {"level_reused": 2, "level_started": 2, "level_finished": 2}
 
-    def test_the_rate_plays_no_part(self, bench, trajectory, stores):
+    def test_the_pruning_rate_is_ignored(self, bench, trajectory, stores):
         store, targets = stores(), {"target_densities": [0.5, 0.2]}
         bench.run(trajectory({**targets, "pruning_rate": 0.2}), store)
         bench.counts()
@@ -173,7 +173,7 @@ class TestSchedules:
 class TestCriteria:
     @pytest.mark.parametrize("criterion", ["magnitude_increase", "movement", "large_init", "small_final"])
     @pytest.mark.parametrize(("k", "reinit"), [(0, "rewind"), (7, "rewind"), (7, "fresh"), (0, "sign")])
-    def test_they_compare_trained_weights_with_what_they_started_from(
+    def test_scores_use_the_trained_and_the_initial_weights_of_a_level(
         self, bench, trajectory, stores, criterion, k, reinit
     ):
         changes = {"criterion": criterion, "rewind_iteration": k, "max_levels": 2, "strategy": "global"}
@@ -192,7 +192,7 @@ class TestCriteria:
             assert scores[was & ~kept].max() <= scores[kept].min()
 
     @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
-    def test_at_initialization_the_training_plays_no_part(self, bench, trajectory, stores, criterion):
+    def test_criteria_at_initialization_do_not_depend_on_the_training(self, bench, trajectory, stores, criterion):
         changes = {"criterion": criterion, "target_densities": [0.5, 0.05], "strategy": "global", "max_levels": None}
         short, longer = (bench.run(trajectory({**changes, "training.iterations": n}), stores()) for n in (2, 30))
         for number, kept in ((1, 592), (2, 59)):
@@ -210,7 +210,7 @@ class TestCriteria:
 
 
 class Spy:
-    """A data set with another `stream`."""
+    """A data set with its `stream` replaced."""
 
     def __init__(self, data, stream):
         self._data, self.stream = data, stream

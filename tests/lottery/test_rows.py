@@ -94,8 +94,8 @@ def test_matching_is_by_the_dense_network_of_the_same_trajectory(trajectory, val
     assert level_row(trajectory(), level(2, val_accuracy), level(0, 0.8), tolerance, ACCURACY)["matching"] is matching
 
 
-def test_where_the_metric_is_another_the_accuracies_are_null_and_lower_is_better(trajectory):
-    """Of a ticket at 1.4 nats and a dense network at 1.5."""
+def test_accuracies_are_null_for_a_metric_where_lower_is_better(trajectory):
+    """The ticket has 1.4 nats and the dense network 1.5."""
     row = level_row(trajectory(), level(2, 1.4), level(0, 1.5), 0.0, NATS)
     assert {name for name, value in row.items() if value is None} == {
         *("val_accuracy", "test_accuracy", "dense_val_accuracy", "dense_test_accuracy", "early_stop_test_accuracy"),
@@ -127,7 +127,7 @@ def test_a_level_is_read_as_it_was_written():
     next_mask = {"z": tensor([[True, False], [False, True]]), "a": tensor([False, True])}
     written = to_entry(outputs, number=2, mask=MASK, next_mask=next_mask, final_weights={"b": tensor([0.1])})
     read = from_entry(written, "k", reused=True)
-    # The network's order of tensors decides between equal scores.
+    # The order of tensors must be kept, because it decides between equal scores.
     assert (list(read.mask), list(read.next_mask)) == (["z", "a"], ["z", "a"])
     assert {n: kept.tolist() for n, kept in read.mask.items()} == {n: kept.tolist() for n, kept in MASK.items()}
     assert {n: kept.tolist() for n, kept in read.next_mask.items()} == {n: k.tolist() for n, k in next_mask.items()}
@@ -136,7 +136,7 @@ def test_a_level_is_read_as_it_was_written():
     assert (read.test_loss, read.train_seconds, read.val_loss, read.val_metric) == (1.75, 0.25, 1.25, 0.75)
 
 
-def test_a_record_of_the_store_is_read_under_older_names_and_by_older_versions():
+def test_store_records_are_compatible_with_older_versions_in_both_directions():
     outputs = LevelOutputs(
         weights={}, kept={}, curve=level().curve, diverged=False, test_loss=1.75, test_metric=0.625,
         early_stop_iteration=20, early_stop_test_metric=0.5, iterations=20, train_seconds=0.25,
@@ -147,7 +147,7 @@ def test_a_record_of_the_store_is_read_under_older_names_and_by_older_versions()
     assert from_entry(replace(entry, record=older), "k", reused=True).figures == FIGURES
 
 
-def test_of_a_record_of_an_older_version_nothing_is_known_of_what_trained_it():
+def test_the_training_environment_is_null_for_older_records():
     outputs = LevelOutputs(weights={}, kept={}, curve=level().curve, diverged=False, iterations=20, train_seconds=0.25)
     entry = to_entry(outputs, number=2, mask=MASK, next_mask=None, final_weights={}, trained_with=TRAINED_WITH)
     older = {name: value for name, value in entry.record.items() if name not in TRAINED_WITH}

@@ -31,7 +31,7 @@ def own_network(tmp_path, monkeypatch):
 
 
 def figures(levels):
-    """All of levels but how long they took and where they came from."""
+    """All data of levels except the training time and whether they were reused."""
     return [
         {k: v for k, v in asdict(level).items() if k != "reused"}
         | {
@@ -48,10 +48,10 @@ def bits(mask):
     return {name: kept.tolist() for name, kept in mask.items()}
 
 
-class TestTheLadder:
+class TestLevels:
     def test_layerwise(self, bench, trajectory, stores):
         levels = bench.run(trajectory({"pruning_rate": 0.2, "output_layer_rate": 0.5, "max_levels": 3}), stores())
-        # 64 x 16 and 16 x 10 weights at 20% and 10%.
+        # layers of 64 x 16 and 16 x 10 weights, pruned by 20% and 10%
         assert [kept_weights(level.mask) for level in levels] == [1184, 819 + 144, 655 + 130, 524 + 117]
         assert [level.number for level in levels] == [0, 1, 2, 3]
 
@@ -59,7 +59,7 @@ class TestTheLadder:
         levels = bench.run(trajectory({"pruning_rate": 0.5, "strategy": "global", "max_levels": 3}), stores())
         assert [kept_weights(level.mask) for level in levels] == [1184, 592, 296, 148]
 
-    def test_what_goes_is_the_smallest_of_the_trained_weights(self, bench, trajectory, stores):
+    def test_the_smallest_trained_weights_are_pruned(self, bench, trajectory, stores):
         bench.run(trajectory({"pruning_rate": 0.5, "strategy": "global", "max_levels": 2}), stores())
         for before, after in ((0, 1), (1, 2)):
             mask = {n: w != 0 for n, w in bench.inputs[before].items() if n.endswith("weight")}
@@ -72,7 +72,7 @@ class TestTheLadder:
         assert levels[0].next_mask is None
         assert bits(levels[1].next_mask) == bits(levels[2].mask)
 
-    def test_a_figure_is_what_training_measured(self, bench, trajectory, stores):
+    def test_figures_are_those_measured_in_training(self, bench, trajectory, stores):
         levels = bench.run(trajectory({"max_levels": 1}), stores())
         assert [level.curve for level in levels] == [outputs.curve for outputs in bench.outputs]
         assert [level.test_metric for level in levels] == [outputs.test_metric for outputs in bench.outputs]
@@ -106,7 +106,7 @@ class TestTheEnd:
 class TestRewinding:
     @pytest.mark.parametrize("k", [0, 13])
     @pytest.mark.parametrize("strategy", ["layerwise", "global"])
-    def test_a_ticket_is_the_mask_times_the_rewind_weights_to_the_bit(
+    def test_a_ticket_is_exactly_the_mask_times_the_rewind_weights(
         self, bench, trajectory, stores, own_network, k, strategy
     ):
         spec = trajectory({**own_network, "rewind_iteration": k, "strategy": strategy, "max_levels": 3})
@@ -130,7 +130,7 @@ class TestRewinding:
             assert not torch.equal(ticket[name], dense[name])
             assert not torch.equal(ticket[name], bench.outputs[0].weights[name])
 
-    def test_to_nothing_is_to_the_initialization(self, bench, trajectory, stores):
+    def test_iteration_0_is_the_initialization(self, bench, trajectory, stores):
         bench.run(trajectory({"max_levels": 1}), stores())
         dense, ticket = bench.inputs
         assert [torch.equal(w, torch.where(w == 0, w, dense[name])) for name, w in ticket.items()] == [True] * 4
@@ -141,7 +141,7 @@ class TestRewinding:
         first, same, other = (bench.inputs[i]["fc1.weight"] for i in (0, 2, 4))
         assert (torch.equal(first, same), torch.equal(first, other)) == (True, False)
 
-    def test_asked_for_later_than_level_0_was_trained_it_is_the_same_to_the_bit(
+    def test_rewind_weights_computed_after_level_0_are_the_same_to_the_bit(
         self, bench, trajectory, stores, own_network
     ):
         spec = trajectory({**own_network, "rewind_iteration": 13})
@@ -156,7 +156,7 @@ class TestRewinding:
         weights, again = first.load(key).tensors, later.load(key).tensors
         assert [torch.equal(again[name], weights[name]) for name in weights] == [True] * len(weights)
 
-    def test_what_other_trajectories_may_ask_for_is_kept(self, bench, trajectory, stores):
+    def test_rewind_weights_for_other_trajectories_are_kept(self, bench, trajectory, stores):
         store = stores()
         dense = bench.run(trajectory({"max_levels": 1}), store, rewind_iterations=[5, 20, 40, 99])[0]
         assert [store.load(rewind_key(dense.key, k)) is not None for k in (0, 5, 20, 40, 99)] == [
@@ -167,13 +167,13 @@ class TestRewinding:
             False,
         ]
 
-    def test_a_rewind_past_a_training_in_epochs(self, bench, trajectory, stores):
+    def test_a_rewind_past_a_training_in_epochs_is_refused(self, bench, trajectory, stores):
         with pytest.raises(SpecError, match="rewind_iteration: 17 is past the training of 17 iterations; give 0 to 16"):
             bench.run(trajectory({"training.iterations": "1ep", "rewind_iteration": 17}), stores())
 
 
 class TestTheStore:
-    def test_starting_over_walks_it(self, bench, trajectory, stores):
+    def test_a_second_run_reuses_every_level(self, bench, trajectory, stores):
         store, spec = stores(), trajectory({"rewind_iteration": 5})
         first = bench.run(spec, store)
         assert bench.counts() == {"level_started": 3, "level_finished": 3}
@@ -184,7 +184,7 @@ class TestTheStore:
         assert figures(again) == figures(first)
         assert ([level.reused for level in first], [level.reused for level in again]) == ([False] * 3, [True] * 3)
 
-    def test_level_0_is_trained_once_for_a_seed(self, bench, trajectory, stores):
+    def test_level_0_is_trained_once_per_seed(self, bench, trajectory, stores):
         store = stores()
         for changes in (
             {"pruning_rate": 0.2},
@@ -212,7 +212,7 @@ class TestTheStore:
         bench.run(trajectory({"training.iterations": 34, "training.evaluate_every": 17}), store)
         assert bench.counts() == {"level_reused": 3}
 
-    def test_a_longer_trajectory_goes_on_from_a_shorter_one(self, bench, trajectory, stores):
+    def test_a_longer_trajectory_reuses_a_shorter_one(self, bench, trajectory, stores):
         store = stores()
         bench.run(trajectory({"max_levels": 1}), store)
         bench.counts()
@@ -220,7 +220,7 @@ class TestTheStore:
         assert bench.counts() == {"level_reused": 2, "level_started": 2, "level_finished": 2}
         assert figures(longer) == figures(bench.run(trajectory({"max_levels": 3}), stores()))
 
-    def test_one_that_was_interrupted_goes_on(self, bench, trajectory, stores, digits):
+    def test_an_interrupted_trajectory_is_resumed(self, bench, trajectory, stores, digits):
         store, spec = stores(), trajectory({"max_levels": 3})
         half_way = run_trajectory(spec, digits, store)
         next(half_way)
@@ -230,7 +230,7 @@ class TestTheStore:
         assert bench.counts() == {"level_reused": 2, "level_started": 2, "level_finished": 2}
         assert figures(rest) == figures(bench.run(spec, stores()))
 
-    def test_what_ran_before_in_the_process_does_not_matter(self, bench, trajectory, stores, own_network):
+    def test_results_do_not_depend_on_earlier_runs_in_the_process(self, bench, trajectory, stores, own_network):
         first = bench.run(trajectory(own_network), stores())
         bench.run(trajectory({"criterion": "random", "training.iterations": 23}, seed=8), stores())
         torch.rand(5)
@@ -245,7 +245,7 @@ class TestTheStore:
 
 
 class TestDivergence:
-    def test_is_raised_and_raised_again_without_training(self, bench, trajectory, stores):
+    def test_is_raised_again_without_training(self, bench, trajectory, stores):
         store, spec = stores(), trajectory({"training.optimizer": {"name": "sgd", "lr": 1e30}})
         for expected in ({"level_started": 1, "level_finished": 1}, {"level_reused": 1}):
             with pytest.raises(Diverged, match="the loss of level 0 was not finite at iteration 20") as error:
@@ -254,7 +254,7 @@ class TestDivergence:
             assert bench.counts() == expected
 
     def test_the_levels_before_it_were_yielded(self, bench, trajectory, stores, digits, monkeypatch):
-        """Level 2 diverges: its weights are given a number that no loss survives."""
+        """Level 2 diverges, because the test puts a huge number into its weights."""
 
         def poisoned(request):
             if sum(int(kept.sum()) for kept in request.level.mask.values()) == 1184 // 4:
@@ -295,7 +295,7 @@ for level in run_trajectory(spec, task, level_store.LevelStore(folder / "store")
 """
 
 
-def test_of_two_processes_one_trains_a_level(trajectory, tmp_path):
+def test_two_processes_train_each_level_once(trajectory, tmp_path):
     raw = repr(trajectory({"training.iterations": 100, "max_levels": 3}).model_dump(mode="json"))
     command = [sys.executable, "-c", WORKER, str(tmp_path), raw]
     workers = [subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True) for i in range(2)]
@@ -308,8 +308,8 @@ def test_of_two_processes_one_trains_a_level(trajectory, tmp_path):
     }
 
 
-def test_a_reused_level_says_what_it_was_really_trained_with(bench, trajectory, stores, monkeypatch):
-    """On other threads, with another version, under another name of the device: its key is the same."""
+def test_a_reused_level_keeps_its_training_environment(bench, trajectory, stores, monkeypatch):
+    """The number of threads, the versions and the device's name may differ, because the key does not contain them."""
     store, spec = stores(), trajectory({"pruning_rate": 0.5, "max_levels": 1})
     elsewhere = {"torch_version": "1.0", "device": "a GPU", "threads": 7, "ticket_search_version": "0.0.1"}
     with monkeypatch.context() as patch:

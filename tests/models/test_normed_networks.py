@@ -29,7 +29,7 @@ def made(name, shape=CIFAR10, classes=10, **spec):
         ("vgg19", 16, 20_018_880 + 5_120, 16),
     ],
 )
-def test_their_layers(name, convolutions, weights, norms):
+def test_layers_of_resnet_and_vgg(name, convolutions, weights, norms):
     network = made(name)
     parameters = dict(network.named_parameters())
     names = prunable(network)
@@ -39,24 +39,24 @@ def test_their_layers(name, convolutions, weights, norms):
     assert names[-1] == "output.weight"
 
 
-def test_resnet_is_that_of_he_et_al():
-    """Table 6 there: 0.27 million parameters of resnet20, of which 2,560 + 192 are not in ours of option A."""
+def test_resnet20_has_as_many_parameters_as_in_he_et_al():
+    """He et al. (table 6) give 0.27 million parameters, without the projections in our shortcuts (2,560 + 192)."""
     total = sum(p.numel() for p in made("resnet20").parameters())
     assert total - (2_560 + 2 * (32 + 64)) == 269_722
 
 
 @pytest.mark.parametrize("name", ["resnet14", "vgg16", "vgg19"])
 @pytest.mark.parametrize("shape", [CIFAR10, (1, 28, 28)])
-def test_they_take_images(name, shape):
+def test_networks_accept_images(name, shape):
     assert made(name, shape, 7)(torch.zeros(2, *shape)).shape == (2, 7)
 
 
-def test_images_that_a_pool_leaves_nothing_of():
+def test_images_too_small_for_the_pools_are_refused():
     with pytest.raises(SpecError, match="'vgg16': images of 8x8 pixels are too small for 4 pools of 2x2; it needs at"):
         made("vgg16", (1, 8, 8))
 
 
-def test_a_bar_in_a_resnets_name_means_nothing():
+def test_an_underscore_in_a_resnets_name_is_ignored():
     assert ModelSpec(name="resnet_20") == ModelSpec(name="resnet20")
 
 
@@ -86,7 +86,7 @@ def test_initializations_have_the_spread_of_their_papers(init, std):
     assert network[1].bias.count_nonzero() == 0
 
 
-def test_orthogonal_rows_have_length_1_and_stand_square_on_each_other():
+def test_orthogonal_rows_are_orthonormal():
     weights = made("lenet_20", (1, 8, 8), init="orthogonal")[1].weight
     assert torch.allclose(weights @ weights.T, torch.eye(20), atol=1e-5)
 
@@ -102,8 +102,8 @@ def test_an_initialization_follows_the_seed_and_the_draw():
     assert not torch.equal(first, drawn)
 
 
-def test_evaluation_leaves_batch_norm_statistics(trajectory, tmp_path, digits):
-    """A level's running statistics are those of its own iterations: evaluated eight times as often, it is the same."""
+def test_evaluation_does_not_change_batch_norm_statistics(trajectory, tmp_path, digits):
+    """A level that is evaluated eight times as often has the same running statistics."""
     changes = {"model.name": "resnet8", "rewind_iteration": 3, "max_levels": 1, "training.iterations": 8}
     often, once = (
         list(

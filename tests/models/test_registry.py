@@ -20,7 +20,7 @@ def count(network):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes the module of a user's network."""
+    """Writes a module with a user's network."""
 
     def write(body):
         (tmp_path / "own_network.py").write_text(
@@ -111,7 +111,7 @@ def test_glorot():
     assert not any(p.any() for name, p in network.named_parameters() if name.endswith("bias"))
 
 
-def test_an_image_too_small_for_the_pools():
+def test_images_too_small_for_the_network_are_refused():
     with pytest.raises(SpecError, match=r"'conv6': images of 7x9 pixels are too small for 3 pools of 2x2.*8x8"):
         build(ModelSpec(name="conv6"), (1, 7, 9), 10, seed=0)
     with pytest.raises(SpecError, match="'torchvision/alexnet' cannot take images of 3 x 8 x 8: RuntimeError"):
@@ -144,11 +144,11 @@ def test_a_user_network(own):
         ("return nn.Linear(99, 10)", "cannot take images of 1 x 2 x 3: RuntimeError"),
         (
             "return nn.Sequential(nn.Flatten(), nn.Linear(6, 4))",
-            r"in training mode made torch.float32 \[2, 4\] of 2 images of 1 x 2 x 3; .* shape \[2, 5\]",
+            r"in training mode returned torch.float32 \[2, 4\] for 2 images of 1 x 2 x 3; .* shape \[2, 5\]",
         ),
     ],
 )
-def test_a_user_network_that_does_not_fit(own, body, message):
+def test_an_unsuitable_user_network_is_refused(own, body, message):
     with pytest.raises(SpecError, match=message):
         check(own(body), (1, 2, 3), 5)
 
@@ -173,7 +173,7 @@ def test_tied_parameters_count_once_and_embeddings_not_at_all():
 
 
 class HeadFirst(nn.Module):
-    """Registers its head first and runs it last."""
+    """A network that registers its head first and runs it last."""
 
     def __init__(self, **attributes):
         super().__init__()
@@ -200,7 +200,7 @@ class WithMethod(HeadFirst):
 class TestTheOutputLayer:
     IMAGES = torch.zeros(2, 1, 3, 4)
 
-    def test_is_the_one_that_runs_last(self):
+    def test_is_the_layer_that_runs_last(self):
         network = HeadFirst().train()
         torch.manual_seed(0)
         state = torch.get_rng_state()
@@ -209,12 +209,12 @@ class TestTheOutputLayer:
         assert (network.training, network.body.training) == (True, True)
         assert not any(module._forward_pre_hooks for module in network.modules())
 
-    def test_is_the_one_registered_last_where_nothing_was_run(self):
+    def test_is_the_layer_registered_last_if_no_images_are_given(self):
         assert prunable(HeadFirst()) == ("head.weight", "body.1.weight")
         assert prunable(Tied())[-1] == "first.weight"
 
     @pytest.mark.parametrize("stated", ["head", "head.weight"])
-    def test_is_the_one_that_the_network_names(self, stated):
+    def test_is_the_layer_or_weight_that_the_network_names(self, stated):
         assert prunable(HeadFirst(output_layer=stated))[-1] == "head.weight"
 
     def test_is_the_module_that_the_network_names(self):
@@ -228,11 +228,11 @@ class TestTheOutputLayer:
 
     @pytest.mark.parametrize("stated", ["neck", 3, "body.0", "head.bias"])
     def test_must_be_prunable(self, stated):
-        message = f"HeadFirst.output_layer is '{stated}'; give a module, or .* weights head.weight, body.1.weight"
+        message = f"HeadFirst.output_layer is '{stated}'; it must be a module, or .* weights head.weight, body.1.weight"
         with pytest.raises(SpecError, match=message):
             prunable(HeadFirst(output_layer=stated))
 
-    def test_is_part_of_the_level_key_where_it_is_not_registered_last(self):
+    def test_is_part_of_the_level_key_if_it_is_not_registered_last(self):
         network = HeadFirst()
         assert output_mark(network, prunable(network)) == ""
         assert output_mark(network, prunable(network, self.IMAGES)) == "|output layer head.weight"
@@ -247,13 +247,13 @@ class TestTheOutputLayer:
             ("torchvision/squeezenet1_1", (3, 32, 32), "classifier.1.weight"),
         ],
     )
-    def test_of_the_networks_here_is_registered_last(self, name, image_shape, last):
+    def test_is_registered_last_in_the_built_in_networks(self, name, image_shape, last):
         network = build(ModelSpec(name=name), image_shape, 10, seed=0)
         names = prunable(network, torch.zeros(2, *image_shape))
         assert (names, names[-1]) == (prunable(network), last)
 
     def test_is_pruned_at_its_own_rate_wherever_it_is_registered(self, own, trajectory, digits, tmp_path):
-        """All weights of the body may go at a rate of a half; of the head none at an `output_layer_rate` of 0."""
+        """At a pruning rate of 0.5 and an `output_layer_rate` of 0, half of the body is pruned and none of the head."""
         spec = own(
             "network = nn.Module()\n"
             "    network.head, network.body = nn.Linear(8, classes), nn.Linear(64, 8)\n"

@@ -6,7 +6,7 @@ from ticket_search.pruning.masks import apply_mask, density, full_mask, kept_wei
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (8,), (9,), (3, 5), (2, 3, 3, 3), (0,), (4, 0)])
-def test_what_is_packed_is_unpacked(shape):
+def test_unpack_inverts_pack(shape):
     kept = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < 0.5
     packed = pack(kept)
     assert (packed.dtype, len(packed)) == (torch.uint8, -(-kept.numel() // 8))
@@ -20,7 +20,7 @@ def test_the_first_weight_is_the_highest_bit():
     ]
 
 
-def test_a_tensor_that_is_not_contiguous_is_packed_by_its_elements():
+def test_a_noncontiguous_tensor_is_packed_in_element_order():
     kept = tensor([[True, False], [True, True], [False, False]]).T
     assert unpack(pack(kept), (2, 3)).tolist() == [[True, True, False], [False, True, False]]
 
@@ -37,7 +37,7 @@ def test_a_dense_mask_keeps_all_of_the_named_tensors():
     assert list(mask) == ["b", "a"]
 
 
-def test_masked_weights_are_plus_zero_even_where_they_were_no_number():
+def test_masked_weights_are_plus_zero_even_if_they_were_nan():
     weights = {"a": tensor([-1.0, 2.0, float("nan"), float("-inf")]), "n": tensor(3)}
     masked = apply_mask({"a": tensor([False, True, False, False])}, weights)
     assert masked["a"].tolist() == [0.0, 2.0, 0.0, 0.0]

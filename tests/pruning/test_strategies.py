@@ -46,7 +46,7 @@ def pruned(strategy, mask, scores, rate=0.5, output_layer_rate=1.0, target=None)
         (100, 0.57, 57),
         (7, 0.2, 1),
         (8, 0.2, 2),
-        (5, 0.5, 2),  # a half goes to the even integer
+        (5, 0.5, 2),  # a half is rounded to the even integer
         (7, 0.5, 4),
         (1, 0.99, 1),
         (2, 0.2, 0),
@@ -58,7 +58,7 @@ def test_the_count_is_rounded(survivors, rate, count):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 class TestOneTensor:
-    """With one tensor, both strategies do the same."""
+    """With one tensor, both strategies give the same mask."""
 
     def prune(self, strategy, mask, scores, rate):
         return bits(pruned(strategy, mask_of(a=mask), scores_of(a=scores), rate, 1.0))["a"]
@@ -67,13 +67,13 @@ class TestOneTensor:
         scores = [0.5, 0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.4, 0.6, 1.0]
         assert self.prune(strategy, [1] * 10, scores, 0.2) == [1, 0, 1, 1, 1, 0, 1, 1, 1, 1]
 
-    def test_of_equal_scores_the_first_go(self, strategy):
+    def test_among_equal_scores_the_first_are_pruned(self, strategy):
         assert self.prune(strategy, [1] * 10, [0.5] * 10, 0.2) == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]
 
-    def test_of_equal_scores_all_zero_the_first_go(self, strategy):
+    def test_among_scores_of_zero_the_first_are_pruned(self, strategy):
         assert self.prune(strategy, [1] * 5, [0.0] * 5, 0.99) == [0, 0, 0, 0, 1]
 
-    def test_of_the_scores_that_tie_at_the_cut_the_first_go(self, strategy):
+    def test_among_scores_that_tie_at_the_cut_the_first_are_pruned(self, strategy):
         assert self.prune(strategy, [1] * 6, [3.0, 1.0, 2.0, 2.0, 2.0, 3.0], 0.5) == [1, 0, 0, 0, 1, 1]
 
     def test_a_matrix_is_pruned_in_the_order_of_its_elements(self, strategy):
@@ -101,11 +101,11 @@ def test_layerwise_and_global_differ():
     layerwise = pruned("layerwise", mask, scores, 0.5, 1.0)
     assert bits(layerwise) == {"a": [0, 0, 1, 1], "b": [0, 0, 1, 1]}
     globally = pruned("global", mask, scores, 0.5, 1.0)
-    # The fourth lowest is the best of `a`, which stays: the fifth goes.
+    # The fourth lowest score is the best of `a`, which is kept, so the fifth lowest is pruned instead.
     assert bits(globally) == {"a": [0, 0, 0, 1], "b": [0, 1, 1, 1]}
 
 
-def test_globally_the_first_tensors_go_first_among_equal_scores():
+def test_global_prunes_the_first_tensors_first_among_equal_scores():
     mask, scores = mask_of(a=[1, 1, 1], b=[1, 1, 1]), scores_of(a=[1.0, 1.0, 1.0], b=[1.0, 1.0, 1.0])
     assert bits(pruned("global", mask, scores, 0.5, 1.0)) == {"a": [0, 0, 1], "b": [0, 1, 1]}
 
@@ -115,19 +115,19 @@ def test_layerwise_prunes_the_output_layer_at_its_share():
     assert bits(pruned("layerwise", mask, scores, 0.5, 0.5)) == {"z": [0, 0, 1, 1], "a": [0, 1, 1, 1]}
 
 
-def test_globally_the_output_layer_has_no_share():
+def test_global_ignores_the_share_of_the_output_layer():
     mask, scores = mask_of(a=[1] * 4, b=[1] * 4), scores_of(a=[5.0] * 4, b=[1.0, 2.0, 3.0, 4.0])
     assert bits(pruned("global", mask, scores, 0.25, 0.01)) == {"a": [1, 1, 1, 1], "b": [0, 0, 1, 1]}
 
 
-def test_globally_every_tensor_keeps_its_best():
+def test_global_keeps_the_best_weight_of_every_tensor():
     mask = mask_of(a=[1, 1], b=[1, 1, 1, 1], c=[0, 1])
     scores = scores_of(a=[0.2, 0.1], b=[5.0, 6.0, 7.0, 8.0], c=[0.0, 0.01])
     assert bits(pruned("global", mask, scores, 0.99, 1.0)) == {"a": [1, 0], "b": [0, 0, 0, 1], "c": [0, 1]}
 
 
-def test_the_ladder_of_lenet_300_100():
-    """20% a level, 10% in the output layer: the densities of a replication."""
+def test_the_densities_of_lenet_300_100():
+    """At 20% per level and 10% in the output layer, the densities are those of the paper."""
     shapes = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "output.weight": (10, 100)}
     weights = {name: torch.rand(shape, generator=generator()) for name, shape in shapes.items()}
     mask, percents = full_mask(weights, weights), []
@@ -137,12 +137,12 @@ def test_the_ladder_of_lenet_300_100():
     assert [percents[level - 1] for level in (3, 7, 9, 15, 18, 20)] == [51.28, 21.07, 13.52, 3.58, 1.85, 1.19]
 
 
-def test_every_name_of_the_specification_is_there():
+def test_every_name_of_the_specification_is_implemented():
     assert set(STRATEGIES) == set(get_args(Strategy))
     assert set(CRITERIA) == set(get_args(ValueCriterion))
 
 
-def test_magnitude_is_the_size():
+def test_magnitude_is_the_absolute_value():
     assert CRITERIA["magnitude"]({}, scores_of(a=[-2.0, 1.0, -0.0]), generator())["a"].tolist() == [2.0, 1.0, 0.0]
 
 
@@ -157,7 +157,7 @@ def test_random_scores_follow_the_generator_and_not_the_weights():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("criterion", CRITERIA)
 class TestContract:
-    """What every strategy with every criterion promises."""
+    """Properties of every strategy with every criterion."""
 
     SIZES: ClassVar = {"one": (1,), "matrix": (7, 9), "kernel": (3, 2, 3, 3), "output": (5, 4)}
 
@@ -181,17 +181,17 @@ class TestContract:
 
     def test_the_count_is_exact(self, strategy, criterion):
         first = self.levels(strategy, criterion, 0.2, 1)[1]
-        # Of 1, 63, 54 and 20: layerwise 0, 13, 11 and 4; of 138 together 28.
+        # The tensors have 1, 63, 54 and 20 weights: layerwise prunes 0, 13, 11 and 4, and global prunes 28 of all 138.
         assert kept_weights(first) == {"layerwise": 138 - 28, "global": 138 - 28}[strategy]
 
-    def test_it_ends_with_one_weight_a_tensor(self, strategy, criterion):
+    def test_one_weight_per_tensor_remains_in_the_end(self, strategy, criterion):
         last = self.levels(strategy, criterion, 0.99, 6)[-1]
         assert [int(kept.sum()) for kept in last.values()] == [1, 1, 1, 1]
 
-    def test_the_same_again_is_the_same_to_the_bit(self, strategy, criterion):
+    def test_pruning_is_reproducible(self, strategy, criterion):
         assert bits(self.levels(strategy, criterion, 0.3, 3)[-1]) == bits(self.levels(strategy, criterion, 0.3, 3)[-1])
 
-    def test_names_order_shapes_and_types_are_kept_and_the_arguments_too(self, strategy, criterion):
+    def test_names_order_shapes_types_and_arguments_are_unchanged(self, strategy, criterion):
         weights, mask = self.start()
         scores = CRITERIA[criterion](initial(weights), weights, generator())
         copies = {name: score.clone() for name, score in scores.items()}
@@ -204,7 +204,7 @@ class TestContract:
 
 
 class TestCriteriaByHand:
-    """Zhou et al. (2019), on weights that go 2 -> -3, -1 -> -1, -4 -> 1, 0.5 -> 0."""
+    """The criteria of Zhou et al. (2019) on weights that change as 2 -> -3, -1 -> -1, -4 -> 1, 0.5 -> 0."""
 
     INITIAL: ClassVar = {"a": tensor([2.0, -1.0, -4.0, 0.5])}
     FINAL: ClassVar = {"a": tensor([-3.0, -1.0, 1.0, 0.0])}
@@ -220,7 +220,7 @@ class TestCriteriaByHand:
             ("small_final", [-3.0, -1.0, -1.0, 0.0], [0, 0, 1, 1]),
         ],
     )
-    def test_scores_and_what_survives_half(self, criterion, scores, kept):
+    def test_scores_and_survivors_of_pruning_half(self, criterion, scores, kept):
         found = CRITERIA[criterion](self.INITIAL, self.FINAL, generator())
         assert found["a"].tolist() == scores
         assert bits(pruned("global", mask_of(a=[1] * 4), found, 0.5)) == {"a": kept}
@@ -229,36 +229,36 @@ class TestCriteriaByHand:
 class TestTargets:
     SCORES: ClassVar = scores_of(a=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], z=[1.1, 1.2, 1.3, 1.4])
 
-    def test_layerwise_each_tensor_goes_to_the_density(self):
+    def test_layerwise_prunes_each_tensor_to_the_density(self):
         after = pruned("layerwise", mask_of(a=[1] * 8, z=[1] * 4), self.SCORES, target=0.25)
         assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [0, 0, 0, 1]}
 
-    def test_it_is_a_density_of_all_weights_not_of_the_survivors(self):
+    def test_the_target_is_a_fraction_of_all_weights_not_of_the_survivors(self):
         after = pruned("layerwise", mask_of(a=[0, 0, 0, 0, 1, 1, 1, 1], z=[1] * 4), self.SCORES, target=0.25)
         assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [0, 0, 0, 1]}
 
-    def test_globally_all_compete(self):
+    def test_global_compares_all_weights(self):
         after = pruned("global", mask_of(a=[1] * 8, z=[1] * 4), self.SCORES, target=0.5)
         assert bits(after) == {"a": [0, 0, 0, 0, 0, 0, 1, 1], "z": [1, 1, 1, 1]}
 
-    def test_what_is_sparser_already_stays_as_it_is(self):
+    def test_a_sparser_tensor_is_unchanged(self):
         mask = mask_of(a=[0] * 7 + [1], z=[1] * 4)
         assert bits(pruned("layerwise", mask, self.SCORES, target=0.5))["a"] == [0] * 7 + [1]
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
-    def test_an_output_layer_with_no_share_stays_whole(self, strategy):
+    def test_an_output_layer_with_share_0_is_not_pruned(self, strategy):
         after = pruned(strategy, mask_of(a=[1] * 8, z=[1] * 4), scores_of(a=[5.0] * 8, z=[0.0] * 4), 0.5, 0.0)
         assert bits(after) == {"a": [0, 0, 0, 0, 1, 1, 1, 1], "z": [1, 1, 1, 1]}
 
 
 class TestRounds:
-    def test_in_steps_of_equal_ratio_to_what_one_step_would_keep(self):
+    def test_rounds_of_equal_ratio_reach_the_same_count(self):
         mask = full_mask({"a": torch.ones(1000), "b": torch.ones(24)}, ["a", "b"])
         groups = STRATEGIES["global"](mask, Amount(rate=0.5, target=1 / 1024 * 4))
         rounds = in_rounds(mask, groups, 4)
         assert [[group.keep for group in step] for step in rounds] == [[256], [64], [16], [4]]
 
-    def test_one_round_is_the_step_itself(self):
+    def test_one_round_equals_a_single_step(self):
         mask = mask_of(a=[1] * 7, b=[1] * 3)
         groups = STRATEGIES["layerwise"](mask, Amount(rate=0.4))
         assert in_rounds(mask, groups, 1) == [groups]

@@ -1,4 +1,4 @@
-"""A damaged chunk is noticed and named, and a resumed search rebuilds its rows from the level store."""
+"""A damaged chunk is reported, and a resumed search rebuilds its rows from the level store."""
 
 import shutil
 from pathlib import Path
@@ -48,7 +48,7 @@ def assert_equal_tables(run_dir, before):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("table", ["levels", "curves"])
-def test_readers_name_the_file_and_say_how_to_rebuild_it(finished_search, table, damage):
+def test_readers_name_the_damaged_file_and_how_to_rebuild_it(finished_search, table, damage):
     chunk = finished_search / table / CHUNK
     DAMAGES[damage](chunk)
     with pytest.raises(RunDirectoryError) as error:
@@ -86,7 +86,7 @@ def test_controls_and_early_bird_are_rebuilt_too(tmp_path):
     assert finished_levels(run_dir) == trained
 
 
-def test_a_missing_chunk_is_replaced_by_an_empty_one_and_its_rows_are_added_at_the_end(tmp_path):
+def test_the_rows_of_a_missing_chunk_are_rebuilt_at_the_end(tmp_path):
     row = {"trajectory_id": "a", "name": "x", "kept_weights": 1, "weights": 2, "density": 0.5}
     told = []
 
@@ -110,7 +110,7 @@ def test_a_missing_chunk_is_replaced_by_an_empty_one_and_its_rows_are_added_at_t
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".DS_Store", "part-00000 (copy).parquet", "part-00000.parquet~"])
-def test_a_stray_file_in_a_table_stops_no_command(finished_search, name):
+def test_a_stray_file_in_a_table_is_ignored(finished_search, name):
     before = tables(finished_search)
     for table in KEYS:
         (finished_search / table / name).write_text("not ours")
@@ -122,7 +122,7 @@ def test_a_stray_file_in_a_table_stops_no_command(finished_search, name):
     assert (finished_search / "levels" / name).read_text() == "not ours"
 
 
-def test_no_flipped_byte_of_a_page_passes():
+def test_every_flipped_bit_in_the_values_is_noticed():
     row = {"trajectory_id": "a", "name": "fc1.weight", "weights": 99, "density": 0.5}
     table = pa.Table.from_pylist([row | {"level": n, "kept_weights": 7 * n} for n in range(50)], schema=SCHEMA)
     data = write_chunk(table)
@@ -151,7 +151,7 @@ def report(suggestion, level, accuracy):
 
 
 def replayed(driver, levels):
-    """Report levels of the next trajectory until it is stopped; returns how many it took."""
+    """Report up to `levels` levels of the next trajectory, until it is stopped; return how many were reported."""
     suggestion = driver.next()
     for level in range(levels):
         if reason := driver.level_finished(suggestion.number, report(suggestion, level, 0.9 if level < 2 else 0.1)):
@@ -162,7 +162,7 @@ def replayed(driver, levels):
 
 
 @pytest.mark.parametrize("lost", ["levels", "trajectories"])
-def test_a_stopped_trajectory_is_replayed_up_to_where_it_was_stopped(search, tmp_path, lost):
+def test_a_stopped_trajectory_is_replayed_up_to_its_stop(search, tmp_path, lost):
     spec = search({"pruning_rate": [0.5, 0.2]}, seeds=(0,), sampler="grid", trials=None, early_stopping=None)
     driver = SearchDriver(spec, tmp_path)
     for levels in (3, 4):
@@ -175,7 +175,7 @@ def test_a_stopped_trajectory_is_replayed_up_to_where_it_was_stopped(search, tmp
     driver.flush()
     (tmp_path / lost / CHUNK).write_bytes(b"")
 
-    # The first process is killed after rebuilding one trajectory; the next process rebuilds both.
+    # The first driver is killed after it has rebuilt one trajectory; the next one rebuilds both.
     killed = SearchDriver(spec, tmp_path)
     assert replayed(killed, 9) == 3
     assert (tmp_path / REBUILD_FILE).exists()

@@ -4,7 +4,7 @@ import pickle
 from ticket_search.results.events import EventLog, read_events
 
 
-def test_events_of_all_processes_are_read_by_time(tmp_path):
+def test_events_of_all_processes_are_read_in_order_of_time(tmp_path):
     one, two = EventLog(tmp_path, "one"), EventLog(tmp_path)
     assert not (tmp_path / "events").exists()
     one.log("level_started", level_key="k", loss=float("nan"), path=tmp_path)
@@ -17,7 +17,7 @@ def test_events_of_all_processes_are_read_by_time(tmp_path):
     assert len(list((tmp_path / "events").iterdir())) == 2
 
 
-def test_a_half_line_is_skipped(tmp_path):
+def test_an_incomplete_line_is_skipped(tmp_path):
     log = EventLog(tmp_path, "p")
     log.log("a")
     path = tmp_path / "events" / "p.jsonl"

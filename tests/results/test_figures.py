@@ -1,4 +1,4 @@
-"""A figure is declared in one place, and everything else is derived from it."""
+"""A figure is declared in one place, from which the tables, their documentation and TensorBoard are derived."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,7 +28,7 @@ NEW = Figure(
 
 
 def markdown(name):
-    """A table's columns as ``docs/tables.md`` lists them."""
+    """The columns of a table, formatted as in ``docs/tables.md``."""
     lines = ["| column | type | meaning |", "|---|---|---|"]
     for column in table_columns()[name]:
         head = "*searched fields* | " if column is SEARCHED else f"`{column.name}` | {column.type}"
@@ -79,7 +79,7 @@ def test_an_added_figure_is_in_the_tables_and_in_tensorboard(one_more_figure, sp
     assert b"level/final_train_loss" in drawn
 
 
-def test_an_older_run_directory_is_resumed_with_its_default(spec, tmp_path, monkeypatch, request):
+def test_an_added_figure_is_null_for_older_levels_of_a_resumed_search(spec, tmp_path, monkeypatch, request):
     shorter = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 1})})
     run_search(shorter, tmp_path, engine="inline")
     before = load_results(tmp_path)
@@ -96,7 +96,7 @@ def test_an_older_run_directory_is_resumed_with_its_default(spec, tmp_path, monk
 
 
 def test_the_levels_of_two_searches_can_be_concatenated(spec, search, tmp_path):
-    """One searches the network, the other does not; both tables name network, data set and machine."""
+    """The network is searched in only one of them, but both tables have columns for network, data set and machine."""
     settings = {"base": {"max_levels": 1}, "seeds": (0,), "sampler": "grid", "trials": None}
     searched = search({"pruning_rate": [0.5], "model.name": ["lenet_8", "lenet_4"]}, **settings)
     plain = search({"pruning_rate": [0.5]}, **settings)

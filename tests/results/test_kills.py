@@ -1,4 +1,4 @@
-"""SIGKILL at the worst moments of a write: readers see the old or the new content, and the next writer continues."""
+"""After SIGKILL at any moment of a write, readers see the old or the new content, and the next writer continues."""
 
 import json
 import multiprocessing
@@ -23,7 +23,8 @@ from ticket_search.store.level_store import Entry, LevelStore
 
 SCHEMA = pa.schema([("id", pa.string()), ("n", pa.int32()), ("x", pa.float64())], {"ticket_search.schema_version": "1"})
 KEY = "ab12"
-#: The temporary file has half of the content; has all of it; has been renamed, but the folder is not synced yet.
+#: The moments of a kill: the temporary file has half of its content, it is complete, or it has been renamed but the
+#: folder is not synced yet.
 MOMENTS = ["half", "aside", "renamed"]
 SUGGESTIONS = [Suggestion(number=n, values={"pruning_rate": 0.5}, seed=n, trajectory_id=f"t{n}") for n in range(4)]
 
@@ -33,7 +34,7 @@ def die():
 
 
 def killed(target, moment, act, *arguments):
-    """In a child: call `act`, and die while it writes a file whose name contains `target`."""
+    """Call `act` in this child process and die at `moment` of the write of a file whose name contains `target`."""
     sync, replace = os.fsync, os.replace
 
     def name_of(handle):
@@ -60,7 +61,7 @@ def killed(target, moment, act, *arguments):
 
 @pytest.fixture(scope="module")
 def kill():
-    """``kill(target, moment, act, ...)``. Children are forked from a process with all imports done and no threads."""
+    """Runs ``killed(target, moment, act, ...)`` in a child, forked from a process without threads."""
     context = multiprocessing.get_context("forkserver")
     ours = ("results.reading", "results.tables", "search.run_directory", "search.suggestions", "store.level_store")
     context.set_forkserver_preload(["pytest", *(f"ticket_search.{name}" for name in ours)])
@@ -104,7 +105,7 @@ def put(folder, numbers, x=0.0):
     ],
     ids=["the last chunk", "a full chunk", "a new chunk", "an empty table's first"],
 )
-def test_a_table(kill, tmp_path, moment, before, put_in_the_child, chunk, after):
+def test_killed_while_a_table_is_written(kill, tmp_path, moment, before, put_in_the_child, chunk, after):
     if before:
         put(tmp_path, range(len(before)))
     kill(chunk, moment, put, tmp_path, *put_in_the_child)
@@ -126,8 +127,8 @@ def flush(run_dir, numbers):
     tables.flush()
 
 
-def test_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path):
-    """Killed after each of the four tables is replaced: `levels` is ahead of `trajectories`, never behind."""
+def test_killed_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path):
+    """Whichever of the four tables was replaced last, `levels` may be ahead of `trajectories`, but never behind."""
     flush(tmp_path, [0])
     seen = []
     for nth in range(1, 5):
@@ -146,7 +147,7 @@ def test_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path):
 
 
 def _flush_and_die_at(run_dir, number, nth):
-    """Die at the `nth` rename; those before it pass."""
+    """Die at the `nth` rename."""
     dying, plain, count = os.replace, os.rename, iter(range(1, 99))
     os.replace = lambda source, to: (dying if next(count) == nth else plain)(source, to)
     flush(run_dir, [number])
@@ -154,7 +155,7 @@ def _flush_and_die_at(run_dir, number, nth):
 
 @pytest.mark.parametrize("moment", ["half", "line"])
 @pytest.mark.parametrize("before", [0, 2], ids=["the first", "a later one"])
-def test_the_record_of_suggestions(kill, tmp_path, moment, before):
+def test_killed_while_a_suggestion_is_recorded(kill, tmp_path, moment, before):
     """Readers ignore an incomplete last line, and the next append replaces it."""
     for suggestion in SUGGESTIONS[:before]:
         SuggestionRecord(tmp_path).append(suggestion)
@@ -168,7 +169,7 @@ def test_the_record_of_suggestions(kill, tmp_path, moment, before):
 
 
 def _append(run_dir, suggestion, before):
-    """A kill can cut only the line that is being appended."""
+    """Append a suggestion such that the kill cuts off half of the new line, not of the whole file."""
     size = (run_dir / "suggestions.jsonl").stat().st_size if before else 0
     truncate = os.truncate
     os.truncate = lambda handle, _: truncate(handle, (size + os.fstat(handle).st_size) // 2)
@@ -187,7 +188,7 @@ def spec(search):
 
 @pytest.fixture
 def more(search):
-    """The same search with a changed setting that is allowed to change."""
+    """The same search with another value for a setting that may change."""
     return search({"pruning_rate": [0.5]}, sampler="grid", trials=None, max_concurrent=1)
 
 
@@ -203,7 +204,7 @@ def more(search):
         *(("run.", moment) for moment in MOMENTS),
     ],
 )
-def test_a_run_directory_that_is_being_created(kill, spec, tmp_path, file, moment):
+def test_killed_while_a_run_directory_is_created(kill, spec, tmp_path, file, moment):
     folder = open_folder(tmp_path / "run")
     kill(file, moment, start, tmp_path / "run", spec)
     if folder.read("search.yaml") is not None:
@@ -218,7 +219,7 @@ def test_a_run_directory_that_is_being_created(kill, spec, tmp_path, file, momen
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_directory_that_is_being_resumed(kill, spec, more, tmp_path, moment):
+def test_killed_while_a_run_directory_is_resumed(kill, spec, more, tmp_path, moment):
     folder = open_folder(tmp_path / "run")
     start(tmp_path / "run", spec)
     run = read_run(folder)
@@ -250,7 +251,7 @@ def number(found):
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("before", [None, 1], ids=["new", "replaced"])
 @pytest.mark.parametrize("place", ["entry", "checkpoint"])
-def test_the_store(kill, tmp_path, moment, before, place):
+def test_killed_while_an_entry_or_checkpoint_is_saved(kill, tmp_path, moment, before, place):
     events = []
     store = LevelStore(tmp_path, lambda event, **fields: events.append(event))
     act, opened = {"entry": (save, store), "checkpoint": (save_checkpoint, store.checkpoint(KEY))}[place]
@@ -265,7 +266,7 @@ def test_the_store(kill, tmp_path, moment, before, place):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_level_that_was_being_saved_is_recomputed_or_found(kill, tmp_path, moment):
+def test_killed_while_a_level_is_saved_it_is_recomputed_or_found(kill, tmp_path, moment):
     kill("safetensors", moment, _compute, tmp_path)
     claim = LevelStore(tmp_path).claim(KEY)
     if moment == "renamed":
@@ -284,7 +285,7 @@ def _compute(root):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_claim(kill, tmp_path, moment):
+def test_killed_while_a_claim_is_made(kill, tmp_path, moment):
     leases = Leases(open_folder(tmp_path))
     kill(KEY, moment, _claim, tmp_path)
     assert leases.owner(KEY) is None
@@ -306,7 +307,7 @@ def read_only_disk(small_disk):
 
 
 @pytest.mark.parametrize("option", ["--output", "--store"])
-def test_a_read_only_disk_is_refused_at_once_and_nothing_is_left(read_only_disk, tmp_path, option):
+def test_a_read_only_disk_is_refused_at_once_and_nothing_is_left_behind(read_only_disk, tmp_path, option):
     command = [sys.executable, "-m", "ticket_search.cli", "run", "digits", option, str(read_only_disk / "x")]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (said.returncode, said.stdout) == (2, "")

@@ -104,21 +104,21 @@ def test_the_columns_are_those_of_the_contract():
         (Range(low=1, high=9.5), DOUBLE),
     ],
 )
-def test_a_searched_field_has_the_type_of_its_values(domain, expected):
+def test_the_column_of_a_searched_field_has_the_type_of_its_values(domain, expected):
     field = schemas({"training.x": domain})["levels"].field("training.x")
     assert (str(field.type), is_json(field)) == (expected, False)
     assert encode(field, "text") == "text"
 
 
 @pytest.mark.parametrize("domain", [(True, 1), (100, "20ep"), ({"crop": 4}, None), (None,), ([1], [2])])
-def test_values_with_no_type_in_common_are_json(domain):
+def test_values_without_a_common_type_are_json(domain):
     field = schemas({"training.x": domain})["trajectories"].field("training.x")
     assert (field.type, is_json(field)) == (pa.string(), True)
     assert [decode(field, encode(field, value)) for value in domain] == list(domain)
     assert encode(field, {"b": 1, "a": None}) == '{"a": null, "b": 1}'
 
 
-def test_the_long_name_of_a_column_adds_no_second_one_and_other_fields_keep_their_names():
+def test_a_long_field_name_adds_no_second_column_and_other_names_are_kept():
     space = {"pruning.pruning_rate": (0.1, 0.2), "pruning.max_levels": (1, 2), "output_layer_rate": (0.5,)}
     assert [field.name for field in configuration(space)] == [
         "pruning_rate",

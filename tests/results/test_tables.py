@@ -64,7 +64,7 @@ def test_one_flush_may_fill_many_chunks(tmp_path):
     assert [len(rows) for rows in parts(tmp_path).values()] == [3, 3, 1]
 
 
-def test_a_row_of_a_known_key_replaces_the_old_one_in_place(tmp_path):
+def test_a_row_with_a_known_key_replaces_the_old_row_in_place(tmp_path):
     table = keyed(tmp_path)
     for n in range(7):
         table.put(row(n))
@@ -72,7 +72,7 @@ def test_a_row_of_a_known_key_replaces_the_old_one_in_place(tmp_path):
     table.flush()
     before = stamps(tmp_path)
     table.put(row(1, 1.5))  # in a full chunk
-    table.put(row(6, 2.5))  # in the last
+    table.put(row(6, 2.5))  # in the last chunk
     table.put(row(7))
     table.flush()
     expected = [row(0), row(1, 1.5), row(2, 0.5), row(3), row(4), row(5), row(6, 2.5), row(7)]
@@ -108,13 +108,13 @@ def test_a_group_is_written_once_and_stays_in_one_chunk(tmp_path):
         again.put_group([row(0, id_="d"), row(0, id_="e")])
 
 
-def test_the_same_rows_put_again_change_nothing(tmp_path):
+def test_putting_the_same_rows_again_changes_nothing(tmp_path):
     table = keyed(tmp_path)
     for n in range(7):
         table.put(row(n, n / 3))
     table.flush()
     before = parts(tmp_path)
-    again = keyed(tmp_path, capacity=5)  # another capacity holds for new rows only
+    again = keyed(tmp_path, capacity=5)  # another capacity applies to new rows only
     for n in reversed(range(7)):
         again.put(row(n, n / 3))
     again.flush()
@@ -135,7 +135,7 @@ def test_invalid_rows_are_refused(tmp_path):
     assert list(table.rows()) == [{"id": "a", "n": 0, "x": None}]
 
 
-def test_a_failed_flush_leaves_the_old_table_and_the_next_flush_has_all(tmp_path, monkeypatch):
+def test_a_failed_flush_leaves_the_old_table_and_the_next_flush_writes_all_rows(tmp_path, monkeypatch):
     table = keyed(tmp_path)
     table.put(row(0))
     table.flush()
@@ -157,7 +157,7 @@ def test_a_failed_flush_leaves_the_old_table_and_the_next_flush_has_all(tmp_path
     assert list(table.rows()) == [row(n) for n in range(7)]
 
 
-def test_leftovers_of_a_kill_are_ignored_and_removed_at_opening(tmp_path):
+def test_partial_files_of_a_killed_process_are_ignored_and_removed_at_opening(tmp_path):
     table = keyed(tmp_path)
     table.put(row(0))
     table.flush()
@@ -172,7 +172,9 @@ def test_foreign_tables_are_refused(tmp_path):
     newer = SCHEMA.with_metadata({"ticket_search.schema_version": "4"})
     (tmp_path / "newer").mkdir()
     pq.write_table(newer.empty_table(), tmp_path / "newer" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match=r"newer.* has schema version 4; this ticket_search reads up to 3"):
+    with pytest.raises(
+        RunDirectoryError, match=r"newer.* has schema version 4, but this ticket_search reads at most 3"
+    ):
         keyed(tmp_path / "newer")
 
     (tmp_path / "foreign").mkdir()
@@ -181,7 +183,7 @@ def test_foreign_tables_are_refused(tmp_path):
         keyed(tmp_path / "foreign")
 
     Table(tmp_path / "other", SCHEMA.set(2, pa.field("y", pa.float64())), ("id",))
-    with pytest.raises(RunDirectoryError, match="other columns than this search: x, y"):
+    with pytest.raises(RunDirectoryError, match="does not have the columns of this search; they differ in x, y"):
         keyed(tmp_path / "other")
 
     table = keyed(tmp_path / "lost")
@@ -190,11 +192,11 @@ def test_foreign_tables_are_refused(tmp_path):
     table.flush()
     for chunk in range(3):
         (tmp_path / "lost" / f"part-{chunk:05}.parquet").unlink()
-    with pytest.raises(RunDirectoryError, match=r"of 4 chunks only \['part-00003.parquet'\] are left"):
+    with pytest.raises(RunDirectoryError, match=r"of 4 chunks, only \['part-00003.parquet'\] are left"):
         keyed(tmp_path / "lost")
 
 
-def test_a_reader_never_sees_an_error_or_a_row_twice(tmp_path):
+def test_a_concurrent_reader_never_sees_an_error_or_a_duplicate_row(tmp_path):
     table = keyed(tmp_path, capacity=50)
     done, seen, problems = threading.Event(), [], []
 
@@ -304,7 +306,7 @@ def test_tables_round_trip_through_pandas(tmp_path):
     assert (("t", 0) in again.levels, ("t", 0) in again.curves, ("t", 1) in again.layers) == (True, True, False)
 
 
-def test_a_run_directory_can_be_read_from_its_start(tmp_path):
+def test_a_new_run_directory_can_be_read(tmp_path):
     Tables(tmp_path / "lr=0.1", SPACE)
     results = load_results(str(tmp_path / "lr=0.1"))
     assert (len(results.levels), results.levels.columns.tolist()) == (0, schemas(SPACE)["levels"].names)
@@ -319,7 +321,7 @@ def test_other_directories_are_refused(tmp_path):
         load_results(tmp_path)
     newer = pa.schema([("trajectory_id", pa.string())], {"ticket_search.schema_version": "7"})
     pq.write_table(newer.empty_table(), tmp_path / "curves" / "part-00000.parquet")
-    with pytest.raises(RunDirectoryError, match="curves has schema version 7; this ticket_search reads up to 3"):
+    with pytest.raises(RunDirectoryError, match="curves has schema version 7, but this ticket_search reads at most 3"):
         load_results(tmp_path)
 
 
@@ -332,7 +334,7 @@ def test_five_thousand_levels_are_flushed_quickly(tmp_path):
         start = time.perf_counter()
         table.flush()
         best = min(best, time.perf_counter() - start)
-    assert best < 0.5  # seconds; 0.05 on an idle machine, and test machines are not idle
+    assert best < 0.5  # seconds; an idle machine takes 0.05, but test machines are not idle
 
 
 def test_an_interrupted_upgrade_leaves_a_readable_table_and_is_completed_later(tmp_path, monkeypatch):

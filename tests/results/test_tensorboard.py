@@ -75,7 +75,7 @@ def test_levels_and_curves_are_scalars(tmp_path):
     }
 
 
-def test_a_trajectory_is_a_session_of_the_hparams_tab(tmp_path):
+def test_a_trajectory_is_a_session_in_the_hparams_tab(tmp_path):
     writer = TensorBoardWriter(tmp_path, SPACE)
     writer.level(level(0), [])
     writer.trajectory(TRAJECTORY)
@@ -132,8 +132,8 @@ def written(folder, *numbers):
         writer.flush()
 
 
-def test_every_flush_is_seen_exactly_once(folder, tmp_path):
-    """In object storage, where files cannot grow, each flush writes a new file."""
+def test_every_flush_is_readable_exactly_once(folder, tmp_path):
+    """Each flush writes a new file in object storage, where files cannot be appended to."""
     written(folder, 0, 1, 2)
     for file in folder.files(recursive=True):
         copy = tmp_path / "copy" / file.name
@@ -142,7 +142,7 @@ def test_every_flush_is_seen_exactly_once(folder, tmp_path):
     assert scalars(read(tmp_path / "copy" / "abc"), "level/density") == [(0, 1.0), (1, 0.5), (2, 0.25)]
 
 
-def test_a_file_torn_by_a_kill_hides_nothing_of_the_resumed_search(tmp_path, monkeypatch):
+def test_a_file_cut_off_by_a_kill_does_not_hide_later_levels(tmp_path, monkeypatch):
     monkeypatch.setattr("ticket_search.results.tensorboard.time.time", lambda: 1000.0)
     written(tmp_path, 0)
     (torn,) = (tmp_path / "abc").iterdir()

@@ -58,7 +58,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def held_elsewhere(spec, run_dir, tmp_path):
-    """Another process, which runs the directory."""
+    """Another process that holds the lock of the directory."""
     (tmp_path / "space.yaml").write_text(spec.to_yaml())
     command = [sys.executable, "-c", HOLD, str(run_dir), str(tmp_path / "space.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -71,7 +71,7 @@ def held_elsewhere(spec, run_dir, tmp_path):
 
 @pytest.fixture
 def far(run_dir, monkeypatch):
-    """A process on another machine whose claim on the directory expires soon."""
+    """The lock folder of the directory. A process on another machine holds the lock, which expires soon."""
     for module in (lease, directory):
         monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.8)
     hurried = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: time.sleep(0.05))
@@ -81,8 +81,8 @@ def far(run_dir, monkeypatch):
     return run_dir / "lock"
 
 
-class TestOneProcess:
-    def test_a_second_one_is_refused_with_who_runs_it(self, run_dir, spec, held_elsewhere):
+class TestLock:
+    def test_a_second_process_is_refused_and_told_who_runs_it(self, run_dir, spec, held_elsewhere):
         who = rf"run' is being run by process {held_elsewhere.pid} on \S+ \(since 2.*\)$"
         assert held_by(run_dir).pid == held_elsewhere.pid
         with pytest.raises(RunDirectoryError, match=who), hold(run_dir, spec):
@@ -92,7 +92,7 @@ class TestOneProcess:
         assert held_elsewhere.poll() is None
         assert held_by(run_dir).pid == held_elsewhere.pid
 
-    def test_the_lock_of_a_killed_one_is_broken_and_that_is_said(self, run_dir, spec, held_elsewhere):
+    def test_the_lock_of_a_killed_process_is_broken_with_a_notice(self, run_dir, spec, held_elsewhere):
         owner = held_by(run_dir)
         held_elsewhere.send_signal(signal.SIGKILL)
         held_elsewhere.wait()
@@ -101,12 +101,12 @@ class TestOneProcess:
         said = []
         started = time.monotonic()
         with hold(run_dir, spec, said.append) as held:
-            assert said == [f"broke the lock of {owner}, which is gone"]
+            assert said == [f"broke the lock of {owner}, which is no longer running"]
             assert not held.is_new
             assert held_by(run_dir).pid == os.getpid()
         assert time.monotonic() - started < 1
 
-    def test_nothing_is_left_of_the_lock_or_said_of_it_in_the_end(self, run_dir, spec):
+    def test_the_lock_is_released_silently_at_the_end(self, run_dir, spec):
         said = []
         for _ in range(2):
             with hold(run_dir, spec, said.append):
@@ -117,7 +117,7 @@ class TestOneProcess:
         assert held_by(run_dir) is None
         assert ((run_dir / "lock").files(), said) == ([], [])
 
-    def test_a_silent_one_elsewhere_is_waited_for_and_its_lock_broken(self, run_dir, spec, far):
+    def test_the_lock_of_a_silent_process_elsewhere_is_broken_after_a_wait(self, run_dir, spec, far):
         said = []
         started = time.monotonic()
         with hold(run_dir, spec, said.append):
@@ -128,7 +128,7 @@ class TestOneProcess:
         assert said[1].startswith("broke the lock of process 1 on far (since 2")
         assert far.files() == []
 
-    def test_one_elsewhere_that_gives_signs_of_life_keeps_it(self, run_dir, spec, far):
+    def test_a_process_elsewhere_with_a_heartbeat_keeps_the_lock(self, run_dir, spec, far):
         over = threading.Event()
 
         def beat():
@@ -148,7 +148,7 @@ class TestOneProcess:
         assert "run.aaaaaaaaaaaa.json" in [file.name for file in far.files()]
         assert run_dir.read("search.yaml") is None
 
-    def test_one_that_lost_its_lock_learns_of_it(self, run_dir, spec, monkeypatch):
+    def test_a_process_that_lost_its_lock_notices(self, run_dir, spec, monkeypatch):
         monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.02)
         with hold(run_dir, spec) as held:
             run._check_held(run_dir, held)
@@ -157,11 +157,11 @@ class TestOneProcess:
             while not held.lease.is_lost:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            with pytest.raises(TicketSearchError, match=r"another process has taken '.*run' over"):
+            with pytest.raises(TicketSearchError, match=r"another process has taken over '.*run', because"):
                 run._check_held(run_dir, held)
 
-    def test_one_that_slept_and_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
-        """Its machine was suspended, another process broke the lock and resumed the search, and the machine woke up."""
+    def test_a_suspended_process_that_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
+        """While its machine was suspended, another process broke the lock and resumed the search."""
         now = [0.0]
         monkeypatch.setattr(lease, "_clock", lambda: now[0])
         with hold(run_dir, spec) as held:
@@ -181,8 +181,8 @@ class TestOneProcess:
         assert [suggestion.number for suggestion in SuggestionRecord(run_dir).read()] == [0, 1, 2]
 
 
-class TestOneSearch:
-    def test_is_known_again_wherever_its_directory_is_moved_to(self, run_dir, spec, tmp_path):
+class TestDirectory:
+    def test_keeps_its_run_id_when_moved(self, run_dir, spec, tmp_path):
         with hold(run_dir, spec) as held:
             assert (held.is_new, held.before) == (True, None)
             first = held.run
@@ -208,7 +208,7 @@ class TestOneSearch:
             ),
         ],
     )
-    def test_may_have_its_rules_changed_which_is_said(self, run_dir, spec, search, changes, lines):
+    def test_allows_changed_settings_and_reports_them(self, run_dir, spec, search, changes, lines):
         changed = search({"pruning_rate": [0.5, 0.3]}, seeds=(0, 1), sampler="grid", **changes)
         with hold(run_dir, spec):
             pass
@@ -220,7 +220,7 @@ class TestOneSearch:
         with hold(run_dir, changed) as held:
             assert run._changes(held, changed) == []
 
-    def test_may_be_without_early_stopping_from_now_on(self, run_dir, spec, search):
+    def test_allows_turning_early_stopping_off_and_on(self, run_dir, spec, search):
         changed = search({"pruning_rate": [0.5, 0.3]}, seeds=(0, 1), sampler="grid", early_stopping=None)
         for before, after in ((spec, changed), (changed, spec)):
             with hold(run_dir, before):
@@ -230,13 +230,13 @@ class TestOneSearch:
                 assert lines
                 assert all(line.startswith("search.early_stopping") for line in lines)
 
-    def test_may_not_have_its_space_changed(self, run_dir, spec, search):
+    def test_refuses_a_changed_space(self, run_dir, spec, search):
         other = search({"pruning_rate": [0.5, 0.2]}, seeds=(0, 1), sampler="grid", early_stopping=None)
         with hold(run_dir, spec):
             pass
         refusal = (
             rf"run' holds another search \('x', which differs in space.pruning_rate\); give another --output, "
-            rf"with --store '{run_dir}/store' to reuse the levels that the two share$"
+            rf"and --store '{run_dir}/store' to reuse the levels that both searches have in common$"
         )
         with pytest.raises(RunDirectoryError, match=refusal):
             check_same_search(run_dir, other)
@@ -245,12 +245,12 @@ class TestOneSearch:
         assert read_spec(run_dir) == spec
         assert (run_dir / "lock").files() == []
 
-    def test_does_not_move_in_with_other_files(self, run_dir, spec):
+    def test_refuses_a_folder_with_other_files(self, run_dir, spec):
         run_dir.write("thesis/chapter.tex", b"")
         with pytest.raises(RunDirectoryError, match="is not empty and holds no search"):
             check_same_search(run_dir, spec)
 
-    def test_moves_in_where_one_died_before_it_began(self, run_dir, spec):
+    def test_accepts_a_folder_where_a_process_died_before_its_search_began(self, run_dir, spec):
         mine = lease._this_process()
         dead = replace(mine, started=mine.started - 1)
         run_dir.write("lock/run.aaaaaaaaaaaa.json", json.dumps(asdict(dead)).encode())
@@ -259,7 +259,7 @@ class TestOneSearch:
             assert held.is_new
         assert read_spec(run_dir) == spec
 
-    def test_says_that_its_directory_is_damaged(self, run_dir, spec):
+    def test_reports_a_damaged_run_file(self, run_dir, spec):
         with hold(run_dir, spec):
             pass
         for damage in (b"", b"{", b"[]", b'{"run_id": "x"}'):
@@ -267,19 +267,19 @@ class TestOneSearch:
             with pytest.raises(RunDirectoryError, match=r"run/run\.json' is damaged: "), hold(run_dir, spec):
                 pass
 
-    def test_sweeps_what_a_killed_one_had_half_written(self, run_dir, spec):
+    def test_removes_partial_files_of_a_killed_process(self, run_dir, spec):
         run_dir.write(".search.yaml.0.partial", b"name")
         with hold(run_dir, spec):
             assert not (run_dir.path / ".search.yaml.0.partial").exists()
 
 
 class TestStopping:
-    def test_is_asked_of_the_process_that_runs_it(self, run_dir, held_elsewhere):
+    def test_the_request_returns_the_owner_and_is_visible(self, run_dir, held_elsewhere):
         assert not is_stop_requested(run_dir)
         assert request_stop(run_dir).pid == held_elsewhere.pid
         assert is_stop_requested(run_dir)
 
-    def test_is_over_when_it_is_run_again(self, run_dir, spec):
+    def test_a_new_run_clears_the_request(self, run_dir, spec):
         with hold(run_dir, spec):
             request_stop(run_dir)
             assert is_stop_requested(run_dir)
@@ -287,7 +287,7 @@ class TestStopping:
         with hold(run_dir, spec):
             assert not is_stop_requested(run_dir)
 
-    def test_needs_a_process_to_stop(self, run_dir, spec):
+    def test_a_request_needs_a_running_process(self, run_dir, spec):
         with pytest.raises(RunDirectoryError, match="is not a run directory"):
             request_stop(run_dir)
         with hold(run_dir, spec):
@@ -304,8 +304,8 @@ def level_0(suggestion, **more):
     return LevelReport(level=row, curve=[], layers=[], **more)
 
 
-class TestASearchThatIsToStop:
-    def test_hands_out_no_more_but_takes_in_what_is_being_done(self, spec, tmp_path):
+class TestDriverThatStops:
+    def test_suggests_nothing_more_but_records_running_levels(self, spec, tmp_path):
         asked = False
         driven = SearchDriver(spec, tmp_path, is_asked_to_stop=lambda: asked)
         first, second = driven.next(), driven.next()
@@ -322,14 +322,14 @@ class TestASearchThatIsToStop:
         again = SearchDriver(spec, tmp_path)
         assert (again.next(), again.progress.stopped, again.progress.counts["completed"]) == (first, False, 1)
 
-    def test_is_asked_every_few_seconds_not_at_every_level(self, spec, tmp_path):
+    def test_looks_for_a_request_every_few_seconds_not_at_every_level(self, spec, tmp_path):
         asked = []
         driven = SearchDriver(spec, tmp_path, is_asked_to_stop=lambda: asked.append(0))
         for _ in range(100):
             driven.flush_if_due()
         assert len(asked) == 1
 
-    def test_does_not_forget_it(self, spec, tmp_path):
+    def test_stays_stopped(self, spec, tmp_path):
         answers = iter([True, False, False])
         driven = SearchDriver(spec, tmp_path, is_asked_to_stop=lambda: next(answers))
         for _ in range(3):
@@ -337,7 +337,7 @@ class TestASearchThatIsToStop:
             driven.flush_if_due()
         assert driven.progress.stopped
 
-    def test_hands_out_nothing_when_halted_and_keeps_the_first_reason(self, spec, tmp_path):
+    def test_suggests_nothing_when_halted_and_keeps_the_first_reason(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         first, second = driven.next(), StorageError("full")
         driven.halt(second)
@@ -348,7 +348,7 @@ class TestASearchThatIsToStop:
         assert SearchDriver(spec, tmp_path).next() == first
 
 
-def test_notices_of_a_level_are_said_in_their_order(spec, tmp_path):
+def test_notices_of_a_level_are_passed_on_in_order(spec, tmp_path):
     said = []
     driven = SearchDriver(spec, tmp_path, say=said.append)
     suggestion = driven.next()
@@ -358,8 +358,8 @@ def test_notices_of_a_level_are_said_in_their_order(spec, tmp_path):
     assert said == ["one", "two"]
 
 
-def test_a_search_whose_fields_are_spelled_anew_goes_on_in_its_tables(search, tmp_path):
-    """``trajectory.retrain`` in an older file is ``pruning.retrain``; the column keeps its name."""
+def test_a_search_whose_fields_have_new_names_is_resumed_in_its_tables(search, tmp_path):
+    """``trajectory.retrain`` is the older name of ``pruning.retrain``; the column keeps the name that it has."""
     settings = {"seeds": (0,), "sampler": "grid", "trials": None}
     old = search({"trajectory.retrain": ["weights"]}, **settings)
     run_search(old, tmp_path / "run", engine="inline")
@@ -370,8 +370,8 @@ def test_a_search_whose_fields_are_spelled_anew_goes_on_in_its_tables(search, tm
     assert "trajectory.retrain" in pd.read_parquet(tmp_path / "run" / "levels")
 
 
-def test_a_store_deleted_while_the_search_runs_ends_it_at_the_next_level(search, tmp_path):
-    """Before, the store was recreated, and the search ended with exit code 0 and tickets that `export` refused."""
+def test_deleting_the_store_ends_a_running_search_at_the_next_level(search, tmp_path):
+    """If the search recreated the store, it would end with exit code 0 and with tickets that `export` refuses."""
     spec = search({"pruning_rate": [0.5]}, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
     store = tmp_path / "run" / "store"
 
@@ -400,7 +400,7 @@ def test_a_store_deleted_while_the_search_runs_ends_it_at_the_next_level(search,
         ("broken/run", "broken' is broken"),
     ],
 )
-def test_a_place_that_cannot_be_a_directory_is_one_message(tmp_path, option, place, message):
+def test_a_path_that_cannot_be_a_folder_is_one_message(tmp_path, option, place, message):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "broken").symlink_to("nowhere")

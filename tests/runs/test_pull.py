@@ -1,4 +1,4 @@
-"""A pull copies all results of a search from any storage, and nothing that only resuming needs."""
+"""A pull copies all results of a search from any storage, but nothing that is needed only to resume."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from ticket_search.runs.pull import pull
 from ticket_search.storage.folder import open_folder
 from ticket_search.storage.local import LocalFolder
 
-# A stand-in for ssh: it drops the user and host and runs the remote rsync on this machine.
+# A fake ssh that ignores the user and host and runs the remote rsync on this machine.
 ON_THIS_MACHINE = '#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n'
 
 
@@ -42,7 +42,7 @@ def source(request, tmp_path, finished_search, monkeypatch):
     return name, folder
 
 
-def test_what_is_read_is_copied_and_the_store_is_not(source, tmp_path):
+def test_results_are_copied_and_the_store_is_not(source, tmp_path):
     name, folder = source
     folder.write("tickets/best.safetensors", b"exported")
     folder.write("confirmation/store/ab/weights", b"large")
@@ -60,7 +60,7 @@ def test_what_is_read_is_copied_and_the_store_is_not(source, tmp_path):
     assert load_results(copy).levels.shape == (24, load_results(folder).levels.shape[1])
 
 
-def test_again_it_copies_what_has_changed(source, tmp_path):
+def test_a_second_pull_copies_only_changed_files(source, tmp_path):
     name, folder = source
     first = pull(name, tmp_path / "copy")
     assert pull(name, tmp_path / "copy").files == 0
@@ -113,7 +113,7 @@ def test_a_pull_that_fails_can_be_repeated(finished_search, tmp_path, monkeypatc
     assert [name for name in names if (tmp_path / "copy" / name).exists()] == names
 
 
-def test_another_searchs_directory_is_left_as_it_is(source, tmp_path):
+def test_the_directory_of_another_search_is_left_unchanged(source, tmp_path):
     name, folder = source
     other = tmp_path / "other"
     run_by_hand(read_spec(folder), other, levels=1)
@@ -123,14 +123,14 @@ def test_another_searchs_directory_is_left_as_it_is(source, tmp_path):
     assert sorted(path.name for path in other.rglob("*")) == before
 
 
-def test_an_older_run_is_told_by_its_search(source, tmp_path):
+def test_a_run_without_run_json_is_recognized_by_its_search(source, tmp_path):
     name, folder = source
     folder.remove("run.json")
     pull(name, tmp_path / "copy")
     assert pull(name, tmp_path / "copy").files == 0
 
 
-def test_what_is_no_run_directory_is_said_and_nothing_is_made(source, tmp_path):
+def test_a_source_that_is_not_a_run_directory_is_refused_and_nothing_is_created(source, tmp_path):
     name, _ = source
     place, mark, options = name.rstrip("/").partition("?")
     with pytest.raises(
@@ -156,7 +156,7 @@ def test_the_command(finished_search, tmp_path):
 @pytest.mark.parametrize(
     ("target", "message"), [("x" * 300, "File name too long"), ("pipe", "pipe' is not a directory")]
 )
-def test_a_target_that_cannot_be_a_directory(finished_search, tmp_path, target, message):
+def test_a_target_that_cannot_be_a_directory_is_refused(finished_search, tmp_path, target, message):
     os.mkfifo(tmp_path / "pipe")
     said = in_process("pull", finished_search, tmp_path / target)
     assert said.returncode == 2

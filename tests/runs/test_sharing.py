@@ -1,4 +1,4 @@
-"""A machine that does not share the search's storage is noticed before anything is trained on it."""
+"""A machine that does not share the search's storage is detected before anything is trained on it."""
 
 import pytest
 from by_hand import run_by_hand
@@ -23,29 +23,31 @@ def on_a_node(monkeypatch):
 
 @pytest.fixture
 def begun(folder, search):
-    """A finished search, and the arguments with which a node checks its storage."""
+    """The specification of a finished search, and the arguments with which a node checks its storage."""
     spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
     run_by_hand(spec, folder)
     check_shared_once.cache_clear()
     return spec, [str(store_folder(spec, folder)), str(folder), read_run(folder).run_id]
 
 
-def test_what_is_shared_is_found(begun):
+def test_shared_storage_is_accepted(begun):
     check_shared(*begun[1])
 
 
 @pytest.mark.parametrize("which", ["store", "run_dir", "run_id"])
-def test_what_is_not_is_named_with_the_node(begun, tmp_path, which):
+def test_storage_that_is_not_shared_is_named_with_the_node(begun, tmp_path, which):
     _, (store, run_dir, run_id) = begun
     other = str(tmp_path / "of_this_node_alone")
     asked = {"store": store, "run_dir": run_dir, "run_id": run_id} | {which: other}
     with pytest.raises(StorageError) as refused:
         check_shared(**asked)
     place = other if which != "run_id" else run_dir
-    assert str(refused.value).startswith(f"on node7 {place!r} is not what the search writes to; give an --output")
+    assert str(refused.value).startswith(
+        f"on node7, {place!r} is not the folder that the search uses; give an --output"
+    )
 
 
-def test_what_cannot_be_written_to_is_no_fault_of_the_trajectorys(begun, monkeypatch):
+def test_unwritable_storage_leaves_the_node_out_instead_of_failing_the_trajectory(begun, monkeypatch):
     spec, (_, run_dir, run_id) = begun
 
     def refuse(folder):
@@ -58,11 +60,11 @@ def test_what_cannot_be_written_to_is_no_fault_of_the_trajectorys(begun, monkeyp
     assert report.reason.startswith("on node7: cannot write to '")
 
 
-def test_a_worker_looks_once(begun, monkeypatch):
+def test_a_worker_checks_the_storage_once(begun, monkeypatch):
     spec, (_, run_dir, run_id) = begun
     job = make_job(spec, 0, spec.trajectory_at({"pruning_rate": 0.5}, 0), open_folder(run_dir), run_id)
     assert isinstance(next(run_job(job)), LevelReport)
-    monkeypatch.setattr(sharing, "read_run", lambda folder: pytest.fail("it looked again"))
+    monkeypatch.setattr(sharing, "read_run", lambda folder: pytest.fail("the worker checked again"))
     assert isinstance(next(run_job(job)), LevelReport)
 
 

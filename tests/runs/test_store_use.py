@@ -38,7 +38,7 @@ def keep_best(count):
 
 
 def keys(run_dir):
-    """(pruning rate, level) -> level key, of a search with one seed."""
+    """(pruning rate, level) -> level key, for a search with one seed."""
     levels = load_results(run_dir).levels
     return dict(zip(zip(levels["pruning_rate"], levels["level"], strict=True), levels["level_key"], strict=True))
 
@@ -54,7 +54,7 @@ def entries(store):
 
 @pytest.fixture(scope="module")
 def grid(search):
-    """Every level matches, so the sparsest ticket is the last level of the highest rate."""
+    """Builds a grid search; every level matches, so the sparsest ticket is the last level of the highest rate."""
 
     def make(*rates, store=None):
         space = {"pruning_rate": list(rates), "rewind_iteration": [5]}
@@ -75,7 +75,7 @@ def finished_once(grid, tmp_path_factory):
 
 @pytest.fixture
 def finished(finished_once, tmp_path):
-    """A search with a store of its own: two trajectories of three levels that share level 0."""
+    """A finished search with its own store: two trajectories of three levels that share level 0."""
     run_dir = tmp_path / "finished"
     shutil.copytree(finished_once, run_dir)
     (note,) = (run_dir / "store/searches").iterdir()
@@ -90,7 +90,7 @@ class TestAFinishedSearch:
         assert (use.unneeded, use.searches, use.gone) == ([], [str(finished)], [])
         assert str(use.folder) == str(finished / "store")
 
-    def test_what_it_does_not_need_is_told_apart_and_removed(self, finished):
+    def test_what_it_does_not_need_is_listed_and_removed(self, finished):
         store = LevelStore(finished / "store")
         level = keys(finished)[0.5, 2]
         store.save(KEY, Entry(record={}, tensors={}))
@@ -115,7 +115,7 @@ class TestAFinishedSearch:
         assert len(use.kinds["damaged"]) == 1
         assert use.unneeded == use.kinds["damaged"]
 
-    def test_keeps_of_the_best_tickets_mask_dense_network_and_start(self, finished):
+    def test_keeps_the_best_tickets_entry_dense_network_and_rewind_weights(self, finished):
         dense, best = keys(finished)[0.5, 0], keys(finished)[0.5, 2]
         use = inspect(open_folder(finished), keep_best(1))
         assert len(use.unneeded) == 3
@@ -123,11 +123,11 @@ class TestAFinishedSearch:
         assert entries(finished / "store") == {dense, best, rewind_key(dense, 5)}
         assert len(load_results(finished).levels) == 6
 
-    def test_keeps_nothing_of_no_tickets(self, finished):
+    def test_keeps_nothing_for_no_tickets(self, finished):
         prune(inspect(open_folder(finished), keep_best(0)))
         assert entries(finished / "store") == set()
 
-    def test_keeps_the_diverged_levels_too(self, search, tmp_path):
+    def test_keeps_diverged_levels(self, search, tmp_path):
         """Without them, a resume with more trials would train these levels again, with the same result."""
         spec = search({"training.optimizer.lr": [1e30]}, seeds=(0,), sampler="grid", trials=None)
         run_by_hand(spec, tmp_path)
@@ -138,8 +138,8 @@ class TestAFinishedSearch:
 class TestAnUnfinishedSearch:
     @pytest.mark.parametrize("best", [None, keep_best(0)], ids=["prune", "keep best"])
     @pytest.mark.parametrize("levels", [1, 2, 5])
-    def test_trains_nothing_again_after_pruning(self, grid, tmp_path, levels, best):
-        """Kill the search after each of its levels, before the driver has written the last one into the tables."""
+    def test_trains_no_level_twice_after_pruning(self, grid, tmp_path, levels, best):
+        """The search is killed after some levels, before the driver has written the last one to the tables."""
         spec = grid(0.3, 0.5, 0.6)
         run_by_hand(spec, tmp_path, levels=levels)
         dense = next(iter(finished_levels(tmp_path)))
@@ -152,14 +152,14 @@ class TestAnUnfinishedSearch:
         assert load_results(tmp_path).trajectories["status"].tolist() == ["completed"] * 3
         assert len(load_results(tmp_path).levels) == 9
 
-    def test_lets_go_of_ended_trajectories_that_are_not_the_best(self, grid, tmp_path):
+    def test_gives_up_the_other_levels_of_ended_trajectories(self, grid, tmp_path):
         run_by_hand(grid(0.3, 0.5, 0.6), tmp_path, levels=7, flush=True)
         before, found = entries(tmp_path / "store"), keys(tmp_path)
         prune(inspect(open_folder(tmp_path), keep_best(1)))
         assert before - entries(tmp_path / "store") == {found[0.3, 1], found[0.3, 2], found[0.5, 1]}
 
-    def test_keeps_the_dense_network_that_its_next_trajectory_starts_from(self, grid, tmp_path):
-        """All trajectories that it started have ended, and more will follow."""
+    def test_keeps_the_dense_network_for_its_next_trajectory(self, grid, tmp_path):
+        """All started trajectories have ended, but the search has more trials."""
         spec = grid(0.3, 0.5)
         one = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 1})})
         run_by_hand(one, tmp_path)
@@ -169,13 +169,13 @@ class TestAnUnfinishedSearch:
         dense = keys(tmp_path)[0.3, 0]
         assert entries(tmp_path / "store") == {dense, rewind_key(dense, 5)}
 
-    def test_keeps_the_weights_that_a_rewind_drawn_from_a_range_needs(self, search, tmp_path):
+    def test_keeps_rewind_weights_for_an_iteration_drawn_from_a_range(self, search, tmp_path):
         spec = search({"rewind_iteration": {"low": 3, "high": 30}}, seeds=(0,), sampler="random", trials=2)
         run_by_hand(spec, tmp_path, levels=2)
         use = inspect(open_folder(tmp_path))
         assert (len(use.kinds["rewind weights"]), use.unneeded) == (1, [])
 
-    def test_keeps_the_checkpoint_it_would_go_on_from_and_no_other(self, grid, tmp_path):
+    def test_keeps_only_checkpoints_of_unfinished_levels(self, grid, tmp_path):
         run_by_hand(grid(0.3, 0.5), tmp_path, levels=2)
         store = LevelStore(tmp_path / "store")
         done = next(iter(finished_levels(tmp_path)))
@@ -185,14 +185,14 @@ class TestAnUnfinishedSearch:
         assert len(use.kinds["checkpoints"]) == 2
         assert names(use.unneeded) == [f"checkpoints/{done}.safetensors"]
 
-    def test_that_has_trained_nothing_yet_can_be_looked_at(self, grid, tmp_path):
+    def test_can_be_inspected_before_it_has_trained_anything(self, grid, tmp_path):
         spec = grid(0.3, 0.5)
         with hold(open_folder(tmp_path), spec) as held:
             register(store_folder(spec, open_folder(tmp_path)), open_folder(tmp_path), held.run, spec)
             SearchDriver(spec, tmp_path)
         assert inspect(open_folder(tmp_path)).unneeded == []
 
-    def test_says_that_an_entry_is_damaged_and_trains_it_again(self, grid, tmp_path):
+    def test_reports_a_damaged_entry_and_trains_the_level_again(self, grid, tmp_path):
         run_by_hand(grid(0.3, 0.5), tmp_path, levels=2)
         damaged = finished_levels(tmp_path).most_common()[1][0]
         (path,) = tmp_path.glob(f"store/??/{damaged}.safetensors")
@@ -201,22 +201,22 @@ class TestAnUnfinishedSearch:
         run_by_hand(grid(0.3, 0.5), tmp_path, say=said.append)
         aside = next((tmp_path / "store/damaged").iterdir())
         assert said == [
-            f"the store's entry {damaged} was damaged (it is not a whole entry); it is set aside as {aside}, "
-            "and what it held is trained again"
+            f"the store's entry {damaged} was damaged (it is not a whole entry); it was moved to {aside}, "
+            "and its level is trained again"
         ]
         assert {key: count for key, count in finished_levels(tmp_path).items() if count > 1} == {damaged: 2}
 
 
 @pytest.fixture
 def two(grid, tmp_path):
-    """Two finished searches that share level 0 and the levels of rate 0.5; the directories a, b and store."""
+    """A folder with two finished searches, a and b, and their store. They share level 0 and the levels of rate 0.5."""
     for name, rates in {"a": (0.3, 0.5), "b": (0.5, 0.6)}.items():
         run_by_hand(grid(*rates, store=tmp_path / "store"), tmp_path / name)
     return tmp_path
 
 
 class TestASharedStore:
-    def test_is_the_same_from_each_search_and_from_itself(self, two):
+    def test_is_the_same_when_inspected_through_any_search_or_directly(self, two):
         for directory in ("a", "b", "store"):
             use = inspect(open_folder(two / directory))
             assert sorted(use.searches) == [str(two / "a"), str(two / "b")]
@@ -238,7 +238,7 @@ class TestASharedStore:
         assert entries(two / "store") == {a[0.5, 0], a[0.5, 2], b[0.6, 2], rewind_key(a[0.5, 0], 5)}
 
     @pytest.mark.parametrize("directory", ["a", "store"])
-    def test_keeps_what_an_unfinished_search_needs_to_go_on(self, grid, tmp_path, directory):
+    def test_keeps_what_an_unfinished_search_needs_to_resume(self, grid, tmp_path, directory):
         store = tmp_path / "store"
         run_by_hand(grid(0.5, 0.3, store=store), tmp_path / "a")
         b = grid(0.5, 0.6, store=store)
@@ -251,7 +251,7 @@ class TestASharedStore:
         trained = finished_levels(tmp_path / "a", tmp_path / "b")
         assert {trained[key] for key in reached} == {1}
 
-    def test_within_the_directory_of_one_of_them(self, finished, grid, tmp_path):
+    def test_may_lie_in_the_directory_of_one_of_its_searches(self, finished, grid, tmp_path):
         run_by_hand(grid(0.5, 0.6, store=finished / "store"), tmp_path / "b")
         for directory in (finished, tmp_path / "b"):
             use = inspect(open_folder(directory))
@@ -266,18 +266,18 @@ class TestAMovedSearch:
         assert (use.searches, use.gone, use.unneeded) == ([str(tmp_path / "there")], [], [])
         assert len(use.kinds["levels"]) == 5
 
-    def test_given_by_its_own_store_needs_the_same(self, finished, tmp_path):
+    def test_inspected_through_its_own_store_needs_the_same(self, finished, tmp_path):
         finished.rename(tmp_path / "there")
         use = inspect(open_folder(tmp_path / "there" / "store"), forget_gone=True)
         assert (use.searches, use.gone, use.unneeded) == ([str(tmp_path / "there")], [], [])
 
-    def test_of_two_copies_each_is_a_search(self, two):
+    def test_two_copies_are_two_searches(self, two):
         shutil.copytree(two / "a", two / "copy")
         run_by_hand(read_spec(open_folder(two / "copy")), two / "copy")
         use = inspect(open_folder(two / "store"))
         assert sorted(use.searches) == [str(two / name) for name in ("a", "b", "copy")]
 
-    def test_with_a_shared_store_needs_the_same_and_going_on_makes_it_known_again(self, grid, tmp_path):
+    def test_with_a_shared_store_needs_the_same_and_is_registered_again_by_a_resume(self, grid, tmp_path):
         spec = grid(0.3, store=tmp_path / "store")
         run_by_hand(spec, tmp_path / "here")
         (tmp_path / "here").rename(tmp_path / "there")
@@ -288,15 +288,15 @@ class TestAMovedSearch:
         use = inspect(open_folder(tmp_path / "store"))
         assert (use.searches, use.unneeded) == ([str(tmp_path / "there")], [])
 
-    def test_is_not_taken_for_another_that_has_moved_in(self, grid, tmp_path):
+    def test_is_not_mistaken_for_another_search_at_its_old_path(self, grid, tmp_path):
         run_by_hand(grid(0.3, store=tmp_path / "store"), tmp_path / "here")
         (tmp_path / "here").rename(tmp_path / "there")
         run_by_hand(grid(0.6), tmp_path / "here")
         use = inspect(open_folder(tmp_path / "store"))
         assert (use.searches, use.gone) == ([], [str(tmp_path / "here")])
 
-    def test_is_not_taken_for_its_older_copy(self, grid, tmp_path):
-        """For example, the search is on a disk that is not mounted."""
+    def test_is_not_mistaken_for_its_older_copy(self, grid, tmp_path):
+        """The search itself may just be out of reach, for example on a disk that is not mounted."""
         spec = grid(0.5, 0.3, store=tmp_path / "store")
         run_by_hand(spec, tmp_path / "it", levels=2)
         shutil.copytree(tmp_path / "it", tmp_path / "copy")
@@ -320,8 +320,8 @@ class TestRefused:
         assert len(inspect(open_folder(tmp_path / "a")).searches) == 2
 
     @pytest.mark.parametrize("note", [None, {"a.json": "{}"}, {"notes.txt": "x", "search.yaml": "name: x"}])
-    def test_a_directory_that_is_no_store(self, tmp_path, note):
-        """A user's folder may contain a folder of that name, and other files."""
+    def test_a_directory_that_is_not_a_store(self, tmp_path, note):
+        """A user's folder may contain other files and a folder named ``searches``."""
         (tmp_path / "01").mkdir()
         (tmp_path / f"01/{KEY}.safetensors").touch()
         if note is not None:
@@ -333,13 +333,13 @@ class TestRefused:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
     def test_a_store_with_a_damaged_note(self, finished, text):
-        """The note's search may need entries that no other search needs."""
+        """The search of the damaged note may need entries that no other search needs."""
         (finished / f"store/searches/{KEY}.01234567.json").write_text(text)
         with pytest.raises(RunDirectoryError, match=rf"searches/{KEY}.01234567.json' is damaged"):
             inspect(open_folder(finished))
 
 
-def test_files_that_are_not_the_stores_are_left_alone(finished):
+def test_files_that_do_not_belong_to_the_store_are_left_alone(finished):
     others = ["docs/thesis.tex", f"{KEY}.safetensors", f"02/{KEY}.safetensors", "01/weights.safetensors", "leases/x"]
     for name in others:
         path = finished / "store" / name
@@ -351,7 +351,7 @@ def test_files_that_are_not_the_stores_are_left_alone(finished):
     assert all((finished / "store" / name).exists() for name in others)
 
 
-def test_dead_claims_go_and_living_ones_stay(finished):
+def test_claims_of_dead_processes_are_removed_and_others_kept(finished):
     claims = open_folder(finished / "store") / "leases"
     subprocess.run([sys.executable, "-c", CLAIM_AND_DIE, str(claims), KEY], check=True)
     living = KEY[::-1]
@@ -362,7 +362,7 @@ def test_dead_claims_go_and_living_ones_stay(finished):
 
 
 def test_a_store_in_object_storage(s3, grid, tmp_path):
-    """The store's location has options, and the run directory is local."""
+    """The location of the store has options, and the run directory is local."""
     store = open_folder(s3.location("store-use"))
     run_by_hand(grid(0.5, store=store), tmp_path / "run")
     use = inspect(open_folder(tmp_path / "run"), keep_best(1))
@@ -373,7 +373,7 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
 
 
 def test_stability_locks_the_directory(finished_search):
-    """Without the lock `store --keep-best` would remove its copies, and another `stability` overwrite its table."""
+    """Otherwise `store --keep-best` could remove its copies, and another `stability` could overwrite its table."""
     folder, refused = LocalFolder(finished_search), []
     ticket = f"{load_results(folder).levels['trajectory_id'][0]}/1"
     options = {"copies": 2, "points": 3, "engine": "inline"}

@@ -1,4 +1,4 @@
-"""A search, driven by hand instead of by Ray."""
+"""The driver of a search, called by the tests instead of an engine."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ SPACE = {"pruning_rate": [0.5, 0.25, 0.2], "training.optimizer.lr": [0.1, 0.2]}
 
 
 def report(suggestion, level, accuracy=0.9, dense=0.9):
-    """A finished level of 100 weights, half of them pruned at each level."""
+    """The report of a level of a network with 100 weights, half of which are pruned at each level."""
     trajectory = {"trajectory_id": suggestion.trajectory_id, "level": level}
     kept = 100 >> level
     row = trajectory | {
@@ -54,7 +54,7 @@ def report(suggestion, level, accuracy=0.9, dense=0.9):
 
 
 def finish(search, suggestion, *accuracies, **end):
-    """A whole trajectory: its dense network, and a level for each accuracy."""
+    """Report a whole trajectory: a dense network, a level for each accuracy, and the end."""
     for level, accuracy in enumerate((0.9, *accuracies)):
         search.level_finished(suggestion.number, report(suggestion, level, accuracy))
     search.ended(suggestion.number, EndReport(**{"status": "completed"} | end))
@@ -118,7 +118,7 @@ class TestTheTables:
         assert results.levels["level"].tolist() == [0, 1]
         assert results.trajectories["status"].tolist() == ["completed"]
 
-    def test_a_trajectory_told_again_after_its_worker_died_adds_no_row(self, spec, tmp_path):
+    def test_a_trajectory_that_is_replayed_after_its_worker_died_adds_no_duplicate_rows(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         suggestion = driven.next()
         for level in (0, 1, 2):
@@ -133,8 +133,8 @@ class TestTheTables:
         assert (row["score"], row["sparsest_matching_density"], row["status"]) == (2.0, 0.25, "completed")
 
 
-class TestTheCourse:
-    def test_a_suggestion_is_on_the_disk_before_it_is_handed_out(self, spec, tmp_path):
+class TestSearch:
+    def test_a_suggestion_is_recorded_before_it_is_returned(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         for count in (1, 2, 3):
             suggestion = driven.next()
@@ -148,7 +148,7 @@ class TestTheCourse:
         assert (driven.progress.trials, driven.progress.exhausted) == (5, False)
 
     @pytest.mark.parametrize("sampler", ["grid", "tpe", "random", "nsga2"])
-    def test_a_space_that_ends_before_the_trials_ends_the_search(self, search, tmp_path, sampler):
+    def test_an_exhausted_space_ends_the_search(self, search, tmp_path, sampler):
         driven = SearchDriver(search({"pruning_rate": [0.5, 0.2]}, seeds=(0, 1), sampler=sampler, trials=9), tmp_path)
         assert driven.progress.trials == 4
         assert [driven.next() is None for _ in range(5)] == [False] * 4 + [True]
@@ -159,8 +159,8 @@ class TestTheCourse:
         assert [driven.next() is None for _ in range(13)] == [False] * 12 + [True]
 
     @pytest.mark.parametrize("sampler", ["grid", "tpe", "nsga2"])
-    def test_a_point_whose_three_fields_do_not_go_together_fails_alone(self, search, tmp_path, sampler):
-        """Any two of the fields do, so the check of the corners before the start passes."""
+    def test_a_point_with_three_incompatible_fields_fails_alone(self, search, tmp_path, sampler):
+        """Any two of the fields are compatible, so the check of the corners before the start passes."""
         space = {
             "training.iterations": [400, 120],
             "pruning.early_bird.window": [2, 6],
@@ -188,7 +188,7 @@ class TestTheCourse:
         driven.flush()
         assert SearchDriver(spec, tmp_path).progress.counts["completed"] == len(handed_out)
 
-    def test_the_best_is_the_sparsest_that_matches(self, spec, tmp_path):
+    def test_the_best_ticket_is_the_sparsest_matching_one(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         first = driven.next()
         driven.level_finished(first.number, report(first, 0))
@@ -201,7 +201,7 @@ class TestTheCourse:
         finish(driven, driven.next(), 0.99)
         assert driven.progress.best["density"] == 0.25
 
-    def test_the_listener_is_told_of_every_end(self, spec, tmp_path):
+    def test_the_listener_is_called_for_every_ended_trajectory(self, spec, tmp_path):
         told = []
         driven = SearchDriver(
             spec, tmp_path, lambda progress, row: told.append((progress.done, row["status"], row["score"]))
@@ -210,7 +210,7 @@ class TestTheCourse:
         driven.ended(driven.next().number, EndReport(status="failed"))
         assert told == [(1, "completed", 1.0), (2, "failed", None)]
 
-    def test_early_stopping_hears_of_the_levels(self, search, tmp_path):
+    def test_early_stopping_sees_every_level(self, search, tmp_path):
         rules = {"collapse": 0.2, "collapse_levels": 2}
         driven = SearchDriver(search(SPACE, sampler="grid", early_stopping=rules), tmp_path)
         suggestion = driven.next()
@@ -219,7 +219,7 @@ class TestTheCourse:
         said = [driven.level_finished(0, report(suggestion, n, a)) for n, a in enumerate((0.9, 0.5))]
         assert said == [None, None]
 
-    def test_what_happens_is_an_event(self, spec, tmp_path):
+    def test_starts_restarts_and_ends_are_logged(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         suggestion = driven.next()
         driven.started(suggestion.number)
@@ -230,15 +230,15 @@ class TestTheCourse:
         assert events == [(name, suggestion.trajectory_id) for name in names]
 
 
-class TestAWorkerThatDied:
-    def test_before_its_trajectory_began_has_it_handed_out_again_first(self, spec, tmp_path):
+class TestDeadWorker:
+    def test_its_trajectory_is_suggested_again_first(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         first, second = driven.next(), driven.next()
         assert driven.hand_out_again(first.number)
         assert driven.unfinished == 1
         assert [driven.next().number, driven.next().number] == [first.number, second.number + 1]
 
-    def test_taken_back_it_is_no_failure_of_a_worker(self, spec, tmp_path):
+    def test_taking_a_trajectory_back_does_not_count_as_a_failure(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         first = driven.next()
         for _ in range(spec.search.max_failures + 1):
@@ -247,7 +247,7 @@ class TestAWorkerThatDied:
             assert driven.next() == first
         assert driven.hand_out_again(first.number)
 
-    def test_too_often_is_not_handed_out_again(self, spec, tmp_path):
+    def test_a_trajectory_with_too_many_failures_is_not_suggested_again(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         for _ in range(spec.search.max_failures):
             assert driven.hand_out_again(driven.next().number)
@@ -255,8 +255,8 @@ class TestAWorkerThatDied:
         assert driven.unfinished == 1
 
 
-class TestGoingOn:
-    def test_a_trajectory_whose_levels_somebody_removed_is_told_again(self, spec, tmp_path):
+class TestResume:
+    def test_a_trajectory_whose_rows_were_removed_is_suggested_again(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         first = driven.next()
         finish(driven, first, 0.9)
@@ -268,7 +268,7 @@ class TestGoingOn:
         again.flush()
         assert [row["level"] for row in rows(tmp_path, "levels")] == [0, 1]
 
-    def test_from_where_a_killed_process_was(self, spec, tmp_path):
+    def test_after_a_kill(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         finish(driven, driven.next(), 0.9, 0.9)
         finish(driven, driven.next(), 0.5, status="stopped", reason="no match")
@@ -280,7 +280,7 @@ class TestGoingOn:
         again = SearchDriver(spec, tmp_path)
         assert again.progress.counts == {"running": 0, "completed": 1, "stopped": 1, "diverged": 0, "failed": 0}
         assert (again.progress.best["density"], again.progress.best["seed"]) == (0.25, 0)
-        # What ran or failed comes first, then what was not suggested yet.
+        # Running and failed trajectories come first, then new suggestions.
         assert [again.next(), again.next()] == [half, failed]
         fifth = again.next()
         assert (fifth.number, again.next()) == (4, None)
@@ -308,7 +308,7 @@ class TestGoingOn:
         assert again.next().number == 1
 
     @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-    def test_suggests_what_the_first_process_would_have(self, search, tmp_path, sampler):
+    def test_makes_the_same_suggestions_as_without_a_restart(self, search, tmp_path, sampler):
         space = {"pruning_rate": {"low": 0.1, "high": 0.9}, "training.optimizer.lr": [0.1, 0.2]}
         spec, made = search(space, sampler=sampler, early_stopping=None), {}
         for folder, restarts in (("whole", ()), ("cut", (9, 10, 16))):
@@ -332,7 +332,7 @@ class TestGoingOn:
         assert [again.next().number for _ in range(2)] == [5, 6]
         assert again.next() is None
 
-    def test_what_was_dropped_before_still_counts_in_the_comparison(self, search, tmp_path):
+    def test_earlier_trajectories_still_count_in_the_comparison(self, search, tmp_path):
         rules = {"collapse": 1.0, "margin": 0.01, "patience": 1, "min_trajectories": 2, "worst_fraction": 0.5}
         spec = search(SPACE, sampler="grid", early_stopping=rules)
         driven = SearchDriver(spec, tmp_path)
@@ -341,11 +341,14 @@ class TestGoingOn:
         again = SearchDriver(spec, tmp_path)
         suggestion = again.next()
         said = [again.level_finished(suggestion.number, report(suggestion, n, a)) for n, a in enumerate((0.9, 0.5))]
-        assert said == [None, "no match for 1 levels, and of 2 trajectories at compression 2 1 did as well or better"]
+        assert said == [
+            None,
+            "no match for 1 levels, and 1 of 1 other trajectories did as well or better at compression 2",
+        ]
 
 
-def test_a_trajectory_told_again_is_not_cut_below_what_it_has_shown(search, tmp_path):
-    """Interrupted after level 4; four others do better meanwhile; told again, it would be dropped at level 2."""
+def test_a_resumed_trajectory_is_not_stopped_at_a_level_that_it_had_passed(search, tmp_path):
+    """It is interrupted after level 4. Then four others do better, so that a replay would stop it at level 2."""
     rules = {"patience": 2, "worst_fraction": 0.5, "min_trajectories": 3, "collapse": 0.9}
     spec = search(SPACE, early_stopping=rules)
     driven = SearchDriver(spec, tmp_path)
@@ -366,14 +369,14 @@ def test_a_trajectory_told_again_is_not_cut_below_what_it_has_shown(search, tmp_
     assert (row["levels"], row["sparsest_matching_density"]) == (5, 0.06)
 
 
-def test_a_space_smaller_than_the_trials_is_said_to_be_exhausted(search, tmp_path):
+def test_a_space_smaller_than_the_trials_is_reported_as_exhausted(search, tmp_path):
     driven = SearchDriver(search({"pruning_rate": [0.2, 0.5]}, seeds=(0, 1), trials=100), tmp_path)
     while (suggestion := driven.next()) is not None:
         finish(driven, suggestion, 0.9)
     assert (driven.progress.done, driven.progress.exhausted) == (4, True)
 
 
-def test_the_study_counts_every_trajectory_stopped_ones_with_their_value(spec, tmp_path):
+def test_the_study_counts_stopped_trajectories_with_their_value(spec, tmp_path):
     driven = SearchDriver(spec, tmp_path)
     finish(driven, driven.next(), 0.9, 0.9)
     finish(driven, driven.next(), 0.9, 0.5, status="stopped", reason="no match")

@@ -1,4 +1,4 @@
-"""A search whose metric is better the lower it is: nats per character, of which every dense network has 2."""
+"""A search with a metric where lower is better: nats per character. Every dense network has 2."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def report(suggestion, level, value):
 
 
 def told(driven, suggestion, *values):
-    """What was said of each level after the dense network."""
+    """Report a whole trajectory; return a reason to stop, or None, for each level after the dense network."""
     said = [driven.level_finished(suggestion.number, report(suggestion, n, v)) for n, v in enumerate((DENSE, *values))]
     driven.ended(suggestion.number, EndReport(status="completed"))
     return said[1:]
@@ -53,14 +53,14 @@ def driven(search, tmp_path):
     return make
 
 
-def test_what_is_above_the_dense_network_has_collapsed_and_what_is_below_has_not(driven):
+def test_values_far_above_the_dense_network_have_collapsed(driven):
     search = driven(collapse=0.2, collapse_levels=1)
     assert told(search, search.next(), 1.0, 1.5) == [None, None]
     (said,) = told(search, search.next(), 2.5)
     assert said.startswith("collapsed")
 
 
-def test_the_highest_is_the_worst_also_after_a_restart(driven):
+def test_the_highest_value_is_the_worst_even_after_a_restart(driven):
     rules = {"collapse": 0.9, "margin": 0.01, "patience": 1, "min_trajectories": 3, "worst_fraction": 0.1}
     search = driven(**rules)
     for value in (1.9, 2.1):
@@ -69,17 +69,19 @@ def test_the_highest_is_the_worst_also_after_a_restart(driven):
     again = driven(**rules)
     assert told(again, again.next(), 2.05) == [None]
     (said,) = told(again, again.next(), 2.3)
-    assert said.startswith("no match for 1 levels, and of 4 trajectories at compression 2 3 did as well or better")
+    assert said.startswith(
+        "no match for 1 levels, and 3 of 3 other trajectories did as well or better at compression 2"
+    )
 
 
-def test_nsga2_looks_for_less(driven):
+def test_nsga2_minimizes_the_metric(driven):
     search = driven(sampler="nsga2")
     told(search, search.next(), 1.75)
     told(search, search.next(), 2.5)
     assert [trial.values for trial in search._sampler.study.trials] == [[-1.75, 1.0], [-2.0, 0.0]]
 
 
-def test_of_equal_densities_the_lowest_comes_first(driven, tmp_path):
+def test_among_equal_densities_the_lowest_value_comes_first(driven, tmp_path):
     search = driven()
     for value in (1.9, 1.7, 1.8):
         told(search, search.next(), value)

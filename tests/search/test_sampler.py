@@ -16,7 +16,7 @@ STEPS = {"pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1}, "strategy": ["l
 
 
 def outcome(suggestion):
-    """What a trajectory comes to: a function of the suggestion, every eighth or so failed."""
+    """The outcome of a trajectory, a function of the suggestion; about every eighth has failed."""
     draw = random.Random(suggestion.trajectory_id)
     return Outcome(failed=draw.random() < 0.125, score=4 * draw.random(), merit=draw.random())
 
@@ -30,7 +30,7 @@ def exhaust(sampler, limit=200):
 
 
 def run(spec, count, *, side_by_side=1, restart_at=None):
-    """The suggestions of a search of so many trajectories side by side, its process restarted once."""
+    """The first `count` suggestions of a search, whose process is restarted after `restart_at` of them."""
     sampler, made, told, running = Sampler(spec), [], {}, []
     choose = random.Random(1)
     while len(made) < count:
@@ -77,18 +77,18 @@ class TestSuggestions:
         assert [s.number for s in made] == list(range(2 * points))
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_what_is_exhausted_stays_so(self, search, sampler):
+    def test_an_exhausted_sampler_stays_exhausted(self, search, sampler):
         asked = Sampler(search({"strategy": ["global"]}, seeds=(0,), sampler=sampler))
         assert [suggestion is None for suggestion in (asked.ask(), asked.ask(), asked.ask())] == [False, True, True]
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_what_still_runs_is_not_suggested_again(self, search, sampler):
+    def test_running_points_are_not_suggested_again(self, search, sampler):
         asked = Sampler(search({"pruning_rate": [0.2, 0.3, 0.4]}, seeds=(0, 1), sampler=sampler))
         made = [asked.ask() for _ in range(7)]
         assert made[6] is None
         assert len({s.trajectory_id for s in made[:6]}) == 6
 
-    def test_a_grid_is_in_its_order_each_point_with_every_seed(self, search):
+    def test_a_grid_suggests_each_point_with_every_seed_in_order(self, search):
         made = exhaust(
             Sampler(
                 search({"strategy": ["global", "layerwise"], "pruning_rate": [0.3, 0.2]}, seeds=(1, 0), sampler="grid")
@@ -127,7 +127,7 @@ class TestSuggestions:
         assert sum(values["training.optimizer.lr"] < 1e-3 for values in made) in range(6, 19)
         assert {values["max_levels"] for values in made} == {None, 3}
 
-    def test_near_the_end_of_a_space_only_the_points_that_are_left_are_looked_at(self, search, monkeypatch):
+    def test_only_remaining_points_are_checked_near_the_end_of_a_space(self, search, monkeypatch):
         asked = Sampler(search({"rewind_iteration": {"low": 0, "high": 19}}, seeds=(0, 1), sampler="random"))
         monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
         looked_at = []
@@ -150,12 +150,12 @@ class TestSuggestions:
         milestones = {spec.trajectory_at(s.values, s.seed).training.schedule.milestones for s in made}
         assert milestones == {(), (10, 20)}
 
-    def test_the_seed_of_the_search_decides_the_draws(self, search):
+    def test_the_draws_depend_on_the_seed_of_the_search(self, search):
         draws = [run(search(MIXED, sampler="tpe", seed=seed), 4) for seed in (0, 0, 1)]
         assert (draws[0] == draws[1], draws[0] == draws[2]) == (True, False)
 
     def test_tpe_learns(self, search):
-        """Of 24 draws the last half are nearer to what scores than the uniform draws of the first."""
+        """The last 12 of 24 draws are nearer to the optimum than the uniform draws at the start."""
         asked, distances = Sampler(search({"pruning_rate": {"low": 0.1, "high": 0.9}})), []
         for _ in range(24):
             suggestion = asked.ask()
@@ -171,13 +171,13 @@ class TestTelling:
         (trial,) = asked.study.trials
         return trial.state, trial.values
 
-    def test_what_ended_counts_with_its_value(self, search):
+    def test_an_ended_trajectory_counts_with_its_value(self, search):
         assert self.state(search, Outcome(score=2.5, merit=0.9)) == (TrialState.COMPLETE, [2.5])
 
-    def test_what_failed_says_nothing_of_the_point(self, search):
+    def test_a_failed_trajectory_has_no_value(self, search):
         assert self.state(search, Outcome(failed=True, score=2.5, merit=0.9)) == (TrialState.FAIL, None)
 
-    def test_what_diverged_at_once_is_worse_than_a_dense_network_alone(self, search):
+    def test_diverging_at_once_is_worse_than_having_only_a_dense_network(self, search):
         assert self.state(search, Outcome()) == (TrialState.COMPLETE, [-1.0])
         assert self.state(search, Outcome(score=0.0, merit=0.9)) == (TrialState.COMPLETE, [0.0])
 
@@ -198,7 +198,7 @@ class TestReplay:
         for restart_at in (1, 7, 11, 14, 19):
             assert run(spec, 20, side_by_side=side_by_side, restart_at=restart_at) == whole
 
-    def test_what_ended_has_its_place_in_the_study(self, search):
+    def test_replayed_outcomes_are_in_the_study(self, search):
         spec = search(MIXED)
         asked, again = Sampler(spec), Sampler(spec)
         made = [asked.ask() for _ in range(4)]
@@ -215,8 +215,8 @@ class TestReplay:
         assert again.study.trials[1].values == [3.0]
         assert again.study.best_trial.params["pruning_rate"] == made[1].values["pruning_rate"]
 
-    def test_a_grid_whose_fields_changed_places_misses_no_point(self, search):
-        """The order of the fields is no part of a search's identity."""
+    def test_reordering_the_fields_of_a_grid_skips_no_point(self, search):
+        """The order of the fields is not part of a search's identity."""
         space = {"strategy": ["global", "layerwise"], "pruning_rate": [0.2, 0.5]}
         spec, turned = (
             search(dict(fields), seeds=(0,), sampler="grid") for fields in (space.items(), [*space.items()][::-1])
@@ -229,7 +229,7 @@ class TestReplay:
         assert len(rest) == 2
         assert len({s.trajectory_id for s in first + rest}) == 4
 
-    def test_the_numbers_go_on(self, search):
+    def test_numbers_continue_after_a_replay(self, search):
         spec = search(STEPS, sampler="grid")
         again = Sampler(spec)
         for suggestion in exhaust(Sampler(spec), limit=3):
@@ -238,7 +238,7 @@ class TestReplay:
 
 
 class TestTheRecord:
-    def test_what_is_appended_is_read(self, tmp_path):
+    def test_appended_suggestions_are_read_back(self, tmp_path):
         record = SuggestionRecord(tmp_path / "run")
         assert record.read() == []
         made = [
@@ -249,7 +249,7 @@ class TestTheRecord:
             record.append(suggestion)
         assert SuggestionRecord(tmp_path / "run").read() == made
 
-    def test_half_a_line_is_dropped(self, tmp_path):
+    def test_an_incomplete_line_is_dropped(self, tmp_path):
         record = SuggestionRecord(tmp_path)
         first, second = (Suggestion(number=n, values={}, seed=0, trajectory_id="t") for n in (0, 1))
         record.append(first)

@@ -1,4 +1,4 @@
-"""The contract of every kind of folder, tested on a disk and on an S3 server."""
+"""The contract of all kinds of folders, tested on a disk and on an S3 server."""
 
 import errno
 import os
@@ -23,20 +23,20 @@ def names(folder, **how):
 
 
 class TestContract:
-    def test_what_is_written_is_read(self, folder):
+    def test_written_data_are_read_back(self, folder):
         for data in (b"old", b"", bytes(range(256)) * 1000):
             folder.write("a", data)
             assert folder.read("a") == data
         assert names(folder) == ["a"]
 
-    def test_what_is_not_there(self, folder):
+    def test_missing_files(self, folder):
         assert folder.read("a") is None
         assert folder.files() == folder.files(recursive=True) == []
         assert (folder / "b").read("a") is None
         folder.remove("a")
         assert folder.files() == []
 
-    def test_folders_within(self, folder):
+    def test_subfolders(self, folder):
         (folder / "b").write("x", b"1")
         folder.write("b/y/z", b"22")
         folder.write("a", b"")
@@ -54,15 +54,15 @@ class TestContract:
         folder.remove_all()
         assert names(folder, recursive=True) == []
 
-    def test_a_new_version_is_seen(self, folder):
+    def test_a_rewrite_changes_the_time(self, folder):
         folder.write("a", b"1")
         (before,) = folder.files()
-        time.sleep(1.1)  # S3 times have a resolution of one second
+        time.sleep(1.1)  # times in S3 have a resolution of one second
         folder.write("a", b"1")
         (after,) = folder.files()
         assert after.modified > before.modified
 
-    def test_its_name_opens_it_again(self, folder):
+    def test_its_location_opens_it_again(self, folder):
         folder.write("b/c", b"1")
         assert open_folder(str(folder / "b")).read("c") == b"1"
         assert open_folder(folder) is folder
@@ -73,7 +73,7 @@ class TestContract:
         assert list(pd.read_parquet(str(folder / "t"))["a"]) == [1, 2]
         assert list(pd.read_parquet(**(folder / "t").parquet())["a"]) == [1, 2]
 
-    def test_a_reader_never_sees_a_part(self, folder):
+    def test_a_reader_never_sees_partial_content(self, folder):
         contents = [bytes([i]) * 100_000 for i in range(4)]
         folder.write("a", contents[0])
         done, seen = threading.Event(), []
@@ -107,7 +107,7 @@ class TestOnADisk:
         assert folder.read("a") == b"old"
         assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
-    def test_a_kill_before_the_replace_leaves_the_old_content_and_a_leftover_that_sweep_removes(self, tmp_path):
+    def test_a_kill_before_the_rename_leaves_the_old_content_and_a_partial_file_that_sweep_removes(self, tmp_path):
         folder = LocalFolder(tmp_path)
         folder.write("a", b"old")
         kill = (
@@ -162,14 +162,14 @@ class TestOnADisk:
             open_folder(name)
         assert len(str(refused.value)) < 200
 
-    def test_a_pipe_or_a_device_in_a_folder_is_not_read_for_ever(self, tmp_path):
+    def test_reading_a_pipe_or_device_is_refused(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "zero").symlink_to("/dev/zero")
         for name in ("pipe", "zero"):
             with pytest.raises(StorageError, match=rf"^cannot read '{tmp_path}/{name}': it is not a regular file$"):
                 LocalFolder(tmp_path).read(name)
 
-    def test_a_relative_path_is_that_of_the_working_directory_of_now(self, tmp_path, monkeypatch):
+    def test_a_relative_path_is_resolved_when_the_folder_is_opened(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         folder = open_folder("a")
         monkeypatch.chdir("/")
@@ -190,13 +190,13 @@ class TestInObjectStorage:
         assert len(made) == 1
         assert len({id(shard._filesystem) for shard in shards}) == 1
 
-    def test_one_file_is_looked_for_without_a_listing(self, s3, monkeypatch):
+    def test_reading_a_file_does_not_list_its_folder(self, s3, monkeypatch):
         folder = open_folder(s3.location("one"))
         folder.write("ab/a", b"1")
         monkeypatch.setattr(remote.RemoteFolder, "_list", None)
         assert (folder.read("ab/a"), folder.read("ab/b")) == (b"1", None)
 
-    def test_a_restart_of_the_server_is_waited_for(self, s3):
+    def test_a_write_waits_for_a_server_that_restarts(self, s3):
         folder = open_folder(s3.location("restart"))
         folder.write("a", b"1")
         s3.kill()
@@ -206,7 +206,7 @@ class TestInObjectStorage:
         restart.join()
         assert (folder.read("a"), folder.read("b")) == (b"1", b"2")
 
-    def test_a_server_that_stays_away_is_one_message(self, s3, monkeypatch):
+    def test_a_lost_server_gives_one_message(self, s3, monkeypatch):
         folder = open_folder(s3.location("away"))
         s3.kill()
         try:
@@ -221,7 +221,7 @@ class TestInObjectStorage:
         finally:
             s3.start()
 
-    def test_what_waiting_does_not_help_is_said_at_once(self, s3):
+    def test_an_error_that_waiting_does_not_help_is_raised_at_once(self, s3):
         location = s3.location("x").replace("tests", "nobodys")
         with pytest.raises(StorageError, match=r"cannot write 's3://nobodys/x/a': .*bucket does not exist"):
             open_folder(location).write("a", b"")
@@ -235,7 +235,7 @@ class TestInObjectStorage:
             ("ftp://host/x", "'ftp://host/x' cannot be opened: .*give a path, or s3://bucket/path"),
         ],
     )
-    def test_a_location_that_is_none(self, location, message):
+    def test_an_invalid_location_is_refused(self, location, message):
         with pytest.raises(SpecError, match=message) as error:
             open_folder(location)
         assert "secret" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Claims have at most one owner, and no dead one; tested on a disk and on an S3 server."""
+"""A claim has at most one owner, which is alive; tested on a disk and on an S3 server."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def claim_of(folder, owner, name="key", token="a" * 12):
     folder.write(f"{name}.{token}.json", json.dumps(asdict(owner)).encode())
 
 
-def test_one_holds_and_the_others_learn_who(folder):
+def test_one_process_holds_a_lease_and_others_learn_which(folder):
     leases = Leases(folder)
     with leases.try_acquire("key") as held:
         found = Leases(folder).try_acquire("key")
@@ -53,13 +53,13 @@ def test_names_are_independent(folder):
         assert leases.names() == ["ru", "run", "run2"]
 
 
-def test_an_error_gives_it_back(folder):
+def test_an_error_releases_a_lease(folder):
     with pytest.raises(RuntimeError, match="no"), Leases(folder).try_acquire("key"):
         raise RuntimeError("no")
     assert isinstance(Leases(folder).try_acquire("key"), Lease)
 
 
-def test_of_many_at_once_one_holds_at_a_time(folder):
+def test_only_one_of_many_threads_holds_a_lease_at_a_time(folder):
     holders, most, turns = [], [], []
 
     def work():
@@ -81,12 +81,12 @@ def test_of_many_at_once_one_holds_at_a_time(folder):
     assert set(most) == {1}
 
 
-def test_a_waiter_leaves_when_there_is_no_more_need(folder):
+def test_a_waiter_leaves_when_it_no_longer_needs_the_lease(folder):
     with Leases(folder).try_acquire("key"):
         assert Leases(folder).acquire("key", poll_seconds=0.01, until=lambda: True) is None
 
 
-def test_a_killed_process_holds_nothing(folder):
+def test_a_killed_process_holds_no_lease(folder):
     leases = Leases(folder)
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
@@ -100,7 +100,7 @@ def test_a_killed_process_holds_nothing(folder):
     assert folder.files() == []
 
 
-def test_another_process_of_the_same_number_is_not_taken_for_the_owner(folder):
+def test_another_process_with_the_owners_pid_is_not_mistaken_for_it(folder):
     mine = module._this_process()
     claim_of(folder, replace(mine, started=mine.started - 1))
     assert Leases(folder).owner("key") is None
@@ -108,7 +108,7 @@ def test_another_process_of_the_same_number_is_not_taken_for_the_owner(folder):
     assert folder.files() == []
 
 
-def test_an_owner_elsewhere_lives_while_its_heart_beats(folder, elsewhere, monkeypatch):
+def test_an_owner_elsewhere_is_alive_as_long_as_its_heartbeat_changes(folder, elsewhere, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     claim_of(folder, elsewhere)
@@ -117,7 +117,7 @@ def test_an_owner_elsewhere_lives_while_its_heart_beats(folder, elsewhere, monke
         for _ in range(3):
             assert leases.try_acquire("key").host == "far"
             now[0] += 19.0
-        time.sleep(1.1)  # S3 times have a resolution of one second
+        time.sleep(1.1)  # times in S3 have a resolution of one second
         folder.write("key.aaaaaaaaaaaa.beat", b"")
     for _ in range(4):
         assert isinstance(leases.try_acquire("key"), Owner)
@@ -126,7 +126,7 @@ def test_an_owner_elsewhere_lives_while_its_heart_beats(folder, elsewhere, monke
         assert [owner.host for owner in held.broken] == ["far"]
 
 
-def test_who_was_cut_off_does_not_take_the_others_for_dead(folder, elsewhere, monkeypatch):
+def test_a_process_that_was_cut_off_does_not_break_the_claims_of_others(folder, elsewhere, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     claim_of(folder, elsewhere)
@@ -136,12 +136,12 @@ def test_who_was_cut_off_does_not_take_the_others_for_dead(folder, elsewhere, mo
     assert isinstance(leases.try_acquire("key"), Owner)
 
 
-def test_a_claim_that_cannot_be_read_is_somebodys(folder):
+def test_an_unreadable_claim_counts_as_held(folder):
     folder.write("key.abc.json", b"{")
     assert str(Leases(folder).try_acquire("key")).startswith("process 0 on an unknown host")
 
 
-def test_the_heart_beats_and_notices_that_it_was_given_up_for_dead(folder, monkeypatch):
+def test_the_heartbeat_notices_that_its_claim_was_broken(folder, monkeypatch):
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
     with Leases(folder).try_acquire("key") as held:
         time.sleep(0.5)
@@ -160,7 +160,7 @@ def test_the_heart_beats_and_notices_that_it_was_given_up_for_dead(folder, monke
     assert folder.files() == []
 
 
-def test_after_a_long_suspension_it_is_looked_up_before_the_heart_notices(folder, monkeypatch):
+def test_is_lost_checks_the_claim_after_a_long_suspension(folder, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(module, "_clock", lambda: now[0])
     with Leases(folder).try_acquire("key") as held:
@@ -171,7 +171,7 @@ def test_after_a_long_suspension_it_is_looked_up_before_the_heart_notices(folder
         assert held.is_lost
 
 
-def test_who_slept_between_claiming_and_looking_does_not_hold_what_was_taken_from_it(folder, monkeypatch):
+def test_a_claim_broken_during_acquisition_is_not_held(folder, monkeypatch):
     leases = Leases(folder)
     look, looks = leases._claims, []
 
@@ -186,7 +186,7 @@ def test_who_slept_between_claiming_and_looking_does_not_hold_what_was_taken_fro
     assert folder.files() == []
 
 
-def test_an_owner_here_that_lives_but_whose_heart_stopped_is_dead_after_a_while(folder, monkeypatch):
+def test_the_claim_of_a_running_local_process_without_a_heartbeat_expires(folder, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     claim_of(folder, replace(module._this_process(), pid=os.getppid(), started=module._start_of(os.getppid())))
@@ -198,7 +198,7 @@ def test_an_owner_here_that_lives_but_whose_heart_stopped_is_dead_after_a_while(
         assert [owner.pid for owner in held.broken] == [os.getppid()]
 
 
-def test_a_process_that_may_not_be_looked_into_lives(monkeypatch):
+def test_a_process_that_may_not_be_signalled_counts_as_running(monkeypatch):
     def refuse(pid, number):
         raise PermissionError
 
@@ -207,7 +207,7 @@ def test_a_process_that_may_not_be_looked_into_lives(monkeypatch):
     assert module.is_running(1, 5)
 
 
-def test_for_people_a_heart_that_stopped_long_ago_is_dead(tmp_path, elsewhere):
+def test_owner_reports_no_process_whose_heartbeat_stopped_long_ago(tmp_path, elsewhere):
     from ticket_search.storage.local import LocalFolder
 
     folder = LocalFolder(tmp_path)

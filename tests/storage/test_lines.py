@@ -20,14 +20,14 @@ def test_lines_are_appended(folder):
         file.append("a\nb")
 
 
-def test_another_process_goes_on(folder):
+def test_every_new_line_file_continues_the_old_one(folder):
     texts = [str(i) for i in range(10)]
     for text in texts:
         LineFile(folder, "log").append(text)
     assert LineFile(folder, "log").read() == texts
 
 
-def test_names_do_not_meet(folder):
+def test_files_with_similar_names_are_independent(folder):
     one, other = LineFile(folder, "log"), LineFile(folder, "log2")
     for i in range(5):
         one.append(f"a{i}")
@@ -36,7 +36,7 @@ def test_names_do_not_meet(folder):
 
 
 @pytest.mark.parametrize("whole", [b"", b"one\n", b"one\ntwo\n"])
-def test_a_half_line_is_not_read_and_the_next_line_does_not_join_it(folder, whole):
+def test_an_incomplete_line_is_ignored_and_not_joined_with_the_next(folder, whole):
     folder.write("log.jsonl", whole + "é".encode()[:1])
     texts = whole.decode().split()
     assert LineFile(folder, "log").read() == texts
@@ -46,7 +46,7 @@ def test_a_half_line_is_not_read_and_the_next_line_does_not_join_it(folder, whol
     assert LineFile(folder, "log").read() == [*texts, "0", "1", "2", "3"]
 
 
-def test_what_was_copied_from_object_storage_is_gone_on_with_on_a_disk(s3, tmp_path):
+def test_a_file_copied_between_object_storage_and_disk_can_be_continued(s3, tmp_path):
     from ticket_search.storage.folder import open_folder
 
     remote, local = open_folder(s3.location("lines")), open_folder(tmp_path)
@@ -63,7 +63,7 @@ def test_what_was_copied_from_object_storage_is_gone_on_with_on_a_disk(s3, tmp_p
     assert LineFile(remote, "log").read() == [str(i) for i in range(13)]
 
 
-def test_what_a_full_disk_took_the_half_of_does_not_join_the_next_line(small_disk):
+def test_a_line_cut_off_by_a_full_disk_is_not_joined_with_the_next(small_disk):
     from ticket_search.errors import StorageError
     from ticket_search.storage.local import LocalFolder
 

@@ -41,7 +41,7 @@ def number(found):
 
 
 def get_or_compute(store, key, compute, saved=lambda: None):
-    """The entry of a key, computed here or by another process, and whether it was found in the store."""
+    """Return the entry of a key, computed here if necessary, and whether it was found in the store."""
     while (claim := store.claim(key)) is None:
         time.sleep(store.poll_seconds)
     if isinstance(claim, Entry):
@@ -55,7 +55,7 @@ def get_or_compute(store, key, compute, saved=lambda: None):
 
 
 class TestEntries:
-    def test_what_is_saved_is_loaded(self, store):
+    def test_a_saved_entry_is_loaded(self, store):
         tensors = {
             "weights/a": torch.tensor([[1.5, -0.0], [float("inf"), float("nan")]]),
             "bits": torch.tensor([1, 255], dtype=torch.uint8),
@@ -77,7 +77,7 @@ class TestEntries:
         store.save(KEY, Entry(record={"a": 1}, tensors={}))
         assert store.load(KEY) == Entry(record={"a": 1}, tensors={})
 
-    def test_what_is_not_there_is_none(self, store):
+    def test_a_missing_entry_is_none(self, store):
         assert store.load(KEY) is None
 
     def test_an_entry_may_be_replaced(self, store):
@@ -85,12 +85,12 @@ class TestEntries:
         store.save(KEY, entry(2))
         assert number(store.load(KEY)) == 2
 
-    def test_keys_do_not_meet(self, store):
+    def test_entries_with_similar_keys_are_independent(self, store):
         store.save("ab1", entry(1))
         store.save("ab2", entry(2))
         assert [number(store.load(key)) for key in ("ab1", "ab2")] == [1, 2]
 
-    def test_nothing_is_left_beside_an_entry(self, store, folder):
+    def test_saving_leaves_only_the_entry(self, store, folder):
         store.save(KEY, entry())
         assert [file.name for file in folder.files(recursive=True)] == [PATH]
 
@@ -100,7 +100,7 @@ class TestEntries:
             assert file.get_tensor("w").tolist() == [3, 2]
             assert file.metadata()["record"] == '{"number": 3}'
 
-    def test_a_large_entry_is_not_copied_in_memory_to_be_written_and_once_to_be_read(self, tmp_path):
+    def test_a_large_entry_is_not_copied_for_a_write_and_once_for_a_read(self, tmp_path):
         store, values = LevelStore(tmp_path), torch.arange(12_500_000, dtype=torch.float32)
         size = values.nbytes
 
@@ -114,11 +114,11 @@ class TestEntries:
         _, written = peak(lambda: store.save(KEY, Entry(record={}, tensors={"w": values})))
         found, read = peak(lambda: store.load(KEY))
         assert torch.equal(found.tensors["w"], values)
-        # Writing needs the file's bytes; reading needs these and the tensors.
+        # A write holds the bytes of the file in memory; a read holds these and the tensors.
         assert (written < 1.1, read < 2.1) == (True, True), (written, read)
 
-    def test_an_entry_has_the_bytes_that_it_always_had(self):
-        """Except for the order of the metadata, which is random in safetensors."""
+    def test_the_bytes_of_an_entry_are_frozen(self):
+        """The order of the metadata is an exception, because safetensors makes it random."""
         tensors = {"w": torch.tensor([1.5, 2.0]), "m": torch.tensor([3], dtype=torch.uint8)}
         data = encode(Entry(record={"a": "é"}, tensors=tensors))
         metadata = {"format": "ticket_search.entry.1", "record": json.dumps({"a": "é"}), "sha256": "0" * 64}
@@ -141,14 +141,14 @@ def flipped(data, place):
 
 
 class TestDamage:
-    def test_no_byte_may_change(self):
+    def test_every_changed_byte_is_noticed(self):
         data = encode(entry())
         assert decode(data).record == {"number": 1}
         for place in range(len(data)):
             with pytest.raises(ValueError, match=r"not a whole entry|checksum"):
                 decode(flipped(data, place))
 
-    def test_no_byte_may_be_missing_or_added(self):
+    def test_every_missing_or_added_byte_is_noticed(self):
         data = encode(entry())
         for size in range(len(data)):
             with pytest.raises(ValueError, match=r"not a whole entry|checksum"):
@@ -156,19 +156,19 @@ class TestDamage:
         with pytest.raises(ValueError, match="checksum"):
             decode(data + b"0")
 
-    def test_a_record_may_hold_what_looks_like_a_checksum(self):
+    def test_a_record_may_contain_text_that_looks_like_a_checksum(self):
         record = {"sha256": "0" * 64, "x": '"sha256":"' + "0" * 64 + '"'}
         assert decode(encode(Entry(record=record, tensors={}))).record == record
 
-    def test_an_entry_of_another_format_is_not_believed(self, monkeypatch):
+    def test_an_entry_of_another_format_is_refused(self, monkeypatch):
         monkeypatch.setattr(level_store, "_FORMAT", "ticket_search.entry.9")
         data = encode(entry())
         monkeypatch.undo()
-        with pytest.raises(ValueError, match=r"its format is 'ticket_search.entry.9', and this ticket_search reads"):
+        with pytest.raises(ValueError, match=r"its format is 'ticket_search.entry.9', but this ticket_search reads"):
             decode(data)
 
     @pytest.mark.parametrize("damage", [b"", b"\x00", b"not a store's entry at all", save({"w": torch.zeros(1)})])
-    def test_a_damaged_entry_is_set_aside_told_of_and_computed_again(self, store, folder, events, damage):
+    def test_a_damaged_entry_is_moved_aside_reported_and_computed_again(self, store, folder, events, damage):
         folder.write(PATH, damage)
         found, reused = get_or_compute(store, KEY, lambda: entry(5))
         assert (number(found), reused) == (5, False)
@@ -181,7 +181,7 @@ class TestDamage:
         assert folder.read(aside) == damage
         assert number(store.load(KEY)) == 5
 
-    def test_a_damaged_checkpoint_is_not_gone_on_from(self, store, folder, events):
+    def test_a_damaged_checkpoint_is_not_used(self, store, folder, events):
         checkpoint = store.checkpoint(KEY)
         checkpoint.save(entry())
         (file,) = folder.files(recursive=True)
@@ -194,7 +194,7 @@ class TestDamage:
         assert checkpoint.load() is None
 
 
-def test_what_was_damaged_is_named(store, folder):
+def test_a_damaged_entry_can_be_looked_up(store, folder):
     assert store.damaged(KEY) is None
     folder.write(PATH, b"damage")
     assert store.load(KEY) is None
@@ -217,7 +217,7 @@ class TestDeletedWhileInUse:
             lambda store: store.checkpoint(KEY).save(entry()),
         ],
     )
-    def test_it_is_not_made_anew(self, store, folder, act):
+    def test_the_store_is_not_recreated(self, store, folder, act):
         store.save(KEY, entry())
         folder.remove_all()
         with pytest.raises(StorageError) as refused:
@@ -225,20 +225,20 @@ class TestDeletedWhileInUse:
         assert str(refused.value).startswith(f"the level store {str(folder)!r} was deleted or replaced while the ")
         assert folder.files(recursive=True) == []
 
-    def test_what_was_computed_meanwhile_is_not_saved(self, store, folder):
+    def test_an_entry_computed_during_the_deletion_is_not_saved(self, store, folder):
         with store.claim(KEY) as claim:
             folder.remove_all()
             with pytest.raises(StorageError, match="was deleted"):
                 claim.save(entry())
         assert folder.files(recursive=True) == []
 
-    def test_one_without_a_note_is_made(self, folder):
+    def test_a_store_without_a_note_is_created(self, folder):
         LevelStore(folder).save(KEY, entry())
         assert number(LevelStore(folder).load(KEY)) == 1
 
 
 class TestClaims:
-    def test_nobody_waits_for_one_that_is_held(self, store, folder):
+    def test_claim_does_not_wait_for_a_held_claim(self, store, folder):
         claim = store.claim(KEY)
         assert isinstance(claim, Claim)
         other = LevelStore(folder)
@@ -250,7 +250,7 @@ class TestClaims:
             assert number(other.claim(KEY)) == 3
         assert number(store.claim(KEY)) == 3
 
-    def test_what_is_not_saved_can_be_claimed_again(self, store, folder):
+    def test_a_claim_without_a_save_can_be_made_again(self, store, folder):
         with store.claim(KEY):
             pass
         with pytest.raises(RuntimeError), store.claim(KEY):
@@ -260,7 +260,7 @@ class TestClaims:
             claim.save(entry())
         assert [file.name for file in folder.files(recursive=True)] == [PATH]
 
-    def test_two_processes_and_one_that_dies(self, store, folder, events):
+    def test_the_claim_of_a_killed_process_can_be_made_again(self, store, folder, events):
         code = (
             "import sys, time; from ticket_search.store.level_store import LevelStore\n"
             "print(LevelStore(sys.argv[1]).claim(sys.argv[2]).__enter__() is None, flush=True); time.sleep(60)"
@@ -275,7 +275,7 @@ class TestClaims:
         assert [event["event"] for event in events] == ["lease_broken"]
         assert number(store.load(KEY)) == 4
 
-    def test_an_entry_saved_between_the_look_and_the_claim_is_found(self, store, folder, monkeypatch):
+    def test_an_entry_saved_between_the_lookup_and_the_claim_is_found(self, store, folder, monkeypatch):
         acquire = store._leases.try_acquire
 
         def late(key):
@@ -286,7 +286,7 @@ class TestClaims:
         assert number(store.claim(KEY)) == 6
         assert [file.name for file in folder.files(recursive=True)] == [PATH]
 
-    def test_what_a_killed_process_left_half_written_is_swept(self, store, tmp_path):
+    def test_partial_files_of_a_killed_process_are_removed(self, store, tmp_path):
         local = LevelStore(tmp_path / "local")
         local.save("ab99", entry())
         half = tmp_path / "local" / "ab" / f".{KEY}.safetensors.0123456789ab{_PARTIAL}"
@@ -300,18 +300,18 @@ class TestClaims:
 
 
 class TestComputing:
-    def test_once_then_reused(self, store):
+    def test_an_entry_is_computed_once_and_then_reused(self, store):
         assert [reused for _, reused in (get_or_compute(store, KEY, entry), get_or_compute(store, KEY, entry))] == [
             False,
             True,
         ]
         assert number(get_or_compute(store, KEY, lambda: entry(9))[0]) == 1
 
-    def test_nothing_is_left_of_the_lease(self, store, folder):
+    def test_no_lease_is_left_behind(self, store, folder):
         get_or_compute(store, KEY, entry)
         assert [file.name for file in folder.files(recursive=True)] == [PATH]
 
-    def test_a_computation_that_fails_gives_the_lock_back(self, store):
+    def test_a_failed_computation_releases_its_claim(self, store):
         def fail():
             raise RuntimeError("no")
 
@@ -320,7 +320,7 @@ class TestComputing:
         assert store.load(KEY) is None
         assert get_or_compute(store, KEY, entry)[1] is False
 
-    def test_of_threads_that_need_it_one_computes_and_the_others_wait(self, store):
+    def test_one_of_several_threads_computes_and_the_others_wait(self, store):
         calls, results = [], []
         everyone = threading.Barrier(4)
 
@@ -349,7 +349,7 @@ class TestComputing:
         assert number(get_or_compute(store, KEY, compute)[0]) == 2
 
     def test_a_waiter_takes_over_from_a_killed_process(self, store, folder, events):
-        """It waits while the owner is alive."""
+        """The waiter waits as long as the owner is alive."""
         code = (
             "import sys, time; from ticket_search.store.level_store import LevelStore\n"
             "wait = lambda: print('computing', flush=True) or time.sleep(60)\n"
@@ -370,7 +370,7 @@ class TestComputing:
         assert (event["event"], event["key"]) == ("lease_broken", KEY)
         assert event["owner"].startswith(f"process {owner.pid} on ")
 
-    def test_what_a_process_that_died_after_saving_left_is_tidied(self, store, folder):
+    def test_files_of_a_process_that_died_after_saving_are_removed(self, store, folder):
         code = (
             "import os, signal, sys; from ticket_search.store.level_store import Entry, LevelStore\n"
             "store, entry = LevelStore(sys.argv[1]), Entry(record={'number': 1}, tensors={})\n"
@@ -384,7 +384,7 @@ class TestComputing:
         store.tidy(KEY)
         assert [file.name for file in folder.files(recursive=True)] == [PATH]
 
-    def test_it_says_so_after_saving_and_before_another_may_look(self, store, folder):
+    def test_the_claim_is_held_until_the_save_has_been_reported(self, store, folder):
         order = []
 
         def saved():
@@ -393,11 +393,11 @@ class TestComputing:
         get_or_compute(store, KEY, entry, saved=saved)
         assert order == [(1, 1)]
 
-    def test_who_was_given_up_for_dead_takes_what_the_other_saved(self, store, folder, monkeypatch):
+    def test_a_process_that_lost_its_claim_returns_the_entry_saved_by_the_other(self, store, folder, monkeypatch):
         monkeypatch.setattr("ticket_search.storage.lease.HEARTBEAT_SECONDS", 0.01)
 
         def compute():
-            """Simulate a long suspension: another process breaks the claim, computes the entry and saves it."""
+            """Simulate a long suspension, in which another process breaks the claim and saves the entry."""
             (folder / "leases").remove_all()
             time.sleep(0.5)
             LevelStore(folder).save(KEY, entry(8))
@@ -407,7 +407,7 @@ class TestComputing:
         assert (number(found), reused) == (8, True)
 
 
-def test_a_full_disk_is_said_and_what_is_there_is_kept(small_disk):
+def test_a_full_disk_is_reported_and_existing_entries_are_kept(small_disk):
     store = LevelStore(LocalFolder(small_disk))
     get_or_compute(store, KEY, entry)
     big = Entry(record={}, tensors={"w": torch.zeros(1_000_000)})

@@ -1,7 +1,7 @@
-"""A task of one's own, whole: one number as a function of eight, judged by the mean squared error.
+"""A complete user-defined task: predict one number from eight, judged by the mean squared error.
 
-In a search space it is ``task: regression_task:Regression`` and its network ``model.name: regression_task:network``,
-with this folder on the import path. ``dataset.name`` is not looked at.
+With this folder on the import path, a search space names the task as ``task: regression_task:Regression`` and its
+network as ``model.name: regression_task:network``. ``dataset.name`` is ignored.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ EXAMPLES, FEATURES = 640, 8
 
 
 def network(features):
-    """One hidden layer."""
+    """A network with one hidden layer."""
     return nn.Sequential(nn.Linear(features, 24), nn.Tanh(), nn.Linear(24, 1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Numbers:
-    """Features ``[640, 8]`` and targets ``[640, 1]``, as bytes, so that they are shared as they are."""
+    """Features ``[640, 8]`` and targets ``[640, 1]`` as float32 bytes, which can be shared between processes."""
 
     x: bytes
     y: bytes
@@ -63,7 +63,7 @@ class Regression(TaskKind):
 
 
 def _training(dataset):
-    """The last 128 are for testing, those before them for validation."""
+    """The number of training examples; validation examples follow them, and the last 128 are for testing."""
     return EXAMPLES - 128 - dataset.validation
 
 
@@ -103,7 +103,7 @@ class OnDevice(Task):
 
 
 class Draws(Session):
-    """Batches drawn with replacement; the number of those drawn is a state that a checkpoint has to keep."""
+    """Batches drawn with replacement. Their number is a state that a checkpoint has to keep."""
 
     def __init__(self, x, y, seed, batch_size):
         self._x, self._y, self._seed, self._batch_size = x, y, seed, batch_size

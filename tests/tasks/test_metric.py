@@ -1,4 +1,4 @@
-"""The verdict on a ticket follows from the metric's direction."""
+"""Whether a ticket matches depends on the direction of the metric."""
 
 import pytest
 
@@ -25,10 +25,10 @@ NAN = float("nan")
         (NATS, 1.5, NAN, 9.0, False),
     ],
 )
-def test_matching_forgives_binary_fractions_and_nothing_more(metric, value, dense, tolerance, matches):
+def test_matching_allows_only_for_floating_point_rounding(metric, value, dense, tolerance, matches):
     assert metric.matches(value, dense, tolerance) is matches
 
 
-def test_a_lead_is_positive_where_a_value_is_better():
+def test_a_lead_is_positive_if_the_value_is_better():
     assert (ACCURACY.lead(0.75, 0.5), ACCURACY.lead(0.5, 0.75)) == (0.25, -0.25)
     assert (NATS.lead(0.75, 0.5), NATS.lead(0.5, 0.75)) == (-0.25, 0.25)

@@ -1,4 +1,4 @@
-"""Tasks by their names, and one that this package knows nothing of."""
+"""Tasks are found by name, and a user's task works like the package's own."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ REGRESSION = {"task": "regression_task:Regression", "model.name": "regression_ta
 
 @pytest.fixture
 def regression(trajectory):
-    """Makes a small trajectory of the regression."""
+    """Builds a small trajectory on the regression task."""
 
     def make(changes=(), seed=0) -> TrajectorySpec:
         return trajectory({**REGRESSION, "training.iterations": 60, "pruning_rate": 0.5, **dict(changes)}, seed=seed)
@@ -45,7 +45,7 @@ class TestNames:
         assert isinstance(kind, Classification)
         assert (kind.name, kind.metric, task_digest("classification")) == ("classification", ACCURACY, "")
 
-    def test_a_users_own(self):
+    def test_a_users_task(self):
         assert task_kind("regression_task:Regression").metric == regression_task.ERROR
         assert len(task_digest("regression_task:Regression")) == 64
 
@@ -62,11 +62,11 @@ class TestNames:
             ("collections:OrderedDict", "the function returned OrderedDict.*, not a ticket_search.tasks.task.TaskKind"),
         ],
     )
-    def test_what_is_none(self, name, message):
+    def test_invalid_names_are_refused(self, name, message):
         with pytest.raises(SpecError, match=message):
             task_kind(name)
 
-    def test_a_specification_names_one(self, trajectory, search):
+    def test_a_specification_names_its_task(self, trajectory, search):
         with pytest.raises(SpecError, match=r"task: unknown task 'speech'; known: classification, package.module:fun"):
             trajectory({"task": "speech"})
         spec = search({"pruning_rate": [0.2]}, base=REGRESSION)
@@ -85,7 +85,7 @@ class TestNames:
 
 class TestUsersExceptions:
     @pytest.mark.parametrize("method", ["read", "check"])
-    def test_are_one_line_that_names_the_class(self, regression, monkeypatch, method):
+    def test_become_one_line_that_names_the_class(self, regression, monkeypatch, method):
         def fail(self, *arguments):
             raise KeyError("no\nsuch column")
 
@@ -96,7 +96,7 @@ class TestUsersExceptions:
         message = rf"task 'regression_task:Regression': Regression.{method} raised KeyError: .* \({__file__}:\d+\)"
         assert re.fullmatch(message, str(error.value))
 
-    def test_that_say_what_is_wrong_themselves_stay(self, monkeypatch):
+    def test_data_errors_are_passed_on(self, monkeypatch):
         def fail(self, *arguments):
             raise DataError("no numbers here; fetch them")
 
@@ -105,19 +105,19 @@ class TestUsersExceptions:
             task_kind("regression_task:Regression").read(None, Path())
 
     @pytest.mark.parametrize("metric", [property(lambda self: 1 / 0), "accuracy"])
-    def test_a_metric_that_is_none(self, monkeypatch, metric):
+    def test_an_invalid_metric_is_refused(self, monkeypatch, metric):
         monkeypatch.setattr(regression_task.Regression, "metric", metric)
         with pytest.raises(SpecError, match=r"task 'regression_task:Regression': .*(ZeroDivision|metric is 'acc)"):
             task_kind("regression_task:Regression")
 
-    def test_a_check_that_returns_nothing(self, regression, monkeypatch):
+    def test_a_check_that_returns_nothing_is_refused(self, regression, monkeypatch):
         monkeypatch.setattr(regression_task.Regression, "check", lambda self, *arguments: None)
         with pytest.raises(SpecError, match=r"Regression.check returned None, not a ticket_search.tasks.task.Fit"):
             task_kind("regression_task:Regression").check(regression(), None)
 
 
 class TestEvaluation:
-    def test_out_of_a_gpus_memory_batches_are_halved(self, digits, monkeypatch):
+    def test_batches_are_halved_if_gpu_memory_is_exhausted(self, digits, monkeypatch):
         network, sizes = digits.build(ModelSpec(name="lenet_8"), seed=0), []
         whole = digits.score(network, "validation", "fp32")
         forward = network.forward
@@ -134,7 +134,7 @@ class TestEvaluation:
         assert halved.value == whole.value
         assert halved.loss == pytest.approx(whole.loss)
 
-    def test_of_one_image_that_does_not_fit_is_an_error(self, digits, monkeypatch):
+    def test_running_out_of_memory_on_one_image_is_an_error(self, digits, monkeypatch):
         network = digits.build(ModelSpec(name="lenet_8"), seed=0)
 
         def no_memory(images):
@@ -146,7 +146,7 @@ class TestEvaluation:
 
 
 class TestRegression:
-    def test_its_tickets_are_found(self, regression, tmp_path):
+    def test_levels_are_pruned_and_judged_by_the_error(self, regression, tmp_path):
         levels = run(regression(), tmp_path)
         assert [kept_weights(level.mask) for level in levels] == [216, 108, 54]
         dense, ticket, _ = levels
@@ -156,7 +156,7 @@ class TestRegression:
         assert math.isnan(dense.test_loss)
         assert not dense.diverged
 
-    def test_the_best_point_is_that_of_the_least_error(self, regression, tmp_path):
+    def test_the_early_stop_iteration_has_the_lowest_error(self, regression, tmp_path):
         (dense, *_) = run(regression({"training.evaluate_every": 5, "training.optimizer.lr": 0.1}), tmp_path)
         best = min(dense.curve, key=lambda point: point.val_metric)
         assert dense.early_stop_iteration == best.iteration < 60
@@ -166,7 +166,7 @@ class TestRegression:
         levels = run(regression({"criterion": criterion, "target_densities": [0.25], "max_levels": None}), tmp_path)
         assert [kept_weights(level.mask) for level in levels] == [216, 54]
 
-    def test_what_its_session_remembers_passes_through_a_checkpoint(self, regression, tmp_path, monkeypatch):
+    def test_the_state_of_its_session_survives_a_checkpoint(self, regression, tmp_path, monkeypatch):
         class Killed(Exception):
             pass
 
@@ -190,7 +190,7 @@ class TestRegression:
         ]
         assert [level.test_metric for level in pieces] == [level.test_metric for level in whole]
 
-    def test_a_metric_that_is_no_number_has_diverged(self, regression, tmp_path, monkeypatch):
+    def test_a_nan_metric_counts_as_divergence(self, regression, tmp_path, monkeypatch):
         from ticket_search.errors import Diverged
 
         score = regression_task.OnDevice.score
@@ -200,7 +200,7 @@ class TestRegression:
         with pytest.raises(Diverged, match="level 0 was not finite at iteration 20"):
             run(regression(), tmp_path)
 
-    def test_an_error_on_the_line_is_the_error_itself(self, regression, tmp_path):
+    def test_the_errors_at_the_ends_of_a_line_are_those_of_the_copies(self, regression, tmp_path):
         spec = regression()
         run(spec, tmp_path)
         finished = FinishedTrajectory(spec, load_task(spec, Path()), LevelStore(tmp_path))
@@ -208,7 +208,7 @@ class TestRegression:
         line = finished.errors_between(one, other, 3)
         assert (line[0].val_error, line[-1].test_error) == (one.val_metric, other.test_metric)
 
-    def test_a_ticket_of_it_is_a_file(self, regression, tmp_path):
+    def test_a_ticket_can_be_written_and_loaded(self, regression, tmp_path):
         spec = regression()
         run(spec, tmp_path / "store")
         finished = FinishedTrajectory(spec, load_task(spec, Path()), LevelStore(tmp_path / "store"))
@@ -219,16 +219,16 @@ class TestRegression:
         assert network.ticket.key == ticket.key == Ticket.from_entry(ticket.to_entry()).key
         assert network(torch.ones(2, 8)).shape == (2, 1)
 
-    def test_a_network_for_images_does_not_go_with_it(self, regression, tmp_path):
-        with pytest.raises(SpecError, match="model 'lenet_16' classifies images, and the task gives its networks feat"):
+    def test_a_network_for_images_is_refused(self, regression, tmp_path):
+        with pytest.raises(SpecError, match="model 'lenet_16' classifies images, but the task builds networks from "):
             run(regression({"model.name": "lenet_16"}), tmp_path)
 
-    def test_without_a_sample_there_is_no_saliency(self, regression, tmp_path, monkeypatch):
+    def test_saliency_without_a_sample_is_refused(self, regression, tmp_path, monkeypatch):
         monkeypatch.delattr(regression_task.OnDevice, "sample")
-        with pytest.raises(SpecError, match="networks judged by squared_error have no sample to take saliency from"):
+        with pytest.raises(SpecError, match="a task judged by 'squared_error' has no sample for saliency criteria"):
             run(regression({"criterion": "snip"}), tmp_path)
 
-    def test_its_levels_have_keys_of_their_own(self, regression, trajectory, tmp_path, monkeypatch):
+    def test_level_keys_depend_on_the_source_of_the_task(self, regression, trajectory, tmp_path, monkeypatch):
         spec = regression({"max_levels": 1})
         first = run(spec, tmp_path)
         monkeypatch.setattr("ticket_search.lottery.context.task_digest", lambda name: "0" * 64)
@@ -236,8 +236,8 @@ class TestRegression:
         assert not {level.key for level in first} & {level.key for level in changed}
 
 
-def test_a_classification_is_trained_by_the_same_steps(digits, trajectory, tmp_path, monkeypatch):
-    """The task of a request is the one that was given, and nothing else knows of images."""
+def test_a_training_uses_the_given_task(digits, trajectory, tmp_path, monkeypatch):
+    """The training requests hold the task that was passed in."""
     seen = []
     train = plain.train
     monkeypatch.setattr(plain, "train", lambda request: seen.append(request.task) or train(request))

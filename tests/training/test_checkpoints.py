@@ -1,4 +1,4 @@
-"""A training that was interrupted, at any iteration and any number of times, comes to the same bits."""
+"""A training that is interrupted at any iteration, any number of times, gives the same bits."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ class Killed(Exception):
 
 
 class Saved:
-    """Checkpoints that pass through a file's bytes; the training is killed after the `kill_after`-th."""
+    """Checkpoints that are encoded to bytes and back; after `kill_after` of them, the next save kills the training."""
 
     seconds = 0.0
 
@@ -58,7 +58,7 @@ def assert_same(outputs, expected):
 @pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM, SGD], ids=["adam", "momentum", "sgd"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_killed_after_every_iteration(digits, optimizer, masked):
-    """With batch norm and dropout, a schedule, kept weights, and evaluations that the kills fall between."""
+    """The training has batch norm, dropout, a schedule, kept weights, and evaluations between the kills."""
     training = spec(optimizer, iterations=23, evaluate_every=5, name="step", milestones=(8, 15), warmup=4)
     network = make(nn.BatchNorm1d(12), nn.Dropout(0.3))
     level = inputs(network, half(network) if masked else None, start=2, keep=(2, 7, 20))
@@ -66,7 +66,9 @@ def test_killed_after_every_iteration(digits, optimizer, masked):
     saved = Saved(kill_after=0)
     for _ in range(30):
         saved.left = 0
-        other = make(nn.BatchNorm1d(12), nn.Dropout(0.3), seed=9)  # another process, with weights of its own
+        other = make(
+            nn.BatchNorm1d(12), nn.Dropout(0.3), seed=9
+        )  # as in another process, the network has other weights
         try:
             (outputs,) = train_levels([level], other, digits, training, [saved])
             break
@@ -90,7 +92,7 @@ def test_killed_once(digits, kill_after):
     assert_same(outputs, expected)
 
 
-def test_the_seconds_of_all_parts_count(digits, monkeypatch):
+def test_the_training_time_includes_all_parts(digits, monkeypatch):
     network, training, saved = make(), spec(iterations=20), Saved(kill_after=10)
     with pytest.raises(Killed):
         train_levels([inputs(network)], network, digits, training, [saved])
@@ -102,7 +104,7 @@ def test_the_seconds_of_all_parts_count(digits, monkeypatch):
     assert 1000 < outputs.train_seconds < 1100
 
 
-def test_only_so_often(digits):
+def test_checkpoints_are_not_written_more_often_than_asked(digits):
     network, saved = make(), Saved()
     saved.seconds = 3600.0
     train_levels([inputs(network)], network, digits, spec(iterations=20), [saved])
@@ -118,8 +120,8 @@ def test_a_state_is_plain_json_and_tensors(digits):
     assert entry.tensors["losses"].shape == (1,)
 
 
-def test_a_store_keeps_it_until_the_level_is_done(digits, tmp_path, trajectory):
-    """Killed in the middle of a level, the next process goes on from there; nothing is left of it at the end."""
+def test_the_store_keeps_a_checkpoint_until_the_level_is_finished(digits, tmp_path, trajectory):
+    """Each run that is killed in the middle of a level is resumed by the next; no checkpoint is left at the end."""
     from ticket_search.lottery.trajectory import run_trajectory
 
     spec = trajectory({"pruning_rate": 0.5, "rewind_iteration": 20})
@@ -154,7 +156,7 @@ def test_a_store_keeps_it_until_the_level_is_done(digits, tmp_path, trajectory):
 
 
 class _Killing:
-    """A data set whose batches end the process, so to speak, at one iteration, the first time."""
+    """A data set that simulates a kill at one iteration."""
 
     def __init__(self, data, at):
         self.data, self.at = data, at
@@ -174,7 +176,7 @@ class _Killing:
         return self.inner.batch(iteration)
 
 
-def test_inputs_are_not_changed_by_going_on(digits):
+def test_resuming_does_not_change_the_inputs(digits):
     network = make()
     level = LevelInputs(weights={n: v.clone() for n, v in network.state_dict().items()}, mask={}, seed=1)
     before = {name: value.clone() for name, value in level.weights.items()}
@@ -186,14 +188,14 @@ def test_inputs_are_not_changed_by_going_on(digits):
     assert same(level.weights, before)
 
 
-def test_killed_while_it_is_watched_it_ends_where_it_would_have(digits):
-    """The masks that are compared lie on both sides of the kills."""
+def test_a_killed_early_bird_training_ends_at_the_same_iteration(digits):
+    """The masks that early-bird compares were drawn before and after kills."""
     training = spec(ADAM, iterations=40, evaluate_every=7)
     network = make(nn.ReLU())
     start, seen = inputs(network), {}
 
     def draw(weights):
-        """A mask at random for each weights that come, but the fourth and all later ones are the same."""
+        """A random mask for each new set of weights, but the same one from the fourth on."""
         place = seen.setdefault(weights["1.weight"].sum().item(), len(seen))
         generator = torch.Generator().manual_seed(min(place, 3))
         return {"1.weight": torch.rand(weights["1.weight"].shape, generator=generator) > 0.5}

@@ -1,4 +1,4 @@
-"""What training asks of CUDA; the first test needs none, the second a device."""
+"""The CUDA settings of training. The first test needs no CUDA device, the second one does."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from ticket_search.config.trajectory import OptimizerSpec, TrainingSpec
 from ticket_search.training.determinism import reproducible
 
 
-def test_on_cuda_fp32_is_fp32_and_the_fast_kernels_stay_on(monkeypatch):
-    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())  # wants a device
+def test_on_cuda_tf32_is_off_and_deterministic_cudnn_is_on(monkeypatch):
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())  # it needs a device
     matmul = torch.backends.cuda.matmul.allow_tf32
     with reproducible(torch.device("cuda", 0)):
         assert torch.backends.cudnn.enabled

@@ -1,4 +1,4 @@
-"""Saliency criteria against computations by hand."""
+"""Saliency criteria, compared with computations by hand."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from ticket_search.training import saliency
 
 
 class Line(nn.Module):
-    """Logits ``[0, a.b.x]`` of an image x of two pixels: small enough for the hand."""
+    """A network small enough to compute by hand, with logits ``[0, BAx]`` for an image x of two pixels."""
 
     def __init__(self):
         super().__init__()
@@ -26,8 +26,8 @@ class Line(nn.Module):
         return torch.cat([torch.zeros_like(logit), logit], dim=1)
 
 
-A = tensor([[1.0, -2.0], [0.5, 3.0]])  # first
-B = tensor([[2.0, -1.0]])  # second
+A = tensor([[1.0, -2.0], [0.5, 3.0]])  # weights of the first layer
+B = tensor([[2.0, -1.0]])  # weights of the second layer
 X = tensor([[1.0, 0.5]])
 
 
@@ -41,7 +41,7 @@ def scores(criterion, mask=None, images=None):
 
 
 def slope(z):
-    """Of ``-log softmax([0, z])[1]``, its first and second derivative."""
+    """The first and second derivative of ``-log softmax([0, z])[1]``."""
     p = 1 / (1 + torch.exp(-z))
     return p - 1, p * (1 - p)
 
@@ -56,12 +56,13 @@ def test_snip_is_the_weight_times_the_gradient():
 
 
 def test_grasp_is_the_weight_times_the_hessian_times_the_gradient():
-    # z(A, B) = B A x. With g the gradient, H g = z'' term: d2 * grad_z (grad_z . g) + d * (Hessian of z) g.
+    # With z(A, B) = B A x and the loss l(z), the gradient is g = l' grad_z, and the Hessian times the gradient is
+    # H g = l'' grad_z (grad_z . g) + l' (Hessian of z) g. Here d is l' and d2 is l''.
     d, d2 = slope(tensor(-2.0))
     grad_a, grad_b = B.T @ X, (A @ X.T).T
     inner = d * ((grad_a * grad_a).sum() + (grad_b * grad_b).sum())
     ga, gb = d * grad_a, d * grad_b
-    # The Hessian of z mixes A and B: d grad_a = dB^T x, d grad_b = (dA x)^T.
+    # The Hessian of z couples A and B: grad_a changes by dB^T x, and grad_b by (dA x)^T.
     ha = d2 * grad_a * inner + d * (gb.T @ X)
     hb = d2 * grad_b * inner + d * (ga @ X.T).T
     first, second = scores("grasp")
@@ -74,12 +75,12 @@ def test_synflow_is_the_flow_through_positive_weights_for_ones():
     ones = torch.ones(1, 2)
     assert torch.allclose(first.float(), A.abs() * (B.abs().T @ ones))
     assert torch.allclose(second.float(), B.abs() * (A.abs() @ ones.T).T)
-    # What flows into a layer flows out of it (Tanaka et al. 2020, theorem 1).
+    # The total score is the same in every layer (Tanaka et al. 2020, theorem 1).
     assert first.sum().item() == pytest.approx(second.sum().item())
 
 
 def test_grasp_keeps_the_gradient_of_the_survivors():
-    """By finite differences of half the squared norm of the surviving weights' gradient, in float64."""
+    """The scores equal finite differences of half the squared norm of the survivors' gradient, in float64."""
     kept = torch.cat([tensor([True, False, True, True]), tensor([True, True])])
     mask = {"first.weight": kept[:4].view(2, 2), "second.weight": kept[4:].view(1, 2)}
 
@@ -106,7 +107,7 @@ def test_pruned_weights_have_no_score(criterion):
 
 
 @pytest.mark.parametrize("criterion", saliency.CRITERIA)
-def test_with_batch_norm_and_dropout_the_same_again_is_the_same_to_the_bit(criterion):
+def test_saliency_with_batch_norm_and_dropout_is_reproducible(criterion):
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 10)
     )
@@ -119,8 +120,8 @@ def test_with_batch_norm_and_dropout_the_same_again_is_the_same_to_the_bit(crite
     assert {score.shape for score in one.values()} == {weights[name].shape for name in mask}
 
 
-def test_synflow_empties_no_layer_where_magnitude_does():
-    """At a thousandth of the weights: what each would keep if no best weight of a tensor were protected."""
+def test_synflow_does_not_empty_layers_that_magnitude_empties():
+    """At a density of 0.001, without the rule that keeps the best weight of every tensor."""
     network = build(ModelSpec(name="lenet_300_100_100"), (1, 28, 28), 10, seed=0)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))
@@ -129,7 +130,7 @@ def test_synflow_empties_no_layer_where_magnitude_does():
     sample = ImageSample(images, torch.arange(64) % 10)
 
     def emptied(found, mask):
-        """Tensors with none of the best-scored thousandth."""
+        """The tensors without any of the best-scored thousandth of all weights."""
         every = torch.cat([torch.where(kept, found[name], -1.0).flatten() for name, kept in mask.items()])
         cut = every.sort(descending=True).values[round(total * 1e-3) - 1]
         return [name for name, kept in mask.items() if not (kept & (found[name] >= cut)).any()]

@@ -19,7 +19,7 @@ def test_constant():
     assert rates([0, 3, 7], lr=0.5, name="constant") == [0.5, 0.5, 0.5]
 
 
-def test_a_step_at_a_milestone_is_of_the_update_after_that_many():
+def test_the_rate_drops_with_the_update_after_a_milestone():
     assert rates(range(8), name="step", milestones=(2, 5), gamma=0.5) == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
 
 
@@ -27,12 +27,12 @@ def test_milestones_in_any_order():
     assert rates([1, 2, 5], name="step", milestones=(5, 2)) == [1.0, 0.1, 0.01]
 
 
-def test_cosine_goes_to_nothing():
+def test_cosine_falls_towards_zero():
     assert rates(range(4), total=4, name="cosine") == [1.0, 0.853553, 0.5, 0.146447]
 
 
 @pytest.mark.parametrize("schedule", [{"name": "cosine"}, {"name": "step", "milestones": (2, 9)}])
-def test_past_the_end_it_stays_at_the_last_rate(schedule):
+def test_the_rate_is_constant_past_the_end(schedule):
     assert rates([4, 9, 100], total=4, **schedule) == rates([3], total=4, **schedule) * 3
 
 

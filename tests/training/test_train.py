@@ -65,7 +65,7 @@ def curve(outputs):
 
 
 class Watched:
-    """A data set that calls `watch(iteration)` as each batch is asked for."""
+    """A data set that calls `watch(iteration)` whenever a batch is requested."""
 
     def __init__(self, task, watch):
         self.data, self.watch = task.data, watch
@@ -95,15 +95,15 @@ class TestTheMask:
         assert off == [0] * 30
         assert sum(int(outputs.weights[name][~kept].count_nonzero()) for name, kept in mask.items()) == 0
 
-    def test_without_a_mask_they_would_not_be(self, digits):
-        """The check above can fail: the gradient of a pruned weight is not zero."""
+    def test_without_a_mask_the_weights_are_trained(self, digits):
+        """The previous test is not vacuous: the gradients of pruned weights are not zero."""
         network = make()
         mask = half(network)
         level = inputs(network, mask)
         outputs = train(network, digits, spec(), LevelInputs(weights=level.weights, mask={}, seed=5))
         assert sum(int(outputs.weights[name][~kept].count_nonzero()) for name, kept in mask.items()) > 100
 
-    def test_what_survives_and_what_is_never_pruned_is_trained(self, digits):
+    def test_surviving_weights_and_biases_are_trained(self, digits):
         network = make()
         mask = half(network)
         level = inputs(network, mask)
@@ -126,12 +126,12 @@ class TestTheMask:
 
 
 class TestTheCurve:
-    def test_points_stand_at_the_multiples_and_at_the_end(self, digits):
+    def test_points_are_at_multiples_of_the_interval_and_at_the_end(self, digits):
         outputs = train(make(), digits, spec(iterations=25, evaluate_every=10))
         assert [p.iteration for p in outputs.curve] == [10, 20, 25]
         assert (outputs.iterations, outputs.diverged) == (25, False)
 
-    def test_of_a_start_the_points_stand_where_they_would_have(self, digits):
+    def test_a_later_start_does_not_shift_the_points(self, digits):
         network = make()
         outputs = train(network, digits, spec(iterations=25), inputs(network, start=13))
         assert [p.iteration for p in outputs.curve] == [20, 25]
@@ -190,7 +190,7 @@ class TestEvaluate:
         assert loss == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
         assert accuracy == int((logits.argmax(1) == labels).sum()) / 300
 
-    def test_buffers_are_left_alone(self, digits):
+    def test_buffers_are_unchanged(self, digits):
         network = make(nn.BatchNorm1d(12)).train()
         before = state(network)
         evaluate(network, digits, "test")
@@ -198,15 +198,15 @@ class TestEvaluate:
 
 
 class TestDivergence:
-    def test_a_loss_that_is_no_number_ends_the_training(self, digits):
+    def test_a_loss_that_is_not_finite_ends_the_training(self, digits):
         outputs = train(make(), digits, spec(OptimizerSpec(name="sgd", lr=1e30), iterations=50))
         assert outputs.diverged is True
         assert (outputs.iterations, [p.iteration for p in outputs.curve]) == (10, [10])
         assert not math.isfinite(outputs.curve[0].val_loss)
         assert (outputs.early_stop_iteration, np.isnan(outputs.test_metric)) == (-1, True)
 
-    def test_a_loss_that_is_a_number_again_does_not_hide_it(self, digits):
-        """One batch of an infinite loss between two evaluations is enough."""
+    def test_an_infinite_loss_between_two_evaluations_is_noticed(self, digits):
+        """One batch with an infinite loss is enough, even if later losses are finite."""
 
         class Blind(nn.Module):
             def __init__(self):
@@ -224,8 +224,8 @@ class TestDivergence:
         assert (outputs.curve[-1].train_loss, outputs.curve[-1].val_loss < 3) == (float("inf"), True)
 
 
-class TestTakingUpMidway:
-    def test_the_data_and_the_schedule_are_of_that_iteration(self, digits, monkeypatch):
+class TestStartAndStop:
+    def test_data_and_schedule_start_at_the_given_iteration(self, digits, monkeypatch):
         asked, rated = [], []
         rate = module.learning_rate
         monkeypatch.setattr(module, "learning_rate", lambda t, i: rated.append(i) or rate(t, i))
@@ -238,7 +238,7 @@ class TestTakingUpMidway:
     @pytest.mark.parametrize(
         "middle", [(), (nn.Dropout(0.5),), (nn.BatchNorm1d(12),)], ids=["plain", "dropout", "batch_norm"]
     )
-    def test_gives_the_weights_of_the_training_that_was_not_interrupted(self, digits, k, middle):
+    def test_a_training_continued_from_kept_weights_gives_the_same_weights(self, digits, k, middle):
         network = make(*middle)
         training = spec(name="cosine", warmup=5)
         whole = train(network, digits, training, inputs(make(*middle), keep=(k,)))
@@ -255,7 +255,7 @@ class TestTakingUpMidway:
         assert same(whole.kept[7], train(network, digits, spec(iterations=7)).weights) is False
         assert same(whole.kept[7], train(network, digits, spec(), inputs(make(), stop=7)).weights)
 
-    def test_a_stop_leaves_the_schedule_as_it_is(self, digits):
+    def test_a_stop_does_not_change_the_schedule(self, digits):
         network = make()
         decaying = spec(name="cosine", warmup=3)
         whole = train(network, digits, decaying, inputs(make(), keep=(12,)))
@@ -266,7 +266,7 @@ class TestTakingUpMidway:
 
 class TestReproducibility:
     @pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM], ids=["adam", "momentum"])
-    def test_the_same_again_is_the_same_to_the_bit(self, digits, optimizer):
+    def test_a_second_training_is_the_same_to_the_bit(self, digits, optimizer):
         network = make(nn.Dropout(0.5))
         first = train(network, digits, spec(optimizer), inputs(make(nn.Dropout(0.5))))
         torch.rand(7)
@@ -275,7 +275,7 @@ class TestReproducibility:
         assert same(first.weights, again.weights)
         assert curve(first) == curve(again)
 
-    def test_the_seed_decides_the_data_order_and_the_dropout(self, digits):
+    def test_data_order_and_dropout_depend_on_the_seed(self, digits):
         network = make(nn.Dropout(0.5))
         results = [
             train(
@@ -285,7 +285,7 @@ class TestReproducibility:
         ]
         assert same(results[0].weights, results[1].weights) is False
 
-    def test_every_iteration_has_another_dropout(self, digits):
+    def test_every_iteration_has_a_new_dropout_mask(self, digits):
         seen = []
 
         class Noise(nn.Dropout):
@@ -303,7 +303,7 @@ class TestReproducibility:
         train(network, digits, spec(iterations=5))
         assert (len(seen), len(set(seen))) == (5, 5)
 
-    def test_the_callers_random_state_is_left_alone(self, digits):
+    def test_the_callers_random_state_is_unchanged(self, digits):
         torch.manual_seed(123)
         before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
         train(make(nn.Dropout(0.5)), digits, spec(iterations=3))
@@ -311,7 +311,7 @@ class TestReproducibility:
         assert torch.equal(before[0], after[0])
         assert before[1:] == after[1:]
 
-    def test_the_inputs_are_left_alone(self, digits):
+    def test_the_inputs_are_unchanged(self, digits):
         network = make()
         mask = half(network)
         level = inputs(network, mask)
@@ -319,7 +319,7 @@ class TestReproducibility:
         train(network, digits, spec(), level)
         assert same(level.weights, apply_mask(mask, copies))
 
-    def test_levels_do_not_feel_their_neighbours(self, digits):
+    def test_levels_trained_together_do_not_affect_each_other(self, digits):
         network = make()
         levels = [inputs(make(seed=s), half(network)) for s in (1, 2)]
         together = train_levels(levels, network, digits, spec(ADAM))
@@ -327,6 +327,6 @@ class TestReproducibility:
         assert [same(a.weights, b.weights) for a, b in zip(together, alone, strict=True)] == [True, True]
         assert same(alone[0].weights, alone[1].weights) is False
 
-    def test_there_is_something_to_learn(self, digits):
+    def test_training_reaches_a_useful_accuracy(self, digits):
         accuracy = train(make(), digits, spec(ADAM, iterations=150)).test_metric
         assert accuracy > 0.7

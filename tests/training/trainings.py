@@ -1,11 +1,11 @@
-"""Trainings without a trajectory."""
+"""Train and evaluate networks without a trajectory."""
 
 from ticket_search.training.executors.plain import PlainExecutor
 from ticket_search.training.request import TrainRequest
 
 
 def train_levels(levels, network, task, training, checkpoints=None):
-    """Levels of one architecture, trained by the plain executor; each with its own checkpoints, if any."""
+    """Train levels of one architecture with the plain executor, each with its own checkpoints, if any."""
     executor, outputs = PlainExecutor(), []
     for level, place in zip(levels, checkpoints or [None] * len(levels), strict=True):
         executor.submit(
@@ -16,6 +16,6 @@ def train_levels(levels, network, task, training, checkpoints=None):
 
 
 def evaluate(network, task, split):
-    """Loss and metric."""
+    """Return the loss and the metric of a network on a split."""
     score = task.score(network, split, "fp32")
     return score.loss, score.value

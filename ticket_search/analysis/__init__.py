@@ -1,1 +1,1 @@
-"""Analyses of a search's tables, which are their only input."""
+"""Analyses that read nothing but a search's tables."""

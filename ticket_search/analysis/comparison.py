@@ -1,7 +1,7 @@
-"""Tickets beside their dense network and their controls, over seeds, with intervals.
+"""Comparison of tickets with their dense networks and controls, with confidence intervals over seeds.
 
-The spread between seeds is as large as the effect, so everything is paired: a ticket is compared with the dense network
-and the controls of its own seed, and the intervals are over seeds.
+The spread between seeds is as large as the effect, so every comparison is paired: a ticket is compared with the dense
+network and the controls of its own seed.
 """
 
 import math
@@ -20,21 +20,22 @@ from ticket_search.results.reading import Results
 from ticket_search.results.schema import schemas
 
 _DRAWS = 10_000
-#: The arms that are not controls of a ticket.
+#: The arms that are not controls.
 TRAJECTORY_ARMS = ("dense", "early_bird", "ticket")
 
 
 def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """The mean and the ends of its bootstrap interval, drawing seeds with replacement.
+    """Return the mean and the ends of its bootstrap interval.
 
-    The ends are expanded percentiles (Hesterberg 2015, section 3.4): with five seeds the usual percentiles of a 95%
-    interval hold the truth 84% of the time, these 92% (2,000 draws from a normal distribution). Three values have too
-    few different draws for either (76%), and so have two (51%): there the ends are the least and the greatest value.
+    The bootstrap draws seeds with replacement. The ends are expanded percentiles (Hesterberg 2015, section 3.4). With
+    five seeds, a 95% interval from the usual percentiles covers the true mean 84% of the time, and one from expanded
+    percentiles 92% (2,000 samples from a normal distribution). Two or three values allow too few different draws for
+    either method, so the ends are then the smallest and the largest value (coverage 51% and 76%).
 
     Args:
-        values: one for each seed. With fewer than two the ends are nan.
-        confidence: in (0, 1).
-        seed: of the draws.
+        values: one value per seed. With fewer than two values, the ends are nan.
+        confidence: the nominal coverage of the interval, in (0, 1).
+        seed: the seed of the bootstrap's random draws.
     """
     sample = np.asarray(list(values), dtype=np.float64)
     if len(sample) < 2:
@@ -46,7 +47,7 @@ def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0
 def ratio_of_means(
     numerators: Iterable[float], denominators: Iterable[float], *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """``mean(numerators) / mean(denominators)``, paired by seed, and the ends of its bootstrap interval."""
+    """Return ``mean(numerators) / mean(denominators)``, paired by seed, and the ends of its bootstrap interval."""
     pairs = np.column_stack([np.asarray(list(numerators), float), np.asarray(list(denominators), float)])
     if len(pairs) < 2:
         return (float(pairs[0, 0] / pairs[0, 1]) if len(pairs) else np.nan), np.nan, np.nan
@@ -56,16 +57,16 @@ def ratio_of_means(
 
 
 def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """The mean over tickets and seeds, and the ends of its interval where each ticket was trained with each seed.
+    """Return the mean over tickets and seeds and the ends of its interval, for tickets each trained with each seed.
 
-    Tickets and seeds are drawn with replacement, independently of each other (Owen 2007, the pigeonhole bootstrap,
-    arXiv 0712.1111): the interval covers the noise of both, and errs on the wide side.
+    Tickets and seeds are drawn with replacement, independently of each other (the pigeonhole bootstrap, Owen 2007,
+    arXiv 0712.1111). The interval therefore covers the noise of both, and errs on the wide side.
 
     Args:
-        values: ``[tickets, seeds]``; nan where one is missing. With one ticket it is `interval` over the seeds, with
-            one seed over the tickets.
-        confidence: in (0, 1).
-        seed: of the draws.
+        values: ``[tickets, seeds]``, nan where a value is missing. With one ticket, the interval is that of `interval`
+            over the seeds; with one seed, it is that over the tickets.
+        confidence: the nominal coverage of the interval, in (0, 1).
+        seed: the seed of the bootstrap's random draws.
     """
     return crossed_ratio(values, np.ones_like(values), confidence=confidence, seed=seed)
 
@@ -73,7 +74,10 @@ def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int 
 def crossed_ratio(
     numerators: NDArray[np.float64], denominators: NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """`crossed` for ``mean(numerators) / mean(denominators)``, both ``[tickets, seeds]``, over cells that both have."""
+    """Apply `crossed` to ``mean(numerators) / mean(denominators)``.
+
+    Both are ``[tickets, seeds]``; a cell counts only if neither of them is nan there.
+    """
     in_both = ~(np.isnan(numerators) | np.isnan(denominators))
     top, bottom = np.where(in_both, numerators, 0.0), np.where(in_both, denominators, 0.0)
     if not in_both.any():
@@ -83,7 +87,7 @@ def crossed_ratio(
     if not sizes:
         return ratio, np.nan, np.nan
     generator = np.random.default_rng(seed)
-    # How often each ticket and each seed is drawn: ``[draws, tickets]`` and ``[draws, seeds]``.
+    # The number of times each ticket and each seed is drawn: ``[draws, tickets]`` and ``[draws, seeds]``.
     rows, columns = (generator.multinomial(size, np.full(size, 1 / size), size=_DRAWS) for size in top.shape)
     above, below = (((rows @ part) * columns).sum(axis=1) for part in (top, bottom))
     drawn = above[below > 0] / below[below > 0]
@@ -92,36 +96,41 @@ def crossed_ratio(
 
 
 def compare(results: Results) -> pd.DataFrame:
-    """Each arm at each level, over seeds: ``dense`` (level 0), ``ticket``, and each kind of control.
+    """Summarise each arm at each level over seeds; arms are ``dense`` (level 0), ``ticket``, and each kind of control.
 
-    Where early-bird ends level 0, that is the arm ``early_bird``, and ``dense`` is the network trained to its end.
+    If early-bird ended the training of level 0, the arm of level 0 is ``early_bird``, and ``dense`` is the control that
+    trains the dense network for all iterations.
 
-    A seed whose trajectory did not reach a level is missing from it (see ``seeds``). If early stopping dropped it, the
-    remaining seeds are the better ones: for a claim, run with ``early_stopping: null``.
+    A seed whose trajectory did not reach a level does not count at that level (see ``seeds``). If early stopping ended
+    that trajectory, the seeds that remain are the better ones; to support a claim, run with ``early_stopping: null``.
 
     Args:
-        results: of a search. A control with several draws counts once for each seed, as the mean of its draws.
+        results: the tables of a search. A control with several draws counts once per seed, as the mean of its draws.
 
     Returns:
-        A row for each configuration, level and arm: the configuration, ``level``, ``density``, ``arm``, ``seeds``, and
-        for each of ``test_accuracy`` (after the last iteration), ``early_stop_test_accuracy`` and
-        ``early_stop_iteration``: its mean, ``_low`` and ``_high`` (95% over seeds); for the accuracies ``_gain`` with
-        its ends, how much better than the dense network of the same seed, and ``_lead``, how much better the ticket of
-        the same seed is than the arm. ``speed`` is the dense network's early-stop iteration over the arm's, as the
-        ratio of the means with its ends, ``speed_mean_of_ratios`` the mean of the seeds' own ratios; ``slowdown``, of
-        controls, is their early-stop iteration over the ticket's. Where the task's metric is not accuracy,
-        ``test_metric`` stands for ``test_accuracy``; a gain is positive where the arm is better, whichever way the
-        metric goes.
+        A row for each configuration, level and arm, with the configuration and these columns:
+
+        - ``level``, ``density``, ``arm``, and ``seeds`` (the number of seeds).
+        - ``test_accuracy`` (after the last iteration), ``early_stop_test_accuracy`` and ``early_stop_iteration``: the
+          mean, with the ends of its 95% interval over seeds in ``..._low`` and ``..._high``, as for all columns below.
+        - ``..._gain`` for both accuracies: how much better the arm is than the dense network of the same seed.
+        - ``..._lead`` for both accuracies of a control: how much better the ticket of the same seed is.
+        - ``speed``: the dense network's early-stop iteration over the arm's, as the ratio of the means;
+          ``speed_mean_of_ratios``: the mean of the ratios of single seeds, without an interval.
+        - ``slowdown`` of a control: its early-stop iteration over the ticket's.
+
+        If the task's metric is not accuracy, the columns are named ``test_metric`` instead of ``test_accuracy``. Gains
+        and leads are positive for the better side even if a lower metric is better.
     """
     measure = measure_of(results.levels)
-    # Where rows of an older version have nulls, the name would split one configuration in two.
+    # Rows of an older version have nulls in some of these columns, which would split one configuration in two.
     always_named = results.levels.reindex(columns=list(ALWAYS_NAMED)).dropna(axis="columns").columns
     fixed = set(schemas({})["levels"].names) - set(always_named)
     configuration = [*CONFIGURATION_NAMES, *(name for name in results.levels.columns if name not in fixed)]
     rows: list[dict[str, Any]] = []
     for values, levels in results.levels.groupby(configuration, sort=True, dropna=False):
         controls = results.controls[results.controls["trajectory_id"].isin(levels["trajectory_id"])]
-        full = controls[controls["control"] == "dense"]  # where early-bird ended level 0
+        full = controls[controls["control"] == "dense"]  # empty unless early-bird ended level 0
         dense = (levels[levels["level"] == 0] if full.empty else full).set_index("seed")
         for level, tickets in levels.groupby("level", sort=True):
             ticket = tickets.set_index("seed")
@@ -138,7 +147,7 @@ def compare(results: Results) -> pd.DataFrame:
 def _figures(
     arm: str, found: pd.DataFrame, ticket: pd.DataFrame, dense: pd.DataFrame, measure: Measure
 ) -> dict[str, Any]:
-    # A control that diverged has no figures: it counts as missing.
+    # A control that diverged has no figures and counts as missing.
     found = found.dropna(subset=[measure.final])
     seeds = found.index.intersection(dense.index)
     row: dict[str, Any] = {"seeds": len(found)}
@@ -164,7 +173,7 @@ def _with_ends(name: str, found: tuple[float, float, float]) -> dict[str, float]
 
 @lru_cache
 def _percentiles(n: int, confidence: float) -> list[float]:
-    """The fractions below the interval's ends: those of a normal distribution at Student's t for n values."""
+    """Return the expanded percentiles: normal probabilities at the quantiles of Student's t for n values."""
     x = np.linspace(0.0, 1000.0, 1_000_001)
     scale = math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2)) / math.sqrt((n - 1) * math.pi)
     density = scale * (1 + x**2 / (n - 1)) ** (-n / 2)
@@ -175,5 +184,5 @@ def _percentiles(n: int, confidence: float) -> list[float]:
 
 
 def _resampled(sample: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """``[draws, n, ...]`` of ``[n, ...]``."""
+    """Return bootstrap samples ``[draws, n, ...]`` of a sample ``[n, ...]``."""
     return sample[np.random.default_rng(seed).integers(len(sample), size=(_DRAWS, len(sample)))]

@@ -1,4 +1,4 @@
-"""The table of a confirmation: each configuration's ticket beside its dense network and controls, with a verdict."""
+"""The table of a confirmation: each configuration's ticket, dense network and controls, and a verdict on the ticket."""
 
 import math
 from typing import Any
@@ -12,17 +12,18 @@ from ticket_search.results.reading import Results
 
 
 def confirm_table(results: Results, margin: float) -> pd.DataFrame:
-    """The arms of the last level of each configuration, with a verdict on its ticket.
+    """Compare the arms of each configuration at its last level, and judge its ticket.
 
     Args:
-        results: of the confirming search.
+        results: the tables of the confirming search.
         margin: how much worse than the dense network's a ticket's test metric may be and still match, 0 or more.
 
     Returns:
-        The rows of `comparison.compare` for level 0 and the last level of each configuration, with a column
-        ``verdict``, of tickets alone. On the test metric after the last iteration: ``better`` (the 95% interval of
-        its gain over the dense networks is above 0), ``matches`` (above -margin), ``worse`` (below -margin) or
-        ``undecided``; then which controls it ``beats`` (the interval of its lead is above 0) and ``does not beat``.
+        The rows of `comparison.compare` for level 0 and the last level of each configuration, with an added column
+        ``verdict``, null except for tickets. The verdict judges the test metric after the last iteration by the 95%
+        interval of the ticket's gain over the dense networks: ``better`` (the interval lies above 0), ``matches``
+        (above -margin), ``worse`` (below -margin) or ``undecided``. Then it names the controls that the ticket
+        ``beats`` (the interval of its lead lies above 0) and those it ``does not beat``.
 
     Raises:
         SpecError: the margin is negative or not a finite number.
@@ -41,17 +42,17 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 
 
 def check_margin(margin: float) -> None:
-    """Refuse a margin that no verdict can be made with: every comparison with nan is false, which means undecided.
+    """Check that a margin is a finite number of 0 or more; with nan, no ticket could ever match or be worse.
 
     Raises:
-        SpecError: quotes the margin.
+        SpecError: the margin is negative or not finite.
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise SpecError(f"margin {margin!r} is not valid: give a finite number of 0 or more, such as 0.005")
 
 
 def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> str:
-    """A ticket's verdict, as `confirm_table` describes it, from its row of figures and the rows of its controls."""
+    """Return the verdict that `confirm_table` describes, from a ticket's row of figures and those of its controls."""
     measured = final_column(ticket)
     low, high = ticket[f"{measured}_gain_low"], ticket[f"{measured}_gain_high"]
     if low > 0:

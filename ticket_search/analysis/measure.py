@@ -1,4 +1,4 @@
-"""The measure that compares a search's tickets on the test split: its columns, and which direction is better."""
+"""The columns that hold a search's metric on the test split, and the metric's direction."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import pandas as pd
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """The columns of a search's metric on the test split.
+    """The columns that hold a search's metric on the test split.
 
     Attributes:
-        final: after the last iteration.
-        early_stop: at the early-stop iteration.
+        final: the column of the metric after the last iteration.
+        early_stop: the column of the metric at the early-stop iteration.
         higher_is_better: the metric's direction.
     """
 
@@ -23,16 +23,19 @@ class Measure:
 
     @property
     def columns(self) -> tuple[str, str]:
-        """Both columns."""
+        """Both columns of the metric."""
         return self.final, self.early_stop
 
     @property
     def figures(self) -> tuple[str, str, str]:
-        """Both columns, and the early-stop iteration."""
+        """Both columns of the metric, and the column of the early-stop iteration."""
         return *self.columns, "early_stop_iteration"
 
     def lead(self, values: Any, references: Any) -> Any:
-        """How much better values are than references, in the metric's unit; for numbers, series or arrays."""
+        """Return how much better the values are than the references, in the metric's unit.
+
+        Both may be numbers, series or arrays.
+        """
         return values - references if self.higher_is_better else references - values
 
 
@@ -40,16 +43,20 @@ ACCURACY = Measure(final="test_accuracy", early_stop="early_stop_test_accuracy")
 
 
 def measure_of(levels: pd.DataFrame) -> Measure:
-    """The measure for a search's rows of `levels`: the accuracy columns where the metric is accuracy."""
+    """Return the measure for a search's table `levels`; if the metric is accuracy, its columns are those of accuracy.
+
+    Raises:
+        ValueError: the rows belong to tasks with different metrics.
+    """
     if "metric" not in levels or (levels["metric"] == "accuracy").all():
         return ACCURACY
     directions = levels["higher_is_better"].unique()
     if levels["metric"].nunique() > 1 or len(directions) > 1:
         metrics = sorted(levels["metric"].unique())
-        raise ValueError(f"levels judged by {metrics} cannot be compared; give those of one task")
+        raise ValueError(f"levels judged by {metrics} cannot be compared; pass the levels of one task")
     return Measure(final="test_metric", early_stop="early_stop_test_metric", higher_is_better=bool(directions.item()))
 
 
 def final_column(columns: Container[str]) -> str:
-    """Which column of a table of arms holds the metric after the last iteration."""
+    """Return the column of a table of arms that holds the metric after the last iteration."""
     return ACCURACY.final if ACCURACY.final in columns or f"{ACCURACY.final}_gain_low" in columns else "test_metric"

@@ -1,7 +1,7 @@
-"""Whether copies of a ticket, trained under different data orders, lie in one linearly connected minimum.
+"""Tests whether copies of a ticket, trained under different data orders, lie in one linearly connected minimum.
 
-Frankle et al. (2020, arXiv 1912.05671): the error barrier is the greatest error on the line between two copies, less
-the mean of the errors at its ends; below 2% they call a network stable.
+The error barrier between two copies is the highest error on the line between their weights, minus the mean of the
+errors at its ends. Frankle et al. (2020, arXiv 1912.05671) call a network stable if the barrier is below 2%.
 """
 
 from io import BytesIO
@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: A network is stable where the mean barrier between its copies is below this: Frankle et al.'s 2% of the images.
+#: A network is stable if the mean barrier between its copies is below this (2% of the images in Frankle et al.).
 STABLE = 0.02
 _ARM = ["ticket", "arm", "rewind_iteration", "density"]
 _PAIR = [*_ARM, "first", "second"]
 
 
 def barriers(lines: pd.DataFrame) -> pd.DataFrame:
-    """The barrier on each line.
+    """Compute the error barrier on each line between two copies.
 
     Args:
-        lines: from `follow_up.stability.lines_between_copies`.
+        lines: the table from `follow_up.stability.lines_between_copies`.
 
     Returns:
-        A row for each pair of copies: the pair, ``val_error`` and ``test_error`` (the means of its ends),
-        ``val_barrier`` and ``test_barrier``; fractions of the images for accuracy, else in the metric's unit.
+        A row for each pair of copies: the pair, ``val_error`` and ``test_error`` (the mean of the errors at the two
+        ends of the line), ``val_barrier`` and ``test_barrier``. If the metric is accuracy, they are fractions of the
+        images; otherwise they are in the metric's unit.
     """
     rows: list[dict[str, Any]] = []
     for pair, line in lines.groupby(_PAIR, sort=False):
@@ -38,13 +39,16 @@ def barriers(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def stability_table(lines: pd.DataFrame) -> pd.DataFrame:
-    """The barriers of each arm, summarised over its pairs of copies.
+    """Summarise the barriers of each arm over its pairs of copies.
+
+    Args:
+        lines: the table from `follow_up.stability.lines_between_copies`.
 
     Returns:
         A row for the ticket and for each dense network: ``copies``; ``val_error``, ``val_barrier``, ``test_error``,
-        ``test_barrier`` (means over pairs), ``val_barrier_max``, ``test_barrier_max``; and ``verdict``: ``stable``
-        where the mean barrier on the validation split is below `STABLE`, else ``unstable``; ``diverged`` where a copy
-        diverged. The verdict uses the validation split because it serves to choose where to rewind to.
+        ``test_barrier`` (means over pairs), ``val_barrier_max``, ``test_barrier_max``; and ``verdict``, which is
+        ``stable`` if the mean barrier on the validation split is below `STABLE`, ``diverged`` if a copy diverged, and
+        ``unstable`` otherwise. The verdict does not use the test split because it helps to choose the rewind iteration.
     """
     pairs = barriers(lines).groupby(_ARM, sort=False)
     table = pairs[["val_error", "val_barrier", "test_error", "test_barrier"]].agg(_mean)
@@ -57,12 +61,12 @@ def stability_table(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean(values: "pd.Series[float]") -> float:
-    """The mean; nan if one of the values is."""
+    """Return the mean, or nan if any value is nan."""
     return float(values.mean(skipna=False))
 
 
 def plot(lines: pd.DataFrame) -> bytes:
-    """An SVG: the error on the lines (mean over pairs; the band from least to greatest), and the barriers."""
+    """Plot the errors on the lines (mean over pairs, with a band from minimum to maximum) and the barriers, as SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -86,7 +90,7 @@ def plot(lines: pd.DataFrame) -> bytes:
     by_iteration.legend(fontsize="small")
     figure.suptitle(f"Linear mode connectivity of {ticket}", fontsize="medium")
     file = BytesIO()
-    # Without a fixed salt and date, matplotlib would write other bytes for equal lines.
+    # Without a fixed salt and date, matplotlib would write a different file each time for the same lines.
     with mpl.rc_context({"svg.hashsalt": ticket, "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""The tickets of a search, and its progress."""
+"""The sparsest matching tickets of a search, and its progress."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from ticket_search.results.reading import Results
 
 __all__ = ["FIGURES", "records", "status", "tickets"]
 
-#: The columns of `tickets` after the configuration. A metric other than accuracy is under the general names.
+#: The columns that follow the configuration in `tickets`. A metric other than accuracy uses the columns `..._metric`.
 _SIZES = ["density", "compression"]
 _ACCURACIES = ["val_accuracy", "dense_val_accuracy", "test_accuracy", "dense_test_accuracy"]
 _METRICS = ["val_metric", "dense_val_metric", "test_metric", "dense_test_metric"]
@@ -20,17 +20,17 @@ FIGURES = [*_SIZES, *_ACCURACIES, *_METRICS]
 
 
 def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
-    """The sparsest matching ticket of each trajectory, best first.
+    """List the sparsest matching ticket of each trajectory, sparsest first.
 
     Args:
-        results: of a search.
-        searched: names of other searched fields, added to the configuration.
+        results: the tables of a search.
+        searched: the names of other searched fields, whose columns are added to the configuration.
 
     Returns:
         One row for each trajectory that has a matching ticket (level 0, the dense network, is not a ticket): ``ticket``
         (its name, ``<trajectory_id>/<level>``), ``trajectory_id``, ``level``, the configuration, ``density``,
-        ``compression``, and the metric: ``val_accuracy`` and so on, or ``val_metric`` where it is not accuracy. Among
-        equal densities, the ticket with the greater lead over its dense network comes first.
+        ``compression``, and the metric: ``val_accuracy`` and so on, or ``val_metric`` and so on for a metric other
+        than accuracy. Of two equally dense tickets, the one with the greater lead over its dense network comes first.
     """
     matching = results.levels[results.levels["matching"] & (results.levels["level"] > 0)]
     sparsest = matching.sort_values(["trajectory_id", "level"]).groupby("trajectory_id", as_index=False).tail(1)
@@ -49,7 +49,7 @@ def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def status(results: Results) -> dict[str, Any]:
-    """Counts and totals from a search's tables, as plain JSON data."""
+    """Return counts and totals from a search's tables, as JSON-serialisable data."""
     by_status = results.trajectories["status"].value_counts()
     return {
         "trajectories": {str(name): int(count) for name, count in by_status.items()},

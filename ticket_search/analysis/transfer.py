@@ -1,4 +1,4 @@
-"""The table of a transfer: tickets on another data set, beside its dense networks and their controls."""
+"""The table of a transfer: tickets trained on another data set, compared with dense networks and controls."""
 
 from typing import Any
 
@@ -12,17 +12,18 @@ from ticket_search.results.reading import Results
 
 
 def transfer_table(results: Results, margin: float) -> pd.DataFrame:
-    """The arms of a transfer, over tickets and seeds: ``dense``, ``ticket``, and each kind of control.
+    """Summarise the arms of a transfer over tickets and seeds; arms are ``dense``, ``ticket``, and the control kinds.
 
     Args:
-        results: of the search that `follow_up.transfer.transfer` makes.
+        results: the tables of the search that `follow_up.transfer.transfer` returns.
         margin: how much worse than the dense network's a ticket's test metric may be and still match, 0 or more.
 
     Returns:
-        A row for each number of kept weights and arm: ``kept_weights``, ``density``, ``arm``, ``tickets`` and ``seeds``
-        (how many of each have figures), ``trainings`` (how many pairs of them have), and the figures of
-        `comparison.compare` with intervals by `comparison.crossed`: gains are over the dense network of the same seed,
-        leads are over the arm of the same ticket and seed. ``verdict``, for tickets: see `confirmation.confirm_table`.
+        A row for each number of kept weights and arm: ``kept_weights``, ``density``, ``arm``; ``tickets`` and ``seeds``
+        (the number of each that have figures); ``trainings`` (the number of pairs of them that have figures); and the
+        figures of `comparison.compare`, with intervals from `comparison.crossed`. Gains compare an arm with the dense
+        network of the same seed; leads compare the ticket with the control of the same ticket and seed. ``verdict`` is
+        that of `confirmation.confirm_table`, null except for tickets.
 
     Raises:
         SpecError: the margin is negative or not a finite number.
@@ -36,12 +37,12 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
     for trained in reversed(tickets_of.values()):
         controls = results.controls.merge(trained[["trajectory_id", "ticket"]], on="trajectory_id")
         arms = {"ticket": trained} | {str(kind): drawn for kind, drawn in controls.groupby("control", sort=True)}
-        # Sorted, since the bootstrap's draws depend on the order and trajectories end in any.
+        # Sorted because the bootstrap's draws depend on the order, and trajectories finish in any order.
         tickets = sorted(trained["ticket"].unique())
         cells = {
             arm: {name: _cells(drawn, name, tickets, seeds) for name in measure.figures} for arm, drawn in arms.items()
         }
-        # Every ticket is compared with the same dense networks.
+        # Repeated for each ticket, since all are compared with the same dense networks.
         beside = {
             name: np.tile(dense[name].reindex(seeds).to_numpy(float), (len(tickets), 1)) for name in measure.figures
         }
@@ -59,7 +60,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
 
 def _cells(rows: pd.DataFrame, name: str, tickets: Any, seeds: Any) -> Any:
-    """A figure as ``[tickets, seeds]``, averaged over the draws of a control."""
+    """Return a figure as ``[tickets, seeds]``, averaged over the draws of a control."""
     table = rows.pivot_table(index="ticket", columns="seed", values=name, aggfunc="mean")
     return table.reindex(index=tickets, columns=seeds).to_numpy(float)
 
@@ -78,7 +79,7 @@ def _compared(
     def put(name: str, value: tuple[float, float, float]) -> None:
         row.update(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
 
-    # The dense networks are repeated for every ticket: count each once.
+    # The dense networks are repeated for every ticket; count each of them once.
     for name in measure.figures:
         put(name, crossed(cells[name][:1] if arm == "dense" else cells[name]))
     for name in measure.columns:

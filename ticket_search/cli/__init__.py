@@ -1,4 +1,7 @@
-"""The command line: parse, call, exit code. Each command imports heavy libraries only when it is called."""
+"""The command line: parses arguments, calls the library, sets the exit code.
+
+Each command imports heavy libraries only when it is called.
+"""
 
 import os
 import signal
@@ -11,8 +14,8 @@ INTERRUPTED = 130
 def main(**options: Any) -> None:
     """Run ``ticket-search``; `options` are those of `click.Command.main`.
 
-    This module stays light: from here on a signal is a line and an exit code. Until then, and while click is imported,
-    it would be a traceback.
+    The signal handlers are set before click is imported, so that an interrupt during that import prints one line
+    instead of a traceback. This module must therefore import nothing heavy.
     """
     for number in ending_signals():
         signal.signal(number, _end_at_once)
@@ -22,7 +25,7 @@ def main(**options: Any) -> None:
 
 
 def ending_signals() -> list[signal.Signals]:
-    """The signals that end a command. Closing the terminal is one of them, except under `nohup`."""
+    """Return the signals that end a command. SIGHUP (the terminal was closed) is one of them, except under `nohup`."""
     hangs_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
     return [signal.SIGINT, signal.SIGTERM, *hangs_up]
 

@@ -1,4 +1,4 @@
-"""``python -m ticket_search.cli``."""
+"""Entry point of ``python -m ticket_search.cli``."""
 
 from ticket_search.cli import main
 

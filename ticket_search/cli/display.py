@@ -1,4 +1,4 @@
-"""Shows a search: a live display on a terminal, one line per trajectory elsewhere."""
+"""Shows the progress of a search: a live display on a terminal, one line per trajectory elsewhere."""
 
 import sys
 import time
@@ -21,20 +21,20 @@ from ticket_search.config.space import dotted
 from ticket_search.results.schema import column
 from ticket_search.search.reports import Progress
 
-#: The width from which a terminal shows every column of the table of tickets.
+#: The terminal width at which the table of tickets shows every column.
 _WIDE = 120
 #: Columns that narrower terminals leave out.
 _FOR_WIDE = ("compression", "test_accuracy", "dense_test_accuracy", "test_metric", "dense_test_metric")
-#: The fields that every trajectory's line starts with; other searched fields follow.
+#: The fields that every trajectory's line shows first; other searched fields follow.
 _NAMED = ("pruning_rate", "strategy", "rewind_iteration", "seed")
 
 
 class Display:
-    """Shows the progress of a search; called with every trajectory that ends.
+    """Shows the progress of a search; called with each trajectory that ends.
 
     Args:
         spec: the search.
-        console: where to print; a terminal gets the live display.
+        console: the console to print on; a terminal gets the live display.
     """
 
     def __init__(self, spec: SearchSpec, console: Console) -> None:
@@ -47,7 +47,7 @@ class Display:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the live display, on a terminal, until the block ends."""
+        """Show the live display until the block ends, if the console is a terminal."""
         if not self._console.is_terminal:
             yield
             return
@@ -67,7 +67,7 @@ class Display:
         return self._has_begun
 
     def say(self, notice: str) -> None:
-        """Print a notice for the user; to stderr where there is no live display."""
+        """Print a notice for the user, to stderr if there is no live display."""
         if self._console.is_terminal:
             self._console.print(Text(notice))
         else:
@@ -105,10 +105,10 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
     """Print a table of tickets with the fields that the search varied.
 
     Args:
-        console: where to print; a narrow terminal gets fewer columns.
-        tickets: from `analysis.tickets`.
-        spec: their search.
-        most: how many to print.
+        console: the console to print on; a narrow terminal gets fewer columns.
+        tickets: the table from `analysis.tickets`.
+        spec: the search that found the tickets.
+        most: the maximum number of tickets to print.
         more: the command that prints all of them.
     """
     if tickets.empty:
@@ -135,11 +135,11 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
 
 
 def print_arms(console: Console, table: pd.DataFrame, fields: Sequence[str]) -> None:
-    """Print a table of tickets beside their dense networks and controls, with intervals in brackets.
+    """Print a table of tickets, dense networks and controls, with intervals in brackets.
 
     Args:
-        console: where to print.
-        table: from `analysis.confirmation.confirm_table`, or `analysis.transfer.transfer_table`.
+        console: the console to print on.
+        table: the table from `analysis.confirmation.confirm_table` or `analysis.transfer.transfer_table`.
         fields: the columns that identify a configuration.
     """
     shown = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
@@ -157,11 +157,11 @@ def print_arms(console: Console, table: pd.DataFrame, fields: Sequence[str]) -> 
 
 
 def print_stability(console: Console, table: pd.DataFrame) -> None:
-    """Print how far the error rises between copies of a ticket, and of the dense network.
+    """Print the error barriers between copies of a ticket and between copies of the dense network.
 
     Args:
-        console: where to print.
-        table: from `analysis.stability.stability_table`.
+        console: the console to print on.
+        table: the table from `analysis.stability.stability_table`.
     """
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "rewind", "density", "val error", "barrier", "test error", "barrier", "verdict"):

@@ -1,4 +1,4 @@
-"""What the command line says about an error, and ``--debug``, which adds its traceback."""
+"""Error messages of the command line, and ``--debug``, which adds the traceback."""
 
 import traceback
 from pathlib import Path
@@ -13,18 +13,21 @@ _DEBUG = "ticket_search.debug"
 
 
 def debug_option() -> click.Option:
-    """``--debug``, for the group and for each command, so that it may stand on either side of the command's name."""
+    """Return the option ``--debug``. Group and commands all get it, so it works before and after a command's name."""
 
     def note(context: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
-            context.meta[_DEBUG] = True  # click shares `meta` between the contexts of group and command
+            context.meta[_DEBUG] = True  # click shares `meta` between the contexts of a group and its command
 
     text = "Show the traceback of an error."
     return click.Option(["--debug"], is_flag=True, expose_value=False, callback=note, help=text)
 
 
 def explain(error: Exception) -> str:
-    """The message of an error; for a bug, one line with its type and place. Prints the traceback under ``--debug``."""
+    """Return the message of an error, or for a bug one line with its type and source line.
+
+    Under ``--debug`` the traceback is printed too.
+    """
     context = click.get_current_context(silent=True)
     debug = bool(context and context.meta.get(_DEBUG))
     if debug:
@@ -32,7 +35,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, TicketSearchError) and not isinstance(error, Fault):
         return str(error)
     line = str(error) if isinstance(error, Fault) else _in_one_line(error)
-    return f"{line}. This is a fault in ticket_search" + ("" if debug else "; run again with --debug to see where from")
+    return f"{line}. This is a bug in ticket_search" + ("" if debug else "; run again with --debug to see a traceback")
 
 
 def _in_one_line(error: Exception) -> str:

@@ -28,9 +28,9 @@ from ticket_search.storage.folder import is_remote, open_folder
 
 @main.command()
 @click.argument("directory", type=DIRECTORY)
-@click.option("--top", type=Count(), default=1, show_default=True, help="How many configurations.")
-@click.option("--seeds", type=Count(), default=5, show_default=True, help="How many fresh seeds.")
-@click.option("--draws", type=Count(), default=3, show_default=True, help="How many controls of each kind.")
+@click.option("--top", type=Count(), default=1, show_default=True, help="Number of configurations.")
+@click.option("--seeds", type=Count(), default=5, show_default=True, help="Number of fresh seeds.")
+@click.option("--draws", type=Count(), default=3, show_default=True, help="Number of controls of each kind.")
 @MARGIN
 @ENGINE
 @ADDRESS
@@ -47,8 +47,8 @@ def confirm(
 ) -> None:
     """Run the best configurations of the search in DIRECTORY again, on fresh seeds and with controls.
 
-    They run as a search in DIRECTORY/confirmation, which the same command resumes. The result is the table
-    DIRECTORY/confirm.
+    This is a search of its own, in DIRECTORY/confirmation; run the same command again to resume it. The result is the
+    table DIRECTORY/confirm.
     """
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.cli.display import print_arms
@@ -76,7 +76,7 @@ def confirm(
 @DATA_DIR_OF_SEARCH
 @ALLOW_CODE
 def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_code: bool) -> None:
-    """Write a ticket into the safetensors file OUT: its mask, its rewind weights and how it was found.
+    """Write a ticket to the safetensors file OUT: its mask, its rewind weights, and how it was found.
 
     TICKET is a name that `tickets` prints. ticket_search.load_ticket(OUT) returns its network, ready to train.
     """
@@ -85,7 +85,7 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_co
     from ticket_search.runs.directory import read_spec
 
     if is_remote(out):
-        raise SpecError(f"{quoted(out)} is not a local file; export into one, and copy it there")
+        raise SpecError(f"{quoted(out)} is not a local file; export to a local file, then copy it there")
     check_code_allowed(read_spec(open_folder(directory)), directory, allow_code=allow_code)
     find_user_modules()
     export_ticket(open_folder(directory), ticket, Path(out), data_dir=data_dir)
@@ -95,9 +95,11 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_co
 @main.command()
 @click.argument("directory", type=DIRECTORY)
 @click.argument("ticket")
-@click.option("--copies", type=Count(2, 1000), default=3, show_default=True, help="How often to train each start.")
 @click.option(
-    "--points", type=Count(3), default=30, show_default=True, help="How many points to measure between two copies."
+    "--copies", type=Count(2, 1000), default=3, show_default=True, help="Number of copies to train from each start."
+)
+@click.option(
+    "--points", type=Count(3), default=30, show_default=True, help="Number of points to measure between two copies."
 )
 @click.option(
     "--rewind",
@@ -124,9 +126,9 @@ def stability(
 ) -> None:
     """Train TICKET several times under different data orders, and measure the error between the copies.
 
-    The dense network is trained likewise from each rewind iteration: the iterations from which it is stable are those
-    worth rewinding to. Writes the tables DIRECTORY/stability and DIRECTORY/stability_lines and a plot into
-    DIRECTORY/plots. After an interruption the same command resumes.
+    Copies of the dense network are trained from each rewind iteration too: the iterations from which it is stable are
+    worth rewinding to. The command writes the tables DIRECTORY/stability and DIRECTORY/stability_lines, and a plot
+    into DIRECTORY/plots. After an interruption, run the same command again to resume.
     """
     from ticket_search.cli.display import print_stability
     from ticket_search.config.imports import check_code_allowed
@@ -159,10 +161,10 @@ def stability(
 
 @main.command()
 @click.argument("files", metavar="TICKET...", nargs=-1, required=True, type=click.Path(dir_okay=False))
-@click.option("--dataset", required=True, help="The data set to train on, as a search space names it.")
+@click.option("--dataset", required=True, help="Data set to train on, by its name in a search space.")
 @click.option("--output", type=DIRECTORY, help="Run directory.  [default: runs/<tickets>_on_<dataset>]")
-@click.option("--seeds", type=Count(), default=5, show_default=True, help="How many seeds for each ticket.")
-@click.option("--draws", type=Count(), default=1, show_default=True, help="How many controls of each kind.")
+@click.option("--seeds", type=Count(), default=5, show_default=True, help="Number of seeds for each ticket.")
+@click.option("--draws", type=Count(), default=1, show_default=True, help="Number of controls of each kind.")
 @click.option("--mask-alone", is_flag=True, help="Use only the mask, on the rewind weights of the new dense networks.")
 @MARGIN
 @DATA_DIR
@@ -186,11 +188,11 @@ def transfer(
     allow_code: bool,
     settings: tuple[str, ...],
 ) -> None:
-    """Train tickets on another data set, beside dense networks and controls. TICKET is a file that `export` wrote.
+    """Train tickets on another data set, with dense networks and controls. TICKET is a file that `export` wrote.
 
-    Each ticket is trained with each seed, by the settings of its own search. If the number of classes differs, the
-    output layer is new and dense. This is a search in the run directory, which the same command resumes; the result is
-    its table transfer.
+    Each ticket is trained with each seed, with the settings of its own search. If the number of classes differs, the
+    output layer is new and dense. This is a search of its own, in the run directory; run the same command again to
+    resume it. The result is the table transfer in the run directory.
     """
     from ticket_search.cli.display import print_arms
     from ticket_search.follow_up.transfer import read_tickets, write_transfer
@@ -208,7 +210,7 @@ def transfer(
     table = write_transfer(open_folder(directory), margin)
     if table is None:
         click.echo(
-            f"no ticket finished training, so there is nothing to compare; see {directory}/trajectories", err=True
+            f"no ticket finished its training, so there is nothing to compare; see {directory}/trajectories", err=True
         )
         sys.exit(code)
     print_arms(console(), table, ["tickets"])

@@ -1,4 +1,4 @@
-"""The command group `ticket-search`, and what errors and signals turn into."""
+"""The command group `ticket-search`, and its handling of errors and signals."""
 
 import signal
 import sys
@@ -14,16 +14,16 @@ from ticket_search.errors import SpecError, TicketSearchError
 
 
 class _Commands(click.Group):
-    """Turns every error into one message and an exit code."""
+    """A command group that turns every error into one message and an exit code."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """See click; gives each command ``--debug``."""
+        """Add a command, and give it the option ``--debug``."""
         cmd.params.append(debug_option())
         super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
         if threading.current_thread() is threading.main_thread():
-            # SIGINT too: a shell starts jobs in the background with SIGINT ignored.
+            # SIGINT needs a handler too, because a shell starts background jobs with SIGINT ignored.
             for number in ending_signals():
                 signal.signal(number, signal.default_int_handler)
         try:
@@ -36,14 +36,14 @@ class _Commands(click.Group):
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
-            raise  # click's own: usage errors, --help, a reader that has gone
+            raise  # click handles these itself: usage errors, --help, a closed pipe
         except Exception as error:
             click.echo(f"error: {explain(error)}", err=True)
             sys.exit(1)
 
 
 def _check_working_directory() -> None:
-    """Paths are made absolute everywhere, and torch (MKL) aborts the process where there is no working directory."""
+    """Check that the working directory exists: paths are resolved against it, and torch (MKL) aborts without it."""
     try:
         Path.cwd()
     except FileNotFoundError:

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Location(click.Path):
-    """A directory as the user typed it: a local path, or a URI of object storage."""
+    """The type of a directory argument: a local path, or an object storage URI unless `local`."""
 
     def __init__(self, *, local: bool = False) -> None:
         super().__init__(file_okay=False)
         self._local = local
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click."""
+        """Return the local path, or the normalised URI."""
         if not str(value).strip():
-            self.fail("'' is no directory", param, ctx)
+            self.fail("'' is not a directory", param, ctx)
         if "://" not in str(value):
             return super().convert(value, param, ctx)
         if self._local:
@@ -32,23 +32,23 @@ class Location(click.Path):
 
 
 class Count(click.IntRange):
-    """An integer; click's own type repeats one of 5,000 digits in its message."""
+    """An integer in a range. Unlike click's own type, it shortens a very long number in its error message."""
 
     def __init__(self, min: int = 1, max: int = 10_000) -> None:  # noqa: A002 (click's names)
         super().__init__(min, max)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click."""
+        """Return the integer."""
         if len(str(value)) > _MOST_DIGITS:
             self.fail(f"{quoted(value)} is not in the range {self.min}<=x<={self.max}", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class Finite(click.FloatRange):
-    """A number; click's own type accepts nan, since nan is neither below nor above the range."""
+    """A number in a range. Unlike click's own type, it rejects nan, which is neither below nor above the range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click."""
+        """Return the number."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{number} is not in the range {self.min}<=x<={self.max}", param, ctx)
@@ -56,14 +56,12 @@ class Finite(click.FloatRange):
 
 
 _MOST_DIGITS = 60
-#: As many trajectories as `search.trials` takes.
+#: The upper limit of `search.trials`.
 MOST_TRIALS = 2**31 - 1
 DIRECTORY = Location()
-ADDRESS = click.option(
-    "--address", help="A Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]"
-)
+ADDRESS = click.option("--address", help="Ray cluster to run on, e.g. auto.  [default: RAY_ADDRESS, else this machine]")
 STORE = click.option(
-    "--store", type=DIRECTORY, help="A level store shared with other searches.  [default: in the run directory]"
+    "--store", type=DIRECTORY, help="Level store shared with other searches.  [default: in the run directory]"
 )
 MARGIN = click.option(
     "--margin",
@@ -76,18 +74,18 @@ DATA_DIR = click.option(
     "--data-dir",
     type=Location(local=True),
     envvar="TICKET_SEARCH_DATA_DIR",
-    help="The folder of the data sets.  [default: data]",
+    help="Folder of the data sets.  [default: data]",
 )
 DATA_DIR_OF_SEARCH = click.option(
     "--data-dir",
     type=Location(local=True),
     envvar="TICKET_SEARCH_DATA_DIR",
-    help="The folder of the data sets.  [default: the search's own]",
+    help="Folder of the data sets.  [default: the search's own]",
 )
 ALLOW_CODE = click.option(
     "--allow-code",
     is_flag=True,
-    help="Import and run code that the search or the file names (package.module:function).",
+    help="Import and run the code (package.module:function) that the search or file refers to.",
 )
 ENGINE = click.option(
     "--engine",
@@ -99,19 +97,19 @@ ENGINE = click.option(
 
 
 def find_user_modules() -> None:
-    """See `config.imports.find_user_modules`, which takes long to import."""
+    """Call `config.imports.find_user_modules`, which is slow to import."""
     from ticket_search.config.imports import find_user_modules as find
 
     find()
 
 
 def in_places(spec: "SearchSpec", data_dir: str | None, store: str | None) -> "SearchSpec":
-    """Apply ``--data-dir`` and ``--store`` to a search; makes the store's path absolute for the workers."""
+    """Apply ``--data-dir`` and ``--store`` to a search, and make the store's path absolute for the workers."""
     places = {"data_dir": data_dir, "store": store}
     spec = spec.model_copy(update={name: str(open_folder(place)) for name, place in places.items() if place})
     return spec.model_copy(update={"store": str(open_folder(spec.store))}) if spec.store else spec
 
 
 def print_json(value: object) -> None:
-    """Print plain data."""
+    """Print JSON-serialisable data as JSON."""
     click.echo(json.dumps(value, indent=2))

@@ -27,13 +27,15 @@ from ticket_search.storage.folder import open_folder
 @click.option(
     "--output", type=DIRECTORY, help="Run directory, local or s3://bucket/path.  [default: runs/<name of the search>]"
 )
-@click.option("--trials", type=Count(1, MOST_TRIALS), help="Trajectories to run, instead of search.trials.")
+@click.option("--trials", type=Count(1, MOST_TRIALS), help="Number of trajectories to run, instead of search.trials.")
 @DATA_DIR
 @STORE
 @ENGINE
 @ADDRESS
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any key of SPACE; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Only print what would run where, and how much disk it would need.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only print what would run, where, and how much disk space it would need."
+)
 def run(
     space: str,
     output: str | None,
@@ -45,7 +47,7 @@ def run(
     settings: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Run the search SPACE: a YAML file, or the name of a search that ships, such as digits.
+    """Run the search SPACE: a YAML file, or the name of a search that ships with ticket_search, such as digits.
 
     If the run directory already holds this search, it is resumed.
     """
@@ -79,7 +81,7 @@ def run(
 def resume(
     directory: str, trials: int | None, engine: str, address: str | None, allow_code: bool, settings: tuple[str, ...]
 ) -> None:
-    """Resume the search in DIRECTORY, however it ended; only missing levels are trained."""
+    """Resume the search in DIRECTORY, however it ended. Only missing levels are trained."""
     from ticket_search.config.imports import check_code_allowed
     from ticket_search.runs.resume import resumed
 
@@ -91,11 +93,11 @@ def resume(
 @main.command()
 @click.argument("directory", type=DIRECTORY)
 def stop(directory: str) -> None:
-    """Ask the search that is running in DIRECTORY to stop once the levels in training are done."""
+    """Ask the search running in DIRECTORY to stop once the levels now in training are done."""
     from ticket_search.runs.directory import read_run, read_spec, request_stop
 
     folder = open_folder(directory)
     owner, run = request_stop(folder), read_run(folder)
-    click.echo(f"{owner} will stop when the levels in training are done")
+    click.echo(f"{owner} will stop when the levels now in training are done")
     again = resume_command(directory, read_spec(folder), run.engine if run else "ray")
     click.echo(f"resume with: {again}")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ticket_search.config.search import SearchSpec
 
 FAILED = 3
-#: Batch systems kill ten seconds or more after SIGTERM.
+#: The time to finish after SIGTERM, in seconds. Batch systems send SIGKILL ten seconds later, or more.
 _SECONDS_TO_END = 9.0
 
 
@@ -42,11 +42,11 @@ def run_for_user(
 
     Args:
         spec: the search.
-        directory: where its results go.
+        directory: the run directory.
         address: the address of a Ray cluster.
-        engine: where trajectories run.
-        entries: entries to put into the level store first.
-        again: the command that resumes the search, if not `resume`.
+        engine: where trajectories run: ``inline``, ``processes`` or ``ray``.
+        entries: entries to put into the level store before the search starts.
+        again: the command that resumes the search; ``ticket-search resume`` by default.
 
     Returns:
         The exit code.
@@ -74,7 +74,7 @@ def run_for_user(
                 entries=entries or {},
                 say=display.say,
             )
-    except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler of SIGTERM, while it starts
+    except (KeyboardInterrupt, SystemExit):  # SystemExit comes from Ray's SIGTERM handler while Ray starts
         click.echo(interrupted if display.has_begun else "interrupted before anything was started", err=True)
         sys.exit(INTERRUPTED)
     except SpecError:
@@ -83,13 +83,13 @@ def run_for_user(
         if not display.has_begun:
             raise
         click.echo(f"error: the search had to stop; finished work is kept: {explain(error)}", err=True)
-        click.echo(f"Once that is fixed, resume with: {again}", err=True)
+        click.echo(f"Once this is fixed, resume with: {again}", err=True)
         sys.exit(error.exit_code if isinstance(error, TicketSearchError) else 1)
     if progress.stopped:
         click.echo(f"stopped on request; finished work is kept. Resume with: {again}", err=True)
         sys.exit(INTERRUPTED)
     if progress.exhausted:
-        click.echo(f"the space is exhausted: all of its {progress.done} trajectories have run")
+        click.echo(f"the search space is exhausted: all of its {progress.done} trajectories have run")
     return _print_results(spec, directory, shown, progress.counts["failed"], progress.done)
 
 
@@ -104,7 +104,8 @@ def _print_results(spec: "SearchSpec", directory: str, shown: "Console", failed:
     click.echo(f"results: {directory} (pd.read_parquet('{tables}'))")
     if failed:
         click.echo(
-            f"{failed} of {done} trajectories failed; the column error of {directory}/trajectories has the tracebacks",
+            f"{failed} of {done} trajectories failed; the column error of {directory}/trajectories has their "
+            "tracebacks",
             err=True,
         )
         return FAILED
@@ -112,17 +113,17 @@ def _print_results(spec: "SearchSpec", directory: str, shown: "Console", failed:
 
 
 def console() -> "Console":
-    """The console that tables are printed on."""
+    """Return the console to print tables on."""
     from rich.console import Console
 
-    # Files and pipes have no width: print every column, however many fields were searched.
+    # Files and pipes have no width, so every column is printed, however many fields were searched.
     return Console() if sys.stdout.isatty() else Console(width=1000)
 
 
 def _interrupt(message: str, number: int, frame: object) -> NoReturn:
-    """Turn the first signal into an exception; let the second end the process at once.
+    """Turn the first signal into an exception, and let a second one end the process at once.
 
-    A storage server that does not answer may block the last writes; after nine seconds the process ends without them.
+    If a storage server does not answer and blocks the last writes, the process ends without them after nine seconds.
     """
     del frame
     late = threading.Timer(_SECONDS_TO_END, _end_late, [message])
@@ -144,17 +145,17 @@ def _end_at_once(*_: object) -> NoReturn:
 
 
 def _write(line: str) -> None:
-    with suppress(OSError):  # the terminal may have been closed, which was the signal
+    with suppress(OSError):  # after SIGHUP the terminal is closed
         os.write(2, f"{line}\n".encode())
 
 
 def this_command() -> str:
-    """The running command as the user typed it."""
+    """Return the running command as the user typed it."""
     return shlex.join(["ticket-search", *sys.argv[1:]])
 
 
 def resume_command(directory: str, spec: "SearchSpec", engine: str = "ray") -> str:
-    """The command that resumes a search."""
+    """Return the command that resumes a search."""
     from ticket_search.config.imports import user_code
 
     options = (f" --engine {engine}" if engine != "ray" else "") + (" --allow-code" if user_code(spec) else "")

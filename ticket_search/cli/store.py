@@ -1,4 +1,4 @@
-"""Commands that manage files: pull, store."""
+"""Commands that manage a search's files: pull, store."""
 
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from ticket_search.storage.folder import open_folder
 @click.argument("source")
 @click.argument("directory", type=Location(local=True))
 def pull(source: str, directory: str) -> None:
-    """Copy the results of the search in SOURCE into DIRECTORY: tables, tickets and TensorBoard files, not its store.
+    """Copy the results of the search in SOURCE to DIRECTORY: tables, tickets and TensorBoard files, but not its store.
 
-    SOURCE is user@host:path (over rsync), s3://bucket/path, or a path. Run again, it copies only what has changed.
+    SOURCE is user@host:path (over rsync), s3://bucket/path, or a local path. Run again, the command copies only what
+    has changed.
     """
     from ticket_search.launch.disk import in_words
     from ticket_search.runs.pull import pull as copy_results
@@ -33,15 +34,15 @@ def pull(source: str, directory: str) -> None:
     is_flag=False,
     flag_value=10,
     metavar="[N]",
-    help="Prune, and keep only the N best tickets of each search's finished trajectories.  [N: 10]",
+    help="Prune, and of each search's finished trajectories keep only the N best tickets.  [N: 10]",
 )
 @click.option("--forget-gone", is_flag=True, help="Also prune the entries of searches whose directories are missing.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def store(directory: str, prune: bool, keep_best: int | None, forget_gone: bool, dry_run: bool) -> None:
     """Show what a level store holds, and remove what no search needs.
 
-    DIRECTORY is a store, or the run directory of a search that uses it. The tables keep what is removed; a search that
-    needs a removed level trains it again.
+    DIRECTORY is a level store, or the run directory of a search that uses one. Rows stay in the tables when entries
+    are removed; a search that needs a removed level trains it again.
     """
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.launch.disk import in_words
@@ -56,14 +57,14 @@ def store(directory: str, prune: bool, keep_best: int | None, forget_gone: bool,
     for run_dir in use.searches:
         click.echo(f"used by {run_dir}")
     for run_dir in use.gone:
-        kept = "nothing is kept for it" if forget_gone else "its entries are kept; --forget-gone removes them"
+        kept = "its entries are not kept" if forget_gone else "its entries are kept; --forget-gone removes them"
         click.echo(f"used by {run_dir}, which is missing: {kept}")
     size = f"{len(use.unneeded)} files, {in_words(sum(file.size for file in use.unneeded))}"
     removes = (prune or keep_best is not None) and not dry_run
     if removes:
         remove_unneeded(use)
     if not use.unneeded:
-        click.echo("all of them are needed")
+        click.echo("all files are needed")
     elif removes:
         click.echo(f"removed: {size}")
     elif not (prune or keep_best is not None):

@@ -1,4 +1,4 @@
-"""Output that a search does not depend on: its record is the run directory."""
+"""Output streams that may fail without stopping a search, whose results go to the run directory."""
 
 import os
 import sys
@@ -7,17 +7,17 @@ from typing import Any, TextIO
 
 
 def outlive_audience() -> None:
-    """Let this process continue when stdout or stderr fails: a closed terminal, `| head -1`, a full disk for a log."""
+    """Let this process continue when stdout or stderr fails: a closed terminal, `| head -1`, a log on a full disk."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed before the start: `>&-`
-            stream = open(os.devnull, "w")  # noqa: SIM115, PTH123 (it stays open as long as the process)
+        if stream is None:  # the shell closed it: `>&-`
+            stream = open(os.devnull, "w")  # noqa: SIM115, PTH123 (stays open until the process ends)
         if not isinstance(stream, _Dispensable):
             setattr(sys, name, _Dispensable(stream))
 
 
 class _Dispensable:
-    """A text stream that drops output once its file fails."""
+    """A text stream that discards all output after its file has failed once."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -39,8 +39,8 @@ class _Dispensable:
         return getattr(self._stream, name)
 
     def _drop(self) -> None:
-        # Below the stream, because what failed to be written stays in its buffer, and Python's own flush at the end
-        # would fail again, with exit code 120.
+        # The file descriptor is redirected, not just this wrapper: unwritten text stays in the stream's buffer, and
+        # Python's flush at exit would fail again and set exit code 120.
         with suppress(OSError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())

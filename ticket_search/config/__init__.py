@@ -1,1 +1,1 @@
-"""What to run, as frozen and validated data, and the keys that identify it. Imports neither torch nor ray."""
+"""Specifications of searches as frozen and validated data, and the keys that identify them. No torch, no ray."""

@@ -1,4 +1,4 @@
-"""What every part of a specification shares: it is frozen and strict, and its errors say what to change."""
+"""The base class of all parts of a specification: frozen, strictly validated, with errors that say what to change."""
 
 import difflib
 import re
@@ -11,30 +11,30 @@ from ticket_search.errors import SpecError, quoted, shortened
 
 
 class Spec(BaseModel):
-    """A frozen, keyword-only piece of specification. Unknown keys and wrong types are errors."""
+    """Base class of the parts of a specification: frozen and keyword-only. Unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
 def as_tuple(value: object) -> object:
-    """Turn a YAML list into a tuple; leave anything else alone."""
+    """Turn a YAML list into a tuple, and return anything else unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
-#: Marks a tuple field as open to YAML lists, which strict validation would refuse.
+#: Lets a tuple field accept a YAML list, which strict validation would refuse.
 FromList = BeforeValidator(as_tuple)
 Floats = Annotated[tuple[float, ...], FromList]
 
 
 def unknown(kind: str, value: object, known: Sequence[str]) -> str:
-    """The message for a name that is not one of the known names; suggests the closest."""
+    """Return the message for an unknown name: it suggests the closest known name, and lists all of them."""
     close = difflib.get_close_matches(str(value)[:100], known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"unknown {kind} {quoted(value)}{hint}; known: {', '.join(known)}"
 
 
 S = TypeVar("S", bound=Spec)
-#: Lines of a message; a file of another format would otherwise get one for each of its keys.
+#: The most lines of a message; a file of another format would otherwise cause one line for each of its keys.
 _MOST_LINES = 3
 
 
@@ -43,18 +43,19 @@ def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "", context: 
 
     Args:
         cls: the class to build.
-        raw: mappings, lists and scalars, as a YAML file gives them.
-        where: put before each field's path in a message, e.g. ``"space.lr: "``.
-        context: for the validators of the class, see pydantic's `ValidationInfo`.
+        raw: mappings, lists and scalars, as read from a YAML file.
+        where: the prefix of each line of a message, e.g. ``"space.lr: "``.
+        context: passed to the validators of the class; see pydantic's `ValidationInfo`.
 
     Raises:
-        SpecError: one line for each of the first wrong fields, and the number of the others.
+        SpecError: fields are wrong; the message has one line for each of the first, and the number of the others.
     """
     try:
         return cls.model_validate(raw, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        # A union reports every branch that did not fit; keep one line per field, "a number" rather than "an integer".
+        # For a union, pydantic reports an error for every branch. Keep one line per field, and prefer "a number" to
+        # "an integer".
         problems.sort(key=lambda p: p["loc"][-1:] in (("int",), ("constrained-int",)))
         by_path = {_path(problem["loc"]): problem for problem in reversed(problems)}
         lines = [
@@ -71,7 +72,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return ".".join(shortened(str(part)) for part in parts)
 
 
-#: Pydantic puts the branch of a union into an error's location; it is no key of the file.
+#: Names of union branches, which pydantic adds to an error's location although they are not keys of the file.
 _BRANCHES = {"int", "constrained-int", "float", "str", "bool", "Range"}
 
 
@@ -93,13 +94,13 @@ def _explain(cls: type[Spec], problem: Any) -> str:
             return f"{quoted(value)} is not valid: {message}"
 
 
-#: Above it floats skip integers.
+#: Above this limit, not every integer is a float.
 _EXACT = 2**53
 _PLAIN_WORDS = {"a valid tuple": "a list", r"a valid dictionary( or instance of \w+)?": "a mapping of keys to values"}
 
 
 def _fields_at(cls: type[Spec], loc: tuple[int | str, ...]) -> list[str]:
-    """The field names of the specification at the path `loc` below `cls`."""
+    """Return the field names of the specification at the path `loc` below `cls`."""
     for part in loc:
         field = cls.model_fields.get(str(part))
         if field is not None:

@@ -1,4 +1,4 @@
-"""Field types that several parts of a specification share: numbers in their ranges, and lengths of training."""
+"""Field types that several parts of a specification share: bounded numbers, and lengths of training."""
 
 import re
 from typing import Annotated
@@ -7,14 +7,14 @@ from pydantic import BeforeValidator, Field
 
 from ticket_search.errors import quoted
 
-#: A hundred times the longest training in the papers; more is a slip of the pen that would ask for terabytes of curves.
+#: A hundred times the longest training in the papers. More is probably a typo, and would need terabytes for curves.
 MOST_ITERATIONS = 10**9
 _EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=2**53)]
-#: The tables hold it in a column of type int64.
+#: Bounded because the tables hold seeds in a column of type int64.
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
@@ -37,17 +37,17 @@ def _positive_duration(value: object) -> object:
     return _duration(value, least=1)
 
 
-#: A length of training: iterations, or epochs as ``"20ep"``.
+#: A length of training: a number of iterations, or epochs as ``"20ep"``.
 Duration = Annotated[int | str, BeforeValidator(_duration)]
-#: One of at least one iteration or epoch.
+#: A length of training of at least one iteration or epoch.
 PositiveDuration = Annotated[int | str, BeforeValidator(_positive_duration)]
 
 
 def resolve_duration(value: Duration, iterations_per_epoch: int) -> int:
-    """Iterations in a duration such as ``20000`` or ``"20ep"``.
+    """Return the number of iterations in a duration such as ``20000`` or ``"20ep"``.
 
     Raises:
-        ValueError: there are more than `MOST_ITERATIONS`.
+        ValueError: the number is more than `MOST_ITERATIONS`.
     """
     iterations = value if isinstance(value, int) else int(value.removesuffix("ep")) * iterations_per_epoch
     if iterations > MOST_ITERATIONS:

@@ -1,4 +1,4 @@
-"""Keys of computations: the same inputs have the same key on every machine, in every version."""
+"""Keys that identify computations: the same inputs have the same key on every machine and in every version."""
 
 import hashlib
 import json
@@ -10,32 +10,32 @@ from ticket_search.config.older import with_older_sections
 from ticket_search.config.pruning import Control, EarlyBirdSpec, PruningSpec
 from ticket_search.config.trajectory import TrajectorySpec
 
-#: Raise it when the engine would compute different numbers from the same inputs. That includes a changed default of a
-#: specification: the canonical form omits defaults, so that a new field does not change older keys.
+#: Increase it when a new version computes different numbers from the same inputs. This includes a changed default in a
+#: specification: the canonical form omits defaults, so that a new field does not change existing keys.
 ENGINE_VERSION = 1
-#: What an executor's numbers depend on: two executors may differ in the last bits.
+#: The properties of an executor that its numbers depend on; two executors may differ in the last bits.
 ExecutorKey = Mapping[str, Any]
 PLAIN_EXECUTOR: ExecutorKey = {"name": "plain", "width": 1}
 
 
 def digest(value: Any) -> str:
-    """A digest of the canonical JSON of plain data: 128 bits as 32 hexadecimal digits."""
+    """Return a digest of the canonical JSON of plain data: 128 bits as 32 hexadecimal digits."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose of a run, independent of those for others: ``derive_seed(0, "order", 3)``."""
+    """Return a 63-bit seed for one purpose, independent of those for other purposes: ``derive_seed(0, "order", 3)``."""
     return int(digest([seed, *purpose])[:16], 16) >> 1
 
 
 def canonical(spec: Spec, *, without: set[str] | None = None) -> dict[str, Any]:
-    """Plain data that identifies a specification: its fields, except those at their defaults."""
+    """Return plain data that identifies a specification: its fields, except those at their defaults."""
     return spec.model_dump(mode="json", exclude_defaults=True, exclude=without)
 
 
 def trajectory_id(spec: TrajectorySpec) -> str:
-    """16 hexadecimal digits that identify a configuration and a seed. Controls are not part of it."""
+    """Return 16 hexadecimal digits that identify a configuration and a seed. Controls do not affect them."""
     plain = with_older_sections(canonical(spec, without={"controls"}))
     plain["dataset"].pop("download", None)
     return digest(["trajectory", plain])[:16]
@@ -44,13 +44,13 @@ def trajectory_id(spec: TrajectorySpec) -> str:
 def dense_key(
     spec: TrajectorySpec, *, data: str, network: str, task: str = "", executor: ExecutorKey = PLAIN_EXECUTOR
 ) -> str:
-    """The level key of level 0.
+    """Return the level key of level 0.
 
     Args:
-        spec: the trajectory, resolved: durations in iterations, ``dataset.normalize`` with the constants in use.
+        spec: the resolved trajectory: all durations in iterations, and ``dataset.normalize`` filled in.
         data: the fingerprint of the data set.
-        network: a digest of the code of a user's own network; "" for the networks of this package.
-        task: a digest of the code of a user's own task; "" for the tasks of this package.
+        network: a digest of the source of a user's own network; "" for the networks of this package.
+        task: a digest of the source of a user's own task; "" for the tasks of this package.
         executor: the key of the executor that trains the level.
     """
     default = TrajectorySpec.model_fields["task"].default
@@ -70,16 +70,16 @@ def dense_key(
 
 
 def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: ExecutorKey | None = None) -> str:
-    """The level key of level number `level`, which prunes the level with key `parent`.
+    """Return the level key of level number `level`, which prunes the level with key `parent`.
 
-    Fields that do not affect the level are left out:
+    The key leaves out fields that do not affect the level:
 
-    - limits on density and levels decide which levels exist, not what they contain;
-    - the ``global`` strategy ignores the rates of layers, except an output layer rate of 0;
-    - target densities replace the rate. Only the level's own target counts, and the next one, whose mask its entry
-      holds;
-    - a ticket from elsewhere replaces the pruning;
-    - early-bird is part of the parent's key, and so is the executor unless the level has another.
+    - Limits on density and levels decide which levels exist, not what they contain.
+    - The ``global`` strategy ignores the rates of layers, except an output layer rate of 0.
+    - Target densities replace the pruning rate. The key includes only the target of this level and of the next one,
+      whose mask is stored in this level's entry.
+    - A ticket from the store replaces the pruning.
+    - Early-bird settings are part of the parent's key. So is the executor, unless this level uses a different one.
     """
     start: dict[str, Any] = {"parent": parent} | ({} if executor is None else {"executor": dict(executor)})
     if pruning.ticket is not None:
@@ -93,9 +93,9 @@ def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: Executor
 
 
 def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) -> str:
-    """The level key of level 0 if `early_bird` may end the dense training with key `dense`.
+    """Return the level key of level 0 if `early_bird` may end the dense training with key `dense`.
 
-    It depends on how the first mask is drawn, but not on how the mask is used.
+    The key depends on how the first mask is computed, but not on how the mask is used.
     """
     plain = _mask_fields(pruning, idle={"rewind_iteration", "retrain", "reinit_kept", "reinit_pruned"})
     first = list((pruning.target_densities or ())[:1])
@@ -104,7 +104,7 @@ def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) 
 
 
 def _mask_fields(pruning: PruningSpec, idle: set[str]) -> dict[str, Any]:
-    """The fields that affect a level's pruning and training, without the target densities."""
+    """Return the fields that affect a level's pruning and training, without `idle` and the target densities."""
     idle = idle | {"min_density", "max_levels", "target_densities", "early_bird"}
     if pruning.criterion == "large_final":
         pruning = pruning.model_copy(update={"criterion": "magnitude"})
@@ -116,20 +116,20 @@ def _mask_fields(pruning: PruningSpec, idle: set[str]) -> dict[str, Any]:
 
 
 def control_key(ticket: str, control: Control, draw: int) -> str:
-    """The level key of a control for the ticket that the level with key `ticket` trains."""
+    """Return the level key of a control for the ticket trained in the level with key `ticket`."""
     return digest({"ticket": ticket, "control": control, "draw": draw})
 
 
 def copy_key(start: str, copy: int) -> str:
-    """The store's key of a repeated training from the same start under another data order.
+    """Return the store's key of a copy: one of several trainings from the same start under different data orders.
 
     Args:
         start: the level key of a ticket, or the key of the rewind weights that a dense network starts from.
-        copy: the number of the repetition, from 0.
+        copy: the number of the copy, from 0.
     """
     return digest({"start": start, "copy": copy})
 
 
 def rewind_key(dense: str, iteration: int) -> str:
-    """The store's key of the weights after `iteration` iterations of the dense training with key `dense`."""
+    """Return the store's key of the weights after `iteration` iterations of the dense training with key `dense`."""
     return digest({"rewind": dense, "iteration": iteration})

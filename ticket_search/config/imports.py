@@ -1,4 +1,4 @@
-"""A user's own code: finds the names in a specification, imports the function, and digests its source."""
+"""User code: finds its names in a specification, imports the functions, and computes digests of their source."""
 
 import hashlib
 import importlib
@@ -16,44 +16,45 @@ from ticket_search.config.trajectory import USER_FUNCTION, TrajectorySpec
 from ticket_search.config.user_error import one_line
 from ticket_search.errors import SpecError
 
-#: The fields that may name a user's code.
+#: The fields that may name user code.
 _FIELDS = ("task", "dataset.name", "model.name", "training.executor")
-#: Module -> digest, taken at the import: editing the file later changes neither the running code nor its digest.
+#: Module -> digest of its source at the time of the import. If the file is edited later, the digest still describes the
+#: code that runs.
 _DIGESTS: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 
 
 def user_code(spec: SearchSpec | TrajectorySpec) -> list[str]:
-    """The distinct names ``package.module:function`` in a specification's fields and space."""
+    """Return the distinct names ``package.module:function`` in a specification's fields and space."""
     names = [attrgetter(field)(spec) for field in _FIELDS]
     if isinstance(spec, SearchSpec):
         listed = [domain for field, domain in spec.space.items() if dotted(field) in _FIELDS]
         names += [name for domain in listed if isinstance(domain, tuple) for name in domain]
-    # A run directory's points are not validated again, so a "name" may be of any type.
+    # A run directory's points are not validated again, so a "name" may have any type.
     named = [name for name in names if isinstance(name, str) and USER_FUNCTION.fullmatch(name)]
     return list(dict.fromkeys(named))
 
 
 def check_code_allowed(spec: SearchSpec | TrajectorySpec, source: object, *, allow_code: bool) -> None:
-    """Refuse a specification that names a user's code, unless that was allowed; imports nothing.
+    """Check that a specification names no user code, or that such code is allowed. Imports nothing.
 
     Args:
         spec: the specification in a run directory or a ticket file, which may come from a stranger.
-        source: that directory or file, for the message.
-        allow_code: whether the code may run.
+        source: the directory or file, for the message.
+        allow_code: whether user code may run.
 
     Raises:
-        SpecError: quotes the names of the code and explains how to allow it.
+        SpecError: the specification names user code, which is not allowed.
     """
     names = user_code(spec)
     if names and not allow_code:
         raise SpecError(
             f"{str(source)!r} names code that is not part of ticket_search: {', '.join(map(repr, names))}; loading it "
-            "would run that code. If you trust it, give --allow-code (in Python: allow_code=True)"
+            "would run that code. If you trust it, add --allow-code (in Python: allow_code=True)"
         )
 
 
 def find_user_modules() -> None:
-    """Add the working directory to the import path, as `python -m` does, so that a user's own modules are found.
+    """Add the working directory to the import path, as `python -m` does, so that the user's modules are found.
 
     Raises:
         SpecError: the working directory has been deleted.
@@ -67,10 +68,10 @@ def find_user_modules() -> None:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names.
+    """Import the function that ``package.module:function`` names.
 
     Raises:
-        SpecError: the module cannot be imported, or holds no such function.
+        SpecError: the module cannot be imported, or has no such function.
     """
     attribute = name.partition(":")[2]
     function = getattr(_module(name), attribute, None)
@@ -80,12 +81,12 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def source_digest(name: str) -> str:
-    """SHA-256, as 64 hexadecimal digits, of the source of the module in ``package.module:function``.
+    """Return the SHA-256 digest (64 hexadecimal digits) of the source of the module in ``package.module:function``.
 
-    The source is read at the first use in this process. Modules that it imports are not included.
+    The source is read when this process first imports the module. Modules that it imports in turn are not included.
 
     Raises:
-        SpecError: the module cannot be imported, or has no file.
+        SpecError: the module cannot be imported, or has no source file.
     """
     return _DIGESTS[_module(name)]
 

@@ -1,4 +1,4 @@
-"""Reads a search space file, and applies the command line's settings to it."""
+"""Reads a search space file, and applies the settings of the command line to it."""
 
 import copy
 import stat
@@ -16,15 +16,16 @@ from ticket_search.config.search import CHECKED_BEFORE, SearchSpec
 from ticket_search.config.space import assign, dotted
 from ticket_search.errors import SpecError, quoted, shortened
 
-#: Parsing takes about 15 s a megabyte. The searches that ship have less than 1 kB.
+#: Parsing takes about 15 s per megabyte. The files of the searches that ship are smaller than 1 kB.
 _MOST_BYTES = 1_000_000
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Plain data from YAML 1.2, in which ``0100`` is 100, ``1:30`` and ``yes`` are strings, and ``1e-3`` is a number.
+    """Parse YAML 1.2, in which ``0100`` is 100, ``1:30`` and ``yes`` are strings, and ``1e-3`` is a number.
 
     Raises:
-        SpecError: the text is not YAML, or a mapping has a key twice; the message names `source`, line and column.
+        SpecError: the text is not YAML, or a mapping has the same key twice; the message names `source`, line and
+            column.
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
@@ -32,12 +33,12 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = str(error.problem)
-        if isinstance(error, DuplicateKeyError):  # its message goes on with both values, however long
+        if isinstance(error, DuplicateKeyError):  # the rest of its message is both values, however long
             problem = problem.partition(" with value")[0].replace("found duplicate key", "a second key")
         raise SpecError(f"{source}{where}: not valid YAML: {shortened(problem, 200)}") from None
     except (YAMLError, RecursionError) as error:
         raise SpecError(f"{source}: not valid YAML: {shortened(str(error).splitlines()[0], 200)}") from None
-    except ValueError as error:  # ruamel.yaml 0.19 lets int() raise it, for more than 4,300 digits
+    except ValueError as error:  # ruamel.yaml 0.19 does not catch that of int() for more than 4,300 digits
         raise SpecError(f"{source}: not a number: {shortened(str(error).partition(';')[0], 200)}") from None
 
 
@@ -58,10 +59,12 @@ def _read(path: Path) -> str:
     name = quoted(str(path))
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe may block, reading /dev/zero never ends
-            raise SpecError(f"cannot read the search space {name}: not a regular file; give a YAML file")
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe may block, and reading /dev/zero never ends
+            raise SpecError(f"cannot read the search space {name}: it is not a regular file; give a YAML file")
         if status.st_size > _MOST_BYTES:
-            raise SpecError(f"cannot read the search space {name}: {status.st_size} bytes, more than {_MOST_BYTES}")
+            raise SpecError(
+                f"cannot read the search space {name}: it has {status.st_size} bytes, more than {_MOST_BYTES}"
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the search space {name}: {error}") from None
@@ -72,9 +75,12 @@ def parse_search(text: str, source: str, settings: tuple[str, ...] = (), *, is_c
 
     Args:
         text: the content of the file.
-        source: names the file in messages.
+        source: the name of the file in messages.
         settings: see `load_search`.
-        is_checked: skip the check of every point, which was done when the file was written.
+        is_checked: skip the check of all points, because they were checked when the file was written.
+
+    Raises:
+        SpecError: one message, with a line for each problem.
     """
     raw = parse_yaml(text, source)
     if not isinstance(raw, dict):
@@ -93,11 +99,11 @@ def parse_search(text: str, source: str, settings: tuple[str, ...] = (), *, is_c
 
 
 def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str, Any]) -> SearchSpec:
-    """A search with some of its keys replaced.
+    """Return a search with some of its keys replaced.
 
     Args:
-        search: the search, or the plain data of its file.
-        settings: dotted key of the file -> value; ``space.NAME`` is a field of the space.
+        search: the search, or its file as plain data.
+        settings: the new values by key, a dotted path in the file; ``space.NAME`` is a field of the space.
 
     Raises:
         SpecError: one message, with a line for each problem.
@@ -115,7 +121,7 @@ def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str,
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
-    # In a searched field's name the dots are part of the key: `space` has "training.optimizer.lr", not nested mappings.
+    # In `space`, dots are part of a key: it holds "training.optimizer.lr" rather than nested mappings.
     if key.startswith("space."):
         space = raw.setdefault("space", {})
         if isinstance(space, dict):

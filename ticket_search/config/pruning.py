@@ -1,4 +1,4 @@
-"""How networks are pruned and rewound, and which controls are trained beside the tickets."""
+"""Settings for pruning and rewinding, early-bird, and the controls of tickets."""
 
 import itertools
 import math
@@ -12,24 +12,24 @@ from ticket_search.config.fields import Fraction, NonNegativeInt, PositiveDurati
 from ticket_search.errors import quoted
 
 Strategy = Literal["layerwise", "global"]
-#: Scores of a weight's values, see `ticket_search.pruning.criteria`.
+#: Criteria that score a weight by its values; see `ticket_search.pruning.criteria`.
 ValueCriterion = Literal[
     "magnitude", "random", "large_final", "magnitude_increase", "movement", "large_init", "small_final"
 ]
-#: Scores that need the network at its rewind weights, see `ticket_search.training.saliency`.
+#: Criteria that need the network at its rewind weights; see `ticket_search.training.saliency`.
 NetworkCriterion = Literal["snip", "grasp", "synflow"]
 Criterion = Literal[ValueCriterion, NetworkCriterion]
 Control = Literal["random_reinit", "random_mask", "shuffled_mask"]
 Retrain = Literal["weights", "learning_rate", "finetune"]
-#: Criteria that depend on the trained weights alone.
+#: Criteria that depend only on the trained weights.
 _OF_FINAL_VALUES = ("magnitude", "large_final", "small_final")
-#: Ten times what the smallest rate in use, 0.005, takes to density 0.01; without a bound a rate of 1e-12 would make the
-#: estimate of the disk loop over 5e12 levels.
+#: Ten times as many levels as the smallest rate in use, 0.005, needs to reach density 0.01. Without a limit, a rate of
+#: 1e-12 would make the estimate of disk space loop over 5e12 levels.
 MOST_LEVELS = 10_000
 
 
 def _densities(value: object) -> object:
-    """Read a number as the one-shot schedule that prunes to it."""
+    """Turn a single number, the target of one-shot pruning, into a schedule with one level."""
     return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else as_tuple(value)
 
 
@@ -37,10 +37,9 @@ class EarlyBirdSpec(Spec):
     """When to end the dense training because its mask no longer changes (You et al. 2020, arXiv 1909.11957).
 
     Attributes:
-        threshold: the largest distance between two masks that counts as equal: the fraction of the prunable weights in
-            which they differ.
-        window: how many masks to compare; the last must be within the threshold of each of the others.
-        every: iterations between two masks, or epochs as ``"1ep"``.
+        threshold: two masks count as equal if they differ in at most this fraction of the prunable weights.
+        window: the number of masks to compare; the last mask must count as equal to each of the others.
+        every: the number of iterations between two masks, or of epochs as ``"1ep"``.
     """
 
     threshold: Fraction = 0.1
@@ -52,29 +51,31 @@ class PruningSpec(Spec):
     """The ``pruning`` section: how a network is pruned and rewound, and when to stop.
 
     Attributes:
-        pruning_rate: fraction of the surviving weights removed per level, in (0, 1).
-        target_densities: the density of each level from 1 on, decreasing. Replaces `pruning_rate` and `min_density`. A
-            single number prunes to that density in one shot; null prunes iteratively at the rate.
+        pruning_rate: the fraction of the surviving weights that each level removes, in (0, 1).
+        target_densities: the densities of levels 1, 2, ..., in decreasing order; they replace `pruning_rate` and
+            `min_density`. A single number prunes to that density in one shot; null prunes iteratively at the rate.
         strategy: ``layerwise`` (each tensor prunes its own share) or ``global`` (all tensors compete).
-        criterion: how weights are scored; the lowest scores are pruned.
-        rewind_iteration: k: survivors return to their values after k iterations of the dense training.
+        criterion: how weights are scored; the weights with the lowest scores are pruned.
+        rewind_iteration: k; surviving weights return to their values after k iterations of the dense training.
         retrain: how to retrain after pruning (Renda et al. 2020): ``weights`` rewinds weights and schedule to k;
             ``learning_rate`` keeps the trained weights and rewinds the schedule; ``finetune`` keeps both and trains
             for as many iterations at the last learning rate.
-        reinit_kept: what kept weights start from: ``rewind``, their rewind weights; ``fresh``, another draw of the
-            initialization, biases and statistics included; ``sign``, the sign of the rewind weight times the standard
-            deviation of the layer's initialization (Zhou et al. 2019).
-        reinit_pruned: what pruned weights are held at: ``zero``, or ``initial``, their rewind weights (Zhou et al.).
+        reinit_kept: the initial values of kept weights: ``rewind``, their rewind weights; ``fresh``, another draw of
+            the initialization, including biases and statistics; ``sign``, the sign of the rewind weight times the
+            standard deviation of the layer's initialization (Zhou et al. 2019).
+        reinit_pruned: the values at which pruned weights are held: ``zero``, or ``initial``, their rewind weights (Zhou
+            et al. 2019).
         conv_layer_rate: the pruning rate of convolutions as a fraction of `pruning_rate`, in (0, 1]; layerwise only.
         output_layer_rate: the pruning rate of the output layer as a fraction of `pruning_rate`, in [0, 1]. Layerwise
             only, except that 0 keeps the output layer dense under any strategy.
         min_density: levels below this density are not trained.
-        max_levels: the highest level number to train; null means no such bound.
-        early_bird: ends level 0 as soon as the mask that pruning would draw stops changing; null trains it in full.
-        ticket: the key of a ticket in the level store. Level 1 takes its mask and is the last level.
-            ``ticket-search transfer`` puts tickets there. null prunes the network that is trained here.
-        ticket_weights: what the kept weights of that ticket start from: ``ticket``, its own rewind weights; ``own``,
-            the rewind weights of the dense network trained here.
+        max_levels: the number of the last level to train; null sets no limit.
+        early_bird: when to end level 0 because the mask that pruning would compute no longer changes; null trains
+            level 0 in full.
+        ticket: the key of a ticket that ``ticket-search transfer`` has put into the level store. Level 1 uses its mask
+            and is the last level. null prunes the network that this trajectory trains.
+        ticket_weights: the initial values of that ticket's kept weights: ``ticket``, its own rewind weights; ``own``,
+            the rewind weights of the dense network that this trajectory trains.
     """
 
     pruning_rate: Fraction = 0.2
@@ -118,8 +119,8 @@ class PruningSpec(Spec):
     def _levels_are_bounded(self) -> "PruningSpec":
         if self.pruned_levels > MOST_LEVELS:
             raise ValueError(
-                f"pruning_rate {self.pruning_rate} takes {self.pruned_levels} levels to density {self.min_density}; "
-                f"for at most {MOST_LEVELS}, give a greater pruning_rate or min_density, or max_levels"
+                f"pruning_rate {self.pruning_rate} takes {self.pruned_levels} levels to density {self.min_density}, "
+                f"more than {MOST_LEVELS}; give a greater pruning_rate or min_density, or set max_levels"
             )
         return self
 
@@ -149,8 +150,8 @@ class PruningSpec(Spec):
     def _early_bird_watches_weights(self) -> "PruningSpec":
         if self.early_bird is not None and self.criterion not in _OF_FINAL_VALUES:
             raise ValueError(
-                f"early_bird compares masks drawn from the weights in training, but criterion {self.criterion!r} needs "
-                f"more than those; give one of {', '.join(_OF_FINAL_VALUES)}, or early_bird null"
+                f"early_bird compares masks computed from the weights in training, but criterion {self.criterion!r} "
+                f"needs more than these; give one of {', '.join(_OF_FINAL_VALUES)}, or early_bird null"
             )
         if self.early_bird is not None and self.retrain == "finetune":
             raise ValueError(
@@ -161,7 +162,7 @@ class PruningSpec(Spec):
 
     @model_validator(mode="after")
     def _early_bird_can_wait(self) -> "PruningSpec":
-        """Two masks that prune a share p differ in at most 2 min(p, 1 - p) of the weights."""
+        # Two masks that each prune a share p differ in at most 2 min(p, 1 - p) of the weights.
         if self.early_bird is None:
             return self
         name, share = "pruning_rate", self.pruning_rate
@@ -170,8 +171,8 @@ class PruningSpec(Spec):
         most = 2 * min(share, 1 - share)
         if self.early_bird.threshold >= most:
             raise ValueError(
-                f"early_bird.threshold {self.early_bird.threshold} ends every training at its first masks: with {name} "
-                f"{share} two masks differ in at most {most:.3g} of the weights; give a threshold below that"
+                f"early_bird.threshold {self.early_bird.threshold} would end every training at its first masks: with "
+                f"{name} {share}, two masks differ in at most {most:.3g} of the weights; give a threshold below that"
             )
         return self
 
@@ -185,42 +186,44 @@ class PruningSpec(Spec):
                     f"give {name} {'null' if value is None else repr(value)}, or ticket null"
                 )
         if self.ticket is None and self.ticket_weights != "ticket":
-            raise ValueError(f"ticket_weights {self.ticket_weights!r} needs a ticket, but ticket is null; leave it out")
+            raise ValueError(
+                f"ticket_weights {self.ticket_weights!r} needs a ticket, but ticket is null; leave ticket_weights out"
+            )
         return self
 
     @property
     def last_level(self) -> int | None:
-        """The number of the last level; None where the density alone decides."""
+        """The number of the last level; None if only the density limits the levels."""
         lasts = (self.last_target, self.max_levels, None if self.ticket is None else 1)
         return min((last for last in lasts if last is not None), default=None)
 
     @property
     def last_target(self) -> int | None:
-        """The number of the last level that has a target density; None without targets."""
+        """The number of the last level with a target density; None if there are no target densities."""
         return None if self.target_densities is None else len(self.target_densities)
 
     @property
     def pruned_levels(self) -> int:
-        """How many levels follow level 0 if each prunes its exact share of the weights."""
+        """The number of levels after level 0 if each prunes its exact share of the weights."""
         if self.target_densities is not None or self.ticket is not None:
             return self.last_level or 0
-        # Not log(1 - rate): at a rate of 1e-17 that is log(1).
+        # log1p, because 1 - 1e-17 is 1.0, and log(1.0) is 0.
         reach = math.log(self.min_density) / math.log1p(-self.pruning_rate) + 1e-9
         return math.floor(min(reach, 10**18 if self.max_levels is None else self.max_levels))
 
 
 class ControlsSpec(Spec):
-    """Networks trained beside the tickets, to separate a ticket's merit from that of any sparse network.
+    """The ``controls`` section: networks that separate a ticket's merit from that of any equally sparse network.
 
     Each control has the ticket's density in every layer and is trained exactly like the ticket.
 
     Attributes:
-        kinds: ``random_reinit`` (the ticket's mask on a newly initialized network), ``random_mask`` (the ticket's
-            weights under a random mask) and ``shuffled_mask`` (the ticket's weights under its mask, shuffled within
-            each layer). The last two have the same distribution; the literature uses both names.
-        draws: how many controls of each kind to train at each level.
-        levels: the levels that get controls; ``last`` means the last one (by ``pruning.max_levels`` or
-            ``target_densities``), null every level from 1 on.
+        kinds: any of ``random_reinit`` (the ticket's mask on a newly initialized network), ``random_mask`` (the
+            ticket's weights under a random mask) and ``shuffled_mask`` (the ticket's weights under its mask, shuffled
+            within each layer). The last two have the same distribution; the literature uses both names.
+        draws: the number of controls of each kind to train at each level.
+        levels: the levels that get controls. ``last`` means the last level (according to ``pruning.max_levels`` or
+            ``target_densities``); null means every level from 1 on.
     """
 
     kinds: Annotated[tuple[Control, ...], FromList] = ()
@@ -231,16 +234,16 @@ class ControlsSpec(Spec):
     @classmethod
     def _distinct(cls, values: tuple[object, ...] | str | None) -> tuple[object, ...] | str | None:
         if isinstance(values, tuple) and len(set(values)) != len(values):
-            raise ValueError(f"{quoted(list(values))} names one twice; give each once")
+            raise ValueError(f"{quoted(list(values))} contains a value twice; give each once")
         return values
 
     def of(self, level: int, last: int | None) -> list[tuple[Control, int]]:
-        """The kind and the draw of each control at a level; `last` is the last level, if that is known."""
+        """Return the kind and the draw of each control at a level; `last` is the last level, if it is known."""
         count = self.count(level, last)
         return [(kind, draw) for kind in self.kinds for draw in range(self.draws)] if count else []
 
     def count(self, level: int, last: int | None) -> int:
-        """How many controls a level has; see `of`."""
+        """Return the number of controls at a level; see `of`."""
         levels = (last,) if self.levels == "last" else self.levels
         if level == 0 or (levels is not None and level not in levels):
             return 0
@@ -248,7 +251,11 @@ class ControlsSpec(Spec):
 
 
 def check_rewind(rewind_iteration: int, iterations: int) -> None:
-    """Refuse a rewind that leaves no iteration to train."""
+    """Check that at least one iteration of training follows the rewind iteration.
+
+    Raises:
+        ValueError: there is none.
+    """
     if rewind_iteration >= iterations:
         raise ValueError(
             f"pruning.rewind_iteration: {rewind_iteration} is past the training of {iterations} iterations; "
@@ -257,7 +264,11 @@ def check_rewind(rewind_iteration: int, iterations: int) -> None:
 
 
 def check_early_bird(early_bird: EarlyBirdSpec | None, iterations: int) -> None:
-    """Refuse early-bird masks that do not fit into the training; intervals in epochs are not checked."""
+    """Check that a window of early-bird masks fits into the training; an interval in epochs is not checked.
+
+    Raises:
+        ValueError: the window needs more iterations than there are.
+    """
     if early_bird is None or isinstance(early_bird.every, str):
         return
     needed = early_bird.window * early_bird.every

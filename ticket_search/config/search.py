@@ -1,4 +1,4 @@
-"""A search: the base configuration, the space around it, and how the next point is chosen."""
+"""The specification of a search: base configuration, search space, seeds, and settings."""
 
 import itertools
 import re
@@ -29,32 +29,38 @@ from ticket_search.config.space import (
 from ticket_search.config.trajectory import DatasetSpec, ModelSpec, TrainingSpec, TrajectorySpec, check_task
 from ticket_search.errors import SpecError, quoted
 
-#: What may change when a search is resumed: these fields of its ``search`` section, ...
+#: The fields of the section ``search`` that may change when a search is resumed.
 CHANGEABLE_SETTINGS = ("trials", "early_stopping", "max_concurrent", "max_failures", "checkpoint_seconds")
-#: ... and the sections that say where it runs.
+#: The keys that say where a search runs, which may change too.
 PLACES = ("resources", "data_dir", "store")
-#: Up to this many points of a space are all checked; a grid, which will run every point, has a higher limit. A check
-#: takes about 0.1 ms.
+#: A space of up to this many points is checked at every point. The limit is higher for a grid (`_MANY`), which will run
+#: every point. Each check takes about 0.1 ms.
 _FEW = 500
 _MANY = 10_000
-#: Longer lists are tried in pairs with other fields at their ends only: two of 1,000 values have a million pairs.
+#: Of a longer list, only the ends are paired with other fields' values: two lists of 1,000 values have a million pairs.
 _MOST_PAIRED = 30
-#: The validation context of a search whose points were checked when it was written.
+#: The validation context of a search whose points were checked when its file was written.
 CHECKED_BEFORE = "checked before"
 
 
 class SearchSpec(Spec):
-    """A search space file, resolved: every default filled in, every name checked.
+    """A validated search space file, with every default filled in.
 
     Attributes:
-        name: names the default run directory.
-        task: what networks are trained to do; see `TrajectorySpec`.
-        controls: what is trained beside the tickets.
-        space: field name -> its values. A name is a dotted path such as ``training.optimizer.lr``; fields of
-            ``pruning`` have a short form, such as ``pruning_rate``.
+        name: the name of the search, and of its default run directory.
+        task: the task that networks are trained for; see `TrajectorySpec`.
+        dataset: the images of the base configuration.
+        model: the network of the base configuration.
+        training: the training settings of the base configuration.
+        pruning: the pruning settings of the base configuration.
+        controls: the controls to train for each ticket.
+        space: the values of each searched field, by name. A name is a dotted path such as ``training.optimizer.lr``;
+            fields of ``pruning`` also have a short form, such as ``pruning_rate``.
         points: the points of a grid, each with a value for every field of the space; null means every combination.
-        seeds: spread evenly over the trials; the sampler does not model them.
-        data_dir: the folder of the data sets; relative paths start in the working directory.
+        seeds: the seeds, spread evenly over the trials; the sampler does not model them.
+        search: how points are chosen and trajectories are judged.
+        resources: the resources of each trajectory.
+        data_dir: the folder of the data sets; a relative path starts at the working directory.
         store: the level store, a path or ``s3://bucket/path``; null means ``store/`` in the run directory.
     """
 
@@ -103,7 +109,7 @@ class SearchSpec(Spec):
     @classmethod
     def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError(f"{quoted(list(seeds))} names a seed twice; give each once")
+            raise ValueError(f"{quoted(list(seeds))} contains a seed twice; give each once")
         return seeds
 
     @model_validator(mode="after")
@@ -132,7 +138,7 @@ class SearchSpec(Spec):
         return self
 
     def _check_fields(self) -> None:
-        """Refuse a field given twice, and a grid that is infinite or too large."""
+        """Check that no field is given twice, and that a grid is neither infinite nor too large."""
         spelled: dict[str, str] = {}
         for name in self.space:
             if (other := spelled.setdefault(dotted(name), name)) != name:
@@ -146,7 +152,7 @@ class SearchSpec(Spec):
             raise ValueError(f"space: a grid of {self.size} points is too many; give at most {MOST_STEPS}")
 
     def _check_spellings(self) -> None:
-        """Refuse two spellings of one value, such as the target densities 0.5 and [0.5]."""
+        """Check that no list spells the same value in two ways, such as the target densities 0.5 and [0.5]."""
         start = next(iter(self.points_to_check()))
         for name, domain in self.space.items():
             if isinstance(domain, Range):
@@ -162,15 +168,15 @@ class SearchSpec(Spec):
                 seen.append(part)
 
     def points_to_check(self) -> Iterable[dict[str, Any]]:
-        """The points at which to check a search before it starts: all of a small space, the corners of a large one."""
+        """Return the points to check before a search starts: all of a small space, the corners of a large one."""
         every = self.size is not None and self.size <= (_MANY if self.search.sampler == "grid" else _FEW)
         return self.grid() if every else self.corners()
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Points that together combine any two fields' values: each value of a list, both ends of a range.
+        """Generate points that together cover every pair of values of any two fields.
 
-        A rewind may fit one length of training and not another; momentum may fit one optimizer and not another. Long
-        lists are combined at their ends only.
+        Pairs matter because a rewind iteration may fit one length of training but not another, or a momentum one
+        optimizer but not another. Of a range, the values are its two ends; of a long list, only the ends are paired.
         """
         extremes = {name: ends(domain) for name, domain in self.space.items()}
         start = {name: values[0] for name, values in extremes.items()}
@@ -182,11 +188,11 @@ class SearchSpec(Spec):
             yield from ({**start, one: a, other: b} for a in paired[one] for b in paired[other])
 
     def trajectory_at(self, values: Mapping[str, Any], seed: int) -> TrajectorySpec:
-        """The trajectory at one point of the space.
+        """Build the trajectory at one point of the space.
 
         Args:
-            values: field name -> value, for every name in `space`.
-            seed: the run's seed.
+            values: the value of every field in `space`, by name.
+            seed: the seed of the trajectory.
 
         Raises:
             SpecError: the values do not make a valid trajectory.
@@ -198,7 +204,7 @@ class SearchSpec(Spec):
         return validate(TrajectorySpec, raw)
 
     def grid(self) -> list[dict[str, Any]]:
-        """The given points, or every combination of the space, the last field varying fastest."""
+        """Return `points` if given, else every combination of the space, with the last field varying fastest."""
         if self.points is not None:
             return list(self.points)
         names = list(self.space)
@@ -209,7 +215,7 @@ class SearchSpec(Spec):
 
     @property
     def size(self) -> int | None:
-        """The number of points, not counting seeds; None where a range is continuous."""
+        """The number of points, not counting seeds; None if a range is continuous."""
         if self.points is not None:
             return len(self.points)
         total = 1
@@ -221,7 +227,7 @@ class SearchSpec(Spec):
 
     @property
     def planned_trials(self) -> int | None:
-        """How many trajectories will run: the requested trials, but no more than points times seeds."""
+        """The number of trajectories that will run: the requested trials, but no more than points times seeds."""
         points = None if self.size is None else self.size * len(self.seeds)
         if points is None or self.search.trials is None:
             return self.search.trials if points is None else points
@@ -229,14 +235,14 @@ class SearchSpec(Spec):
 
     @property
     def rewind_iterations(self) -> list[int]:
-        """The rewind iterations that the space lists; empty for a range, where each trajectory has its own."""
+        """The rewind iterations that the search uses; empty if it draws them from a range."""
         listed = [domain for name, domain in self.space.items() if dotted(name) == "pruning.rewind_iteration"]
         if not listed:
             return [self.pruning.rewind_iteration]
         return [] if isinstance(listed[0], Range) else list(listed[0])
 
     def identity(self) -> str:
-        """A digest of what identifies the search. Its length, early stopping and machines are not part of it."""
+        """Return a digest that identifies the search; settings that may change on resuming do not affect it."""
         plain = with_older_sections(canonical(self, without=set(PLACES)))
         plain["space"] = {older_path(dotted(name)): domain for name, domain in plain["space"].items()}
         if "points" in plain:
@@ -247,15 +253,15 @@ class SearchSpec(Spec):
         return digest(plain)
 
     def to_yaml(self) -> str:
-        """The resolved search as YAML; `loading.load_search` reads it back to an equal one.
+        """Write the search as YAML, from which `loading.load_search` reads an equal search.
 
-        PyYAML quotes every string that YAML 1.1 takes for something else, so earlier versions read the file too.
+        PyYAML quotes every string that YAML 1.1 would read as another type, so earlier versions can read the file too.
         """
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes strings such as ``1e5`` and ``0o17`` too: numbers in YAML 1.2, though not in YAML 1.1."""
+    """Also quotes strings such as ``1e5`` and ``0o17``, which are numbers in YAML 1.2 but not in YAML 1.1."""
 
 
 _Dumper.add_implicit_resolver(

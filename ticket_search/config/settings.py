@@ -1,4 +1,4 @@
-"""How a search chooses points and judges trajectories, and the resources of each trajectory."""
+"""Settings for choosing points, for judging and stopping trajectories, and for the resources of each trajectory."""
 
 from typing import Annotated, Literal
 
@@ -12,14 +12,15 @@ class EarlyStoppingSpec(Spec):
     """When to stop a trajectory. Trajectories are compared at equal compression, never at equal level.
 
     Attributes:
-        collapse: a ticket has collapsed when its validation metric is worse than its dense network's by more than this.
-        collapse_levels: how many collapsed levels in a row stop a trajectory.
-        margin: a ticket clearly does not match when it is worse than the dense network by more than this plus the
-            tolerance.
-        patience: a trajectory is stopped after this many levels in a row that clearly do not match, ...
-        worst_fraction: ... if its gap to the dense network is also among this fraction of the worst at the same
-            compression.
-        min_trajectories: how many trajectories must have reached a compression before they are compared there.
+        collapse: a ticket has collapsed if its validation metric is worse than its dense network's by more than this.
+        collapse_levels: the number of consecutive collapsed levels that stops a trajectory.
+        margin: a ticket clearly does not match if it is worse than the dense network by more than the tolerance plus
+            this margin.
+        patience: the number of consecutive clearly non-matching levels after which a trajectory may be stopped.
+        worst_fraction: it is stopped if its gap to the dense network is among this worst fraction of all trajectories
+            at the same compression.
+        min_trajectories: the number of trajectories that must have reached a compression before they are compared
+            there.
     """
 
     collapse: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
@@ -31,19 +32,20 @@ class EarlyStoppingSpec(Spec):
 
 
 class SearchSettings(Spec):
-    """The ``search`` section: how points are chosen and judged.
+    """The ``search`` section: how points are chosen and trajectories are judged.
 
     Attributes:
-        trials: how many trajectories to run; null, for ``grid``, runs every point.
-        sampler: ``tpe``, ``random``, ``grid``, or ``nsga2`` over (validation metric, compression).
-        objective: ``sparsest_matching``: log2 of the highest compression at which the ticket still matches.
-        tolerance: a ticket matches when its validation metric is worse than its dense network's by at most this.
-        max_concurrent: how many trajectories run at once; null means as many as fit.
-        max_failures: how often to restart a trajectory whose worker died.
-        checkpoint_seconds: the time between two checkpoints within a level, from which an interrupted training
+        trials: the number of trajectories to run; null, for ``grid``, runs every point with every seed.
+        sampler: ``tpe``, ``random``, ``grid``, or ``nsga2`` (whose two objectives are the validation metric and the
+            compression).
+        objective: ``sparsest_matching`` is log2 of the highest compression at which the ticket still matches.
+        tolerance: a ticket matches if its validation metric is worse than its dense network's by at most this.
+        max_concurrent: the maximum number of trajectories that run at once; null means as many as fit.
+        max_failures: the number of times to restart a trajectory whose worker died.
+        checkpoint_seconds: the time between two checkpoints of a level in training, from which an interrupted training
             resumes; null writes none.
-        seed: the sampler's seed.
-        early_stopping: null turns it off.
+        seed: the seed of the sampler.
+        early_stopping: when to stop hopeless trajectories; null never stops any.
     """
 
     trials: PositiveInt | None = None
@@ -74,17 +76,17 @@ class ResourcesSpec(Spec):
 
     @property
     def threads(self) -> int:
-        """How many threads torch uses for a trajectory."""
+        """The number of threads that torch uses for a trajectory."""
         return max(1, int(self.cpus))
 
     @model_validator(mode="after")
     def _shares_that_pack(self) -> "ResourcesSpec":
         share = self.gpus
         if 0 < share < _LEAST_SHARE:
-            raise ValueError(f"gpus {share} is less than Ray can hand out; give at least {_LEAST_SHARE}")
+            raise ValueError(f"gpus {share} is less than Ray supports; give at least {_LEAST_SHARE}")
         if share > 1 and share != round(share):
             raise ValueError(f"gpus {share} is neither a share 1/n nor a whole number; give {round(share)}")
-        # Ray counts GPUs in ten-thousandths, so n rounded shares may add up to more than one GPU: 3 x 0.3334.
+        # Ray counts GPUs in ten-thousandths, so n rounded shares may add up to more than one GPU (3 x 0.3334).
         n = round(1 / share) if 0 < share < 1 else 1
         if 0 < share < 1 and (n * round(share * 10_000) > 10_000 or abs(n * share - 1) > 1e-2):
             raise ValueError(f"gpus {share} is not 1/n, so shares would not pack; give {10_000 // n / 10_000:g}")

@@ -1,19 +1,19 @@
-"""Finds search space files: those that ship with the package by name, any other by path."""
+"""Finds search space files: by name if they ship with the package, otherwise by path."""
 
 from pathlib import Path
 
 from ticket_search.errors import SpecError, quoted
 
 _PACKAGE = Path(__file__).parents[1]
-#: A wheel holds the files inside the package (see setup.py); a checkout holds them beside it.
+#: A wheel has the files inside the package (see setup.py), and a checkout next to it.
 _SHIPPED = next(path for path in (_PACKAGE / "search_spaces", _PACKAGE.parent / "search_spaces") if path.is_dir())
 
 
 def search_file(space: str) -> Path:
-    """The file of a search space, given as a path or as the name of a search that ships, such as ``digits``.
+    """Return the file of a search space, given by its path or by the name of a search that ships, such as ``digits``.
 
     Raises:
-        SpecError: it is neither; the message lists the names.
+        SpecError: `space` is neither; the message lists the names.
     """
     shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
     path = Path(space)
@@ -23,6 +23,7 @@ def search_file(space: str) -> Path:
         raise SpecError(f"cannot read the search space {quoted(space)}: {error.strerror}") from None
     if is_file or space not in shipped:
         if not exists:
-            raise SpecError(f"no search space {quoted(space)}: neither a file nor a name ({', '.join(shipped)})")
+            names = ", ".join(shipped)
+            raise SpecError(f"no search space {quoted(space)}: neither a file nor a search that ships ({names})")
         return path
     return shipped[space]

@@ -1,4 +1,4 @@
-"""What a search varies: for each field name a list of values or a range of numbers."""
+"""Domains of the fields that a search varies: lists of values, or ranges of numbers."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -19,16 +19,18 @@ SECTIONS: dict[str, type[Spec]] = {
 }
 
 
-#: The bounds keep integers convertible to float, which an integer of 400 digits is not.
+#: Integers are bounded so that they can be converted to float, which one of 400 digits cannot.
 Number = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | float
 
 
 class Range(Spec):
-    """The numbers between two bounds, both included.
+    """The numbers between two bounds, inclusive.
 
     Attributes:
-        log: draw the logarithm uniformly.
-        step: draw only ``low, low + step, ...``.
+        low: the lower bound.
+        high: the upper bound.
+        log: whether the logarithm is drawn uniformly.
+        step: if not None, only ``low, low + step, ...`` are drawn.
     """
 
     low: Number
@@ -44,41 +46,41 @@ class Range(Spec):
             raise ValueError(f"a log range needs low above 0 and no step, not low {self.low}, step {self.step}")
         if self.step is not None and self.step < _LEAST_STEP:
             raise ValueError(f"step {self.step} must be at least {_LEAST_STEP}")
-        # Counted as a float: between 1e308 and -1e308 there is no integer number of steps.
+        # A float, because the number of steps between -1e308 and 1e308 overflows to infinity, which no int can hold.
         if self.step is not None and (values := (self.high - self.low) / self.step + 1) > MOST_STEPS:
             raise ValueError(f"step {self.step} makes {values:.0f} values; give at most {MOST_STEPS}, or no step")
         return self
 
     @property
     def count(self) -> int:
-        """How many values there are with the step; integers without one have step 1."""
-        # 1e-9: in binary fractions (0.5 - 0.1) / 0.1 is 3.9999999999999996.
+        """The number of values of a range with a step; integers without a step have step 1."""
+        # The 1e-9 compensates for rounding: in binary fractions (0.5 - 0.1) / 0.1 is 3.9999999999999996.
         return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
     def value(self, i: int) -> int | float:
-        """The value with index i, from 0 to `count` - 1."""
+        """Return the value with index i, from 0 to `count` - 1."""
         value = self.low + i * (self.step or 1)
         # Rounded, because in binary fractions 0.1 + 2 * 0.1 is 0.30000000000000004.
         return value if self.is_integer else round(float(value), 12)
 
     @property
     def is_integer(self) -> bool:
-        """Whether it draws integers: its bounds and its step are integers."""
+        """Whether the range draws integers; it does if its bounds and its step are integers."""
         return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
 
 
 MOST_STEPS = 1_000_000
 _LEAST_STEP = 1e-9
-#: Comparing the values of a list takes the square of their number: 10,000 take about a second.
+#: The time to compare the values of a list grows with the square of their number; for 10,000 it is about a second.
 _MOST_VALUES = 10_000
-#: The values that a search may give a field: those of a list, or the numbers of a range.
+#: The possible values of a field: those in a list, or the numbers in a range.
 Domain = tuple[Any, ...] | Range
 
 
 def dotted(name: str) -> str:
-    """The full path of a searched field: ``pruning_rate`` is ``pruning.pruning_rate``.
+    """Return the full path of a searched field, such as ``pruning.pruning_rate`` for ``pruning_rate``.
 
-    Paths of older files, such as ``trajectory.pruning_rate``, are converted too.
+    Paths in files of earlier versions, such as ``trajectory.pruning_rate``, are converted too.
     """
     if name in PruningSpec.model_fields:
         return f"pruning.{name}"
@@ -87,7 +89,7 @@ def dotted(name: str) -> str:
 
 
 def assign(raw: dict[str, Any], path: str, value: object) -> None:
-    """Set a dotted path in nested mappings; create those that are missing."""
+    """Set the value at a dotted path in nested mappings, and create missing mappings."""
     *parents, last = path.split(".")
     for part in parents:
         inner = raw.get(part)
@@ -98,21 +100,21 @@ def assign(raw: dict[str, Any], path: str, value: object) -> None:
 
 
 def domain_values(domain: Domain) -> list[Any]:
-    """Every value of a list, or of a range with a step; integers without one have step 1."""
+    """Return every value of a list, or of a range with a step; integers without a step have step 1."""
     if not isinstance(domain, Range):
         return list(domain)
     return [domain.value(i) for i in range(domain.count)]
 
 
 def holds(domain: Domain, value: Any) -> bool:
-    """Whether a value is in a list, or within a range."""
+    """Return whether a value is in a list or within a range."""
     if isinstance(domain, Range):
         return isinstance(value, int | float) and domain.low <= value <= domain.high
     return value in domain
 
 
 def ends(domain: Domain) -> list[Any]:
-    """Every value of a list; the bounds of a range."""
+    """Return every value of a list, or the smallest and the largest value of a range."""
     if not isinstance(domain, Range):
         return list(domain)
     high = domain.high if domain.step is None else domain.value(domain.count - 1)
@@ -123,7 +125,7 @@ def read_domain(name: str, domain: object) -> Domain:
     """Read the domain of a field from plain data.
 
     Raises:
-        ValueError: the field cannot be searched, or the data is no domain.
+        ValueError: the field cannot be searched, or the data is not a domain.
     """
     path = dotted(name)
     if path.split(".")[0] not in SECTIONS or "." not in path:
@@ -135,7 +137,7 @@ def read_domain(name: str, domain: object) -> Domain:
         if len(domain) > _MOST_VALUES:
             raise ValueError(f"{name}: {len(domain)} values are too many; give at most {_MOST_VALUES}, or a range")
         if any(domain.index(value) != i for i, value in enumerate(domain)):
-            raise ValueError(f"{name}: {quoted(list(domain))} names a value twice; give each once")
+            raise ValueError(f"{name}: {quoted(list(domain))} contains a value twice; give each once")
         return tuple(domain)
     if isinstance(domain, Mapping):
         try:

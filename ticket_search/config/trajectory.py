@@ -1,4 +1,4 @@
-"""One point of a search: all inputs of a trajectory's computation."""
+"""The specification of a trajectory: everything that its numbers depend on."""
 
 import itertools
 import re
@@ -19,14 +19,15 @@ MODELS = (
     *("lenet_A_B[_C...]", "mlp_A_B[_C...]", "conv2", "conv4", "conv6", "vgg16", "vgg19"),
     *("resnet20", "resnet_N (N = 8, 14, 20, ...)", "torchvision/<name>"),
 )
-#: A user's own network, data set, task or executor, named by where its function can be imported.
+#: The import path of the function that provides a user's own network, data set, task or executor.
 USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAMED = {"conv2", "conv4", "conv6", "vgg16", "vgg19"}
 FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
 _RESNET = re.compile(r"resnet_?([1-9]\d*)")
 _MOST_LAYERS = 9998
 _MOST_UNITS = 999_999
-#: Between hidden layers: 4 GB in fp32. More would end in the kernel's out-of-memory killer, without a message.
+#: The limit on the weights between hidden layers, 4 GB in fp32. With more, the kernel's out-of-memory killer might end
+#: the process without a message.
 _MOST_WEIGHTS = 10**9
 
 Precision = Literal["fp32", "bf16"]
@@ -43,18 +44,18 @@ class NormalizeSpec(Spec):
     def _one_each(self) -> "NormalizeSpec":
         if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
             raise ValueError(
-                f"mean {quoted(list(self.mean))} and std {quoted(list(self.std))} need one entry each per channel, "
-                "std above 0"
+                f"mean {quoted(list(self.mean))} and std {quoted(list(self.std))} must each have one entry per "
+                "channel, with std above 0"
             )
         return self
 
 
 class AugmentSpec(Spec):
-    """Random changes to each training image, drawn from the seed in every epoch.
+    """Random changes to each training image, drawn from the seed anew for every epoch.
 
     Attributes:
-        crop: how many zero pixels to add on each side before a random crop to the original size.
-        flip: mirror half of the images left to right.
+        crop: the number of zero pixels to add on each side before a random crop to the original size.
+        flip: whether to mirror half of the images left to right.
     """
 
     crop: Annotated[int, Field(ge=0, le=256)] = 0
@@ -62,15 +63,16 @@ class AugmentSpec(Spec):
 
 
 class DatasetSpec(Spec):
-    """Which images to train on, and how they are split.
+    """The images to train on, and how they are split.
 
     Attributes:
         name: one of `DATASETS`, or ``package.module:function``.
-        path: for ``parquet``, the folder: absolute, or relative to the data directory.
-        validation: number of training images held out for validation.
-        split_seed: the seed of that split; not the seed of a run.
-        normalize: null means the usual constants of a known data set, and the training images' own for any other.
-        augment: null means none.
+        path: the folder of a ``parquet`` data set, absolute or relative to the data directory.
+        validation: the number of training images held out for validation.
+        split_seed: the seed that selects the validation images, independent of the seeds of trajectories.
+        normalize: the constants that images are normalized with; null means the usual constants of a known data set,
+            and those of the training images for any other.
+        augment: random changes to the training images; null makes none.
         download: whether torchvision may download a missing data set.
     """
 
@@ -84,7 +86,7 @@ class DatasetSpec(Spec):
 
     @property
     def source(self) -> tuple[str, str | None]:
-        """Identifies the files that are read; the other fields decide how they are used."""
+        """The fields that identify the files; the other fields decide how they are used."""
         return self.name, self.path
 
     @field_validator("name")
@@ -104,7 +106,7 @@ class DatasetSpec(Spec):
         if (self.name == "parquet") != (self.path is not None):
             raise ValueError(
                 f"path {quoted(self.path)} does not go with dataset {self.name!r}: "
-                "`parquet` needs the folder's path, no other takes one"
+                "`parquet` needs the path of a folder, and no other data set takes one"
             )
         return self
 
@@ -113,9 +115,10 @@ class ModelSpec(Spec):
     """The network.
 
     Attributes:
-        name: a known name, or ``package.module:function`` returning an ``nn.Module``. ``resnet_20`` is ``resnet20``.
-        init: how the weights of convolutions and fully connected layers are drawn; null leaves that to the network's
-            code.
+        name: one of `MODELS`, or a ``package.module:function`` that returns an ``nn.Module``. ``resnet_20`` is another
+            spelling of ``resnet20``.
+        init: the initialization of the weights of convolutions and fully connected layers; null leaves it to the
+            network's code.
     """
 
     name: str
@@ -157,7 +160,7 @@ def _fully_connected(name: str) -> str:
 
 
 class OptimizerSpec(Spec):
-    """Adam, or SGD with momentum (torch's definitions)."""
+    """Adam, or SGD with momentum, as torch defines them."""
 
     name: Literal["adam", "sgd"]
     lr: Annotated[float, Field(gt=0.0)]
@@ -172,13 +175,14 @@ class OptimizerSpec(Spec):
 
 
 class ScheduleSpec(Spec):
-    """The learning rate by iteration.
+    """How the learning rate changes during training.
 
     Attributes:
-        name: ``constant``; ``step`` (times `gamma` at each milestone); ``cosine`` (down to 0 at the end).
-        milestones: iterations, or epochs as ``"80ep"``.
+        name: ``constant``; ``step``, which multiplies the rate by `gamma` at each milestone; or ``cosine``, which
+            decreases it to 0 at the end.
+        milestones: the milestones of ``step``: iterations, or epochs as ``"80ep"``.
         gamma: the factor of ``step``.
-        warmup: iterations (or ``"5ep"``) of linear growth from 0 to the full rate.
+        warmup: the number of iterations, or of epochs as ``"5ep"``, of linear growth from 0 to the full rate.
     """
 
     name: Literal["constant", "step", "cosine"] = "constant"
@@ -191,7 +195,7 @@ class ScheduleSpec(Spec):
         if (self.name == "step") != bool(self.milestones):
             raise ValueError(
                 f"milestones {quoted(list(self.milestones))} do not go with schedule {self.name!r}: "
-                "`step` needs some, no other takes any"
+                "`step` needs at least one, and no other schedule takes any"
             )
         return self
 
@@ -200,13 +204,15 @@ class TrainingSpec(Spec):
     """How each level is trained.
 
     Attributes:
-        batch_size: examples per iteration; the last, smaller batch of an epoch is dropped.
-        iterations: optimizer updates of the dense training, or epochs as ``"20ep"``.
-        evaluate_every: iterations between two points of the learning curve, or ``"1ep"``.
-        precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` where torch's autocast allows
-            it; weights, updates, masks and losses are fp32 in both.
-        executor: how levels are trained: one of `EXECUTORS`, or ``package.module:function``; ``auto`` chooses for each
-            level from its settings alone.
+        optimizer: the optimizer and its settings.
+        schedule: the learning rate schedule.
+        batch_size: the number of examples per iteration; the last batch of an epoch is dropped if it is smaller.
+        iterations: the number of optimizer updates of the dense training, or of epochs as ``"20ep"``.
+        evaluate_every: the number of iterations between two points of the learning curve, or of epochs as ``"1ep"``.
+        precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` in the operations that torch's
+            autocast supports. Weights, updates, masks and losses are always fp32.
+        executor: the executor that trains levels: one of `EXECUTORS`, or ``package.module:function``. ``auto`` chooses
+            one for each level, from its settings alone.
     """
 
     optimizer: OptimizerSpec
@@ -226,17 +232,27 @@ class TrainingSpec(Spec):
 
 
 def check_task(name: str) -> str:
-    """Return the name of a task; refuse a name that no task can have."""
+    """Check that a task can have this name, and return it.
+
+    Raises:
+        ValueError: the name is neither a known task nor ``package.module:function``.
+    """
     if name not in TASKS and not USER_FUNCTION.fullmatch(name):
         raise ValueError(unknown("task", name, [*TASKS, "package.module:function"]))
     return name
 
 
 class TrajectorySpec(Spec):
-    """One IMP run: a configuration, a seed, and the controls to train beside its tickets.
+    """One run of iterative magnitude pruning: a configuration, a seed, and the controls to train for its tickets.
 
     Attributes:
-        task: what networks are trained to do: one of `TASKS`, or ``package.module:function``.
+        task: the task that networks are trained for: one of `TASKS`, or ``package.module:function``.
+        dataset: the images.
+        model: the network.
+        training: how each level is trained.
+        pruning: how the network is pruned and rewound.
+        controls: the controls to train for its tickets.
+        seed: the seed of the initialization, the data order and the augmentation.
     """
 
     task: str = "classification"
@@ -261,7 +277,7 @@ class TrajectorySpec(Spec):
     def _controls_of_tickets(self) -> "TrajectorySpec":
         if self.controls.kinds and self.pruning.retrain != "weights":
             raise ValueError(
-                f"controls.kinds: {list(self.controls.kinds)} are controls for tickets, whose weights are rewound; "
+                f"controls.kinds: {list(self.controls.kinds)} are controls for tickets with rewound weights; "
                 f"with pruning.retrain {self.pruning.retrain!r} give []"
             )
         last = self.pruning.last_level
@@ -291,14 +307,14 @@ class TrajectorySpec(Spec):
         return self
 
     def resolve(self, training_images: int) -> "TrajectorySpec":
-        """The same trajectory with epochs converted to iterations.
+        """Return the same trajectory with epochs converted to iterations.
 
         Args:
-            training_images: size of the training split, without the validation images.
+            training_images: the size of the training split, without the validation images.
 
         Raises:
-            SpecError: the batch is larger than the split; the rewind iteration is past the end of training; early-bird
-                needs more iterations than there are; or the epochs come to too many iterations.
+            SpecError: the batch is larger than the split, the rewind iteration is not before the end of the training,
+                early-bird needs more iterations than there are, or the epochs amount to too many iterations.
         """
         batch = self.training.batch_size
         if batch > training_images:

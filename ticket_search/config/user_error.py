@@ -1,21 +1,22 @@
-"""An exception that a user's own code raised, in one line."""
+"""Describes an exception from user code in one line."""
 
 import os
 import sysconfig
 import traceback
 from pathlib import Path
 
-#: Frames below these folders point to a symptom; the user's own frames point to the mistake.
+#: Stack frames in these folders show where an error surfaced; the user's own frames show the mistake.
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 _LIBRARIES = (_PACKAGE, *(sysconfig.get_path(n) + os.sep for n in ("stdlib", "purelib", "platlib")))
 _LONGEST_LINE = 300
 
 
 def one_line(error: BaseException) -> str:
-    """An exception of a user's code in one line: its type, the first line of its message, and file and line.
+    """Describe an exception from user code in one line: its type, the first line of its message, and file and line.
 
-    The place is the innermost frame outside this package, the standard library and installed packages. If the user's
-    code is itself installed, it is the outermost frame outside this package.
+    File and line are those of the innermost stack frame outside this package, the standard library and installed
+    packages. If there is no such frame because the user code is itself installed, they are those of the outermost frame
+    outside this package.
     """
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,4 +1,4 @@
-"""Datasets. `arrays` reads them with numpy alone; `dataset` puts them on a device, split and normalised, with torch."""
+"""Data sets. `arrays` reads them with numpy alone; `dataset` splits, normalises and moves them with torch."""
 
 from ticket_search.data.arrays import Arrays, check_fits, label_notices, read_arrays
 

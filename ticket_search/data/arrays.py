@@ -1,4 +1,4 @@
-"""Reading a data set: numpy arrays of every image and label, before any split. No torch."""
+"""Reading a data set into numpy arrays of all images and labels, before any split, without torch."""
 
 import hashlib
 import importlib.resources
@@ -28,15 +28,15 @@ _CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arrays:
-    """Everything read.
+    """The images and labels of a data set, as read.
 
     Attributes:
-        train_images: ``[n, c, h, w]``, uint8 (0 to 255) or float32 (taken as they are).
+        train_images: ``[n, c, h, w]``, uint8 (0 to 255) or float32 (not rescaled).
         train_labels: ``[n]`` int64, from 0.
-        test_images: as the training images.
-        test_labels: as the training labels.
+        test_images: in the same format as the training images.
+        test_labels: in the same format as the training labels.
         classes: the largest label + 1.
-        source: digest of the code that made them, if that is a user's own; else "".
+        source: a digest of the user's code that made the arrays; "" for data sets of this package.
     """
 
     train_images: NDArray[Any]
@@ -48,7 +48,7 @@ class Arrays:
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that change with any bit, shape or type of the arrays, and with a user's source."""
+        """A digest of 32 hexadecimal digits of the arrays' bits, shapes and types, and of the user's source."""
         sha = hashlib.sha256(self.source.encode())
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             sha.update(f"|{array.dtype.name}{list(array.shape)}".encode())
@@ -57,7 +57,7 @@ class Arrays:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         return sum(a.nbytes for a in (self.train_images, self.train_labels, self.test_images, self.test_labels))
 
 
@@ -65,13 +65,13 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
     """Read a data set.
 
     Args:
-        spec: which one; of the rest `split_seed` and `augment` are not looked at.
-        data_dir: the folder that holds the data sets, unless the spec's path is absolute.
+        spec: the data set's specification; `split_seed` and `augment` are ignored.
+        data_dir: the folder that contains the data sets, unless the specification has an absolute path.
 
     Raises:
-        DataError: absent, unreadable, not of the shapes of `Arrays`, too small for `spec.validation`, or with another
-            number of channels than `spec.normalize`.
-        SpecError: a user's function that cannot be imported.
+        DataError: the data set is missing or unreadable, does not have the shapes of `Arrays`, is too small for
+            `spec.validation`, or does not have the number of channels of `spec.normalize`.
+        SpecError: a user's function cannot be imported.
     """
     arrays = READERS.get(spec.name, _user)(spec, data_dir)
     check_fits(spec, arrays)
@@ -79,10 +79,10 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
 
 
 def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
-    """Refuse a split or a normalisation that does not go with what was read.
+    """Check that the split and the normalisation fit the data.
 
     Raises:
-        DataError: quotes what does not fit, and says what would.
+        DataError: something does not fit; the message quotes it and says what would.
     """
     images = len(arrays.train_images)
     if spec.validation >= images:
@@ -94,12 +94,12 @@ def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
     if spec.normalize is not None and len(spec.normalize.mean) != channels:
         raise DataError(
             f"dataset.normalize: mean {list(spec.normalize.mean)} and std {list(spec.normalize.std)} do not fit the "
-            f"{channels} channels of {spec.name!r}; give one of each per channel"
+            f"{channels} channels of {spec.name!r}; give one mean and one std per channel"
         )
 
 
 def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
-    """Labels that may be meant but are more often a mistake: a line for each kind, saying what to do."""
+    """Return warnings about labels that are valid but probably a mistake, one line per kind, saying what to do."""
     trained, tested = np.unique(arrays.train_labels), np.unique(arrays.test_labels)
     untrained = np.setdiff1d(tested, trained)
     notices = []
@@ -117,8 +117,8 @@ def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
         )
     if spec.name in _IDX_CLASSES and arrays.classes > _IDX_CLASSES[spec.name]:
         notices.append(
-            f"dataset {spec.name!r}: the largest label is {arrays.classes - 1}, and {spec.name} has "
-            f"{_IDX_CLASSES[spec.name]} classes; unless these files are another data set's, fetch them again"
+            f"dataset {spec.name!r}: the largest label is {arrays.classes - 1}, but {spec.name} has "
+            f"{_IDX_CLASSES[spec.name]} classes; download the files again, unless they are another data set's"
         )
     return tuple(notices)
 
@@ -142,10 +142,10 @@ def _idx(folder: str, torchvision_name: str) -> Callable[[DatasetSpec, Path], Ar
             paths = _first_idx(places)
         if paths is None:
             names = ", ".join(name for name, _ in FILES)
-            looked = " or ".join(repr(str(place)) for place in places)
+            looked = " nor ".join(repr(str(place)) for place in places)
             raise DataError(
-                f"dataset {spec.name!r} is not there: no {looked} holds {names} (each plain or .gz); "
-                "set `--data-dir` to where they are, or `dataset.download: true` to fetch them"
+                f"dataset {spec.name!r} not found: neither {looked} contains {names} (each plain or .gz); "
+                "set `--data-dir` to their folder, or `dataset.download: true` to download them"
             )
         arrays = [read_idx(path, n) for path, (_, n) in zip(paths, FILES, strict=True)]
         return _checked(spec.name, {"train": (arrays[0], arrays[1]), "test": (arrays[2], arrays[3])})
@@ -163,19 +163,19 @@ def _cifar10(spec: DatasetSpec, data_dir: Path) -> Arrays:
 
 
 def _torchvision(spec: DatasetSpec, name: str, data_dir: Path, *, train: bool) -> Any:
-    # Loads torch, so only where it is needed.
+    # Imported only where it is needed, because it loads torch.
     import torchvision.datasets
 
     try:
         with warnings.catch_warnings():
-            # CIFAR-10's pickles hold an old form of dtype that numpy >= 2.4 warns of.
+            # CIFAR-10's pickles contain an old form of dtype, about which numpy >= 2.4 warns.
             warnings.simplefilter("ignore")
             return getattr(torchvision.datasets, name)(root=str(data_dir), train=train, download=spec.download)
     except (OSError, RuntimeError) as error:
-        tried = "fetching it failed" if spec.download else "it is not there"
+        failure = "cannot be downloaded to" if spec.download else "not found in"
         raise DataError(
-            f"dataset {spec.name!r}: {tried}, in {str(data_dir)!r}: {error}; "
-            "set `--data-dir` to where torchvision keeps it, or `dataset.download: true` to fetch it"
+            f"dataset {spec.name!r} {failure} {str(data_dir)!r}: {error}; "
+            "set `--data-dir` to torchvision's folder for it, or `dataset.download: true` to download it"
         ) from error
 
 
@@ -184,9 +184,9 @@ def _parquet(spec: DatasetSpec, data_dir: Path) -> Arrays:
     shards = find_shards(folder)
     missing = [split for split, paths in shards.items() if not paths]
     if missing:
-        state = f"holds no {' and no '.join(missing)} files" if folder.is_dir() else "is not a folder"
+        state = f"contains no {' and no '.join(missing)} files" if folder.is_dir() else "is not a folder"
         raise DataError(
-            f"dataset.path: {str(folder)!r} {state}; give a folder (absolute, or below `--data-dir`) of {LAYOUT}"
+            f"dataset.path: {str(folder)!r} {state}; give a folder (absolute, or below `--data-dir`) with {LAYOUT}"
         )
     return _checked(str(folder), {split: read_shards(paths) for split, paths in shards.items()})
 
@@ -200,7 +200,7 @@ def _user(spec: DatasetSpec, _data_dir: Path) -> Arrays:
     return _checked(spec.name, splits, source_digest(spec.name))
 
 
-#: By the names of `ticket_search.config.trajectory.DATASETS`; any other name is a user's function.
+#: Readers by the names in `ticket_search.config.trajectory.DATASETS`; any other name is a user's function.
 READERS: dict[str, Callable[[DatasetSpec, Path], Arrays]] = {
     "digits": _digits,
     "mnist": _idx("MNIST/raw", "MNIST"),
@@ -215,7 +215,7 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
         pairs = {split: (np.asarray(splits[split][0]), np.asarray(splits[split][1])) for split in ("train", "test")}
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise DataError(
-            f'dataset {name!r} is not {{"train": (images, labels), "test": (images, labels)}} of arrays: '
+            f'dataset {name!r} must be {{"train": (images, labels), "test": (images, labels)}} of arrays: '
             f"{one_line(error)}"
         ) from error
     images = {split: _images(f"dataset {name!r}, {split}", pair[0]) for split, pair in pairs.items()}
@@ -225,9 +225,10 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
     kinds = {split: (array.dtype.name, list(array.shape[1:])) for split, array in images.items()}
     if kinds["train"] != kinds["test"]:
         raise DataError(
-            f"dataset {name!r}: training images are {kinds['train']}, test images {kinds['test']}; make them alike"
+            f"dataset {name!r}: training images are {kinds['train']}, test images {kinds['test']}; "
+            "give both the same type and shape"
         )
-    # In one piece each, so that processes can share them as they are.
+    # Contiguous, so that processes can share them without a copy.
     images = {split: np.ascontiguousarray(array) for split, array in images.items()}
     return Arrays(
         train_images=images["train"],
@@ -243,11 +244,13 @@ def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
     classes = 1 + int(max(array.max() for array in labels.values()))
     images = sum(len(array) for array in labels.values())
     if classes > max(images, 1000):
-        raise DataError(f"dataset {name!r}: label {classes - 1} among {images} images; give class numbers from 0")
+        raise DataError(
+            f"dataset {name!r}: label {classes - 1} is too large for {images} images; number classes from 0"
+        )
     train = labels["train"]
     if train.min() == train.max():
         raise DataError(
-            f"dataset {name!r}: all {len(train)} training labels are {train[0]}; give images of two classes or more"
+            f"dataset {name!r}: all {len(train)} training labels are {train[0]}; give images of at least two classes"
         )
     if not np.isin(labels["test"], train).any():
         raise DataError(
@@ -260,12 +263,12 @@ def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
 def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
     if images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(
-            f"{where}: images have the shape {list(images.shape)}; give [n, h, w] or [n, c, h, w], none of them 0"
+            f"{where}: images have the shape {list(images.shape)}; give [n, h, w] or [n, c, h, w], each at least 1"
         )
     if images.ndim == 3:
         images = images[:, None]
     _, second, height, width = images.shape
-    # Equal last axes are an image's: [n, 16, 4, 4] are 16 feature maps of 4x4.
+    # If the last two axes are equal, they are height and width: [n, 16, 4, 4] is 16 feature maps of 4x4.
     if width in _CHANNELS and second not in _CHANNELS and height != width:
         raise DataError(
             f"{where}: images have the shape {list(images.shape)}, whose last axis looks like channels; give "
@@ -278,7 +281,7 @@ def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         images = images.astype(np.float32, copy=False)
     if not np.isfinite(images).all():
-        raise DataError(f"{where}: images hold nan or infinity (as float32); give finite numbers")
+        raise DataError(f"{where}: images contain nan or infinity (as float32); give finite numbers")
     return images
 
 

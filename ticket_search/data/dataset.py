@@ -1,4 +1,4 @@
-"""A data set on one device: splits, normalisation, and the training batches as a function of (seed, iteration)."""
+"""A data set on one device: its splits, normalisation, and training batches as a function of (seed, iteration)."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from ticket_search.config.trajectory import AugmentSpec, DatasetSpec, NormalizeS
 from ticket_search.data.arrays import Arrays, read_arrays
 from ticket_search.errors import DataError
 
-#: The usual constants, for images scaled to [0, 1].
+#: The usual normalisation constants, for images scaled to [0, 1].
 NORMALIZE = {
     "mnist": NormalizeSpec(mean=(0.1307,), std=(0.3081,)),
     "fashion_mnist": NormalizeSpec(mean=(0.2860,), std=(0.3530,)),
@@ -31,12 +31,12 @@ _EVALUATED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some of the images.
+    """A subset of the images.
 
     Attributes:
-        images: ``[n, c, h, w]`` as stored, uint8 or float32; perhaps memory that others read, so never written to.
+        images: ``[n, c, h, w]`` as stored, uint8 or float32. Never write to it: other processes may share the memory.
         labels: ``[n]`` int64.
-        rows: ``[m]`` int64, ascending: which of those belong to the split; None means all.
+        rows: ``[m]`` int64, ascending: the rows of `images` that belong to the split; None means all.
     """
 
     images: Tensor
@@ -44,29 +44,29 @@ class Split:
     rows: Tensor | None = None
 
     def __len__(self) -> int:
-        """How many images belong to the split."""
+        """Return the number of images in the split."""
         return len(self.labels if self.rows is None else self.rows)
 
     def at(self, indices: Tensor) -> Tensor:
-        """Where the split's images number `indices` stand in `images`."""
+        """Return the rows of `images` that hold the split's images number `indices`."""
         return indices if self.rows is None else self.rows.index_select(0, indices)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """A data set, split, on one device.
+    """A data set on one device, divided into splits.
 
     Attributes:
-        train: what is trained on, the validation images taken out.
-        validation: carved out of the training images; all that a search may look at.
-        test: measured once per level.
+        train: the training images, without the validation images.
+        validation: images held out of the training images; the only ones that may guide a search.
+        test: the test images, used only to measure a level once it is trained.
         classes: the number of classes.
         image_shape: ``(c, h, w)``.
-        fingerprint: 32 hexadecimal digits of the data as read; not of the split, the normalisation or the augmentation.
-        normalize: the constants in force, be they the specification's, the usual ones or the data's own.
+        fingerprint: a digest, of 32 hexadecimal digits, of the data as read, before splitting and normalisation.
+        normalize: the constants in use: the specification's, the usual ones, or those of the data.
         scale: ``[c, 1, 1]`` float32; an image ``x`` as stored is normalised as ``x * scale + shift``.
         shift: ``[c, 1, 1]`` float32.
-        augment: how training images are changed.
+        augment: the augmentation of training images.
     """
 
     train: Split
@@ -81,27 +81,27 @@ class Dataset:
     augment: AugmentSpec
 
     def iterations_per_epoch(self, batch_size: int) -> int:
-        """Whole batches in the training split; the last, smaller one is left out."""
+        """Return the number of whole batches in the training split; a smaller last batch is dropped."""
         return len(self.train) // batch_size
 
     def stream(self, seed: int, batch_size: int) -> "TrainStream":
-        """The training batches of a run's seed."""
+        """Return the training batches of a run's seed."""
         return TrainStream(self, seed, batch_size)
 
     @property
     def evaluation_batch_size(self) -> int:
-        """How many images an evaluation takes at once: at most 1,000, and 64 MiB of them as float32."""
-        # The loss of a split is a sum over its batches, so its last bits depend on their size.
+        """The number of images in an evaluation batch: at most 1,000, and at most 64 MiB as float32."""
+        # Depends on the image size alone: a split's loss is summed by batches, whose size affects its last bits.
         return max(1, min(_EVALUATED_IMAGES, _EVALUATED_BYTES // (4 * math.prod(self.image_shape))))
 
     def batches(
         self, split: Literal["validation", "test"], batch_size: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images of a split in order, normalized to float32 ``[b, c, h, w]``, with their labels ``[b]``.
+        """Yield all images of a split in order, normalised to float32 ``[b, c, h, w]``, with their labels ``[b]``.
 
         Args:
-            split: which.
-            batch_size: images at once; None means `evaluation_batch_size`.
+            split: the split to read.
+            batch_size: the number of images per batch; None means `evaluation_batch_size`.
         """
         part = self.validation if split == "validation" else self.test
         batch_size = batch_size or self.evaluation_batch_size
@@ -112,10 +112,10 @@ class Dataset:
 
 
 class TrainStream:
-    """Training batches as a pure function of (seed, iteration); the global generators are not touched.
+    """Training batches as a pure function of (seed, iteration); the global generators are not used.
 
-    The order and the augmentation of an epoch are drawn on the CPU, so that every device sees the same ones, and
-    moved once. Only the current epoch is remembered: ask for iterations in order, or pay for the draws again.
+    The order and the augmentation of an epoch are drawn on the CPU, so that they are the same on every device, and
+    then moved. Only the current epoch's draws are kept; returning to another epoch draws it again.
     """
 
     def __init__(self, dataset: Dataset, seed: int, batch_size: int) -> None:
@@ -124,25 +124,27 @@ class TrainStream:
         self._batch_size = batch_size
         self._iterations_per_epoch = dataset.iterations_per_epoch(batch_size)
         if not self._iterations_per_epoch:
-            raise DataError(f"a batch of {batch_size} is more than the {len(dataset.train)} training images")
+            raise DataError(
+                f"a batch of {batch_size} images is larger than the training split of {len(dataset.train)} images"
+            )
         self._epoch = -1
         self._order = self._offsets = self._flips = torch.empty(0)
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """The batch of one iteration.
+        """Return the batch of one iteration.
 
         Args:
             iteration: counted from 0 over the whole training, not from the epoch's start.
 
         Returns:
-            Augmented, then normalised images ``[b, c, h, w]`` float32, and labels ``[b]`` int64.
+            The images, augmented and then normalised, ``[b, c, h, w]`` float32, and the labels, ``[b]`` int64.
         """
         epoch, step = divmod(iteration, self._iterations_per_epoch)
         if epoch != self._epoch:
             self._draw(epoch)
         part = slice(step * self._batch_size, (step + 1) * self._batch_size)
         indices, dataset = self._order[part], self._dataset
-        # index_select: a quarter of the time of images[indices] on the CPU (25 and 113 us, 128 MNIST images).
+        # On the CPU, index_select takes a quarter of the time of images[indices]: 25 us for 128 MNIST images.
         images = dataset.train.images.index_select(0, indices)
         if dataset.augment.crop or dataset.augment.flip:
             images = crop_and_flip(images, dataset.augment.crop, self._offsets[part], self._flips[part])
@@ -160,14 +162,14 @@ class TrainStream:
 
 
 def crop_and_flip(images: Tensor, crop: int, offsets: Tensor, flips: Tensor) -> Tensor:
-    """Each image with a border of zeros, cropped back to its size, then mirrored left to right or not.
+    """Pad each image with zeros, crop it back to its size, and mirror it left to right if its flip is True.
 
-    The zeros are of the images as stored, before normalisation: black.
+    The padding is black: the images are not normalised yet.
 
     Args:
         images: ``[b, c, h, w]``.
-        crop: pixels of border on each side.
-        offsets: ``[b, 2]`` int64 in 0..2*crop, the first row and column kept; `crop` changes nothing.
+        crop: the width of the padding on each side, in pixels.
+        offsets: ``[b, 2]`` int64 in 0..2*crop: the first row and column to keep; an offset of `crop` shifts nothing.
         flips: ``[b]`` bool.
     """
     b, c, h, w = images.shape
@@ -175,27 +177,27 @@ def crop_and_flip(images: Tensor, crop: int, offsets: Tensor, flips: Tensor) -> 
     columns = offsets[:, 1:] + torch.arange(w, device=images.device)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     padded = functional.pad(images, (crop, crop, crop, crop))
-    # One gather over flattened pixels: the fastest of five ways on the CPU, .6 ms for 128 CIFAR-10 images.
+    # One gather over flattened pixels is the fastest of five variants on the CPU: 0.6 ms for 128 CIFAR-10 images.
     pixels = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).reshape(b, 1, h * w).expand(b, c, h * w)
     return padded.reshape(b, c, -1).gather(2, pixels).reshape(images.shape)
 
 
 def load_dataset(spec: DatasetSpec, data_dir: Path, device: torch.device | str = "cpu") -> Dataset:
-    """Read, split and move a data set; see `make_dataset`.
+    """Read a data set, split it and move it to a device; see `make_dataset`.
 
     Raises:
-        DataError: as `read_arrays`.
+        DataError: see `read_arrays`.
     """
     return make_dataset(spec, read_arrays(spec, data_dir), device)
 
 
 def make_dataset(spec: DatasetSpec, arrays: Arrays, device: torch.device | str = "cpu") -> Dataset:
-    """Split and move a data set.
+    """Split a data set and move it to a device.
 
-    On the CPU the training and test images stay where `arrays` has them, read-only memory of other processes perhaps.
+    On the CPU, the training and test images are not copied; they may be read-only memory shared with other processes.
 
     The validation images are the first `spec.validation` of ``RandomState(spec.split_seed).permutation(n)``, whose
-    stream numpy has frozen; each part keeps the order of the data set. A run's seed plays no part.
+    output numpy guarantees not to change; each split keeps the order of the data set. A run's seed has no effect.
     """
     order = np.random.RandomState(spec.split_seed).permutation(len(arrays.train_images))
     held_out, kept = np.sort(order[: spec.validation]), np.sort(order[spec.validation :])
@@ -218,26 +220,26 @@ def make_dataset(spec: DatasetSpec, arrays: Arrays, device: torch.device | str =
 
 
 def statistics(images: NDArray[Any]) -> NormalizeSpec:
-    """Mean and population standard deviation of each channel of ``[n, c, h, w]``, in float64; a std of 0 becomes 1.
+    """Return the mean and population std of each channel of ``[n, c, h, w]``, in float64; a std of 0 becomes 1.
 
-    Bytes count as scaled to [0, 1], floats as they are.
+    Bytes are treated as scaled to [0, 1]; floats are not rescaled.
     """
     if images.dtype == np.uint8:
         return _statistics_of_bytes(images)
     means, stds = [], []
     for channel in images.swapaxes(0, 1):
         mean = channel.mean(dtype=np.float64)
-        # In pieces: a float64 copy of all of it would take eight times the memory of the bytes.
+        # In pieces, because a float64 copy of the whole channel would take twice its memory.
         squares = sum(float(((x - mean) ** 2).sum()) for x in np.array_split(channel, len(channel) // 1024 + 1))
         means.append(float(mean))
         std = (squares / channel.size) ** 0.5
-        # The values are asked too: the mean of equal numbers can be off by a rounding, and their std so not quite 0.
+        # The values are compared too, because rounding can make the std of equal values slightly larger than 0.
         stds.append(std if std and channel.min() < channel.max() else 1.0)
     return NormalizeSpec(mean=tuple(means), std=tuple(stds))
 
 
 def _statistics_of_bytes(images: NDArray[Any]) -> NormalizeSpec:
-    """From integer sums, so equal on every machine: the constants are part of level keys."""
+    """Use integer sums, which are equal on every machine, because the constants are part of level keys."""
     means, stds = [], []
     for channel in images.swapaxes(0, 1):
         counts = np.bincount(channel.ravel(), minlength=256).tolist()
@@ -249,7 +251,10 @@ def _statistics_of_bytes(images: NDArray[Any]) -> NormalizeSpec:
 
 
 def affine(constants: NormalizeSpec, is_bytes: bool) -> tuple[Tensor, Tensor]:
-    """``(x / unit - mean) / std`` as ``x * scale + shift``, each ``[c, 1, 1]`` float32; the unit of bytes is 255."""
+    """Return scale and shift, ``[c, 1, 1]`` float32, with ``x * scale + shift == (x / unit - mean) / std``.
+
+    The unit is 255 for bytes and 1 for floats.
+    """
     mean, std = np.array(constants.mean), np.array(constants.std)
     scale, shift = 1 / (std * (255 if is_bytes else 1)), -mean / std
     return tuple(torch.from_numpy(v.astype(np.float32)).reshape(-1, 1, 1) for v in (scale, shift))  # type: ignore[return-value]
@@ -261,7 +266,7 @@ def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written to
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # and nothing writes to it
         return torch.from_numpy(np.ascontiguousarray(array))
 
 

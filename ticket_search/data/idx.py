@@ -1,4 +1,4 @@
-"""The IDX files of MNIST and Fashion-MNIST."""
+"""Reading the IDX files of MNIST and Fashion-MNIST."""
 
 import gzip
 import math
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ticket_search.errors import DataError
 
-#: (file name, dimensions) of the images and labels, training then test.
+#: (file name, number of dimensions) of the training images and labels, then of the test images and labels.
 FILES = (
     ("train-images-idx3-ubyte", 3),
     ("train-labels-idx1-ubyte", 1),
@@ -21,17 +21,17 @@ FILES = (
 
 
 def find_idx(folder: Path) -> list[Path] | None:
-    """The four files of a folder in the order of `FILES`, each plain or gzipped; None unless all are there."""
+    """Return the four files in a folder, each plain or gzipped, in the order of `FILES`; None if any is missing."""
     found = [next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None) for name, _ in FILES]
     paths = [path for path in found if path is not None]
     return paths if len(paths) == len(FILES) else None
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """One IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
+    """Read one IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
 
     Raises:
-        DataError: unreadable, another magic number, or not as long as its header says.
+        DataError: the file is unreadable, has a different magic number, or is not as long as its header says.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -40,11 +40,11 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
     magic, start = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
     if raw[:4] != magic or len(raw) < start:
-        raise DataError(f"{str(path)!r} begins with {raw[:4].hex()!r}, an IDX file of this kind with {magic.hex()!r}")
+        raise DataError(f"{str(path)!r} begins with {raw[:4].hex()!r}; it should begin with {magic.hex()!r}")
     shape = struct.unpack(f">{dimensions}I", raw[4:start])
     if len(raw) != start + math.prod(shape):
         raise DataError(
-            f"{str(path)!r} holds {len(raw) - start} bytes after its header, which says {math.prod(shape)} "
-            f"(shape {list(shape)}); fetch it again"
+            f"{str(path)!r} has {len(raw) - start} bytes after its header instead of {math.prod(shape)} "
+            f"(shape {list(shape)}); download it again"
         )
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

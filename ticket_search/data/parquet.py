@@ -1,4 +1,4 @@
-"""Images in Parquet files, in the layout of Hugging Face image datasets."""
+"""Reading images from Parquet files in the layout of Hugging Face image data sets."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,18 +14,18 @@ from PIL import Image
 from ticket_search.errors import DataError
 
 LAYOUT = (
-    "files named train*.parquet and test*.parquet, or in folders named so, "
+    "files named train*.parquet and test*.parquet, or files in folders named train* and test*, "
     "with the columns image: struct{bytes, path} and label: integer"
 )
 _CHANNELS = {"L": 1, "RGB": 3}
 
 
 def find_shards(root: Path) -> dict[str, list[Path]]:
-    """The Parquet files below a folder by split, each split sorted by name.
+    """Return the Parquet files below a folder by split, each split sorted by path.
 
-    A file belongs to the split that its name begins with, or else its parent folder's name: ``train`` or ``test``;
-    ``valid`` (so ``validation`` too) stands in for ``test`` where there is no ``test``, and is ignored where there is.
-    Files of no split are ignored.
+    A file belongs to the split, ``train`` or ``test``, that its own name or else its parent folder's name begins with.
+    Names that begin with ``valid`` (such as ``validation``) count as ``test`` if there is no ``test``. All other files
+    are ignored.
     """
     shards: dict[str, list[Path]] = {"train": [], "test": [], "valid": []}
     for path in sorted(root.rglob("*.parquet")):
@@ -37,27 +37,27 @@ def find_shards(root: Path) -> dict[str, list[Path]]:
 
 
 def read_shards(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The images ``[n, c, h, w]`` and labels ``[n]`` of one split.
+    """Read the images ``[n, c, h, w]`` and labels ``[n]`` of one split.
 
     Raises:
-        DataError: a file or image that cannot be read; images of more than one size or mode.
+        DataError: a file or image cannot be read, or the images differ in size or mode.
     """
     tables = [_read_table(path) for path in paths]
     labels = np.concatenate([np.asarray(table["label"], dtype=np.int64) for table in tables])
     rows = [(path, row, data) for path, table in zip(paths, tables, strict=True) for row, data in _images(table)]
     if not rows:
-        raise DataError(f"{str(paths[0])!r} and the other files of its split hold no rows")
+        raise DataError(f"{str(paths[0])!r} and the other files of its split contain no rows")
     first = _decode(*rows[0])
     width, height = first.size
     images = np.empty((len(rows), _CHANNELS[first.mode], height, width), np.uint8)
     target = images.transpose(0, 2, 3, 1)
-    # Threads make it slower for images this small: the interpreter's lock is most of the time.
+    # Threads would be slower: for images this small, the interpreter's lock is held most of the time.
     for i, (path, row, data) in enumerate(rows):
         image = _decode(path, row, data)
         if (image.size, image.mode) != (first.size, first.mode):
             raise DataError(
-                f"{path}, row {row}: the image is {_describe(image)}, the first of its split is {_describe(first)}; "
-                "make all alike"
+                f"{path}, row {row}: the image is {_describe(image)}, but the first of its split is "
+                f"{_describe(first)}; give all the same size and mode"
             )
         target[i] = np.asarray(image).reshape(target.shape[1:])
     return images, labels
@@ -72,13 +72,13 @@ def _read_table(path: Path) -> Any:
         if not fits or schema.field("image").type.get_field_index("bytes") < 0:
             columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
             raise DataError(
-                f"{str(path)!r} has the columns {columns}; needed are image: struct{{bytes, path}}, label: integer"
+                f"{str(path)!r} has the columns {columns}; it needs image: struct{{bytes, path}} and label: integer"
             )
         table = file.read(columns=["image.bytes", "label"])
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
     if table["label"].null_count:
-        raise DataError(f"{str(path)!r}: {table['label'].null_count} of its labels are null; every image needs one")
+        raise DataError(f"{str(path)!r}: {table['label'].null_count} of its labels are null; every image needs a label")
     return table
 
 
@@ -95,7 +95,7 @@ def _decode(path: Path, row: int, data: bytes | None) -> Image.Image:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}, row {row}: the image cannot be decoded: {error}") from error
     if image.mode not in _CHANNELS:
-        raise DataError(f"{path}, row {row}: the image has mode {image.mode!r}; convert all to L (grey) or RGB")
+        raise DataError(f"{path}, row {row}: the image has mode {image.mode!r}; convert all images to L (grey) or RGB")
     return image
 
 

@@ -1,1 +1,1 @@
-"""Where trajectories run: in this process, in processes of this machine, or on Ray."""
+"""Engines, which run trajectories in this process, in processes on this machine, or on Ray."""

@@ -1,4 +1,4 @@
-"""What a search asks of the place where its trajectories run, and the three places that there are."""
+"""The interface of engines, which run the trajectories of a search, and the choice of one by name."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,31 +20,31 @@ Say = Callable[[str], None]
 
 
 class Engine(Protocol):
-    """Runs trajectories, and calls functions, in worker processes or in this one.
+    """Runs trajectories, and calls functions, in worker processes or in this process.
 
-    `launch.run` and `follow_up.stability` call it. An engine decides where work runs and what to do when a worker dies;
-    what to run next and what a result means is the `SearchDriver`'s to decide.
+    `launch.run` and `follow_up.stability` use it. An engine decides where work runs and what to do when a worker dies;
+    the `SearchDriver` decides what to run next and what a result means.
     """
 
     def plan(self, spec: SearchSpec) -> list[str]:
-        """How the trajectories will be placed, as lines for the user.
+        """Describe how the trajectories will be placed, as lines for the user.
 
         Raises:
-            SpecError: no place there is, or could be, can take one.
+            SpecError: no existing node, and none that could be started, can run a trajectory.
         """
 
     def check_storage(self, place: Place) -> None:
-        """See that every machine that may run a trajectory reaches the run directory and the store.
+        """Check that every machine that may run a trajectory can access the run directory and the store.
 
         Raises:
-            SpecError: one does not; names it.
+            SpecError: a machine cannot; the message names it.
         """
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """Make data readable in every worker without a copy for each; the result goes into a `Job`."""
+        """Make data readable in every worker without a copy for each, and return the handle to put into a `Job`."""
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
-        """Run what the search hands out, and report what comes of it, until there is no more or it is to stop.
+        """Run the trajectories that the search hands out and report their results, until none is left or it must stop.
 
         Raises:
             TicketSearchError: the search cannot continue; finished levels are kept.
@@ -56,41 +56,41 @@ class Engine(Protocol):
         """Call a function of this package in the workers, each call with the resources of a trajectory.
 
         Args:
-            function: what to call.
+            function: the function to call.
             calls: the arguments of each call.
-            spec: a search; a call whose worker died is made again as often as its ``max_failures``.
-            done: the verb of what a call has done, for the lines to `say`.
+            spec: a search, whose ``max_failures`` limits how often a call is repeated after its worker died.
+            done: the participle that begins each line to `say`, as in "trained 3 of 9".
             say: receives a line for each call that has ended.
 
         Raises:
-            TicketSearchError: a call raised, or its workers died; the others are abandoned.
+            TicketSearchError: a call raised an error, or its workers died too often. The other calls are abandoned.
         """
 
 
 def is_local(name: str, address: str | None) -> bool:
-    """Whether trajectories will run on this machine, so that its processors and GPUs are all there is.
+    """Return whether all trajectories will run on this machine.
 
     Raises:
-        SpecError: there is no such engine, or it takes no address.
+        SpecError: there is no engine of this name, or it takes no address.
     """
     if name not in NAMES:
         raise SpecError(unknown("engine", name, NAMES))
     if name != "ray" and address is not None:
-        raise SpecError(f"--address {address!r} is of a Ray cluster, which engine {name!r} does not use; leave it out")
+        raise SpecError(f"--address {address!r} is for engine 'ray', but the engine is {name!r}; leave --address out")
     return name != "ray" or cluster_address(address) is None
 
 
 @contextmanager
 def open_engine(name: str, address: str | None = None, *, room: int = 0) -> Iterator[Engine]:
-    """The engine of a name, ready to run; its workers end with the block.
+    """Open the engine with this name; its workers end with the block.
 
     Args:
         name: one of `NAMES`.
-        address: of a Ray cluster; see `engines.ray.connection.connect`.
-        room: bytes of data that will be shared.
+        address: the address of a Ray cluster; see `engines.ray.connection.connect`.
+        room: the size in bytes of the data that will be shared.
 
     Raises:
-        SpecError: there is no such engine, or it cannot be reached.
+        SpecError: there is no engine of this name, Ray is not installed, or the cluster cannot be reached.
     """
     is_local(name, address)
     if name == "inline":

@@ -1,4 +1,4 @@
-"""Trajectories in this process, one after another: for a debugger, a notebook, a test."""
+"""An engine that runs trajectories in this process, for debuggers, notebooks and tests."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 
 class InlineEngine:
-    """Runs everything in this process; see `Engine`. What is raised has its whole traceback."""
+    """Runs everything in this process, so that errors keep their whole traceback; see `Engine`."""
 
     def plan(self, spec: SearchSpec) -> list[str]:
-        """See `Engine`: one trajectory at a time, on this machine."""
+        """Describe the plan: one trajectory at a time, in this process."""
         placement.check(spec.resources, [placement.this_machine(spec.resources)], [])
         return [f"plan: 1 trajectory at a time in this process, with {placement.share(spec.resources)}"]
 
     def check_storage(self, place: Place) -> None:
-        """There is no other machine."""
+        """Do nothing, because no other machine is involved."""
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """See `Engine`."""
+        """Return a handle on the data, which stay in this process."""
         return _InMemory(data)
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
@@ -73,7 +73,7 @@ class InlineEngine:
 
 
 class _InMemory:
-    """Data of this process. Hashed by what it is, not by what is in it."""
+    """A handle on data in this process. Its hash is that of the object, so that a cache need not hash the data."""
 
     def __init__(self, data: Mapping[Any, Any]) -> None:
         self._data = data
@@ -84,7 +84,7 @@ class _InMemory:
 
 @contextmanager
 def _process_left_as_it_was() -> Iterator[None]:
-    """A worker sets torch's threads and extends the import path; here both are the caller's."""
+    """Restore torch's number of threads and the import path, which a worker changes but which belong to the caller."""
     paths = list(sys.path)
     import torch
 

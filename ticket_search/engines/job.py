@@ -1,4 +1,4 @@
-"""What a worker is told: plain data, for Ray to carry. Loads neither Ray nor torch."""
+"""Jobs: the plain data that a worker receives. Imports neither Ray nor torch."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -10,36 +10,39 @@ from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.runs.places import data_path, store_folder
 from ticket_search.storage.folder import Folder
 
-#: Gives a worker, in its process, the data sets that it shares with others.
+#: A handle on data that several workers share: a worker calls it to get the data sets. None if nothing is shared.
 Shared = Callable[[], Mapping[Any, Any]] | None
-#: The key of a step's result that holds the job's number and a `LevelReport`, an `EndReport` or a `HaltReport`.
+#: The key in the result of a Ray Tune step that holds the job's number and its report.
 REPORT = "report"
-#: The key of a trial's configuration that holds its `Job`.
+#: The key in the configuration of a Ray Tune trial that holds its `Job`.
 JOB = "job"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Job:
-    """All that a worker needs to know to run one trajectory; plain data, for Ray to carry.
+    """Everything that a worker needs to run one trajectory, as plain data.
 
-    Ray keeps several copies of a trial's configuration, and of its text, for as long as the search runs: of an object
-    that is its own copy and has a short text it keeps one.
+    For as long as the search runs, Ray keeps several deep copies of each trial's configuration, and its repr. A job is
+    therefore its own deep copy and has a short repr.
 
     Attributes:
-        number: of the suggestion.
-        trajectory: what to run, validated.
-        run_id: of the search's run; "" where no search is being run.
-        run_dir, store: absolute locations.
-        data_dir: an absolute path.
-        data: gives a worker the data sets that it shares with others, by their `DatasetSpec.source`; what is not among
-            them, or all where it is None, each worker reads from `data_dir`.
-        rewind_iterations: that trajectories of this search may ask of a shared level 0.
-        tolerance: of the verdict on matching.
-        checkpoint_seconds: between two checkpoints of a level's training; None makes none.
-        threads: of torch.
-        cpus, gpus: what the worker gets; with any share of a GPU it trains there.
-        left_out: the nodes, by their ids, that the worker must not run on.
-        import_paths: where the user's own modules are found.
+        number: the number of the suggestion.
+        trajectory: the validated specification of the trajectory.
+        run_id: the id of the search's run; "" outside a search.
+        run_dir: the absolute location of the run directory.
+        store: the absolute location of the level store.
+        data_dir: the absolute path of the folder of data sets.
+        data: a handle on shared data sets, by their `DatasetSpec.source`. A worker reads other data sets from
+            `data_dir`, or all of them if `data` is None.
+        rewind_iterations: the iterations whose weights are kept when level 0 is trained, because trajectories of this
+            search may rewind to them.
+        tolerance: the tolerance of the verdict on matching.
+        checkpoint_seconds: the time between two checkpoints of a level in training; None writes none.
+        threads: the number of threads that torch uses.
+        cpus: the number of CPUs of the worker.
+        gpus: the number of GPUs of the worker, or its share of one; if not 0, it trains on the GPU.
+        left_out: the ids of the nodes that the worker must not run on.
+        import_paths: the folders in which the user's modules are found.
     """
 
     number: int
@@ -74,7 +77,7 @@ def make_job(
     data: Shared = None,
     left_out: tuple[str, ...] = (),
 ) -> Job:
-    """The job of one suggestion."""
+    """Make the job that runs one suggestion."""
     return Job(
         number=number,
         trajectory=trajectory,

@@ -1,4 +1,4 @@
-"""Data that the processes of one machine share: written to a file once, and mapped into the memory of each."""
+"""Data that the processes of one machine share: written to a file once, and mapped into the memory of each process."""
 
 import mmap
 import pickle
@@ -11,27 +11,27 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class MappedData:
-    """Data in two files; call it, in any process of this machine, to read them.
+    """A handle on data in two files. Any process on this machine may call it to read the data.
 
     Attributes:
-        path: of the file with everything but arrays, pickled.
-        sizes: bytes of each array in the file beside it, which has the suffix ``.arrays``.
+        path: the path of the pickle file with everything but the arrays.
+        sizes: the size in bytes of each array in the other file, whose suffix is ``.arrays``.
     """
 
     path: str
     sizes: tuple[int, ...]
 
     def __call__(self) -> Mapping[Any, Any]:
-        """The data. Arrays are read-only views of memory that all processes have in common."""
+        """Return the data. Arrays are read-only views of memory that all processes share."""
         return _mapped(self)
 
 
 def map_data(data: Mapping[Any, Any], path: Path) -> MappedData:
-    """Write data where the processes of this machine can map them.
+    """Write data to files that the processes of this machine can map.
 
     Args:
-        data: what is in numpy arrays is shared, the rest is copied.
-        path: of the file to write.
+        data: the data; numpy arrays in it are shared, and everything else is copied.
+        path: the path of the pickle file to write; the arrays go to a second file, with the suffix ``.arrays``.
     """
     buffers: list[pickle.PickleBuffer] = []
     path.write_bytes(pickle.dumps(dict(data), protocol=5, buffer_callback=buffers.append))

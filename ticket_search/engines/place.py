@@ -1,4 +1,4 @@
-"""Where a search's results go."""
+"""The locations that a running search writes to."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from ticket_search.storage.folder import Folder
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a search's results go.
+    """The locations that a running search writes to, and the id of the run.
 
     Attributes:
         run_dir: the run directory.
         store: the level store.
-        run_id: tells this run from every other.
+        run_id: the unique id of this run.
     """
 
     run_dir: Folder

@@ -1,4 +1,4 @@
-"""How many trajectories fit on which machine, what each gets, and whether any machine could ever take one."""
+"""Placement of trajectories on nodes: how many fit, with which resources, and whether any node can run one at all."""
 
 import math
 import os
@@ -12,8 +12,8 @@ from ticket_search.config.settings import ResourcesSpec
 from ticket_search.errors import SpecError
 
 Resources = Mapping[str, float]
-#: The environment variable with the seconds that a search waits for its first node. A GPU node that is started for it
-#: takes up to ten minutes to join: machine, drivers, an image of several GB.
+#: The environment variable that sets how many seconds a search waits for its first node. An autoscaler takes up to ten
+#: minutes to start a GPU node: the machine, its drivers, and a container image of several GB.
 NODE_WAIT = "TICKET_SEARCH_NODE_WAIT_SECONDS"
 
 
@@ -22,9 +22,9 @@ class NodeType:
     """A kind of node that an autoscaler may start.
 
     Attributes:
-        name: of the type.
-        resources: of each; empty where it is known only once such a node is there.
-        most: how many more there may be; 0 where there are all of them.
+        name: the name of the type.
+        resources: the resources of each node; empty if they are unknown until such a node has started.
+        most: the number of further nodes that may be started.
     """
 
     name: str
@@ -33,15 +33,15 @@ class NodeType:
 
 
 def check(resources: ResourcesSpec, nodes: list[Resources], types: list[NodeType] | None) -> None:
-    """Refuse what no node there is, and none that could be started, could give a trajectory.
+    """Check that some existing node, or one that could be started, can run a trajectory.
 
     Args:
-        resources: of a trajectory.
-        nodes: what each of the nodes has, by the name of the resource.
-        types: of the nodes that may be started; None where that is not known.
+        resources: the resources of a trajectory.
+        nodes: the resources of each node, by name.
+        types: the types of nodes that may be started; None if they are unknown.
 
     Raises:
-        SpecError: quotes what was asked for and what there is.
+        SpecError: no node can; the message quotes the requested and the available resources.
     """
     if any(fitting_on(resources, node) for node in nodes) or types is None:
         return
@@ -50,14 +50,16 @@ def check(resources: ResourcesSpec, nodes: list[Resources], types: list[NodeType
         return
     may_come = "; ".join(f"up to {kind.most} more {kind.name} with {_has(kind.resources)}" for kind in left)
     may_come = f", and an autoscaler may start {may_come}" if may_come else ""
-    raise SpecError(f"resources: no node has {_wanted(resources)} for a trajectory; there are {_list(nodes)}{may_come}")
+    raise SpecError(
+        f"resources: no node has {_wanted(resources)} for a trajectory; available: {_list(nodes)}{may_come}"
+    )
 
 
 def node_wait_seconds() -> float:
-    """How long a search waits for the first node that can take a trajectory.
+    """Return how many seconds a search waits for the first node that can run a trajectory.
 
     Raises:
-        SpecError: `NODE_WAIT` is set to something that is not a number of seconds.
+        SpecError: the value of the environment variable `NODE_WAIT` is not a number of seconds.
     """
     text = os.environ.get(NODE_WAIT, "900")
     try:
@@ -70,19 +72,22 @@ def node_wait_seconds() -> float:
 
 
 def waited_in_vain(resources: ResourcesSpec, nodes: list[Resources]) -> SpecError:
-    """The error of a search for which no autoscaler has started a node that can take a trajectory."""
+    """Return the error of a search that has waited too long for a node that can run a trajectory."""
     return SpecError(
-        f"resources: no node with {_wanted(resources)} for a trajectory came within {node_wait_seconds():g} seconds; "
-        f"there are {_list(nodes) or 'no nodes'}. Ask for less, or let the autoscaler start larger nodes; "
-        f"{NODE_WAIT} in the environment sets how many seconds to wait"
+        f"resources: no node with {_wanted(resources)} for a trajectory joined within {node_wait_seconds():g} seconds; "
+        f"available: {_list(nodes) or 'no nodes'}. Ask for less, or let the autoscaler start larger nodes; "
+        f"the environment variable {NODE_WAIT} sets how many seconds to wait"
     )
 
 
 def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | None) -> list[str]:
-    """A plan as lines for the user; the arguments are those of `check`."""
+    """Describe how trajectories will be placed, as lines for the user; for `nodes` and `types` see `check`."""
     resources = spec.resources
     fitting = sum(fitting_on(resources, node) for node in nodes)
-    limits = {"search.max_concurrent": spec.search.max_concurrent, "there are no more": spec.planned_trials}
+    limits = {
+        "limited by search.max_concurrent": spec.search.max_concurrent,
+        "the search has no more": spec.planned_trials,
+    }
     number, why = min([(fitting, ""), *((limit, why) for why, limit in limits.items() if limit is not None)])
     head = f"plan: {number} {'trajectory' if number == 1 else 'trajectories'} side by side"
     if why and number < fitting:
@@ -93,32 +98,32 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
     for kind in types or []:
         if not kind.most:
             continue
-        each = f"{fitting_on(resources, kind.resources)} each" if kind.resources else "seen once they are there"
+        each = f"{fitting_on(resources, kind.resources)} each" if kind.resources else "known once they have started"
         lines.append(f"  up to {kind.most} more {kind.name} of {_has(kind.resources)}, which may be started: {each}")
     if not fitting:
-        lines.append(f"  waiting for a node that can take one, for up to {node_wait_seconds():g} seconds")
+        lines.append(f"  waiting for a node that can run one, for up to {node_wait_seconds():g} seconds")
     return lines
 
 
 def fitting_on(resources: ResourcesSpec, node: Resources) -> int:
-    """How many trajectories fit on a node that runs nothing else."""
+    """Return how many trajectories fit on a node that runs nothing else."""
     wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
-    # Ray counts in ten-thousandths.
+    # Ray counts resources in ten-thousandths, so the 1e-4 only absorbs rounding: 0.3 / 0.1 is 2.9999999999999996.
     return min(int(node.get(name, 0) / amount + 1e-4) for name, amount in wanted.items() if amount)
 
 
 def this_machine(resources: ResourcesSpec) -> Resources:
-    """What this machine has. Its GPUs are counted only where a trajectory asks for any: that takes loading torch."""
+    """Return the resources of this machine. GPUs are counted only if a trajectory needs any, as this imports torch."""
     return {"CPU": cpus(), "GPU": gpus() if resources.gpus else 0}
 
 
 def cpus() -> int:
-    """The processors that this process may use; a batch system or a container may leave it some of the machine's."""
+    """Return the number of CPUs that this process may use, which a batch system or a container may restrict."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> int:
-    """The GPUs that this process may use."""
+    """Return the number of GPUs that this process may use."""
     import torch
 
     return torch.cuda.device_count()
@@ -139,7 +144,7 @@ def _has(resources: Resources) -> str:
 
 
 def share(resources: ResourcesSpec) -> str:
-    """What a trajectory gets, in words."""
+    """Describe the resources of a trajectory in words."""
     share = Fraction(resources.gpus).limit_denominator(1000)
     gpus = f"{share} of a GPU" if 0 < resources.gpus < 1 else _of(resources.gpus, "GPU")
     given = [_of(resources.cpus, "CPU"), _of(resources.threads, "thread"), *([gpus] if resources.gpus else [])]

@@ -1,4 +1,4 @@
-"""Trajectories in worker processes of this machine, without Ray."""
+"""An engine that runs trajectories in worker processes on this machine, without Ray."""
 
 import os
 import shutil
@@ -22,22 +22,22 @@ from ticket_search.search.driver import SearchDriver
 from ticket_search.storage.lease import is_running
 
 T = TypeVar("T")
-#: Between two looks at whether the tables are due or somebody asked for a stop, while no worker reports.
+#: The time between two checks for a stop request or unwritten rows while no worker reports, in seconds.
 _LOOK_SECONDS = 1.0
-#: What the names of scratch folders begin with; the id of the process follows.
+#: The prefix of the names of scratch folders; the process id follows.
 _SCRATCH = "ticket_search_processes_"
 
 
 @contextmanager
 def open_processes() -> Iterator["ProcessEngine"]:
-    """The engine; what its workers share is removed with the block."""
+    """Open the engine; the data that its workers share are removed when the block ends."""
     _sweep()
     with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}_") as scratch:
         yield ProcessEngine(Path(scratch))
 
 
 def _sweep() -> None:
-    """Remove what the workers of drivers that were killed have shared: whole data sets."""
+    """Remove the scratch folders of drivers that were killed; they contain whole data sets."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*_*"):
         pid = folder.name.removeprefix(_SCRATCH).partition("_")[0]
         if pid.isdigit() and not is_running(int(pid)):
@@ -45,9 +45,9 @@ def _sweep() -> None:
 
 
 class ProcessEngine:
-    """Runs trajectories side by side in processes of this machine; see `Engine`.
+    """Runs trajectories in parallel in processes on this machine; see `Engine`.
 
-    A worker that dies is replaced, and what it ran is handed out again up to ``search.max_failures`` times.
+    A worker that dies is replaced, and its trajectory is run again, up to ``search.max_failures`` times.
 
     Args:
         scratch: an empty folder on this machine.
@@ -63,10 +63,14 @@ class ProcessEngine:
         return placement.describe(spec, nodes, [])
 
     def check_storage(self, place: Place) -> None:
-        """All processes are of this machine."""
+        """Do nothing, because no other machine is involved."""
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """See `Engine`."""
+        """See `Engine`: the data are written to a file in the scratch folder.
+
+        Raises:
+            StorageError: the scratch folder is full or cannot be written.
+        """
         try:
             return map_data(data, self._scratch / f"data_{len(list(self._scratch.iterdir()))}")
         except OSError as error:
@@ -124,7 +128,7 @@ class ProcessEngine:
 
 
 def _take_in(worker: WorkerProcess, search: SearchDriver) -> None:
-    """Tell the search what a worker has to report; if the worker has died, of its death."""
+    """Pass a worker's report to the search, or handle the worker's death."""
     number = worker.number
     try:
         report = worker.report()
@@ -140,13 +144,13 @@ def _take_in(worker: WorkerProcess, search: SearchDriver) -> None:
 
 
 def _ready(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
-    """Those that have something to say, or have died; none after a while."""
+    """Wait until workers have something to report or have died, and return them; after a while, return none."""
     found = wait([worker.connection for worker in workers], timeout=_LOOK_SECONDS)
     return [worker for worker in workers if worker.connection in found]
 
 
 def _count(spec: SearchSpec, most: int | None) -> int:
-    """How many workers to start: as many as fit, as are allowed, and as there is work for."""
+    """Return the number of workers to start, which is limited by the machine, by the search, and by the work left."""
     fitting = placement.fitting_on(spec.resources, placement.this_machine(spec.resources))
     limits = [fitting, *(limit for limit in (spec.search.max_concurrent, most) if limit is not None)]
     return max(1, min(limits))

@@ -1,4 +1,4 @@
-"""How a worker's report reaches the search, for the engines that hand out the work themselves."""
+"""Passes jobs to workers and their reports to the search, for the engines that schedule the work themselves."""
 
 from ticket_search.engines.job import Job, Shared, make_job
 from ticket_search.engines.place import Place
@@ -9,7 +9,7 @@ from ticket_search.search.reports import EndReport, HaltReport, LevelReport, Not
 
 
 def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
-    """The job of the search's next suggestion; None where there is none now."""
+    """Return the job of the search's next suggestion, or None if there is none at the moment."""
     suggestion = search.next()
     if suggestion is None:
         return None
@@ -18,27 +18,27 @@ def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
 
 
 def died(search: SearchDriver, how: str, error: str | None) -> EndReport:
-    """The end of a trajectory whose workers died more often than `max_failures` allows.
+    """Return the end report of a trajectory whose workers died more often than `max_failures` allows.
 
     Args:
         search: the search.
-        how: how the last one died, as far as that is known; "" where it is not.
-        error: all that is known, in any number of lines.
+        how: how the last worker died; "" if that is not known.
+        error: the output of the last worker or other details, in any number of lines.
     """
     reason = f"its worker died {times(search.spec.search.max_failures + 1)}" + (f": {how}" if how else "")
     return EndReport(status="failed", reason=reason, error=f"{reason}\n{error or ''}".strip())
 
 
 def times(count: int) -> str:
-    """A count in words."""
+    """Return a number of times in words."""
     return "once" if count == 1 else f"{count} times"
 
 
 def receive(search: SearchDriver, number: int, report: Report) -> bool:
-    """Tell the search what came of a trajectory.
+    """Pass a worker's report to the search.
 
     Returns:
-        Whether the trajectory goes on: it has neither ended, nor is it to be dropped, nor is the search ending.
+        Whether the trajectory continues. It does not if it has ended or was stopped, or if the search is ending.
     """
     if isinstance(report, LevelReport):
         reason = search.level_finished(number, report)
@@ -47,7 +47,7 @@ def receive(search: SearchDriver, number: int, report: Report) -> bool:
         return reason is None and not search.is_ending
     if isinstance(report, NotStarted):
         search.progress.stopped = True
-    elif isinstance(report, HaltReport | NotShared):  # without another machine, no other worker would fare better
+    elif isinstance(report, HaltReport | NotShared):  # all workers are on this machine, so none could do better
         search.halt(StorageError(report.reason))
     else:
         search.ended(number, report)

@@ -1,4 +1,4 @@
-"""A worker: runs trajectories level by level, whichever engine its process belongs to."""
+"""The worker, which runs trajectories level by level in the processes of every engine."""
 
 import sys
 import traceback
@@ -31,8 +31,8 @@ Report = LevelReport | EndReport | HaltReport | NotStarted | NotShared
 class Worker:
     """Runs trajectories in this process, level by level: one, or as many as its executor trains together.
 
-    Ray's actors, the processes of `engines.processes` and the inline engine each hold one. Whoever holds it takes up a
-    job, then asks for one report after another; between two reports nothing runs.
+    Ray actors, the processes of `engines.processes` and the inline engine have one worker each. They give it jobs with
+    `take`, then ask for one report at a time with `advance`; nothing runs between two reports.
     """
 
     def __init__(self) -> None:
@@ -44,20 +44,20 @@ class Worker:
 
     @property
     def numbers(self) -> list[int]:
-        """The trajectories that have not reported their end, by the numbers of their jobs."""
+        """The job numbers of the trajectories that have not reported their end."""
         return list(self._reporters)
 
     def take(self, job: Job) -> None:
-        """Take up a trajectory. Nothing of earlier ones is kept but the data set."""
+        """Add a trajectory. Only the data set is kept from earlier ones."""
         self._reporters[job.number] = reporter = _Reporter(job)
         try:
-            if job.run_id:  # this node may have joined after the search started
+            if job.run_id:  # the node may have joined after the search checked all nodes
                 check_shared_once(job.store, job.run_dir, job.run_id)
         except StorageError as error:
             self._reports.append((job.number, NotShared(reason=str(error))))
             return
         try:
-            if is_stop_requested(open_folder(job.run_dir)):  # while it waited for its turn
+            if is_stop_requested(open_folder(job.run_dir)):  # it may have been requested while the job waited
                 self._reports.append((job.number, NotStarted()))
                 return
             with user_exit_as_error():
@@ -66,7 +66,7 @@ class Worker:
             self._reports.append((job.number, end_of(error)))
 
     def advance(self) -> tuple[int, Report]:
-        """Run until a trajectory has something to report: its number, and a level or how it ended."""
+        """Run until a trajectory finishes a level or ends, and return its number and its report."""
         if not self._reports:
             for number, outcome in self._lanes.advance():
                 self._reports.append((number, self._report(number, outcome)))
@@ -79,23 +79,23 @@ class Worker:
         try:
             with user_exit_as_error():
                 return self._reporters[number].report(outcome)
-        except Exception as error:  # a user's metric, say
+        except Exception as error:  # from a user's metric, for example
             self._lanes.remove(number)
             return end_of(error)
 
     def drop(self, number: int) -> None:
-        """Give up a trajectory whose level `advance` has returned last."""
+        """Abandon the trajectory whose level the last call of `advance` returned."""
         del self._reporters[number]
         self._lanes.remove(number)
 
     def close(self) -> None:
-        """Give up all trajectories."""
+        """Abandon all trajectories."""
         self._lanes.close()
         self._reporters.clear()
 
 
 def run_job(job: Job) -> Iterator[Report]:
-    """Run one trajectory; whatever happens, the last report says how it ended."""
+    """Run one trajectory, and generate its reports. The last report always says how the trajectory ended."""
     worker = Worker()
     worker.take(job)
     try:
@@ -106,7 +106,7 @@ def run_job(job: Job) -> Iterator[Report]:
 
 
 def lanes_of(spec: SearchSpec) -> int:
-    """How many trajectories of a search one worker runs side by side: as many as its executor trains together."""
+    """Return how many trajectories one worker runs together: as many as its executor trains together."""
     from ticket_search.training.executors.registry import chosen_executor, executor_for
 
     lanes = executor_for(chosen_executor(spec.training)).lanes
@@ -114,18 +114,18 @@ def lanes_of(spec: SearchSpec) -> int:
 
 
 def end_of(error: Exception) -> HaltReport | EndReport:
-    """What an error means for its trajectory, and for the search."""
-    if isinstance(error, StorageError):  # no fault of this trajectory's, and no other would fare better
+    """Return the report for an error: it ends the trajectory, or halts the search."""
+    if isinstance(error, StorageError):  # any other trajectory would fail in the same way
         return HaltReport(reason=str(error))
     if isinstance(error, Diverged):
         return EndReport(status="diverged", reason=str(error))
-    # The search continues without this trajectory, and its table says why.
+    # The search continues without this trajectory; the table of trajectories records the reason.
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     return EndReport(status="failed", reason=reason, error="".join(traceback.format_exception(error)))
 
 
 def prepare(job: Job) -> "Task":
-    """Make this process fit for a job: its threads, its modules; and the task, on its device."""
+    """Prepare this process for a job by setting its threads and import path, and return the task on its device."""
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
     import torch
 
@@ -135,7 +135,7 @@ def prepare(job: Job) -> "Task":
 
 
 class _Reporter:
-    """Makes reports of what a trajectory comes to."""
+    """Makes the reports of one trajectory."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -143,7 +143,7 @@ class _Reporter:
         self._dense: Level | None = None
 
     def steps(self) -> "Steps[None]":
-        """The trajectory, from its beginning."""
+        """Start the trajectory, and return its steps."""
         task = prepare(self._job)
         from ticket_search.lottery.levels import TrajectoryLevels
         from ticket_search.lottery.trajectory import trajectory_steps
@@ -165,7 +165,7 @@ class _Reporter:
         return trajectory_steps(levels, job.rewind_iterations)
 
     def report(self, outcome: "Level | Ended") -> Report:
-        """The report of a level, or of how the trajectory ended."""
+        """Return the report of a level, or of the end of the trajectory."""
         from ticket_search.lottery.lanes import Ended
         from ticket_search.lottery.rows import control_rows, curve_rows, early_bird_rows, layer_rows, level_row
 
@@ -184,7 +184,7 @@ class _Reporter:
 
 
 class _Log:
-    """A trajectory's events, and what of them the user should be told at once."""
+    """Logs a trajectory's events, and collects notices about those that the user should see at once."""
 
     def __init__(self, job: Job, trajectory: str) -> None:
         from ticket_search.results.events import EventLog
@@ -193,18 +193,18 @@ class _Log:
         self._trajectory = trajectory
         self._events = EventLog(job.run_dir)
         self._notices: list[str] = []
-        self._before: dict[str | None, set[str]] | None = None  # what was said of each level, once somebody asks
+        self._before: dict[str | None, set[str]] | None = None  # level key -> earlier events, read when first needed
 
     def __call__(self, event: str, **fields: object) -> None:
         self._events.log(event, trajectory_id=self._trajectory, **fields)
         if event == "entry_damaged":
             self._notices.append(
-                f"the store's entry {fields['key']} was damaged ({fields['reason']}); it is set aside as "
-                f"{fields['path']}, and what it held is trained again"
+                f"the store's entry {fields['key']} was damaged ({fields['reason']}); it was moved to "
+                f"{fields['path']}, and its level is trained again"
             )
 
     def was_finished(self, level_key: str) -> bool | None:
-        """Whether this search says so of a level; None if it never said that the level was started."""
+        """Return whether this search has logged that it finished a level; None if it never logged its start."""
         from ticket_search.results.events import read_events
 
         if self._before is None:

@@ -1,4 +1,4 @@
-"""The program of a worker process; see `WorkerProcess`, which starts it."""
+"""The program that runs in a worker process; `WorkerProcess` starts it."""
 
 import os
 import signal
@@ -16,21 +16,21 @@ _WATCH_SECONDS = 1.0
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Answer what the parent asks until it closes the connection.
+    """Answer the requests of the parent process until it closes the connection.
 
     Args:
-        descriptor: of this end of the connection.
-        parent: its process id; without it nobody would end this process.
+        descriptor: the file descriptor of this end of the connection.
+        parent: the process id of the parent; this process exits when the parent no longer exists.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=[parent], daemon=True).start()
-    worker: Worker | None = None  # it imports torch, which a call may not need
+    worker: Worker | None = None  # created when needed: it imports torch, which a call may not need
     with Connection(descriptor) as connection:
         while True:
             try:
                 action, *arguments = connection.recv()
             except EOFError:
-                os._exit(0)  # at once: to take torch apart in order takes half a second
+                os._exit(0)  # skips the orderly shutdown of torch, which takes half a second
             if action == "call":
                 connection.send(_called(*arguments))
                 continue
@@ -45,7 +45,7 @@ def main(descriptor: int, parent: int) -> None:
 
 
 def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
-    """Whether a function returned, and what; or the message of what it raised."""
+    """Call a function, and return True and its result, or False and the message of its error."""
     try:
         return True, function(*arguments)
     except TicketSearchError as error:
@@ -55,7 +55,7 @@ def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[b
 
 
 def _end_with(parent: int) -> None:
-    """End this process once its parent, killed perhaps, is gone."""
+    """Exit once the parent process no longer exists, because it may have been killed."""
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
     os._exit(1)

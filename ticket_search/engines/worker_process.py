@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: what it is asked to do, what it answers, and that it may die."""
+"""The parent's view of a worker process: sends it requests, receives its answers, and notices its death."""
 
 import os
 import signal
@@ -16,16 +16,16 @@ from ticket_search.engines.job import Job
 from ticket_search.engines.worker import Report
 from ticket_search.errors import TicketSearchError
 
-#: For an idle worker to leave by itself.
+#: The time that an idle worker has to exit by itself, in seconds.
 _LEAVE_SECONDS = 2.0
 
 
 class WorkerDied(Exception):
-    """A worker process is gone.
+    """A worker process has ended unexpectedly.
 
     Attributes:
         how: its exit code, or the signal that killed it, in a few words.
-        output: what it wrote to its standard error.
+        output: its output to stderr.
     """
 
     def __init__(self, how: str, output: str) -> None:
@@ -37,16 +37,16 @@ class WorkerDied(Exception):
 class WorkerProcess(AbstractContextManager["WorkerProcess"]):
     """A process that runs one trajectory, or makes one call, at a time; it ends with the ``with`` block.
 
-    It is started as a program of its own and not forked or spawned by `multiprocessing`: a fork would copy the locks of
-    this process's threads, and a spawned child runs the user's script again, as far as no guard in it forbids.
+    It is started as a separate program rather than by `multiprocessing`: a forked child would inherit locks held by
+    threads of this process, and a spawned child would run the user's script again unless the script guards against it.
 
     Args:
-        slot: counts the workers of this machine from 0.
-        resources: of a trajectory; the slot decides which of the GPUs the worker sees.
+        slot: the number of the worker on this machine, from 0.
+        resources: the resources of a trajectory; the slot decides which of the GPUs the worker sees.
 
     Attributes:
-        connection: ready to be read once the worker has answered or died.
-        number: of the job or the call that it is busy with; -1 where it is idle.
+        connection: the connection to the process, readable once the worker has answered or died.
+        number: the number of the current job or call; -1 while the worker is idle.
     """
 
     connection: Connection
@@ -59,11 +59,11 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
     @property
     def busy(self) -> bool:
-        """Whether it has been asked for something that it has not answered, or runs a trajectory."""
+        """Whether the worker runs a trajectory or a call."""
         return self.number >= 0
 
     def __enter__(self) -> "WorkerProcess":
-        # What native code writes as it crashes is worth keeping; a terminal is not the place for it.
+        # Native code may print the reason for a crash. It is kept for the tables instead of cluttering the terminal.
         self._errors = tempfile.TemporaryFile("w+b")
         self._start()
         return self
@@ -80,39 +80,39 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         self._start()
 
     def take(self, job: Job) -> None:
-        """Take up a trajectory, and run it until there is something to report."""
+        """Start a trajectory, and run it until it has something to report."""
         self.number = job.number
         self._send("take", job)
 
     def advance(self) -> None:
-        """Run the trajectory until there is something more to report."""
+        """Continue the trajectory until it has something more to report."""
         self._send("advance")
 
     def report(self) -> Report:
-        """What the trajectory has to report; waits for it.
+        """Wait for the trajectory's next report, and return it.
 
         Raises:
-            WorkerDied: the process is gone.
+            WorkerDied: the process has ended.
         """
         answer: Report = self._receive()
         return answer
 
     def drop(self) -> None:
-        """Give up the trajectory, if it has not ended."""
+        """Abandon the trajectory, if it has not ended."""
         self._send("drop", self.number)
         self.number = -1
 
     def call(self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        """Call a function that can be imported."""
+        """Call a function, which the worker must be able to import."""
         self.number = number
         self._send("call", function, arguments)
 
     def result(self) -> Any:
-        """What the call has returned; waits for it.
+        """Wait for the result of the call, and return it.
 
         Raises:
-            TicketSearchError: it raised.
-            WorkerDied: the process is gone.
+            TicketSearchError: the function raised an error.
+            WorkerDied: the process has ended.
         """
         returned, value = self._receive()
         self.number = -1
@@ -122,7 +122,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
     def _start(self) -> None:
         self.connection, theirs = Pipe()
-        # -P: modules of the working directory come last, as in this process.
+        # With -P the working directory does not come first on the import path, as in this process.
         command = [
             sys.executable,
             "-P",
@@ -140,7 +140,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             pass_fds=[theirs.fileno()],
-            start_new_session=True,  # the interrupt of a terminal is for the search, which ends its workers
+            start_new_session=True,  # Ctrl-C must reach only this process, which then ends its workers
         )
         theirs.close()
 
@@ -159,7 +159,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         try:
             self.connection.send(message)
         except OSError:
-            # It has died: reading from it says so, to whoever waits for its answer.
+            # The process has died; the next read from the connection will report it.
             return
 
     def _receive(self) -> Any:
@@ -172,16 +172,16 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
 
 def how_it_ended(code: int) -> str:
-    """The exit code of a process, or the signal that killed it, in words."""
+    """Describe the exit code of a process, or the signal that killed it."""
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
 def visible_gpus(slot: int, each: float) -> list[str]:
-    """The GPUs of a worker, as ``CUDA_VISIBLE_DEVICES`` names them: its own ones, or one that it shares.
+    """Return the GPUs of a worker as names for ``CUDA_VISIBLE_DEVICES``: GPUs of its own, or one that it shares.
 
     Args:
-        slot: counts the workers from 0.
-        each: GPUs of a worker: a whole number, or a share 1/n.
+        slot: the number of the worker, from 0.
+        each: the number of GPUs per worker: a whole number, or a share 1/n.
     """
     known = os.environ.get("CUDA_VISIBLE_DEVICES")
     if each < 1:

@@ -1,1 +1,1 @@
-"""The commands that follow a search: confirm, transfer, stability, export."""
+"""Work that follows a search: confirm, transfer, stability, export."""

@@ -1,4 +1,4 @@
-"""The best configurations of a search again, on fresh seeds and with controls: a search of its own."""
+"""Confirmation: runs the best configurations of a search again, on fresh seeds and with controls."""
 
 from collections.abc import Iterable
 
@@ -21,17 +21,17 @@ _LAST_LEVEL = "max_levels"
 def confirmation(
     run_dir: Folder, tickets: Iterable[tuple[str, int]], *, top: int, seeds: int, draws: int
 ) -> SearchSpec:
-    """The search that confirms another search.
+    """Make the search that confirms another search.
 
     Its points are the configurations of the best tickets, each trained up to the level of its best ticket. Its seeds
-    are the first that the search did not use. It shares the search's store.
+    are the smallest seeds above those of the other search, whose store it shares.
 
     Args:
-        run_dir: of the search.
-        tickets: trajectory and level of its matching tickets, the best first.
-        top: how many configurations.
-        seeds: how many fresh seeds.
-        draws: of each kind of control, for each ticket. Tickets whose weights are not rewound have no controls.
+        run_dir: the run directory of the search to confirm.
+        tickets: trajectory id and level of the matching tickets of that search, best first.
+        top: the number of configurations.
+        seeds: the number of fresh seeds.
+        draws: the number of controls of each kind for each ticket. Tickets whose weights are not rewound have none.
 
     Raises:
         SpecError: no ticket of the search matches.
@@ -56,7 +56,7 @@ def confirmation(
 
 
 def _points(run_dir: Folder, tickets: Iterable[tuple[str, int]], top: int) -> list[dict[str, object]]:
-    """The configurations of the best tickets, each once, whatever the seed."""
+    """Return the distinct configurations of the best tickets; tickets of different seeds may share one."""
     suggestions = {s.trajectory_id: s for s in SuggestionRecord(run_dir).read()}
     points: list[dict[str, object]] = []
     taken: list[object] = []
@@ -74,7 +74,16 @@ def _distinct(values: list[object]) -> list[object]:
 
 
 def write_confirmation(run_dir: Folder, confirmed: Folder, margin: float) -> pd.DataFrame:
-    """Write the table ``confirm`` of a search, from the results in `confirmed`; see `confirm_table`."""
+    """Write the table ``confirm`` of a search, from the results of its confirmation; see `confirm_table`.
+
+    Args:
+        run_dir: the run directory of the search.
+        confirmed: the run directory of the confirmation.
+        margin: see `confirm_table`.
+
+    Returns:
+        The table.
+    """
     table = confirm_table(load_results(confirmed), margin)
     (run_dir / "confirm").write("part-00000.parquet", table.to_parquet())
     return table

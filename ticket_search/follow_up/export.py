@@ -1,4 +1,4 @@
-"""Exporting a ticket of a search into a file."""
+"""Exports a ticket of a search to a file, and finds the trajectory of a ticket."""
 
 import os
 from pathlib import Path
@@ -24,25 +24,25 @@ _SHOWN = 10
 
 
 def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | None = None) -> None:
-    """Write a ticket into a file.
+    """Write a ticket to a file.
 
     Args:
-        run_dir: of the search.
-        name: ``<trajectory_id>/<level>``, as in `analysis.tickets.tickets`.
-        path: of the file, which must not be there.
-        data_dir: where data sets lie, if not where the search had them.
+        run_dir: the run directory of the search.
+        name: the name of the ticket, ``<trajectory_id>/<level>``, as in `analysis.tickets.tickets`.
+        path: the path of the file, which must not exist.
+        data_dir: the folder of the data sets, if it is not the search's.
 
     Raises:
-        SpecError: the search has no such ticket, or its pruned weights are not zero; or the file exists already, or
-            its folder does not.
-        StorageError: the store has lost its level, or holds it damaged; or the file cannot be written.
+        SpecError: the search has no such ticket, its pruned weights are not zero, the file already exists, or its
+            folder does not exist.
+        StorageError: the level is missing or damaged in the store, or the file cannot be written.
     """
     _check_target(path)
     trajectory, level, figures = find_ticket(run_dir, name)
     if trajectory.pruning.reinit_pruned != "zero":
         raise SpecError(
             f"{name!r} holds its pruned weights at their initial values (pruning.reinit_pruned "
-            f"{trajectory.pruning.reinit_pruned!r}); in a ticket's file they are zero"
+            f"{trajectory.pruning.reinit_pruned!r}); a ticket file can only hold tickets whose pruned weights are zero"
         )
     source = read_data(run_dir, trajectory, data_dir)
     finished = open_finished(run_dir, trajectory, level, str(figures["level_key"]), source)
@@ -52,18 +52,18 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
 
 def _check_target(path: Path) -> None:
     if os.path.lexists(path):
-        raise SpecError(f"{str(path)!r} exists already; give another name, or remove it")
+        raise SpecError(f"{str(path)!r} already exists; give another name, or remove it")
     folder = path.absolute().parent
     if not folder.is_dir():
         nearest = next(outer for outer in (folder, *folder.parents) if outer.exists())
         wrong = (
             f"there is no folder {str(folder)!r}" if nearest.is_dir() else f"{str(nearest)!r} is a file, not a folder"
         )
-        raise SpecError(f"{str(path)!r} cannot be written: {wrong}; make the folder first, or give another")
+        raise SpecError(f"{str(path)!r} cannot be written: {wrong}; create the folder first, or give another path")
 
 
 def read_data(run_dir: Folder, trajectory: TrajectorySpec, data_dir: str | None) -> Source:
-    """Read a trajectory's data set, from `data_dir` or else from where the search had it."""
+    """Read a trajectory's data set from `data_dir`, or from the search's folder if that is None."""
     folder = Path(data_dir) if data_dir else data_path(read_spec(run_dir))
     source: Source = task_kind(trajectory.task).read(trajectory.dataset, folder)
     return source
@@ -72,17 +72,18 @@ def read_data(run_dir: Folder, trajectory: TrajectorySpec, data_dir: str | None)
 def open_finished(
     run_dir: Folder, trajectory: TrajectorySpec, level: int, level_key: str, source: Source
 ) -> "FinishedTrajectory":
-    """Open a trajectory of a search in this process.
+    """Open a finished trajectory of a search.
 
     Args:
-        run_dir: of the search.
-        trajectory: whose levels the search's store holds.
-        level: the level that is wanted.
-        level_key: its key in the tables.
-        source: the data set as it is read now.
+        run_dir: the run directory of the search.
+        trajectory: the trajectory, whose levels are in the search's store.
+        level: the number of the level to be used.
+        level_key: the key of that level in the tables.
+        source: the data set.
 
     Raises:
-        SpecError: the level has another key now, because the data set or the code of a user's network has changed.
+        SpecError: the level's key is no longer the same, because the data set or the code of a user's network has
+            changed.
     """
     from ticket_search.lottery.finished import FinishedTrajectory
     from ticket_search.store.level_store import LevelStore
@@ -92,14 +93,14 @@ def open_finished(
     finished = FinishedTrajectory(trajectory, task, LevelStore(store_folder(spec, run_dir)))
     if finished.level_key(level) != level_key:
         raise SpecError(
-            f"dataset {trajectory.dataset.name!r}: the data read now is not the data that the search was run on, or "
-            "the source of the user's network has changed; give the --data-dir of the same data"
+            f"dataset {trajectory.dataset.name!r}: the data are not those that the search was run on, or the source of "
+            "the user's network has changed; give the --data-dir of the same data"
         )
     return finished
 
 
 def find_ticket(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[str, object]]:
-    """The trajectory that found a ticket, the ticket's level, and its row of `levels`.
+    """Return the trajectory that found a ticket, the ticket's level, and its row in `levels`.
 
     Raises:
         SpecError: the search has no such ticket.
@@ -110,7 +111,7 @@ def find_ticket(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[s
     if named.empty:
         known = list(names[levels["level"] > 0])
         hint = unknown("ticket", name, known[:_SHOWN]) + (f", and {len(known) - _SHOWN} more" * (len(known) > _SHOWN))
-        raise SpecError(hint if known else f"unknown ticket {name!r}: {str(run_dir)!r} has none yet")
+        raise SpecError(hint if known else f"unknown ticket {name!r}: {str(run_dir)!r} has no tickets yet")
     trajectory_id = str(named["trajectory_id"].iloc[0])
     suggestion = next(s for s in SuggestionRecord(run_dir).read() if s.trajectory_id == trajectory_id)
     (row,) = records(named.head(1))

@@ -1,4 +1,4 @@
-"""Copies of a ticket and of its dense network, trained in parallel, and the errors between them."""
+"""Trains copies of a ticket and of its dense network in parallel, and measures the errors between them."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arm:
-    """A start that is trained several times: a ticket, or the dense network (level 0) from its rewind iteration on."""
+    """A start for several copies: a ticket, or the dense network (level 0) at its rewind iteration."""
 
     trajectory: TrajectorySpec
     level: int
@@ -32,7 +32,7 @@ class _Arm:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Its columns in the table of errors."""
+        """The values of the arm's columns in the table of errors."""
         iteration = self.trajectory.pruning.rewind_iteration
         return {"arm": "ticket" if self.level else "dense", "rewind_iteration": iteration, "density": self.density}
 
@@ -51,28 +51,31 @@ def lines_between_copies(
 ) -> pd.DataFrame:
     """Measure the errors on the lines between copies of a ticket, and between copies of its dense network.
 
-    Copies start from the same weights and differ in the order of the data, its augmentation and dropout. They are
-    entries of the level store, so a later call reuses them. Their keys are noted in the run directory, for `store_use`.
+    Copies start from the same weights and differ in data order, augmentation and dropout. They are kept in the level
+    store, so that a later call reuses them, and their keys are listed in the run directory, so that `store_use` does
+    not remove them.
 
     Args:
-        run_dir: of the search.
-        ticket: ``<trajectory_id>/<level>``.
-        copies: of each start, at least 2.
-        points: on each line, both ends included.
-        rewinds: the iterations from which copies of the dense network are trained; none means those that the search
-            lists, and the ticket's.
+        run_dir: the run directory of the search.
+        ticket: the name of the ticket, ``<trajectory_id>/<level>``.
+        copies: the number of copies from each start, at least 2.
+        points: the number of points on each line, including both ends.
+        rewinds: the iterations from which copies of the dense network are trained; if empty, those that the search
+            lists, and that of the ticket.
         data_dir: the folder of the data sets, if it is not the search's.
-        engine, address: where copies are trained; see `launch.run.run_search`.
+        engine: where copies are trained: ``inline``, ``processes`` or ``ray``.
+        address: the address of a Ray cluster; see `launch.run.run_search`.
         say: receives lines about the progress.
 
     Returns:
         A row for each point: ``ticket``, ``arm`` (``ticket`` or ``dense``), ``rewind_iteration``, ``density``,
         ``first`` and ``second`` (numbers of the copies), ``position`` (0 at the first, 1 at the second), ``val_error``
-        and ``test_error`` (the metric as an error, see `Task.error`; nan where a copy diverged).
+        and ``test_error`` (the metric as an error, see `Task.error`; nan if a copy diverged).
 
     Raises:
-        SpecError: the search has no such ticket, the data have changed, or a rewind is past the training.
-        RunDirectoryError: another process runs the directory.
+        SpecError: the search has no such ticket, the data have changed, or a rewind iteration is not before the end of
+            the training.
+        RunDirectoryError: another process uses the run directory.
         TicketSearchError: a training failed.
     """
     spec = read_spec(run_dir)
@@ -84,7 +87,7 @@ def lines_between_copies(
     arms = [_Arm(trajectory=trajectory, level=level, density=float(str(figures["density"]))), *dense]
     keys = [finished.of(arm.trajectory).copy_key(arm.level, copy) for arm in arms for copy in range(copies)]
     pairs = list(itertools.combinations(range(copies), 2))
-    # The lock keeps `store --keep-best` from removing copies that are in use, and another call from this table.
+    # The lock keeps `store --keep-best` from removing copies in use, and another call from writing the same table.
     with locked(run_dir, say), open_engine(engine, address, room=source.size) as opened:
         (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
         opened.plan(spec)
@@ -100,12 +103,12 @@ def lines_between_copies(
 
 
 def train_copy(job: Job, level: int, copy: int) -> None:
-    """In a worker: train a copy, unless it is in the store."""
+    """Train a copy, unless it is in the store; called in a worker."""
     _finished(job).train_copy(level, copy)
 
 
 def errors_between(job: Job, level: int, one: int, other: int, points: int) -> list[dict[str, float]]:
-    """In a worker: the errors on the line between two copies that are in the store."""
+    """Measure the errors on the line between two copies in the store; called in a worker."""
     finished = _finished(job)
     ends = finished.train_copy(level, one), finished.train_copy(level, other)
     return [dataclasses.asdict(error) for error in finished.errors_between(*ends, points)]
@@ -121,10 +124,10 @@ def _finished(job: Job) -> "FinishedTrajectory":
 
 
 def _dense_from(iteration: int, trajectory: TrajectorySpec, task: "Task") -> TrajectorySpec:
-    """The trajectory of the dense network alone, with this iteration to rewind to.
+    """Return the trajectory of the dense network alone, with another rewind iteration.
 
     Raises:
-        SpecError: the iteration is past the training.
+        SpecError: the iteration is not before the end of the training.
     """
     plain = trajectory.model_dump(mode="json")
     plain |= {"pruning": {"rewind_iteration": iteration}, "controls": {}}

@@ -1,4 +1,4 @@
-"""Tickets on another data set than the one they were found on: a search of its own, of one level for each ticket."""
+"""Transfer: a search that trains tickets on a different data set than the one they were found on."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,21 +23,24 @@ from ticket_search.storage.folder import Folder
 
 
 def read_tickets(paths: Sequence[Path], *, allow_code: bool = False) -> dict[str, Ticket]:
-    """The tickets in some files, by their keys in a level store.
+    """Read tickets from files.
 
     Args:
-        paths: of the files.
+        paths: the paths of the files.
         allow_code: whether code that a file names may be run; see `load_ticket`.
 
+    Returns:
+        The tickets, by their keys in a level store.
+
     Raises:
-        SpecError: a file is no ticket, is given twice, or names code that is not allowed.
+        SpecError: a file is not a ticket, is given twice, or names code that is not allowed.
     """
     tickets: dict[str, Ticket] = {}
     for path in paths:
         ticket = read_ticket(path)
         check_code_allowed(ticket.spec, path, allow_code=allow_code)
         if ticket.key in tickets:
-            raise SpecError(f"{str(path)!r} is the same ticket as another file given; give each once")
+            raise SpecError(f"{str(path)!r} holds the same ticket as another of the files; give each ticket once")
         tickets[ticket.key] = ticket
     return tickets
 
@@ -51,21 +54,23 @@ def transfer(
     mask_alone: bool,
     settings: tuple[str, ...] = (),
 ) -> SearchSpec:
-    """The search that trains tickets on another data set, with every seed, beside dense networks and controls.
+    """Make the search that trains each ticket on another data set with each seed, with dense networks and controls.
 
     The network, the training (with lengths in iterations), the size of the validation split and the augmentation are
-    those that found the tickets. The seeds are the first that found none of the tickets.
+    those with which the tickets were found. The seeds are the smallest above those with which they were found.
 
     Args:
-        tickets: by key, see `read_tickets`.
-        dataset: the name of the data set.
-        seeds: how many.
-        draws: of each kind of control, for each ticket and seed.
-        mask_alone: start from the rewind weights of the dense networks trained there, instead of the tickets' weights.
-        settings: ``KEY=VALUE``, see `load_search`.
+        tickets: the tickets by their keys; see `read_tickets`.
+        dataset: the name of the data set to train on.
+        seeds: the number of seeds.
+        draws: the number of controls of each kind for each ticket and seed.
+        mask_alone: whether to start from the rewind weights of dense networks trained on that data set, instead of the
+            tickets' own rewind weights.
+        settings: ``KEY=VALUE`` strings; see `load_search`.
 
     Raises:
-        SpecError: the tickets were found in different ways, or start from trained weights; or the settings are wrong.
+        SpecError: the tickets were found with different settings, a ticket starts from trained weights, or `settings`
+            are not valid.
     """
     _check_transferable(tickets, mask_alone=mask_alone)
     first = next(iter(tickets.values()))
@@ -78,12 +83,13 @@ def transfer(
         "model": spec["model"],
         "training": spec["training"],
         "pruning": {
-            # The tables record how the tickets were found; training a given ticket uses the rewind iteration alone.
+            # Only the rewind iteration affects the training of a ticket. The other fields go into the tables, as a
+            # record of how the tickets were found.
             **{name: spec["pruning"][name] for name in CONFIGURATION_NAMES},
             "ticket": next(iter(tickets)),
             "ticket_weights": "own" if mask_alone else "ticket",
         },
-        # With the mask alone the ticket itself is a random reinitialization.
+        # With the mask alone, the ticket is itself a random reinitialization.
         "controls": {"kinds": ["shuffled_mask"] if mask_alone else ["random_reinit", "shuffled_mask"], "draws": draws},
         "space": {"ticket": list(tickets)},
         "seeds": list(range(fresh, fresh + seeds)),
@@ -91,7 +97,10 @@ def transfer(
     }
     search = parse_search(yaml.safe_dump(plain, sort_keys=False), "transfer", settings)
     if list(search.space) != ["ticket"]:
-        raise SpecError(f"--set: the space of a transfer is its tickets, not {list(search.space)}; fix other fields")
+        raise SpecError(
+            f"--set: the space of a transfer must hold only its tickets, not {list(search.space)}; give other fields "
+            "a single value"
+        )
     return search
 
 
@@ -100,14 +109,15 @@ def _check_transferable(tickets: Mapping[str, Ticket], *, mask_alone: bool) -> N
     for other in others:
         if different := differences(_found_by(first), _found_by(other)):
             raise SpecError(
-                f"tickets {first.name!r} and {other.name!r} differ in {', '.join(different)}, so they were found in "
-                "different ways; transfer them one by one"
+                f"tickets {first.name!r} and {other.name!r} were found with different settings of "
+                f"{', '.join(different)}; transfer them one by one"
             )
     for ticket in tickets.values():
         if ticket.spec.pruning.retrain != "weights" and not mask_alone:
             raise SpecError(
                 f"ticket {ticket.name!r} starts from trained weights (pruning.retrain "
-                f"{ticket.spec.pruning.retrain!r}), so this would fine-tune it; transfer its mask with --mask-alone"
+                f"{ticket.spec.pruning.retrain!r}), so a transfer would fine-tune them; use only its mask, with "
+                "--mask-alone"
             )
 
 
@@ -119,14 +129,14 @@ def _name(tickets: Mapping[str, Ticket], dataset: str, *, mask_alone: bool) -> s
 
 
 def _found_by(ticket: Ticket) -> Spec:
-    """How a ticket was found, without the seed, the controls and the length of its trajectory."""
+    """Return how a ticket was found, apart from the seed, the controls and the length of its trajectory."""
     defaults = {name: PruningSpec.model_fields[name].default for name in ("min_density", "max_levels")}
     pruning = ticket.spec.pruning.model_copy(update=defaults)
     return ticket.spec.model_copy(update={"pruning": pruning, "controls": ControlsSpec(), "seed": 0})
 
 
 def write_transfer(run_dir: Folder, margin: float) -> pd.DataFrame | None:
-    """Write the table ``transfer`` of a transfer's search; returns None if no ticket has finished its training."""
+    """Write and return the table ``transfer`` of a transfer's search; None if no ticket has finished its training."""
     table = transfer_table(load_results(run_dir), margin)
     if table.empty:
         return None

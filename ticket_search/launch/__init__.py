@@ -1,1 +1,1 @@
-"""Starting a search: the checks before the start, the estimate of its disk use, the run."""
+"""Starts a search: checks it, estimates its disk use, and runs it."""

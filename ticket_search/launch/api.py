@@ -1,4 +1,4 @@
-"""Searches from Python: what ``ticket-search run`` does, in a notebook or a script."""
+"""Searches from Python: ``ticket-search run`` for notebooks and scripts."""
 
 import copy
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ticket_search.results.reading import Results
 
 _PATH = (str, os.PathLike, type(None)), "a path or 's3://bucket/path'"
-#: Argument -> the types that it may have, and those in words.
+#: The allowed types of each argument, and their description.
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "space": ((SearchSpec, Mapping, str, Path), "a file, the name of a search that ships, a dict or a SearchSpec"),
     "output": _PATH,
@@ -46,27 +46,29 @@ def run_search(
     """Run a search to its end and read its results; called again on the same directory, it resumes.
 
     Args:
-        space: the search: a file, the name of one that ships (``"digits"``), the content of a file as a dict, or a
-            `SearchSpec`.
+        space: the search: a file, the name of a search that ships (``"digits"``), the content of a file as a dict, or
+            a `SearchSpec`.
         output: the run directory, a path or ``s3://bucket/path``; None means ``runs/<name of the search>``.
-        engine: where trajectories run: ``inline`` (in this process, for a debugger), ``processes`` (processes of this
-            machine, without Ray) or ``ray``.
-        address: of a Ray cluster, such as ``auto`` on one of its nodes; None means ``RAY_ADDRESS``, else this machine.
-        trials: how many trajectories, instead of ``search.trials``.
-        settings: dotted keys of the search -> values, such as ``{"training.iterations": 500}``.
+        engine: where trajectories run: ``inline`` (in this process, for debugging), ``processes`` (in processes on
+            this machine, without Ray) or ``ray``.
+        address: the address of a Ray cluster, such as ``auto`` on one of its nodes. None means that in ``RAY_ADDRESS``
+            if it is set, else this machine.
+        trials: the number of trajectories, instead of ``search.trials``.
+        settings: values by dotted key, which replace those of the search: ``{"training.iterations": 500}``.
         data_dir: the folder of the data sets, instead of the search's ``data_dir``.
         store: a level store shared with other searches, instead of the search's ``store``.
-        say: receives lines of text: the plan, the disk that the search will take, warnings.
-        on_trajectory: receives the row of ``trajectories`` for each trajectory that ends.
+        say: receives lines of text: the plan, the disk space that the search will need, and warnings.
+        on_trajectory: receives the row of ``trajectories`` of each trajectory that ends.
 
     Returns:
-        The tables as pandas frames. The row of a failed trajectory in ``trajectories`` holds its error.
+        The tables as pandas frames. The row of a failed trajectory in ``trajectories`` has its error.
 
     Raises:
-        SpecError: the search cannot be run as written, `output` holds another one, or an argument has the wrong type;
-            nothing was started.
-        StorageError: for example, the disk is full; finished levels are kept, and the same call resumes.
-        TicketSearchError: the search had to stop for another reason; finished levels are kept here too.
+        SpecError: the search cannot be run as written, `output` holds a different search, or an argument has the wrong
+            type. Nothing was started.
+        StorageError: the storage failed, for example because the disk is full. Finished levels are kept, and the same
+            call resumes the search.
+        TicketSearchError: the search had to stop for another reason. Finished levels are kept here too.
     """
     _check_types(space=space, output=output, data_dir=data_dir, store=store, address=address, settings=settings)
     _check_callable(say=say, on_trajectory=on_trajectory)
@@ -98,7 +100,7 @@ def _spec(space: SearchSpec | Mapping[str, Any] | str | Path) -> SearchSpec | Ma
         return load_search(search_file(str(space)))
     try:
         return copy.deepcopy(dict(space))
-    except Exception as error:  # whatever an object in it raises; a generator, for one, cannot be copied
+    except Exception as error:  # copying may raise anything; a generator, for example, cannot be copied
         raise SpecError(f"space: {error}; give plain data: dicts, lists, strings, numbers, None") from error
 
 
@@ -109,7 +111,7 @@ def _check_types(**arguments: object) -> None:
         if not isinstance(value, types) or not all(isinstance(key, str) for key in keys):
             raise SpecError(f"{name}: {value!r:.80} is not valid: give {words}")
         if isinstance(value, str) and "\0" in value:
-            raise SpecError(f"{name}: {value!r:.80} is not valid: it holds a null character")
+            raise SpecError(f"{name}: {value!r:.80} is not valid: it contains a null character")
 
 
 def _check_callable(**arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""How much storage a search will take, estimated before it starts."""
+"""Estimates the disk space of a search before it starts."""
 
 import math
 import random
@@ -33,14 +33,14 @@ Sizes = Mapping[tuple[str, DatasetSpec], tuple[NetworkSize, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The storage of a search in which every trajectory trains all of its levels; means over its space.
+    """The disk space of a search if every trajectory trains all of its levels, as a mean over the search space.
 
     Attributes:
-        levels: of a trajectory, on average, including level 0.
-        dense: bytes of weights: the final and the rewind weights of dense networks; where levels are not rewound, the
+        levels: the mean number of levels of a trajectory, including level 0.
+        dense: the bytes of weights: the final and rewind weights of dense networks, and if levels are not rewound, the
             final weights of every level.
-        masks: bytes of masks and curves in the store.
-        tables: bytes of tables, TensorBoard files and events.
+        masks: the bytes of masks and curves in the store.
+        tables: the bytes of tables, TensorBoard files and events.
     """
 
     levels: float
@@ -50,7 +50,7 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """Bytes."""
+        """The bytes of everything."""
         return self.dense + self.masks + self.tables
 
 
@@ -58,11 +58,11 @@ _FIELDS = [field.name for field in fields(Estimate)]
 
 
 def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
-    """Estimate the storage of a search: the mean over points drawn at random from its space.
+    """Estimate the disk space of a search, as a mean over points drawn at random from its space.
 
     Args:
         spec: the search.
-        sizes: (network's name, data set) -> its size, and the images of a training epoch.
+        sizes: for each network name and data set, the size of the network and the number of training images.
     """
     draw = random.Random(0)
     points = []
@@ -70,14 +70,14 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
         values = {name: _drawn(domain, draw) for name, domain in spec.space.items()}
         try:
             points.append(_estimate_at(spec.trajectory_at(values, spec.seeds[0]), spec, sizes))
-        except SpecError:  # three fields that do not go together: the trajectory will fail with that message
+        except SpecError:  # some combinations of three fields are not valid; such a trajectory will fail when it runs
             continue
     mean = {name: fmean(getattr(point, name) for point in points) if points else 0.0 for name in _FIELDS}
     return Estimate(**mean)
 
 
 def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> Estimate:
-    """The storage of a search all of whose trajectories are like this one."""
+    """Estimate the disk space of the search as if all of its trajectories were like this one."""
     trials = spec.planned_trials or 0
     size, images = _size(sizes, trajectory)
     training, pruning = trajectory.resolve(images).training, trajectory.pruning
@@ -96,7 +96,7 @@ def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> 
 
 
 def describe(spec: SearchSpec, estimated: Estimate, folder: Folder) -> str:
-    """An estimate as a line for the user, with a warning where too little room is free."""
+    """Describe an estimate in a line for the user, with a warning if too little space is free."""
     trials, levels = spec.planned_trials, round(estimated.levels)
     weights, masks, tables = map(in_words, (estimated.dense, estimated.masks, estimated.tables))
     line = (
@@ -113,7 +113,7 @@ def describe(spec: SearchSpec, estimated: Estimate, folder: Folder) -> str:
 
 
 def in_words(size: float) -> str:
-    """Bytes for people, e.g. ``1.2 GB``."""
+    """Format a number of bytes, e.g. ``1.2 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
             return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
@@ -122,7 +122,7 @@ def in_words(size: float) -> str:
 
 
 def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
-    """A network's size and the images of an epoch, taken from the most similar of the points that were checked."""
+    """Return the size of a network and the number of training images, from the most similar point that was checked."""
     name, dataset = trajectory.model.name, trajectory.dataset
 
     def likeness(tried: tuple[str, DatasetSpec]) -> tuple[bool, bool, int]:
@@ -132,7 +132,7 @@ def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
 
 
 def _variants(spec: SearchSpec) -> float:
-    """How many dense networks the space has for each seed: the combinations of fields outside ``pruning``."""
+    """Return the number of dense networks for each seed: that of combinations of fields outside ``pruning``."""
     sections = {dotted(name): domain for name, domain in spec.space.items()}
     other = [domain for name, domain in sections.items() if not name.startswith("pruning.")]
     return math.prod((_count(domain) for domain in other), start=1.0)
@@ -145,11 +145,12 @@ def _count(domain: Domain) -> float:
 
 
 def _rewinds(spec: SearchSpec, sharing: float) -> float:
-    """How many rewind weights are kept for each dense network.
+    """Return how many rewind weights are kept for each dense network.
 
     Args:
         spec: the search.
-        sharing: how many trajectories share a dense network; each draws its own iteration where those are a range.
+        sharing: the number of trajectories that share a dense network. If rewind iterations are a range, each of them
+            draws its own.
     """
     for name, domain in spec.space.items():
         if dotted(name) == "pruning.rewind_iteration":

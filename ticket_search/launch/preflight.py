@@ -1,4 +1,4 @@
-"""Checks of a search before anything is started."""
+"""Checks a search before anything is started."""
 
 import math
 import socket
@@ -20,7 +20,7 @@ class Checked:
     """The results of checking a search.
 
     Attributes:
-        sizes: (network's name, data set) -> its size, and the images of a training epoch; see `disk.estimate`.
+        sizes: for each network name and data set, the size of the network and the number of training images.
         data: the data sets that were read, by `DatasetSpec.source`.
         notices: lines about the data that the user should read.
     """
@@ -31,11 +31,11 @@ class Checked:
 
     @property
     def data_size(self) -> int:
-        """Bytes."""
+        """The bytes of all data sets."""
         return sum(source.size for source in self.data.values())
 
     def take_data(self) -> dict[tuple[str, str | None], Source]:
-        """Hand the data over, with their digests computed; they are not kept here, to free their memory."""
+        """Return the data, with their fingerprints computed, and release them here to free memory."""
         taken = dict(self.data)
         self.data.clear()
         for source in taken.values():
@@ -44,15 +44,15 @@ class Checked:
 
 
 def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None] = lambda key: None) -> Checked:
-    """Read each data set and build each network that the space names.
+    """Read each data set and build each network in the search space.
 
     Args:
         spec: the search.
-        local: whether trajectories will run on this machine, with its processors and GPUs.
-        entry: returns the level store's entry under a key, or None.
+        local: whether trajectories will run on this machine, with its CPUs and GPUs.
+        entry: returns the entry of the level store with a given key, or None.
 
     Raises:
-        SpecError: one message that says what is wrong and what would be right.
+        SpecError: the search cannot be run as written.
     """
     if local:
         _check_resources(spec)
@@ -82,7 +82,7 @@ def _read(kind: TaskKind, spec: SearchSpec, dataset: DatasetSpec, local: bool) -
     except DataError as error:
         if local:
             raise
-        raise DataError(f"on {socket.gethostname()}, from which every node gets its data: {error}") from error
+        raise DataError(f"on {socket.gethostname()}, which sends the data to every node: {error}") from error
     return source
 
 
@@ -91,7 +91,7 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 
 def _check_executor(name: str) -> None:
-    if USER_FUNCTION.fullmatch(name):  # the package's executors need no check, which would load torch (4 s)
+    if USER_FUNCTION.fullmatch(name):  # only these need a check, which imports torch (4 s)
         from ticket_search.training.executors.registry import executor_for
 
         executor_for(name)
@@ -119,6 +119,6 @@ def _check_resources(spec: SearchSpec) -> None:
         present = gpus()
         if math.ceil(resources.gpus) > present:
             raise SpecError(
-                f"resources.gpus: {resources.gpus:g} asks for a GPU and this machine has {present}; "
-                "give 0 to train on the CPU, or the --address of a cluster that has one"
+                f"resources.gpus: {resources.gpus:g} is more than this machine's {present}; "
+                "give 0 to train on the CPU, or the --address of a cluster with GPUs"
             )

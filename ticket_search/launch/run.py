@@ -1,4 +1,4 @@
-"""Run a search in a directory, from the beginning or from where it stopped."""
+"""Runs a search in a run directory, from the beginning or from where it stopped."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -48,22 +48,22 @@ def run_search(
     """Run a search to its end, or until it is asked to stop.
 
     Args:
-        spec: what to search.
-        run_dir: where the results go, a path or a URI of object storage. If it holds this search, the search resumes.
+        spec: the search.
+        run_dir: the run directory, a path or a URI of object storage. If it holds this search, the search resumes.
         engine: where trajectories run: ``inline``, ``processes`` or ``ray``.
-        address: of a Ray cluster; see `engines.ray.connection.connect`.
+        address: the address of a Ray cluster; see `engines.ray.connection.connect`.
         listener: called with the progress and the row of `trajectories` for each trajectory that ends.
-        on_start: called once, with the progress object, which is kept up to date from then on.
-        entries: put into the level store before the start, by key: tickets found elsewhere.
-        say: receives lines of text for the user: the plan, the disk that it will take, a lock that was broken.
+        on_start: called once with the progress object, which is kept up to date from then on.
+        entries: entries to put into the level store before the search starts, by key: tickets of other searches.
+        say: receives lines of text for the user: the plan, the disk space it will need, an expired lock it took over.
 
     Returns:
         The progress at the end.
 
     Raises:
-        SpecError: the search cannot be run as written; nothing was started and nothing is left behind.
-        StorageError: it had to stop half-way, for example because the disk is full; run it again to resume.
-        TicketSearchError: it had to stop for another reason.
+        SpecError: the search cannot be run as written. Nothing was started, and no files are left.
+        StorageError: the search had to stop, for example because the disk is full. Run it again to resume.
+        TicketSearchError: the search had to stop for another reason.
     """
     folder = open_folder(run_dir)
     _check_modules(spec, engine)
@@ -108,7 +108,7 @@ def _driver(spec: SearchSpec, folder: Folder, held: Hold, listener: Listener, sa
 
 
 def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held: Hold) -> None:
-    """Run a search that has started, and write down its results however it ends."""
+    """Run a search that has started, and write its results to the tables however it ends."""
     try:
         engine.run(search, place, data)
         if search.halted:
@@ -117,32 +117,33 @@ def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held:
         held.lease.confirm()  # the directory may have been moved away
         _check_held(place.run_dir, held)
     except BaseException as error:
-        # An interrupt must end within ten seconds even if the storage is out of reach. A failure to flush is not
-        # reported: the error that ended the search says more.
+        # An interrupt must end within ten seconds even if the storage cannot be reached. A failure to flush is not
+        # reported, because the error that ended the search says more.
         with impatient(), suppress(TicketSearchError):
             search.flush()
         if isinstance(error, SpecError):
-            # After start-up a SpecError is a runtime failure, not bad input (exit code 1, not 2).
+            # Once the search runs, a SpecError is a runtime failure, not bad input (exit code 1, not 2).
             raise TicketSearchError(str(error)) from error
         raise
 
 
 def _withdraw(store: Folder, folder: Folder, held: Hold, made: list[Path]) -> None:
-    """Remove everything that a search which could not start has written, in its directory and in a shared store."""
+    """Remove everything that a search which could not start has written to its run directory and a shared store."""
     store.remove(note_of(folder, held.run.run_id))
     remove(folder, [])
     for path in sorted({*made, *notes_folder(store)}, key=lambda path: len(path.parts), reverse=True):
-        with suppress(OSError):  # not empty: another search has started to use it
+        with suppress(OSError):  # another search may have started to use the folder
             path.rmdir()
 
 
 def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address: str | None = None, say: Say) -> None:
-    """Report where a search's trajectories would run and the disk they would take; leaves nothing behind.
+    """Report where a search's trajectories would run and how much disk space they would need, without leaving files.
 
     Args:
-        spec: what to search.
-        run_dir: where the results would go.
-        engine, address: see `run_search`.
+        spec: the search.
+        run_dir: the run directory that it would use.
+        engine: see `run_search`.
+        address: see `run_search`.
         say: receives the plan, line by line.
 
     Raises:
@@ -159,7 +160,11 @@ def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address
 
 
 def _check_modules(spec: SearchSpec, engine: str) -> None:
-    """Refuse code that worker processes cannot import."""
+    """Check that worker processes can import the user code.
+
+    Raises:
+        SpecError: some code is defined in a script or notebook, and the engine uses worker processes.
+    """
     for name in user_code(spec):
         if engine != "inline" and name.startswith("__main__:"):
             raise SpecError(
@@ -169,7 +174,7 @@ def _check_modules(spec: SearchSpec, engine: str) -> None:
 
 
 def _checked(spec: SearchSpec, folder: Folder, is_here: bool, entries: Mapping[str, Entry]) -> preflight.Checked:
-    """Refuse a search that cannot be run, before anything is started."""
+    """Check a search before anything is started: its directories, data, networks and tickets."""
     store = store_folder(spec, folder)
     check_same_search(folder, spec)
     check_writable(folder)
@@ -185,12 +190,12 @@ def _checked(spec: SearchSpec, folder: Folder, is_here: bool, entries: Mapping[s
 def _check_held(folder: Folder, held: Hold) -> None:
     if held.lease.is_lost:
         raise TicketSearchError(
-            f"another process has taken {str(folder)!r} over, since this one gave no sign of life for a minute"
+            f"another process has taken over {str(folder)!r}, because this one did not renew its lock for a minute"
         )
 
 
 def _changes(held: Hold, spec: SearchSpec) -> list[str]:
-    """The accepted differences from the search as it was last run, a line each."""
+    """Return a line for each allowed difference from the search as it was last run."""
     if held.before is None:
         return []
     before, now = held.before.model_dump(mode="json"), spec.model_dump(mode="json")

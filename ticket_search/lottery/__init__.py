@@ -1,1 +1,1 @@
-"""Iterative magnitude pruning. Knows nothing of Ray; start reading in `trajectory.py`."""
+"""Iterative magnitude pruning, independent of Ray. Start reading in `trajectory.py`."""

@@ -1,4 +1,4 @@
-"""What all steps of one trajectory share: its settings, its network, its task, its keys."""
+"""The state shared by all steps of one trajectory: its settings, network, task and keys."""
 
 from collections.abc import Mapping
 
@@ -17,20 +17,20 @@ Weights = Mapping[str, Tensor]
 
 
 class Context:
-    """One trajectory's settings and what follows from them alone.
+    """One trajectory's settings and everything derived from them.
 
     Args:
-        spec: what to run.
-        task: of the specification, on the device to train on.
+        spec: the trajectory's specification.
+        task: the specification's task, on the training device.
 
     Attributes:
-        spec: resolved: durations in iterations, the constants of normalisation in force.
-        network: the architecture, on the device; training and scoring overwrite its values.
-        initial: every parameter and buffer before any training.
-        prunable: names of the parameters that pruning may touch, the output layer's last.
-        executor: the name of the one that trains the levels.
-        dense_key: the level key of the dense network trained to its end.
-        first_key: the level key of level 0, which early-bird may end earlier.
+        spec: the resolved specification: durations in iterations, normalisation constants filled in.
+        network: the network, on the training device; training and scoring overwrite its values.
+        initial: every parameter and buffer before training.
+        prunable: names of the prunable parameters, the output layer's last.
+        executor: the name of the executor that trains the levels.
+        dense_key: the level key of the dense network trained for the full schedule.
+        first_key: the level key of level 0; differs from `dense_key` if early-bird may end level 0 early.
 
     Raises:
         SpecError: the specification does not fit the data.
@@ -57,11 +57,11 @@ class Context:
         self.first_key = early_bird_key(self.dense_key, early, self.pruning) if early else self.dense_key
 
     def next_key(self, parent: Level) -> str:
-        """The key of the level after `parent`."""
+        """Return the key of the level after `parent`."""
         return pruned_key(parent.key, self.pruning, parent.number + 1)
 
     def level_key(self, number: int) -> str:
-        """The key of a level of the trajectory, trained or not."""
+        """Return the key of level `number`, whether or not it has been trained."""
         key = self.first_key
         for level in range(1, number + 1):
             key = pruned_key(key, self.pruning, level)
@@ -69,24 +69,24 @@ class Context:
 
     @property
     def rewind_key(self) -> str:
-        """The store's key of the weights that survivors are rewound to."""
+        """The store's key of the rewind weights, to which survivors are rewound."""
         return rewind_key(self.dense_key, self.pruning.rewind_iteration)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """The store's key of another training of level `number` under another data order; `copy` counts from 0."""
+        """Return the store's key of copy `copy` (from 0) of level `number`, trained with another data order."""
         return copy_key(self.level_key(number) if number > 0 else self.rewind_key, copy)
 
     def whole_mask(self) -> Mask:
-        """The mask of the dense network, which keeps every weight."""
+        """Return the mask of the dense network, which keeps every weight."""
         return full_mask({name: value.cpu() for name, value in self.initial.items()}, self.prunable)
 
     def draw(self, number: int) -> dict[str, Tensor]:
-        """Initialization `number` of the network; 0 is the one that the trajectory trains."""
+        """Return initialization `number` of the network; the trajectory itself trains number 0."""
         return dict(self.task.build(self.spec.model, self.spec.seed, draw=number).state_dict())
 
     def tied(self, weights: Weights) -> dict[str, Tensor]:
-        """The weights with every name of a tied weight set to the same tensor.
+        """Return the weights with all names of a tied weight referring to the same tensor.
 
-        A state dict lists a tied weight under each of its names, and torch keeps the one that it loads last.
+        A state dict lists a tied weight under each of its names, and `load_state_dict` keeps whichever it loads last.
         """
         return {name: weights[self._first_name.get(name, name)] for name in weights}

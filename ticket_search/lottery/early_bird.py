@@ -1,7 +1,7 @@
 """Early-Bird tickets: You et al. (2020, arXiv 1909.11957), for single weights instead of channels.
 
-While the dense network trains, the mask that pruning would draw at that moment is drawn every few iterations. Once the
-latest mask differs little from each of those before it, the set of surviving weights has settled and training ends.
+While the dense network trains, the mask that pruning would produce at that moment is computed every few iterations.
+Training ends once the latest mask is close to each of the few before it: the set of survivors has settled.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from ticket_search.pruning.masks import Mask, distance, pack, unpack
 
 @dataclass(frozen=True, kw_only=True)
 class MaskDistance:
-    """How far apart the masks of two iterations are: the fraction of prunable weights in which they differ."""
+    """The distance between the masks of two iterations: the fraction of prunable weights in which they differ."""
 
     iteration: int
     earlier_iteration: int
@@ -27,11 +27,11 @@ class EarlyBird:
     """A `training.request.Watch` that ends the dense training once the mask has settled.
 
     Args:
-        spec: resolved: `every` in iterations.
-        draw: returns the mask that pruning would draw from the given weights.
+        spec: the resolved settings: `every` is in iterations.
+        draw: returns the mask that pruning would produce from the given weights.
 
     Attributes:
-        distances: from each mask to each of the ``window - 1`` masks before it, in the order of iterations.
+        distances: the distances from each mask to the ``window - 1`` masks before it, in order of iteration.
     """
 
     def __init__(self, spec: EarlyBirdSpec, draw: Callable[[Mapping[str, Tensor]], Mask]) -> None:
@@ -42,7 +42,7 @@ class EarlyBird:
         self._masks: dict[int, Mask] = {}
 
     def __call__(self, iteration: int, weights: Mapping[str, Tensor]) -> bool:
-        """Whether the mask of these weights is within the threshold of every other mask in the window."""
+        """Return whether the window is full and the mask of `weights` is within the threshold of all others in it."""
         mask, others = self._draw(weights), self._spec.window - 1
         distances = [
             MaskDistance(iteration=iteration, earlier_iteration=earlier, distance=distance(before, mask))
@@ -55,7 +55,7 @@ class EarlyBird:
         return len(distances) == others and all(each.distance < self._spec.threshold for each in distances)
 
     def state(self) -> tuple[Any, dict[str, Tensor]]:
-        """The distances and the masks in the window, one bit a weight."""
+        """Return the distances so far and the masks in the window, packed at one bit per weight."""
         shapes = {name: list(kept.shape) for mask in self._masks.values() for name, kept in mask.items()}
         record = {"distances": [list(astuple(d)) for d in self.distances], "shapes": shapes, "masks": [*self._masks]}
         tensors = {f"{i}/{name}": pack(kept) for i, mask in self._masks.items() for name, kept in mask.items()}
@@ -71,5 +71,5 @@ class EarlyBird:
 
 
 def distances_of(plain: list[list[Any]]) -> list[MaskDistance]:
-    """The inverse of writing each distance as a list."""
+    """Rebuild distances from the plain lists in which they are stored."""
     return [MaskDistance(iteration=i, earlier_iteration=e, distance=d) for i, e, d in plain]

@@ -1,4 +1,4 @@
-"""A finished trajectory in a level store: extract its tickets, train copies of its levels, compare the copies."""
+"""Operations on a finished trajectory: extract its tickets, train copies of its levels, compare the copies."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +22,10 @@ class FinishedTrajectory:
     """Access to a trajectory whose levels are all in a store.
 
     Args:
-        spec: of the trajectory.
-        task: of the specification, on the device to train on.
-        store: holds the trajectory's levels.
-        log: receives an event when a copy is started, continued, finished or reused.
+        spec: the trajectory's specification.
+        task: the specification's task, on the training device.
+        store: the store that holds the trajectory's levels.
+        log: receives an event when a copy is started, resumed, finished or reused.
         checkpoint_seconds: seconds between two checkpoints of a copy's training; None disables checkpoints.
 
     Raises:
@@ -46,22 +46,22 @@ class FinishedTrajectory:
         self._context = self._levels.context
 
     def of(self, spec: TrajectorySpec) -> "FinishedTrajectory":
-        """A finished trajectory of another specification, on the same data and store."""
+        """Return the finished trajectory of another specification, on the same data and store."""
         return FinishedTrajectory(spec, self.task, self._store)
 
     def level_key(self, number: int) -> str:
-        """The key of a level of the trajectory."""
+        """Return the key of level `number`."""
         return self._context.level_key(number)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """The store's key of the level that `train_copy` trains."""
+        """Return the store's key of the copy that `train_copy` trains."""
         return self._context.copy_key(number, copy)
 
     def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
-        """The ticket that level `number` trained, read from the store.
+        """Return the ticket that level `number` trained, read from the store.
 
         Raises:
-            StorageError: a level that it needs is no longer in the store.
+            StorageError: a level that the ticket depends on is damaged or no longer in the store.
         """
         level = self._stored(number)
         start = finish(self._start_of(number, level.mask))
@@ -83,20 +83,20 @@ class FinishedTrajectory:
         For level 0, train the dense network again from `rewind_iteration` on.
 
         Args:
-            number: of the level.
-            copy: number of the copy, from 0; the training of the level itself is not one of them.
+            number: the level's number.
+            copy: the copy's number, from 0; the level's own training is not counted.
 
         Returns:
             The trained copy, with its final weights.
 
         Raises:
-            StorageError: the ticket's level is no longer in the store.
+            StorageError: the ticket's level is damaged or no longer in the store.
         """
         mask = self._stored(number).mask if number > 0 else self._context.whole_mask()
         return finish(self._levels.train_copy(number, mask, copy, lambda: self._start_of(number, mask)))
 
     def errors_between(self, one: Level, other: Level, points: int) -> list[ErrorBetween]:
-        """The errors on the straight line between the final weights of two trainings, both ends included.
+        """Return the errors along the straight line between the final weights of two trainings, both ends included.
 
         If either training diverged, every error is nan.
         """
@@ -106,7 +106,7 @@ class FinishedTrajectory:
         return errors_between(one.final_weights, other.final_weights, points, network, self.task, precision)
 
     def _start_of(self, number: int, mask: Mask) -> Steps[LevelInputs]:
-        """What level `number`, which is in the store, started from; for level 0, what its copies start from."""
+        """Return the inputs that level `number` was trained from; for level 0, the inputs of its copies."""
         pruning = self._context.pruning
         if number == 0:
             weights = yield from self._levels.starts.rewind_weights()
@@ -120,9 +120,9 @@ class FinishedTrajectory:
         entry = self._store.load(key)
         if entry is None and (aside := self._store.damaged(key)):
             raise StorageError(
-                f"level {number} ({key}) was damaged in the store, and is set aside as {aside!r}; restore the entry "
-                "from a backup, or train it again with a new search"
+                f"level {number} ({key}) was damaged in the store and was moved aside to {aside!r}; restore the entry "
+                "from a backup, or run a new search to train the level again"
             )
         if entry is None:
-            raise StorageError(f"level {number} ({key}) is no longer in the store; a new search would train it again")
+            raise StorageError(f"level {number} ({key}) is no longer in the store; run a new search to train it again")
         return from_entry(entry, key, reused=True)

@@ -1,4 +1,4 @@
-"""Several trajectories in one process, whose levels are trained together by the executors that they request."""
+"""Run several trajectories in one process, and train their levels together on the executors that they request."""
 
 import math
 import time
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a trajectory ended: the value that it returned, or the error that it raised."""
+    """The end of a trajectory: the value that it returned, or the error that it raised."""
 
     value: Any = None
     error: Exception | None = None
 
     def result(self) -> Any:
-        """The value.
+        """Return the value, or raise the error.
 
         Raises:
             Exception: the trajectory's error.
@@ -39,7 +39,7 @@ class Ended:
 
 @dataclass(eq=False)
 class _Lane(Generic[K]):
-    """A trajectory. `ready_at` is a time of the monotonic clock, in seconds; infinite during a training."""
+    """A trajectory. `ready_at`, in seconds of monotonic time, is when it may continue; infinite while it trains."""
 
     name: K
     steps: Steps[Any]
@@ -56,10 +56,10 @@ class _Crew(Generic[K]):
 
 
 class Lanes(Generic[K]):
-    """Trajectories by name. They affect only each other's speed.
+    """Named trajectories that run side by side. They share executors, which affects their speed but not their results.
 
     Args:
-        executor: creates the executor with a given name.
+        executor: creates an executor from its name.
     """
 
     def __init__(self, executor: Callable[[str], Executor] = executor_for) -> None:
@@ -68,32 +68,32 @@ class Lanes(Generic[K]):
         self._crews: dict[str, _Crew[K]] = {}
 
     def __len__(self) -> int:
-        """How many trajectories have not ended."""
+        """Return the number of trajectories that have not ended."""
         return len(self._lanes)
 
     def add(self, name: K, steps: Steps[Any]) -> None:
-        """Add a trajectory, which continues from the current step of `steps`."""
+        """Add a trajectory, whose generator `steps` may already have been started."""
         self._lanes[name] = _Lane(name, steps)
 
     def remove(self, name: K) -> None:
-        """Abandon a trajectory; its latest outcome from `advance` must have been a level."""
+        """Abandon a trajectory that is paused: `advance` last returned a level for it."""
         self._lanes.pop(name).steps.close()
 
     def close(self) -> None:
-        """Abandon every trajectory, which releases its claims on the store."""
+        """Abandon all trajectories and release their claims on the store."""
         for name in list(self._lanes):
             self.remove(name)
         self._crews.clear()
 
     def advance(self) -> list[tuple[K, Level | Ended]]:
-        """Run all trajectories until at least one has finished a level or has ended. There must be at least one.
+        """Run all trajectories until at least one has finished a level or has ended.
 
-        A trajectory that has finished a level pauses until the next call.
+        There must be at least one trajectory. A trajectory that has finished a level pauses until the next call.
         """
         while True:
             now = time.monotonic()
             ready = [lane for lane in self._lanes.values() if lane.ready_at <= now]
-            steps = [(lane.name, self._go_on(lane, lane.steps.send, None)) for lane in ready]
+            steps = [(lane.name, self._step(lane, lane.steps.send, None)) for lane in ready]
             steps += self._train() if not any(outcome for _, outcome in steps) else []
             if outcomes := [(name, outcome) for name, outcome in steps if outcome is not None]:
                 return outcomes
@@ -114,22 +114,22 @@ class Lanes(Generic[K]):
                 crew.executor.submit(request)
             with user_exit_as_error():
                 done = [(request, crew.held[request], outputs) for request, outputs in crew.executor.advance()]
-        except Exception as error:  # an executor does not say which training failed
+        except Exception as error:  # the executor does not say which training failed, so all of them fail
             failed, crew.held = list(crew.held.values()), {}
-            return [(lane.name, self._go_on(lane, lane.steps.throw, error)) for lane in failed]
+            return [(lane.name, self._step(lane, lane.steps.throw, error)) for lane in failed]
         for request, _, _ in done:
             crew.held.pop(request, None)
         trained = [self._trained(lane, outputs) for _, lane, outputs in done]
         for lane in self._lanes.values():
-            if math.isfinite(lane.ready_at):  # the level that it waits for may just have been trained
+            if math.isfinite(lane.ready_at):  # it waits for a level, which may just have been trained
                 lane.ready_at = 0.0
         return trained
 
     def _trained(self, lane: _Lane[K], outputs: LevelOutputs) -> tuple[K, Level | Ended | None]:
-        return lane.name, self._go_on(lane, lane.steps.send, outputs)
+        return lane.name, self._step(lane, lane.steps.send, outputs)
 
-    def _go_on(self, lane: _Lane[K], resume: Callable[[Any], object], sent: Any) -> Level | Ended | None:
-        """Run a trajectory to its next step: a level or its end; None if it now waits or trains."""
+    def _step(self, lane: _Lane[K], resume: Callable[[Any], object], sent: Any) -> Level | Ended | None:
+        """Run a trajectory to its next step; return its level or its end, or None if it now waits or trains."""
         lane.ready_at = 0.0
         try:
             with user_exit_as_error():
@@ -143,16 +143,16 @@ class Lanes(Generic[K]):
         if isinstance(step, Wait):
             lane.ready_at = time.monotonic() + step.seconds
         elif isinstance(step, TrainRequest):
-            return self._ask(lane, step)
+            return self._enqueue(lane, step)
         return None
 
-    def _ask(self, lane: _Lane[K], request: TrainRequest) -> Level | Ended | None:
+    def _enqueue(self, lane: _Lane[K], request: TrainRequest) -> Level | Ended | None:
         lane.ready_at = math.inf
         try:
             if request.executor not in self._crews:
                 self._crews[request.executor] = _Crew(self._executor(request.executor))
         except Exception as error:  # a user's executor that cannot be created fails only this trajectory
-            return self._go_on(lane, lane.steps.throw, error)
+            return self._step(lane, lane.steps.throw, error)
         self._crews[request.executor].waiting.append((request, lane))
         return None
 
@@ -162,7 +162,7 @@ class Lanes(Generic[K]):
 
 
 def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_for) -> Iterator[Level]:
-    """Yield the levels of one trajectory, trained by executors of its own."""
+    """Yield the levels of one trajectory, which has its executors to itself."""
     lanes: Lanes[str] = Lanes(executor)
     lanes.add("", steps)
     try:
@@ -177,7 +177,7 @@ def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_
 
 
 def finish(steps: Steps[T]) -> T:
-    """Run all steps and return their value."""
+    """Run all steps and return the generator's value."""
     lanes: Lanes[str] = Lanes()
     lanes.add("", steps)
     try:

@@ -1,4 +1,4 @@
-"""A finished level, and its entry in the store."""
+"""A finished level and its entry in the store."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
@@ -16,20 +16,22 @@ from ticket_search.training.outcome import LevelOutputs, Point
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One level of a trajectory, trained.
+    """A trained level of a trajectory.
 
     Attributes:
-        number: 0 is the dense network, n comes after n prunings.
+        number: 0 for the dense network, n after n prunings.
         key: the level key.
-        mask: which weights it was trained with.
-        next_mask: the mask of the next level; None for level 0, whose pruning depends on the trajectory.
-        final_weights: after the last iteration; kept for level 0, copies, and levels that are not rewound, else empty.
-        curve: the learning curve; its last point is after the last iteration.
-        figures: what its training measured, by the names of `results.figures.stored_figures`.
-        reused: whether another trajectory or another search had trained it.
-        diverged: whether its loss stopped being finite; then only the curve is known.
-        controls: the controls of its ticket.
-        mask_distances: the distances that early-bird measured, for level 0.
+        mask: the mask that the level was trained with.
+        next_mask: the mask of the next level; None if the level is not pruned again, and for level 0, which several
+            trajectories may share and prune differently.
+        final_weights: the weights after the last iteration, for level 0, copies and levels that are not rewound;
+            empty for others.
+        curve: the learning curve; its last point was measured after the last iteration.
+        figures: the measurements of the training, by the names in `results.figures.stored_figures`.
+        reused: whether another trajectory or another search trained the level.
+        diverged: whether the loss stopped being finite; if so, only the curve is known.
+        controls: the trained controls of the level's ticket.
+        mask_distances: the distances that early-bird measured; empty except for level 0.
     """
 
     number: int
@@ -46,12 +48,12 @@ class Level:
 
     @property
     def dense(self) -> "Level":
-        """For level 0: the dense network trained to its end, which tickets are compared with."""
+        """The dense network trained for the full schedule, the baseline for tickets; only for level 0."""
         return next((control.level for control in self.controls if control.kind == "dense"), self)
 
     @property
     def val_loss(self) -> float:
-        """Mean cross-entropy, in nats, on the validation split after the last iteration."""
+        """The loss on the validation split after the last iteration; nan if the task has none."""
         return self.curve[-1].val_loss
 
     @property
@@ -61,7 +63,7 @@ class Level:
 
     @property
     def test_loss(self) -> float:
-        """The loss on the test split after the last iteration."""
+        """The loss on the test split after the last iteration; nan if the task has none."""
         return float(self.figures["test_loss"])
 
     @property
@@ -71,22 +73,22 @@ class Level:
 
     @property
     def early_stop_iteration(self) -> int:
-        """The iteration of the lowest validation loss."""
+        """The iteration of the lowest validation loss or, if the task has no loss, of the best metric."""
         return int(self.figures["early_stop_iteration"])
 
     @property
     def early_stop_test_metric(self) -> float:
-        """The task's metric on the test split at that iteration."""
+        """The task's metric on the test split at `early_stop_iteration`."""
         return float(self.figures["early_stop_test_metric"])
 
     @property
     def iterations(self) -> int:
-        """Optimizer updates made for this level."""
+        """The number of optimizer updates made for this level."""
         return int(self.figures["iterations"])
 
     @property
     def train_seconds(self) -> float:
-        """Seconds that its training took, on whichever machine trained it."""
+        """The seconds that training took, on whichever machine trained the level."""
         return float(self.figures["train_seconds"])
 
     @property
@@ -102,12 +104,12 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlLevel:
-    """A control of a ticket, trained as the ticket was.
+    """A control of a ticket, trained in the same way as the ticket.
 
     Attributes:
-        kind: a kind of `Control`; or ``dense``, for a level 0 that early-bird ended: the network trained to its end.
-        draw: number of the draw, from 0.
-        level: the trained control; its `mask` is the control's.
+        kind: a `Control`; or ``dense``, the dense network trained for the full schedule when early-bird ends level 0.
+        draw: the number of the random draw, from 0.
+        level: the trained control; its `mask` is the control's, not the ticket's.
     """
 
     kind: str
@@ -126,9 +128,9 @@ def to_entry(
     mask_distances: Iterable[MaskDistance] = (),
     trained_with: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
-    """The store's entry of a level: figures and owner as JSON, masks at one bit per weight."""
+    """Return the store's entry of a level: figures and owner as JSON, masks packed at one bit per weight."""
     record: dict[str, Any] = {"level": number, "trainer": owner, "diverged": outputs.diverged}
-    # Older names too: an older version of this package may share the store.
+    # Also under their older names, because an older version of this package may share the store.
     measured = {**vars(outputs), **trained_with}
     record |= {name: measured.get(figure.name) for figure in stored_figures() for name in figure.stored}
     record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]
@@ -142,7 +144,7 @@ def to_entry(
 
 
 def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
-    """The level that `to_entry` wrote, its tensors on the CPU."""
+    """Return the level that `to_entry` wrote, with its tensors on the CPU."""
     record = entry.record
     mask, next_mask = _masks(entry, "mask/"), _masks(entry, "next_mask/")
     return Level(
@@ -160,7 +162,7 @@ def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
 
 
 def _masks(entry: Entry, prefix: str) -> Mask:
-    # The record keeps the network's order of tensors, which breaks ties between equal scores.
+    # In the order of the record, which is the network's: pruning breaks ties between equal scores by it.
     return {
         name: unpack(entry.tensors[prefix + name], tuple(shape))
         for name, shape in entry.record["shapes"].items()

@@ -1,4 +1,4 @@
-"""The levels of one trajectory, its controls and copies: each read from the store, or trained and stored."""
+"""The levels, controls and copies of one trajectory, each loaded from the store or trained and saved there."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -28,10 +28,10 @@ class TrajectoryLevels:
     """Trains and prunes the levels of one trajectory.
 
     Args:
-        spec: what to run.
-        task: of the specification, on the device to train on.
-        store: where levels are saved and looked up.
-        log: receives an event when a level is started, continued, finished or reused.
+        spec: the trajectory's specification.
+        task: the specification's task, on the training device.
+        store: where levels are looked up and saved.
+        log: receives an event when a level is started, resumed, finished or reused.
         owner_finished: see `run_trajectory`.
         owner: see `run_trajectory`.
         checkpoint_seconds: see `run_trajectory`.
@@ -65,9 +65,9 @@ class TrajectoryLevels:
         self._pruner = Pruner(self.context, self.starts)
 
     def train_dense(self, keep: Collection[int]) -> Steps[Level]:
-        """Train level 0, and store the weights after each iteration in `keep` beside it.
+        """Train level 0, and also store its weights after each iteration in `keep`.
 
-        Early-bird ends level 0 early; the dense network trained to its end is then a control of it.
+        Early-bird may end level 0 early; the dense network trained for the full schedule is then one of its controls.
         """
         early = self.context.pruning.early_bird
         if early is None:
@@ -79,31 +79,31 @@ class TrajectoryLevels:
         return replace(level, controls=(ControlLevel(kind="dense", draw=0, level=dense),))
 
     def prune(self, level: Level) -> Steps[Mask]:
-        """The mask of the level after `level`."""
+        """Return the mask of the level after `level`."""
         return self._pruner.prune(level)
 
     def train_ticket(self, parent: Level, mask: Mask) -> Steps[Level]:
-        """Train the level after `parent`: its survivors rewound, or trained on, as `pruning.retrain` says."""
+        """Train the level after `parent`, whose survivors are rewound or trained further, as `pruning.retrain` says."""
         number, key = parent.number + 1, self.context.next_key(parent)
 
         def compute() -> Steps[Entry]:
             outputs = yield from self._trainer.train((yield from self.starts.after(parent, mask)), key)
-            goes_on = not outputs.diverged and self._pruner.leaves_a_mask(number)
-            next_mask = (yield from self._pruner.next_mask(number, mask, outputs.weights)) if goes_on else None
+            is_pruned_again = not outputs.diverged and self._pruner.leaves_a_mask(number)
+            next_mask = (yield from self._pruner.next_mask(number, mask, outputs.weights)) if is_pruned_again else None
             keeps_weights = self.context.pruning.retrain != "weights"
             return self._entry(outputs, number, mask, next_mask=next_mask, keeps_weights=keeps_weights)
 
         return _checked((yield from self._trainer.level(number, key, compute)))
 
     def train_control(self, ticket: Level, kind: Control, draw: int) -> Steps[ControlLevel]:
-        """Train a control of a level's ticket exactly as the ticket was trained; divergence is not an error."""
+        """Train a control of a level's ticket exactly as the ticket was trained; its divergence is not an error."""
         key = control_key(ticket.key, kind, draw)
         seed = derive_seed(self.context.spec.seed, "control", kind, ticket.number, draw)
         redraws = kind == "random_reinit"
         mask = ticket.mask if redraws else shuffled(ticket.mask, torch.Generator().manual_seed(seed))
 
         def compute() -> Steps[Entry]:
-            # Draw 0 is the trajectory's own initialization, and draw 1 that of `reinit_kept: fresh`.
+            # Draw 0 is the trajectory's own initialization, and draw 1 is used by `reinit_kept: fresh`.
             inputs = yield from (self.starts.redrawn(mask, 2 + draw) if redraws else self.starts.rewound(mask))
             return self._entry((yield from self._trainer.train(inputs, key)), ticket.number, mask)
 
@@ -111,7 +111,7 @@ class TrajectoryLevels:
         return ControlLevel(kind=kind, draw=draw, level=level)
 
     def train_copy(self, number: int, mask: Mask, copy: int, start: Callable[[], Steps[LevelInputs]]) -> Steps[Level]:
-        """Train level `number` again from its start with another data order, and keep the final weights."""
+        """Train level `number` again from the same start with another data order, and keep the final weights."""
         key, seed = self.context.copy_key(number, copy), derive_seed(self.context.spec.seed, "copy", copy)
 
         def compute() -> Steps[Entry]:

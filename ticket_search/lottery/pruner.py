@@ -1,4 +1,4 @@
-"""Pruning a trained level by the trajectory's criterion, strategy and amount."""
+"""Prune a trained level by the trajectory's criterion, strategy and amount."""
 
 from collections.abc import Mapping
 
@@ -21,8 +21,8 @@ class Pruner:
     """Prunes the levels of one trajectory.
 
     Args:
-        context: of the trajectory.
-        starts: of its levels.
+        context: the trajectory's context.
+        starts: provides the weights that levels start from.
     """
 
     def __init__(self, context: Context, starts: Starts) -> None:
@@ -30,7 +30,7 @@ class Pruner:
         self._starts = starts
 
     def prune(self, level: Level) -> Steps[Mask]:
-        """The mask after pruning a level, or the mask of the ticket that is transferred."""
+        """Return the mask after pruning a level; if a ticket is transferred, return the ticket's mask instead."""
         if (given := self._starts.given) is not None:
             return {name: given.mask.get(name, kept) for name, kept in level.mask.items()}
         if level.next_mask is not None:
@@ -38,27 +38,28 @@ class Pruner:
         return (yield from self.next_mask(level.number, level.mask, level.final_weights))
 
     def leaves_a_mask(self, number: int) -> bool:
-        """Whether level `number` may be pruned again, judging by its number alone."""
+        """Return whether level `number` may be pruned, judging by its number alone."""
         return number != self._context.pruning.last_target and self._starts.given is None
 
     def next_mask(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Steps[Mask]:
-        """The mask after pruning level `number`, given its trained weights."""
+        """Return the mask after pruning level `number`, given its trained weights."""
         criterion, seed = self._context.pruning.criterion, self._seed(number)
         if criterion in saliency.CRITERIA:
             return (yield from self._by_saliency(mask, self._groups(number, mask), criterion, seed))
         initial: Mapping[str, Tensor] = {}
         if criterion in COMPARE_WITH_INITIAL:
-            # Compare with what the level started from. Level 0 counts from W_k, whatever the survivors will start from.
+            # Compare with the weights that the level started from; for level 0, with the rewind weights, even if the
+            # survivors will start from other values.
             rewound = number > 0 and self._context.pruning.retrain == "weights"
             initial = yield from (self._starts.ticket_weights(mask) if rewound else self._starts.rewind_weights())
         return self._by_values(number, mask, weights, initial)
 
     def mask_of_values(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
-        """`next_mask` without steps, for a criterion that needs only the trained values."""
+        """Return what `next_mask` would, without steps, for a criterion that needs only the trained values."""
         return self._by_values(number, mask, weights, {})
 
     def _by_values(self, number: int, mask: Mask, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Mask:
-        # On the CPU even after training on a GPU, so that equal weights give equal masks everywhere.
+        # On the CPU even after training on a GPU, so that equal weights produce equal masks on every machine.
         final = {name: weights[name].cpu() for name in mask}
         generator = torch.Generator().manual_seed(self._seed(number))
         scores = CRITERIA[self._context.pruning.criterion](initial, final, generator)

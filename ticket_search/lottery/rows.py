@@ -14,14 +14,14 @@ Row = dict[str, Any]
 
 
 def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float, metric: Metric) -> Row:
-    """The row of `levels`, without the columns of searched fields.
+    """Return a level's row of the table `levels`, without the columns of searched fields.
 
     Args:
-        spec: of the trajectory.
+        spec: the trajectory's specification.
         level: the finished level.
-        dense: the dense network of the same trajectory, `Level.dense` of level 0.
+        dense: the dense network of the same trajectory: `Level.dense` of level 0.
         tolerance: how much worse than the dense network a matching ticket may be on validation, in the metric's unit.
-        metric: of the task.
+        metric: the task's metric.
     """
     finished = _finished(spec, level, dense, tolerance, metric)
     return {
@@ -34,7 +34,7 @@ def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float
 
 
 def control_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row]:
-    """The rows of `controls`: one for each control of the level's ticket."""
+    """Return the rows of the table `controls`, one for each control of the level's ticket."""
     ticket = _finished(spec, level, level, 0.0, metric)
     return [
         {
@@ -56,7 +56,7 @@ def control_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row
 
 
 def curve_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row]:
-    """The rows of `curves`: one for each evaluation."""
+    """Return the rows of the table `curves`, one for each evaluation."""
     head = {"trajectory_id": trajectory_id(spec), "level": level.number}
     return [
         head | {figure.name: figure.value(point, metric) for figure in figures.CURVE_FIGURES} for point in level.curve
@@ -64,12 +64,12 @@ def curve_rows(spec: TrajectorySpec, level: Level, metric: Metric) -> list[Row]:
 
 
 def early_bird_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
-    """The rows of `early_bird`: one for each pair of masks that was compared."""
+    """Return the rows of the table `early_bird`, one for each pair of masks that was compared."""
     return [{"trajectory_id": trajectory_id(spec), **asdict(each)} for each in level.mask_distances]
 
 
 def layer_rows(spec: TrajectorySpec, level: Level) -> list[Row]:
-    """The rows of `layers`: one for each prunable tensor."""
+    """Return the rows of the table `layers`, one for each prunable tensor."""
     rows = []
     for name, mask in level.mask.items():
         kept, weights = int(mask.sum()), mask.numel()

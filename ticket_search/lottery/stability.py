@@ -1,6 +1,7 @@
-"""Whether trainings that differ only in data order reach the same linearly connected minimum.
+"""Stability: do trainings that differ only in data order reach the same linearly connected minimum?
 
-Measured as the error on the straight line between two of them (Frankle et al. 2020, arXiv 1912.05671, section 2).
+It is measured by the error along the straight line between the weights of two trainings (Frankle et al. 2020,
+arXiv 1912.05671, section 2).
 """
 
 import math
@@ -17,7 +18,7 @@ from ticket_search.training.determinism import reproducible
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBetween:
-    """A point on the line between the weights of two trainings.
+    """The errors at one point of the line between the weights of two trainings.
 
     Attributes:
         position: 0 at the first training, 1 at the second.
@@ -37,17 +38,17 @@ def errors_between(
     task: Task,
     precision: Precision,
 ) -> list[ErrorBetween]:
-    """The errors at evenly spaced points of the line, both ends included.
+    """Return the errors at evenly spaced points of the line, both ends included.
 
     Floating-point buffers, such as batch-norm statistics, are interpolated too, as in OpenLTH; integer buffers are
     copied from `one`.
 
     Args:
         one, other: every parameter and buffer of the network, by name.
-        points: number of points, at least 2.
-        network: on the task's device. Its values are overwritten.
-        task: whose validation and test splits are measured.
-        precision: of the forward passes.
+        points: the number of points, at least 2.
+        network: the network, on the task's device; its values are overwritten.
+        task: the task, on whose validation and test splits the errors are measured.
+        precision: the precision of the forward passes.
     """
     found = []
     with reproducible(next(network.parameters()).device):
@@ -59,7 +60,7 @@ def errors_between(
 
 
 def unknown_errors(points: int) -> list[ErrorBetween]:
-    """What `errors_between` returns when a training diverged: nan at every point."""
+    """Return nan at every point, for use when a training diverged."""
     positions = torch.linspace(0.0, 1.0, points, dtype=torch.float64).tolist()
     return [ErrorBetween(position=position, val_error=math.nan, test_error=math.nan) for position in positions]
 

@@ -1,4 +1,4 @@
-"""What levels start from: rewound, redrawn or trained weights, or those of a transferred ticket."""
+"""The starts of levels: rewound, redrawn or trained weights, or those of a transferred ticket."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,11 +17,11 @@ from ticket_search.training.request import LevelInputs
 
 
 class Starts:
-    """Computes what the levels of one trajectory start from.
+    """Computes the inputs that the levels of one trajectory are trained from.
 
     Args:
-        context: of the trajectory.
-        trainer: finds or trains the rewind weights.
+        context: the trajectory's context.
+        trainer: loads or trains the rewind weights.
     """
 
     def __init__(self, context: Context, trainer: Trainer) -> None:
@@ -29,7 +29,7 @@ class Starts:
         self._trainer = trainer
 
     def after(self, parent: Level, mask: Mask) -> Steps[LevelInputs]:
-        """What the level after `parent` starts from: weights, schedule and data order."""
+        """Return the inputs of the level after `parent`: weights, position in the schedule and data order."""
         context, retrain = self._context, self._context.pruning.retrain
         if retrain == "weights":
             return (yield from self.rewound(mask))
@@ -39,24 +39,25 @@ class Starts:
         return self._inputs(weights, mask, shift)
 
     def rewound(self, mask: Mask) -> Steps[LevelInputs]:
-        """What a ticket starts from: its `ticket_weights`, at `rewind_iteration`."""
+        """Return the inputs of a rewound ticket: its `ticket_weights`, at iteration `rewind_iteration`."""
         return self._inputs((yield from self.ticket_weights(mask)), mask)
 
     def redrawn(self, mask: Mask, number: int) -> Steps[LevelInputs]:
-        """What a ticket starts from if its kept weights come from another initialization."""
+        """Return the inputs of a ticket whose kept weights come from initialization `number`."""
         weights = yield from self._placed(mask, self._context.draw(number))
         return self._inputs(weights, mask)
 
     def ticket_weights(self, mask: Mask) -> Steps[dict[str, Tensor]]:
-        """The weights of a ticket: by default, every kept or unprunable value after `rewind_iteration` iterations.
+        """Return the initial weights of a ticket.
 
-        `reinit_kept` and `reinit_pruned` change what kept and pruned weights are set to.
+        By default, kept and unprunable values are those after `rewind_iteration` iterations, and pruned weights are 0;
+        `reinit_kept` and `reinit_pruned` change this.
         """
         kept = yield from self.kept_weights()
         return (yield from self._placed(mask, kept))
 
     def kept_weights(self) -> Steps[dict[str, Tensor]]:
-        """The values that kept weights start from."""
+        """Return the values that kept weights start from."""
         context = self._context
         if context.pruning.reinit_kept == "fresh":
             return context.draw(1)
@@ -69,10 +70,10 @@ class Starts:
 
     @cached_property
     def given(self) -> Ticket | None:
-        """The transferred ticket, without tensors that do not fit, such as a head for other classes.
+        """The transferred ticket, if any, without tensors that do not fit, such as an output layer for other classes.
 
         Raises:
-            SpecError: it is not in the store, or it is for another network or other inputs.
+            SpecError: the ticket is not in the store, or belongs to another network or other inputs.
         """
         context = self._context
         if context.pruning.ticket is None:
@@ -83,12 +84,12 @@ class Starts:
         return ticket.cut_to({name: value.shape for name, value in context.initial.items()}, context.task.inputs)
 
     def rewind_weights(self) -> Steps[Mapping[str, Tensor]]:
-        """Every parameter and buffer after `rewind_iteration` iterations of the dense training, on the CPU."""
+        """Return every parameter and buffer after `rewind_iteration` iterations of the dense training, on the CPU."""
         context, key = self._context, self._context.rewind_key
         iteration = context.pruning.rewind_iteration
 
         def train_again() -> Steps[Entry]:
-            """Level 0 was trained without keeping these weights: train its first iterations again."""
+            """Train the first iterations of level 0 again, because it was trained without keeping these weights."""
             if iteration == 0:
                 return weights_entry(context.initial, 0)
             start = LevelInputs(weights=context.initial, mask={}, seed=context.spec.seed, stop=iteration)
@@ -103,7 +104,7 @@ class Starts:
         return LevelInputs(weights=weights, mask=mask, seed=seed, start=k, shift=shift)
 
     def _placed(self, mask: Mask, kept: Mapping[str, Tensor]) -> Steps[dict[str, Tensor]]:
-        """The given values where the mask keeps weights, and the values that pruned weights are held at elsewhere."""
+        """Return `kept` where the mask keeps weights, and elsewhere the values at which pruned weights are held."""
         if self._context.pruning.reinit_pruned == "zero":
             return self._context.tied(apply_mask(mask, kept))
         held = yield from self.rewind_weights()
@@ -111,10 +112,10 @@ class Starts:
 
 
 def weights_entry(weights: Mapping[str, Tensor], iteration: int) -> Entry:
-    """The store's entry of weights to rewind to."""
+    """Return the store's entry of rewind weights."""
     return Entry(record={"iteration": iteration}, tensors={n: w.cpu() for n, w in weights.items()})
 
 
 def _signed(weights: Tensor, initial: Tensor) -> Tensor:
-    """The sign of each weight times the standard deviation of its layer's initialization."""
+    """Return the sign of each weight times the standard deviation of its layer's initialization."""
     return weights.sign() * initial.std(correction=0)

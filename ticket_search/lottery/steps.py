@@ -13,10 +13,10 @@ from ticket_search.training.request import TrainRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Wait:
-    """Another trajectory, in this process or another, is computing what is needed next.
+    """A pause while another trajectory, in this process or another, computes the entry that is needed next.
 
     Attributes:
-        seconds: how long to wait before asking again.
+        seconds: how long to wait before trying again.
     """
 
     seconds: float

@@ -1,4 +1,4 @@
-"""A ticket: a mask, the weights it starts from, and how it was found; as a file and as an entry of a store."""
+"""Tickets: a mask, the weights that training starts from, and their origin; as a file and as a store entry."""
 
 import hashlib
 import json
@@ -27,24 +27,24 @@ from ticket_search.store.level_store import Entry
 FORMAT = "ticket_search.ticket.1"
 _METADATA = "ticket"
 _CHECKSUM = "sha256"
-#: The inputs of networks for images are keys of the metadata; those of other networks are together under ``inputs``.
+#: In the metadata, these inputs of image networks are top-level keys; other networks' inputs are under ``inputs``.
 _IMAGES = ("image_shape", "classes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """A mask and what it starts from.
+    """A mask, the weights that training starts from, and the trajectory that found them.
 
     Attributes:
         name: ``<trajectory_id>/<level>``.
-        level_key: of the level that trains it.
-        spec: the trajectory that found it, resolved: every duration in iterations, the normalisation constants set.
-        inputs: keyword arguments that the network is built with; for images ``image_shape`` and ``classes``.
-        start: the iteration of the schedule at which its training starts.
-        shift: see `LevelInputs`; 0 except for fine-tuned tickets.
+        level_key: the key of the level that trained the ticket.
+        spec: the resolved specification of the trajectory: durations in iterations, normalisation constants filled in.
+        inputs: keyword arguments for building the network; ``image_shape`` and ``classes`` for images.
+        start: the iteration of the schedule at which training starts.
+        shift: see `LevelInputs.shift`; 0 except for fine-tuned tickets.
         mask: parameter name -> boolean tensor, True = kept.
         weights: every parameter and buffer, on the CPU; pruned weights are zero.
-        figures: the row of `levels` for its training, as plain data.
+        figures: the ticket's row of the table `levels`, as plain data.
     """
 
     name: str
@@ -58,24 +58,24 @@ class Ticket:
     figures: Mapping[str, Any]
 
     def to_bytes(self) -> bytes:
-        """The ticket as a safetensors file: tensors ``mask/<name>`` (bool) and ``weights/<name>``, the rest as JSON.
+        """Return the ticket as a safetensors file with tensors ``mask/<name>`` (bool) and ``weights/<name>``.
 
-        The JSON, which includes a checksum, is the file's metadata under ``ticket``. Equal tickets make equal bytes.
+        Everything else is JSON, with a checksum, under the metadata key ``ticket``. Equal tickets have equal bytes.
         """
         plain, tensors = self._plain(), self._tensors()
-        # A single key: safetensors writes several in an order that changes from call to call.
+        # A single key, because safetensors writes several keys in an order that changes from call to call.
         return save(tensors, {_METADATA: json.dumps(plain | {_CHECKSUM: _digest(plain, tensors)})})
 
     def to_entry(self) -> Entry:
-        """The ticket as an entry of a level store."""
+        """Return the ticket as an entry of a level store."""
         return Entry(record=self._plain(), tensors=self._tensors())
 
     @classmethod
     def from_entry(cls, entry: Entry) -> "Ticket":
-        """The ticket that `to_entry` wrote.
+        """Return the ticket that `to_entry` wrote.
 
         Raises:
-            SpecError: the entry does not hold a ticket.
+            SpecError: the entry is not a ticket, or its format is not this version's.
         """
         if entry.record.get("format") != FORMAT:
             raise SpecError(f"it has the format {entry.record.get('format')!r}; this version reads {FORMAT!r}")
@@ -83,24 +83,24 @@ class Ticket:
 
     @property
     def density(self) -> float:
-        """Kept weights over prunable weights, in (0, 1]."""
+        """The fraction of prunable weights that are kept, in (0, 1]."""
         return density(self.mask)
 
     @property
     def key(self) -> str:
-        """Its key in a level store: a digest of everything that its training on other data depends on."""
+        """The key in a level store: a digest of everything that training the ticket on other data depends on."""
         inputs = [self.inputs[name] for name in _IMAGES] if set(self.inputs) == set(_IMAGES) else [dict(self.inputs)]
         return _digest([canonical(self.spec.model), *inputs], self._tensors())[:32]
 
     def cut_to(self, shapes: Mapping[str, torch.Size], inputs: Mapping[str, Any]) -> "Ticket":
-        """The ticket without its output layer where the network has another number of classes.
+        """Return the ticket, without its output layer if the network has a different number of classes.
 
         Args:
-            shapes: parameter or buffer -> its shape, of the network.
-            inputs: that the network is built with.
+            shapes: the shapes of the network's parameters and buffers, by name.
+            inputs: keyword arguments that the network is built with.
 
         Raises:
-            SpecError: a tensor outside the output layer does not fit, so it is not the ticket's network.
+            SpecError: a tensor outside the output layer does not fit, so this is not the ticket's network.
         """
         head = set()
         classes = self.inputs.get("classes"), inputs.get("classes")
@@ -112,8 +112,8 @@ class Ticket:
             if not new or not old or (old[0], new[0]) != classes or old[1:] != new[1:]:
                 raise SpecError(
                     f"ticket {self.name!r}: {name!r} has the shape {old and list(old)} in the ticket and "
-                    f"{new and list(new)} in the network {self.spec.model.name!r}: its code has changed, or the file "
-                    "was altered; export the ticket again"
+                    f"{new and list(new)} in the network {self.spec.model.name!r}: the network's code or the ticket "
+                    "file has changed; export the ticket again"
                 )
             head.add(name)
 
@@ -141,14 +141,14 @@ class Ticket:
         }
 
     def model(self) -> nn.Module:
-        """The network with the ticket's weights, its mask held by ``torch.nn.utils.prune``, ready to train.
+        """Build the network with the ticket's weights, masked by ``torch.nn.utils.prune``, ready to train.
 
         Raises:
-            SpecError: the weights are not those of the network that the ticket names, or that cannot be built.
+            SpecError: the network cannot be built, or the ticket's weights or mask do not fit it.
         """
         try:
             network = build_from(self.spec.model, self.inputs, self.spec.seed)
-        except RuntimeError as error:  # images too small for it, or more memory than there is
+        except RuntimeError as error:  # the images are too small for it, or memory ran out
             reason = str(error).partition("\n")[0]
             raise SpecError(
                 f"ticket {self.name!r}: the network {self.spec.model.name!r} cannot be built: {reason}"
@@ -158,16 +158,16 @@ class Ticket:
         parameters = dict(network.named_parameters(remove_duplicate=False))
         for name, kept in self.mask.items():
             if name not in parameters:
-                raise SpecError(f"ticket {self.name!r}: its mask names {name!r}, which is no parameter of the network")
+                raise SpecError(f"ticket {self.name!r}: its mask has {name!r}, which is not a parameter of the network")
             weight = parameters[name]
             owners = [(m, n) for m in network.modules() for n, p in m.named_parameters(recurse=False) if p is weight]
-            for module, parameter in owners:  # several where it is tied
+            for module, parameter in owners:  # several if the weight is tied
                 prune.custom_from_mask(module, parameter, kept)  # type: ignore[no-untyped-call]
         return network
 
 
 class _Metadata(Spec):
-    """What a ticket's file holds beside its tensors; keys that it does not know, it ignores."""
+    """The metadata of a ticket file; unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -190,7 +190,7 @@ class _Metadata(Spec):
 
     @property
     def network_inputs(self) -> dict[str, Any]:
-        """The inverse of `_plain_inputs`."""
+        """The network's inputs; the inverse of `_plain_inputs`."""
         images = {"image_shape": self.image_shape, "classes": self.classes}
         return images if self.inputs is None else self.inputs
 
@@ -198,52 +198,51 @@ class _Metadata(Spec):
 def ticket_in_store(
     key: str, load: Callable[[str], Entry | None], model: ModelSpec, inputs: Mapping[str, Any]
 ) -> Ticket:
-    """The ticket that a level store keeps under a key, for a network and its inputs; the classes may differ.
+    """Load a ticket from a level store, and check that it is for the given network and inputs.
 
     Args:
-        key: of the ticket.
+        key: the ticket's key.
         load: returns the store's entry under a key, or None.
-        model: the network that is to be trained.
-        inputs: that it is built with.
+        model: the specification of the network to train.
+        inputs: keyword arguments that the network is built with; ``classes`` may differ from the ticket's.
 
     Raises:
-        SpecError: the store does not have it, it is no ticket, or it is for another network or other inputs.
+        SpecError: the store has no such entry, it is not a ticket, or it is for another network or other inputs.
     """
     entry = load(key)
     if entry is None:
         raise SpecError(
-            f"pruning.ticket: {key!r} is not in the level store; `ticket-search transfer` puts a ticket's file there"
+            f"pruning.ticket: {key!r} is not in the level store; `ticket-search transfer` adds a ticket file to it"
         )
     try:
         ticket = Ticket.from_entry(entry)
     except SpecError as error:
-        raise SpecError(f"pruning.ticket: the entry {key!r} of the level store is no ticket: {error}") from None
+        raise SpecError(f"pruning.ticket: the entry {key!r} of the level store is not a ticket: {error}") from None
     if ticket.spec.model.name != model.name:
         raise SpecError(
             f"ticket {ticket.name!r} belongs to the network {ticket.spec.model.name!r}, not to {model.name!r}; "
-            f"give model.name {ticket.spec.model.name!r}"
+            f"set model.name to {ticket.spec.model.name!r}"
         )
-    takes, given = _taken(ticket.inputs), _taken(inputs)
+    takes, given = _described(ticket.inputs), _described(inputs)
     if takes != given:
         raise SpecError(
-            f"ticket {ticket.name!r} takes {takes}, and the data set's are {given.removeprefix('images of ')}; "
-            "give a data set that it takes"
+            f"ticket {ticket.name!r} takes {takes}, but the data set has {given}; use a data set that the ticket takes"
         )
     return ticket
 
 
-def _taken(inputs: Mapping[str, Any]) -> str:
-    """What a network takes, in words; the number of its outputs is left out."""
+def _described(inputs: Mapping[str, Any]) -> str:
+    """Describe a network's inputs, without the number of classes."""
     if set(inputs) == set(_IMAGES):
         return f"images of {' x '.join(map(str, inputs['image_shape']))}"
     return json.dumps({name: value for name, value in inputs.items() if name != "classes"}, sort_keys=True)
 
 
 def read_ticket(path: str | Path) -> Ticket:
-    """The ticket in a file that `Ticket.to_bytes` made. Imports no code that the file names.
+    """Read a ticket file, as `Ticket.to_bytes` makes it, without importing any code that it names.
 
     Raises:
-        SpecError: there is no such file, it is no ticket, its format is a newer version's, or it is damaged.
+        SpecError: the file does not exist, is not a ticket, is damaged, or has another version's format.
     """
     metadata, tensors = _read(str(path))
     checksum = metadata.pop(_CHECKSUM, None)
@@ -257,23 +256,23 @@ def read_ticket(path: str | Path) -> Ticket:
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The metadata and the tensors of a file of this format."""
+    """Return the metadata and the tensors of a ticket file."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
-        raise SpecError(f"no ticket {path!r}: there is no such file") from None
+        raise SpecError(f"ticket file {path!r} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise SpecError(f"{path!r} is no ticket: {error}") from None
+        raise SpecError(f"{path!r} is not a ticket: {error}") from None
     if text is None:
         raise SpecError(
-            f"{path!r} is no ticket: its metadata have no key {_METADATA!r}; `ticket-search export` makes one"
+            f"{path!r} is not a ticket: its metadata has no key {_METADATA!r}; `ticket-search export` writes tickets"
         )
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path!r} is a damaged ticket: its metadata are not JSON: {error}") from None
+        raise SpecError(f"{path!r} is a damaged ticket: its metadata is not JSON: {error}") from None
     written = metadata.get("format") if isinstance(metadata, dict) else None
     if written != FORMAT:
         raise SpecError(f"{path!r} has the format {written!r:.80}; this version reads {FORMAT!r}")
@@ -287,7 +286,7 @@ def _plain_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _digest(head: object, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256, in 64 hexadecimal digits, of plain data and tensors."""
+    """Return the SHA-256 of plain data and tensors, as 64 hexadecimal digits."""
     sha = hashlib.sha256(json.dumps(head).encode())
     for name, value in sorted(tensors.items()):
         sha.update(f"|{name} {value.dtype} {list(value.shape)}|".encode())
@@ -299,9 +298,9 @@ def _ticket(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ticket:
     metadata = validate(_Metadata, plain)
     weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
     for name, value in weights.items():
-        # Infinities may be a network's own: attention masks hold them in buffers.
+        # Infinity is allowed: attention masks contain it in buffers.
         if value.is_floating_point() and bool(value.isnan().any()):
-            raise SpecError(f"its weights {name!r} are not all numbers: some are NaN")
+            raise SpecError(f"its weights {name!r} contain NaN")
     for name in metadata.mask:
         _check_mask(name, tensors.get(f"mask/{name}"), weights.get(name))
     return Ticket(
@@ -319,7 +318,7 @@ def _ticket(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ticket:
 
 def _check_mask(name: str, kept: Tensor | None, weights: Tensor | None) -> None:
     if kept is None or weights is None:
-        raise SpecError(f"it has no tensor {'mask' if kept is None else 'weights'}/{name}, which its metadata name")
+        raise SpecError(f"it has no tensor {'mask' if kept is None else 'weights'}/{name}, which its metadata lists")
     if kept.dtype != torch.bool or kept.shape != weights.shape:
         raise SpecError(
             f"the mask of {name!r} is {kept.dtype} {list(kept.shape)}; it must be torch.bool {list(weights.shape)}"
@@ -327,19 +326,19 @@ def _check_mask(name: str, kept: Tensor | None, weights: Tensor | None) -> None:
 
 
 def load_ticket(file: str | Path, allow_code: bool = False) -> nn.Module:
-    """The network of a ticket's file, on the CPU, ready to train: its weights set and its mask held.
+    """Load a ticket file as a network on the CPU that has the ticket's weights and mask and is ready to train.
 
-    The mask is held by ``torch.nn.utils.prune``: a pruned parameter ``w`` is trained as ``w_orig``, and every forward
-    pass uses ``w_orig * w_mask``. ``prune.remove(module, "weight")`` makes it plain again; before that
-    ``copy.deepcopy`` fails, as with any network that torch prunes. The file's other content (configuration, figures,
-    level key) is in ``network.ticket``, a `Ticket`.
+    The mask is applied by ``torch.nn.utils.prune``: a pruned parameter ``w`` is trained as ``w_orig``, and every
+    forward pass uses ``w_orig * w_mask``. ``prune.remove(module, "weight")`` turns it back into a plain parameter;
+    until then ``copy.deepcopy`` fails, as for any network pruned with torch. ``network.ticket``, a `Ticket`, holds the
+    rest of the file: configuration, figures and level key.
 
     Args:
-        file: that ``ticket-search export`` wrote.
-        allow_code: whether code that the file names, such as a network ``package.module:function``, may be imported.
+        file: a file that ``ticket-search export`` wrote.
+        allow_code: whether to import code that the file names, such as a network ``package.module:function``.
 
     Raises:
-        SpecError: there is no such file, or it is no ticket; or it names code and `allow_code` is False, or that code
+        SpecError: the file does not exist or is not a ticket; it names code and `allow_code` is False; or that code
             cannot be imported.
     """
     ticket = read_ticket(file)

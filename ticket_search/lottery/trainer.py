@@ -1,4 +1,4 @@
-"""Trains each level once: a level in the store is not trained again, and every training is logged."""
+"""Train each level once: levels in the store are reused, and every training is logged."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -24,12 +24,12 @@ def no_log(event: str, **fields: object) -> None:
 
 
 class Trainer:
-    """Trains the levels that one trajectory needs, through a store.
+    """Trains the levels of one trajectory that are not in the store yet.
 
     Args:
-        context: of the trajectory.
-        store: where levels are saved and looked up.
-        log: receives an event when a level is started, continued, finished or reused.
+        context: the trajectory's context.
+        store: where levels are looked up and saved.
+        log: receives an event when a level is started, resumed, finished or reused.
         owner_finished: see `run_trajectory`.
         owner: see `run_trajectory`.
         checkpoint_seconds: see `run_trajectory`.
@@ -53,13 +53,13 @@ class Trainer:
         self._checkpoint_seconds = checkpoint_seconds
 
     def level(self, number: int, key: str, compute: Callable[[], Steps[Entry]], **fields: object) -> Steps[Level]:
-        """The level with a key, from the store or computed.
+        """Return the level with a key, loaded from the store or computed.
 
         Args:
-            number: of the level.
-            key: its level key.
-            compute: makes its entry if the store has none.
-            fields: further fields of its events.
+            number: the level's number.
+            key: the level key.
+            compute: computes the level's entry if the store has none.
+            fields: further fields for the level's events.
         """
 
         def compute_and_log() -> Steps[Entry]:
@@ -72,7 +72,7 @@ class Trainer:
         entry, found = yield from self.found_or_computed(key, compute_and_log, saved=finished)
         reused = found and (self.owner is None or entry.record.get("trainer") != self.owner)
         if found and not reused:
-            # A process trained it for this trajectory, and may have died before it logged that.
+            # An earlier process trained it for this trajectory, and may have died before logging that.
             if self._owner_finished(key) is False:
                 finished()
             self.store.tidy(key)
@@ -83,12 +83,12 @@ class Trainer:
     def found_or_computed(
         self, key: str, compute: Callable[[], Steps[Entry]], saved: Callable[[], None] = lambda: None
     ) -> Steps[tuple[Entry, bool]]:
-        """The entry of a key, and whether it was in the store already.
+        """Return the entry of a key, and whether it was already in the store.
 
-        If another process is computing it, wait for that; if none is, claim the key and compute it here.
+        If another process is computing the entry, wait for it; otherwise, claim the key and compute the entry here.
 
         Args:
-            key: of the entry.
+            key: the entry's key.
             compute: called while the claim on the key is held.
             saved: called once the computed entry is in the store, before the claim is released.
         """
@@ -105,7 +105,7 @@ class Trainer:
         return entry, entry is not computed
 
     def train(self, inputs: LevelInputs, key: str) -> Steps[LevelOutputs]:
-        """Request a training, resumed from the checkpoint of the key if there is one."""
+        """Request a training, which resumes from the key's checkpoint if there is one."""
         checkpoints = None
         if self._checkpoint_seconds is not None:
             checkpoints = _Checkpoints(self.store.checkpoint(key), self._checkpoint_seconds, key, self._log)

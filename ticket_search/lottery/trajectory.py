@@ -1,12 +1,12 @@
 """Iterative magnitude pruning: Frankle & Carbin (2019), section 2; with rewinding: Frankle et al. (2019).
 
-    1. Randomly initialise a network; train it: level 0.
-    2. Prune a fraction of the smallest surviving weights: a mask.
-    3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialisation): a ticket.
-    4. Train the ticket from iteration k on: the next level; and its controls, if any. Go to 2.
+    1. Initialise a network randomly and train it; this is level 0.
+    2. Prune a fraction of the surviving weights, those of smallest magnitude. This gives a mask.
+    3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialisation). This is a ticket.
+    4. Train the ticket from iteration k on; this is the next level. Train its controls, if any. Go to 2.
 
-A level is a pure function of its inputs and is stored under their hash, so a restart walks the store and trains only
-the levels that are not in it.
+A level is a pure function of its inputs and is stored under their hash, so a restarted trajectory trains only the
+levels that are not in the store yet.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -27,14 +27,14 @@ from ticket_search.training.executors.registry import executor_for
 
 
 def trajectory_steps(levels: TrajectoryLevels, rewind_iterations: Collection[int] = ()) -> Steps[None]:
-    """One trajectory, level by level, as a generator that requests its trainings; see `steps`.
+    """Run one trajectory, level by level, as a generator that requests its trainings; see `steps`.
 
     Args:
-        levels: of the trajectory.
+        levels: trains and prunes the trajectory's levels.
         rewind_iterations: see `run_trajectory`.
 
     Raises:
-        Diverged: a level's loss stopped being finite; the levels before it were yielded.
+        Diverged: a level's loss stopped being finite; the levels before it have been yielded.
     """
     spec = levels.spec
     level = yield from levels.train_dense({*rewind_iterations, spec.pruning.rewind_iteration})
@@ -65,20 +65,21 @@ def run_trajectory(
     """Yield the levels of one trajectory as they finish, each read from the store or trained.
 
     Args:
-        spec: what to run.
-        task: of the specification, on the device to train on; see `tasks.registry.load_task`.
-        store: where levels are saved and looked up.
-        executor: creates the executor with a given name.
-        rewind_iterations: other iterations that trajectories sharing level 0 may rewind to; their weights are stored.
+        spec: the trajectory's specification.
+        task: the specification's task, on the training device; see `tasks.registry.load_task`.
+        store: where levels are looked up and saved.
+        executor: creates an executor from its name.
+        rewind_iterations: further iterations after which to store level 0's weights, for trajectories that share it.
         log: receives ``level_started``, ``level_continued``, ``level_finished`` and ``level_reused``.
-        owner_finished: whether ``level_finished`` has been logged for a level key; None if the log does not mention it.
-        owner: names the trajectory of a run. A level in the store with the same owner is not counted as reused;
-            with None, every level in the store is.
+        owner_finished: returns whether ``level_finished`` was logged for a level key; None if the log does not mention
+            the key.
+        owner: identifies the run and the trajectory. Levels in the store with the same owner do not count as reused;
+            if None, all of them do.
         checkpoint_seconds: seconds between two checkpoints of a level's training; None disables checkpoints.
 
     Raises:
         SpecError: the specification does not fit the data.
-        Diverged: a level's loss stopped being finite; the levels before it were yielded.
+        Diverged: a level's loss stopped being finite; the levels before it have been yielded.
     """
     levels = TrajectoryLevels(
         spec, task, store, log, owner_finished=owner_finished, owner=owner, checkpoint_seconds=checkpoint_seconds
@@ -87,7 +88,7 @@ def run_trajectory(
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:
-    """Whether the mask was given by the settings, or is dense enough and sparser than its parent."""
+    """Return whether the settings prescribe the mask, or it is dense enough and sparser than its parent."""
     if pruning.target_densities is not None or pruning.ticket is not None:
         return True
     dense_enough = density(mask) >= pruning.min_density

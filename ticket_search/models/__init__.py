@@ -1,4 +1,4 @@
-"""The networks, and which of their parameters pruning may touch. Loads torch."""
+"""Networks and their prunable parameters. Loads torch."""
 
 from ticket_search.models.registry import aliases, build, build_from, check, network_digest, output_mark, prunable
 

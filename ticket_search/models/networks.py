@@ -1,6 +1,6 @@
 """The networks of Frankle & Carbin, "The Lottery Ticket Hypothesis" (ICLR 2019), Figure 2, and initializations.
 
-The networks' weights are Gaussian Glorot, biases 0, as there.
+As in the paper, the networks' weights are drawn from Glorot's normal distribution, and their biases are 0.
 """
 
 import math
@@ -22,9 +22,10 @@ _CONV_HIDDEN = (256, 256)
 
 
 def lenet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Fully connected layers of the widths in the name (``lenet_300_100``), ReLU between them, for any image size.
+    """Build fully connected layers of the widths in the name (``lenet_300_100``), with ReLU between them.
 
-    ``mlp_300_100`` is the same with Kaiming's initialization for ReLU (He et al. 2015) instead of Glorot's.
+    Images may have any size. ``mlp_300_100`` is the same network with Kaiming's initialization for ReLU (He et al.
+    2015) instead of Glorot's.
     """
     network = nn.Sequential()
     _fully_connected(network, math.prod(image_shape), [int(width) for width in name.split("_")[1:]], classes)
@@ -33,13 +34,13 @@ def lenet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequ
 
 
 def conv(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """``conv2``, ``conv4`` or ``conv6``: VGG-like blocks, then two hidden layers of 256.
+    """Build ``conv2``, ``conv4`` or ``conv6``: VGG-like blocks, then two hidden layers of 256 units.
 
     On CIFAR-10 they have 4,300,992, 2,425,024 and 2,261,184 prunable weights. The paper's table gives 4.3M, 2.4M and
-    1.7M; the last does not follow from its own layers (its convolutions alone, 1.1M, do).
+    1.7M. The last does not match the layers in that table, although its 1.1M for the convolutions alone does.
 
     Raises:
-        SpecError: the pools would leave nothing of the image.
+        SpecError: the images are too small for the pools.
     """
     channels, height, width = image_shape
     blocks = _BLOCKS[name]
@@ -72,7 +73,7 @@ def _fully_connected(network: nn.Sequential, inputs: int, widths: Sequence[int],
     network.add_module("output", nn.Linear(inputs, classes))
 
 
-#: Kaiming's for ReLU, by fan-in (He et al. 2015).
+#: Kaiming's initializations are those for ReLU, scaled by the fan-in (He et al. 2015).
 INITIALIZATIONS: dict[Initialization, Callable[[Tensor], Tensor]] = {
     "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
     "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
@@ -83,10 +84,11 @@ INITIALIZATIONS: dict[Initialization, Callable[[Tensor], Tensor]] = {
 
 
 def initialize(network: nn.Module, name: Initialization) -> None:
-    """Draw the weights of all convolutions and fully connected layers anew, in their order; their biases become 0."""
+    """Redraw the weights of all convolutions and fully connected layers, in order, and set their biases to 0."""
     for module in network.modules():
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             continue
+        # A lazy layer has no weights to draw yet; `models.prunable` rejects it.
         if not nn.parameter.is_lazy(module.weight):
             INITIALIZATIONS[name](module.weight)
             if module.bias is not None:

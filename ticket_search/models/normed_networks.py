@@ -1,6 +1,6 @@
-"""ResNets and VGGs in their forms for CIFAR, with batch normalisation.
+"""ResNets and VGGs for CIFAR, with batch normalisation.
 
-Convolutions have no bias; weights are Kaiming normal (He et al. 2015), batch norm starts at weight 1, bias 0.
+Convolutions have no bias. Weights are Kaiming normal (He et al. 2015); batch norm starts with weight 1 and bias 0.
 """
 
 import torch
@@ -17,7 +17,7 @@ _VGG = {
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -31,16 +31,16 @@ class _Block(nn.Module):
             self.shortcut.add_module("bn", nn.BatchNorm2d(outputs))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``[b, inputs, h, w]`` to ``[b, outputs, h / stride, w / stride]``."""
+        """Map ``[b, inputs, h, w]`` to ``[b, outputs, h / stride, w / stride]``."""
         inner = functional.relu(self.bn1(self.conv1(images)))
         return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(images))
 
 
 def resnet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """``resnet20`` and the like: He et al. (2016), section 4.2, with 6n + 2 layers of 16, 32 and 64 channels.
+    """Build ``resnet20`` and the like: He et al. (2016), section 4.2, 6n + 2 layers of 16 to 64 channels.
 
-    Where the channels change, the shortcut is a 1x1 convolution (option B), as in the code of Frankle et al. On
-    CIFAR-10, resnet20 has 270,256 convolution weights, 2,560 of them in shortcuts, and 640 in the output layer.
+    Where the number of channels changes, the shortcut is a 1x1 convolution (option B), as in the code of Frankle et al.
+    On CIFAR-10, resnet20 has 270,256 convolution weights, 2,560 of them in shortcuts, and 640 in the output layer.
     """
     network = nn.Sequential()
     network.add_module("conv", nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False))
@@ -59,13 +59,13 @@ def resnet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Seq
 
 
 def vgg(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """``vgg16`` or ``vgg19``: 3x3 convolutions with batch norm, a 2x2 pool after each block, one output layer.
+    """Build ``vgg16`` or ``vgg19``: 3x3 convolutions with batch norm, a pool after each block, one output layer.
 
-    The last pool takes the mean of what is left of the image. On CIFAR-10 they have 14,710,464 and 20,018,880
-    convolution weights, and 5,120 in the output layer.
+    Pools are 2x2, except that the last one averages all remaining pixels. On CIFAR-10 the networks have 14,710,464 and
+    20,018,880 convolution weights, and 5,120 in the output layer.
 
     Raises:
-        SpecError: the pools would leave nothing of the image.
+        SpecError: the images are too small for the pools.
     """
     channels, height, width = image_shape
     blocks = _VGG[name]
@@ -92,8 +92,8 @@ def vgg(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequen
 
 
 class _MeanOfPixels(nn.Module):
-    """``[b, c, h, w]`` to ``[b, c]``; unlike adaptive pooling, CUDA takes it in a fixed order."""
+    """Average the pixels: ``[b, c, h, w]`` to ``[b, c]``. Unlike adaptive pooling, it is deterministic on CUDA."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """The mean of each channel."""
+        """Return the mean of each channel."""
         return torch.mean(images, dim=(2, 3))

@@ -1,4 +1,4 @@
-"""A network from its name, and the parameters of a network that pruning may touch."""
+"""Building a network by its name, and finding the prunable parameters of a network."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,37 +18,37 @@ from ticket_search.models.torchvision_networks import torchvision_network
 
 
 def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed: int, draw: int = 0) -> nn.Module:
-    """A network on the CPU, initialised from the seed alone; torch's global generators are left as they were.
+    """Build a network on the CPU, initialised from the seed alone; torch's global generators are left unchanged.
 
     Args:
-        spec: which one.
+        spec: the network's specification.
         image_shape: ``(c, h, w)``.
-        classes: number of outputs.
+        classes: the number of outputs.
         seed: the run's seed.
-        draw: 0 is the run's own initialization, each other number another one.
+        draw: which initialization to draw: 0 is the run's own, other numbers are independent ones.
 
     Raises:
-        SpecError: as `build_from`, or images too small.
+        SpecError: see `build_from`; or the images are too small for the network.
     """
     return build_from(spec, {"image_shape": image_shape, "classes": classes}, seed, draw)
 
 
 def build_from(spec: ModelSpec, inputs: Mapping[str, Any], seed: int, draw: int = 0) -> nn.Module:
-    """A network for any task; see `build`.
+    """Build a network for any task; see `build`.
 
     Args:
-        spec: which one. A user's function is called with `inputs` as keyword arguments; its random numbers must come
-            from torch's global CPU generator, as those of ``torch.nn`` do.
-        inputs: what the task says a network is built with. The networks of this package take images.
+        spec: the network's specification. A user's function is called with `inputs` as keyword arguments; its random
+            numbers must come from torch's global CPU generator, as those of ``torch.nn`` do.
+        inputs: keyword arguments from the task. The networks of this package take only images.
         seed: the run's seed.
-        draw: 0 is the run's own initialization, each other number another one.
+        draw: which initialization to draw: 0 is the run's own, other numbers are independent ones.
 
     Raises:
-        SpecError: an unknown name, one of a network that does not go with the task, or a user's function that fails or
-            returns no ``nn.Module``.
+        SpecError: the name is unknown, the network does not fit the task, or a user's function fails or does not
+            return an ``nn.Module``.
     """
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the generators of every GPU as well, which are not forked.
+        # torch.manual_seed would also seed the generators of all GPUs, which are not forked.
         torch.default_generator.manual_seed(derive_seed(seed, "init", *([draw] if draw else [])))
         network = _user(spec.name, inputs) if USER_FUNCTION.fullmatch(spec.name) else _named(spec.name, inputs)
         if spec.init is not None:
@@ -59,8 +59,8 @@ def build_from(spec: ModelSpec, inputs: Mapping[str, Any], seed: int, draw: int 
 def _named(name: str, inputs: Mapping[str, Any]) -> nn.Module:
     if set(inputs) != {"image_shape", "classes"}:
         raise SpecError(
-            f"model {name!r} classifies images, and the task gives its networks {', '.join(inputs) or 'nothing'}; "
-            "give a network of your own, package.module:function"
+            f"model {name!r} classifies images, but the task builds networks from {', '.join(inputs) or 'nothing'}; "
+            "use a network of your own, package.module:function"
         )
     image_shape, classes = inputs["image_shape"], inputs["classes"]
     if name.startswith(("lenet_", "mlp_")):
@@ -86,7 +86,7 @@ def _user(name: str, inputs: Mapping[str, Any]) -> nn.Module:
 
 
 def network_digest(spec: ModelSpec) -> str:
-    """A digest of the source of a user's own network; "" for the networks of this package and of torchvision.
+    """Return a digest of the source of a user's network; "" for the networks of this package and of torchvision.
 
     Raises:
         SpecError: the user's module cannot be imported.
@@ -95,13 +95,13 @@ def network_digest(spec: ModelSpec) -> str:
 
 
 def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> tuple[int, int]:
-    """Build the network and run two black images through it, in training and in evaluation mode.
+    """Build a network and run two black images through it, in training and in evaluation mode.
 
     Returns:
-        The numbers in its parameters and buffers, and the weights that pruning may touch.
+        How many numbers its parameters and buffers hold, and how many of them are prunable weights.
 
     Raises:
-        SpecError: as `build`; the network fails, does not return floats ``[2, classes]``, or has nothing to prune.
+        SpecError: see `build`; or the network fails, does not return floats ``[2, classes]``, or has nothing to prune.
     """
     network = build(spec, image_shape, classes, seed=0)
     names = set(prunable(network))
@@ -118,15 +118,15 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
             found = f"{output.dtype} {list(output.shape)}" if isinstance(output, torch.Tensor) else f"{output!r:.80}"
             state = "training" if mode else "evaluation"
             raise SpecError(
-                f"model {spec.name!r} in {state} mode made {found} of 2 images of {shape}; "
-                f"it must make floats of shape {[2, classes]}"
+                f"model {spec.name!r} in {state} mode returned {found} for 2 images of {shape}; "
+                f"it must return floats of shape {[2, classes]}"
             )
     state_dict = network.state_dict()
     return sum(v.numel() for v in state_dict.values()), sum(state_dict[name].numel() for name in names)
 
 
 def aliases(network: nn.Module) -> dict[str, str]:
-    """The other names of tied parameters and buffers in the state -> the first name of each."""
+    """Return a map from each further name of a tied parameter or buffer in the state dict to its first name."""
     first: dict[int, str] = {}
     return {
         name: first[id(value)]
@@ -136,17 +136,18 @@ def aliases(network: nn.Module) -> dict[str, str]:
 
 
 def prunable(network: nn.Module, example: Tensor | None = None) -> tuple[str, ...]:
-    """Names of the parameters that pruning may touch: in registration order, but the output layer's last.
+    """Return the names of the prunable parameters in registration order, except that the output layer's is last.
 
-    These are the weights: at least 2 dimensions, "weight" in the last part of the name, not of an embedding. A tied
-    parameter appears once, under its first name. See `_output_layer` for which is the output layer's.
+    A parameter is prunable if it has at least 2 dimensions and "weight" in the last part of its name, and is not an
+    embedding's. A tied parameter appears once, under its first name. For how the output layer is found, see
+    `_output_layer`.
 
     Args:
-        network: its values, and torch's global CPU generator, stay as they are.
-        example: inputs to run the network on once, on its device; None trusts the registration order.
+        network: the network. Its values and torch's global CPU generator are left unchanged.
+        example: inputs on the network's device, to run it on once; None trusts the registration order.
 
     Raises:
-        SpecError: there is none, a lazy layer has no shape yet, or `network.output_layer` is not one of them.
+        SpecError: no parameter is prunable, a lazy layer has no shape yet, or `network.output_layer` is not prunable.
     """
     weights = _weights(network)
     output = _output_layer(network, weights, example)
@@ -154,34 +155,38 @@ def prunable(network: nn.Module, example: Tensor | None = None) -> tuple[str, ..
 
 
 def output_mark(network: nn.Module, names: tuple[str, ...]) -> str:
-    """What a level key has to say of the output layer: "" where it is registered last, as was once assumed of all."""
+    """Return the part of a level key that names the output layer; "" if it is registered last.
+
+    Earlier versions assumed this of every network, so their level keys remain valid."""
     *_, last = _weights(network)
     return "" if names[-1] == last else f"|output layer {names[-1]}"
 
 
 def _weights(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The prunable parameters by their first names, in registration order."""
+    """Return the prunable parameters by their first names, in registration order."""
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     weights = {}
     for name, parameter in network.named_parameters():
         if nn.parameter.is_lazy(parameter):
-            raise SpecError(f"the parameter {name!r} of {type(network).__name__} has no shape yet; use no lazy layers")
+            raise SpecError(
+                f"the parameter {name!r} of {type(network).__name__} has no shape yet; replace the lazy layer"
+            )
         if parameter.ndim >= 2 and "weight" in name.rpartition(".")[2] and id(parameter) not in embeddings:
             weights[name] = parameter
     if not weights:
         present = ", ".join(f"{name} {list(p.shape)}" for name, p in network.named_parameters()) or "none"
         raise SpecError(
-            f"{type(network).__name__} has nothing to prune: no parameter of 2 or more dimensions whose name ends in "
-            f"a 'weight'; its parameters: {present}"
+            f"{type(network).__name__} has nothing to prune: no parameter with 2 or more dimensions has 'weight' in "
+            f"the last part of its name; its parameters: {present}"
         )
     return weights
 
 
 def _output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter], example: Tensor | None) -> str:
-    """The name of the output layer's weight.
+    """Return the name of the output layer's weight.
 
-    It is what the network's attribute `output_layer` says; else the weight of the module that starts last when the
-    network runs on the example; else, without an example or where no module of a weight is called, the last weight.
+    If the network has an attribute `output_layer`, that decides. Otherwise, it is the weight of the module that starts
+    last when the network runs on the example; without an example, or if no module with a weight runs, the last weight.
     """
     stated = getattr(network, "output_layer", None)
     if stated is not None and not inspect.ismethod(stated):
@@ -199,8 +204,8 @@ def _stated_output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter]
     names = [name for name, weight in weights.items() if any(weight is parameter for parameter in parameters)]
     if not names:
         raise SpecError(
-            f"{type(network).__name__}.output_layer is {str(stated)!r:.80}; give a module, or the name of a module or "
-            f"parameter, that holds one of the prunable weights {', '.join(weights)}"
+            f"{type(network).__name__}.output_layer is {str(stated)!r:.80}; it must be a module, or the name of a "
+            f"module or parameter, with one of the prunable weights {', '.join(weights)}"
         )
     return names[-1]
 
@@ -212,7 +217,7 @@ def _last_to_run(network: nn.Module, weights: Mapping[str, nn.Parameter], exampl
     def note(module: nn.Module, inputs: object) -> None:
         ran.extend(names[id(p)] for p in module.parameters(recurse=False) if id(p) in names)
 
-    # Before a module runs, not after: the network itself, which may hold a weight beside its layers, ends last.
+    # Note modules when they start, not when they end: the network itself, which may own a weight, always ends last.
     hooks = [module.register_forward_pre_hook(note) for module in network.modules()]
     mode = network.training
     try:

@@ -1,18 +1,18 @@
-"""Torchvision's classifiers, untrained. The only file here that imports torchvision, and only when one is built."""
+"""Torchvision's classifiers, untrained. Torchvision is imported only when one of them is built."""
 
 from torch import nn
 
 from ticket_search.config.base import unknown
 from ticket_search.errors import SpecError
 
-#: Without an auxiliary classifier there is one output; a stated init_weights is how these two are kept from warning.
+#: Without auxiliary classifiers there is a single output; an explicit init_weights avoids a warning from torchvision.
 _ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
 
 
 def torchvision_network(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network ``torchvision/<name>`` with torchvision's own initialisation.
+    """Build the network ``torchvision/<name>`` with torchvision's own initialisation.
 
-    Images of other than 3 channels get another first convolution, with torch's usual initialisation.
+    If the images do not have 3 channels, the first convolution is replaced by one with torch's default initialisation.
 
     Raises:
         SpecError: torchvision has no classifier of that name.

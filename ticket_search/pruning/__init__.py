@@ -1,1 +1,1 @@
-"""Which weights survive: named tensors in, masks out. Knows no network, no training and no data."""
+"""Choosing the weights that survive: named tensors in, masks out. Independent of networks, training and data."""

@@ -1,12 +1,12 @@
-"""Strategies: where the weights to prune are taken from, given a score for each.
+"""Strategies, which decide which tensors the pruned weights come from, given a score for each weight.
 
-A strategy divides the prunable tensors into groups; the weights of a group compete with each other. Then, exactly:
+A strategy divides the prunable tensors into groups, and the weights in a group compete with each other. Precisely:
 
-- at a pruning rate, ``round(rate * n)`` of a group's n survivors are pruned (a half to the even integer); towards a
-  target density, ``round(target * size)`` of its weights are kept;
-- only survivors compete, and what is pruned stays pruned;
-- the lowest scores go; among equal scores, those that come first, in the order of tensors and then of elements;
-- every tensor keeps at least one weight: its best-scored survivor (of equal ones, the last) is never pruned.
+- at a pruning rate, ``round(rate * n)`` of a group's n survivors are pruned (halves are rounded to even); for a target
+  density, ``round(target * size)`` of a group's weights are kept;
+- only survivors compete, and pruned weights stay pruned;
+- the lowest scores are pruned; among equal scores, the first ones, in the order of tensors and then of elements;
+- every tensor keeps at least one weight: its survivor with the best score (the last, if several are equal).
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class Group:
     """Tensors whose weights compete.
 
     Attributes:
-        names: of the tensors.
+        names: the names of the tensors.
         keep: how many of their weights survive.
     """
 
@@ -36,13 +36,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Amount:
-    """How much a level prunes.
+    """How much to prune from a level.
 
     Attributes:
-        rate: the fraction of the survivors to prune; not looked at where there is a target.
-        target: the density to reach, over all weights of a group; None prunes at the rate.
-        conv_layer_rate, output_layer_rate: shares of the rate, of convolutions and of the last tensor; 0 leaves that
-            whole, whatever the strategy. Towards a target there are none.
+        rate: the fraction of the survivors to prune; ignored if there is a target.
+        target: the density of each group after pruning; None prunes at the rate.
+        conv_layer_rate, output_layer_rate: factors of the rate for convolutions and for the last tensor, not for use
+            with a target; an `output_layer_rate` of 0 keeps the last tensor dense under any strategy.
     """
 
     rate: float
@@ -52,12 +52,12 @@ class Amount:
 
 
 def prune_count(survivors: int, rate: float) -> int:
-    """How many of the survivors to prune: 2 of 10 at 0.2."""
+    """Return how many of the survivors to prune: 2 of 10 at a rate of 0.2."""
     return round(rate * survivors)
 
 
 def layerwise(mask: Mask, amount: Amount) -> list[Group]:
-    """Each tensor prunes its own share: convolutions `conv_layer_rate` of it, the last tensor `output_layer_rate`."""
+    """Return a group per tensor; the rate is scaled for convolutions and for the last tensor, as `amount` says."""
     *_, output = mask
 
     def share(name: str) -> float:
@@ -69,18 +69,18 @@ def layerwise(mask: Mask, amount: Amount) -> list[Group]:
 
 
 def global_(mask: Mask, amount: Amount) -> list[Group]:
-    """All survivors of all tensors compete; but not the last tensor's where `output_layer_rate` is 0."""
+    """Return a single group of all tensors, without the last one if `output_layer_rate` is 0."""
     *hidden, output = mask
     names = hidden if amount.output_layer_rate == 0 else [*hidden, output]
     return [_group(mask, tuple(names), amount, 1.0)] if names else []
 
 
-#: A mask and how much to prune -> which weights compete, and how many of them survive.
+#: A mask and how much to prune -> the groups of tensors whose weights compete.
 STRATEGIES: dict[Strategy, Callable[[Mask, Amount], list[Group]]] = {"layerwise": layerwise, "global": global_}
 
 
 def prune(mask: Mask, scores: Scores, groups: Sequence[Group]) -> Mask:
-    """The mask that is left when each group keeps its best-scored survivors; a tensor of no group stays as it is."""
+    """Return the mask in which each group keeps its best-scored survivors; tensors in no group are unchanged."""
     pruned = {name: kept.clone() for name, kept in mask.items()}
     for group in groups:
         pruned |= _prune({name: mask[name] for name in group.names}, scores, group.keep)
@@ -88,7 +88,7 @@ def prune(mask: Mask, scores: Scores, groups: Sequence[Group]) -> Mask:
 
 
 def in_rounds(mask: Mask, groups: Sequence[Group], rounds: int) -> list[list[Group]]:
-    """The way from a mask to what is to be kept in steps of equal ratio, as SynFlow takes (Tanaka et al. 2020)."""
+    """Return the groups of each round when pruning in rounds of equal ratio, as SynFlow does (Tanaka et al. 2020)."""
     start = {group.names: _survivors(mask, group.names) for group in groups}
 
     def keep(group: Group, done: float) -> int:
@@ -118,7 +118,7 @@ def _prune(mask: Mask, scores: Scores, keep: int) -> Mask:
     count = len(survivors) - max(keep, len(mask))
     if count > 0:
         competing = score[survivors]
-        # A tenth of the time of sorting: 15 million scores take 0.2 s.
+        # kthvalue takes a tenth of the time of sorting: 0.2 s for 15 million scores.
         cut = competing.kthvalue(count).values
         lowest = competing < cut
         lowest[(competing == cut).nonzero().squeeze(1)[: count - int(lowest.sum())]] = True
@@ -128,7 +128,7 @@ def _prune(mask: Mask, scores: Scores, keep: int) -> Mask:
 
 
 def _protect_best(score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """The scores, with +inf at the tensor's best survivor (the last of equal ones)."""
+    """Return the scores, with +inf at the tensor's best survivor (the last, if several are equal)."""
     candidates = torch.where(kept, score, -torch.inf).flatten()
     best = candidates.numel() - 1 - int(candidates.flip(0).argmax())
     candidates[best] = torch.inf

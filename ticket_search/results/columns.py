@@ -1,70 +1,74 @@
-"""The columns of every table, declared once: name, type, meaning. `figures` declares those of a level."""
+"""The declarations of all columns of the tables: name, type, meaning. `figures` declares those of a level."""
 
 from collections.abc import Mapping
 
 from ticket_search.results import figures
 from ticket_search.results.figures import CONFIGURATION, SEED, Column
 
-_TRAJECTORY = Column(name="trajectory_id", type="string", meaning="names the configuration and the seed")
+_TRAJECTORY = Column(name="trajectory_id", type="string", meaning="identifies the configuration and the seed")
 _LEVEL = Column(name="level", type="int32", meaning="0 = the dense network, n = after n prunings")
-#: A placeholder for the search's own fields: one column for each, named as in the space.
-SEARCHED = Column(name="", type="", meaning="one column per other field of the space, named as there")
+#: A placeholder for the searched fields without a column of their own.
+SEARCHED = Column(name="", type="", meaning="one column for each other field of the search space, with its name")
 
 _LEVEL_KEY = Column(
     name="level_key",
     type="string",
-    meaning="names the computation; trajectories that share a level share its key",
+    meaning="identifies the computation; trajectories that share a level have the same key",
 )
 _OUTCOME = (
     Column(
         name="status",
         type="string",
-        meaning="`running`, `completed`, `stopped` (dropped early), `diverged`, `failed`",
+        meaning="`running`, `completed`, `stopped` (by early stopping), `diverged`, `failed`",
     ),
-    Column(name="reason", type="string", meaning="why it was dropped, diverged or failed, in one line"),
-    Column(name="levels", type="int32", meaning="finished levels"),
+    Column(name="reason", type="string", meaning="why the trajectory was stopped, diverged or failed, in one line"),
+    Column(name="levels", type="int32", meaning="number of finished levels"),
     Column(
         name="score",
         type="double",
-        meaning="log2 of the best compression at which the ticket still matches; 0 if only level 0 does",
+        meaning="log2 of the highest compression at which the ticket still matches; 0 if only level 0 does",
     ),
-    Column(name="sparsest_matching_density", type="double", meaning="null if no ticket matches"),
-    Column(name="iterations", type="int64", meaning="summed over its levels, shared ones included"),
-    Column(name="train_seconds", type="double", meaning="summed likewise"),
-    Column(name="error", type="string", meaning="a failed trajectory's traceback"),
+    Column(
+        name="sparsest_matching_density",
+        type="double",
+        meaning="density of the sparsest matching ticket; null if no ticket matches",
+    ),
+    Column(name="iterations", type="int64", meaning="sum over the trajectory's levels, including reused ones"),
+    Column(name="train_seconds", type="double", meaning="sum over the trajectory's levels, including reused ones"),
+    Column(name="error", type="string", meaning="traceback of a failed trajectory"),
 )
 _LAYER = (
-    Column(name="name", type="string", meaning="of the parameter"),
-    Column(name="kept_weights", type="int64", meaning="weights of it that the mask keeps"),
-    Column(name="weights", type="int64", meaning="all of its weights"),
-    Column(name="density", type="double", meaning="kept / all"),
+    Column(name="name", type="string", meaning="name of the tensor in the network"),
+    Column(name="kept_weights", type="int64", meaning="number of its weights that the mask keeps"),
+    Column(name="weights", type="int64", meaning="number of all its weights"),
+    Column(name="density", type="double", meaning="kept_weights / weights"),
 )
 _CONTROL = (
-    Column(name="level", type="int32", meaning="of the ticket"),
+    Column(name="level", type="int32", meaning="level of the ticket"),
     Column(
         name="control",
         type="string",
-        meaning="`random_reinit`, `random_mask` or `shuffled_mask`; of a level 0 that early-bird has ended, "
-        "`dense`: the network trained to its end",
+        meaning="`random_reinit`, `random_mask` or `shuffled_mask`; at a level 0 that early-bird ended, `dense`: the "
+        "dense network trained for all iterations",
     ),
-    Column(name="draw", type="int32", meaning="from 0"),
-    Column(name="level_key", type="string", meaning="of this training"),
-    Column(name="seed", type="int64", meaning="of the ticket"),
-    Column(name="density", type="double", meaning="of the ticket"),
+    Column(name="draw", type="int32", meaning="number of the draw, from 0"),
+    Column(name="level_key", type="string", meaning="identifies the control's training"),
+    Column(name="seed", type="int64", meaning="seed of the ticket"),
+    Column(name="density", type="double", meaning="density of the ticket"),
 )
 _MASK_DISTANCE = (
-    Column(name="iteration", type="int64", meaning="of the later mask"),
-    Column(name="earlier_iteration", type="int64", meaning="of the earlier mask"),
+    Column(name="iteration", type="int64", meaning="iteration of the later mask"),
+    Column(name="earlier_iteration", type="int64", meaning="iteration of the earlier mask"),
     Column(
         name="distance",
         type="double",
-        meaning="the fraction of prunable weights that one mask keeps and the other does not",
+        meaning="fraction of the prunable weights that only one of the two masks keeps",
     ),
 )
 
 
 def table_columns() -> Mapping[str, list[Column]]:
-    """The columns of each table, in their order, with `SEARCHED` in place of the searched fields."""
+    """Return the columns of each table in order, with `SEARCHED` in place of the searched fields."""
     return {
         "levels": [_TRAJECTORY, _LEVEL_KEY, _LEVEL, *CONFIGURATION, SEED, *figures.FIGURES, SEARCHED],
         "trajectories": [_TRAJECTORY, *CONFIGURATION, SEED, SEARCHED, *_OUTCOME],

@@ -1,4 +1,4 @@
-"""What happened and when: ``events/`` of a run directory, JSON lines, one file per process."""
+"""The event log, ``events/`` in a run directory: JSON lines, one file per process."""
 
 import json
 import math
@@ -12,7 +12,8 @@ from uuid import uuid4
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lines import LineFile, complete_lines
 
-#: Process ids are reused; this token is not. A forked process shares the token but has its own id.
+#: Distinguishes this process from a later one with the same process id. A forked process has the same token, but
+#: another process id.
 _TOKEN = uuid4().hex[:8]
 
 
@@ -20,8 +21,9 @@ class EventLog:
     """Appends events to this process's file. It keeps no file open, and a forked process writes to its own file.
 
     Args:
-        run_dir: the run directory; the first event creates its ``events/``.
-        process: name of the file; None means host, process id and a token. Two live processes must not share a name.
+        run_dir: the run directory; the first event creates its folder ``events/``.
+        process: the name of the file; None means host, process id and a token. No two running processes may use the
+            same name.
     """
 
     def __init__(self, run_dir: Location, process: str | None = None) -> None:
@@ -29,9 +31,9 @@ class EventLog:
         self._named = LineFile(self._folder, process) if process else None
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append ``{"time": ..., "event": ..., **fields}``, time in Unix seconds.
+        """Append ``{"time": ..., "event": ..., **fields}``, with the time in Unix seconds.
 
-        JSON has no infinity and no nan: such a float becomes null. Other objects become their ``str``.
+        Infinity and nan, which JSON does not have, become null. Objects without a JSON form become their ``str``.
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         line = json.dumps({"time": time.time(), "event": event, **finite}, default=str)
@@ -41,12 +43,12 @@ class EventLog:
 
 @lru_cache(maxsize=64)
 def _file(folder: str, process: str) -> LineFile:
-    # All logs of a file share one `LineFile`: in object storage two would overwrite each other's lines.
+    # All logs that write to a file share one `LineFile`: in object storage, two would overwrite each other's lines.
     return LineFile(open_folder(folder), process)
 
 
 def read_events(run_dir: Location) -> list[dict[str, Any]]:
-    """The events of all processes, by time. Anything else, such as a half-written line, is skipped."""
+    """Read the events of all processes, sorted by time. Lines that are not events, such as half a line, are skipped."""
     folder = open_folder(run_dir) / "events"
     contents = [folder.read(file.name) or b"" for file in folder.files() if file.name.endswith(".jsonl")]
     events = (_parse(line) for content in contents for line in complete_lines(content))

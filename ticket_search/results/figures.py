@@ -1,7 +1,7 @@
-"""The figures of a level, declared once, with where their values come from.
+"""The declarations of all figures of a level, and where their values come from.
 
 The store's records, the rows, the schemas, TensorBoard and ``docs/tables.md`` follow from these lists. To add a
-figure, raise `SCHEMA_VERSION`, add a `Figure`, and add its line to ``docs/tables.md``.
+figure, increase `SCHEMA_VERSION`, add a `Figure`, and add its line to ``docs/tables.md``.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,8 @@ from typing import Any
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.tasks.metric import Metric
 
-#: Raise it when a column is added or changes its name, type or meaning. A reader of version n reads all earlier ones.
+#: Increase it when a column is added, or its name, type or meaning changes. A reader of version n also reads all
+#: earlier versions.
 SCHEMA_VERSION = 3
 
 Row = Mapping[str, Any]
@@ -22,13 +23,13 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: as in the table.
+        name: the name of the column.
         type: Arrow's name of its type.
-        meaning: one line, also in ``docs/tables.md``.
-        since: the schema version that added it.
-        older: its value in rows and store records of earlier versions.
-        older_as: the column to copy in such rows, instead of `older`.
-        in_tensorboard: whether TensorBoard draws it.
+        meaning: a description in one line, which is also in ``docs/tables.md``.
+        since: the schema version that added the column.
+        older: the value to use for rows and store records of earlier versions.
+        older_as: the column whose value to use for such rows, instead of `older`.
+        in_tensorboard: whether TensorBoard plots the column.
     """
 
     name: str
@@ -42,14 +43,14 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A trained level and what it is compared with.
+    """A finished level, with everything that its figures are computed from.
 
     Attributes:
-        level: a `lottery.level.Level`.
+        level: the `lottery.level.Level`.
         dense: the level of the dense network of the same trajectory.
-        metric: of the task.
-        spec: of the trajectory.
-        tolerance: of the search, in the metric's unit.
+        metric: the metric of the task.
+        spec: the specification of the trajectory.
+        tolerance: the tolerance of the search, in the metric's unit.
     """
 
     level: Any
@@ -59,7 +60,7 @@ class Finished:
     tolerance: float
 
     def accuracy(self, value: float) -> float | None:
-        """The value if the metric is accuracy, else None."""
+        """Return the value if the metric is accuracy, else None."""
         return value if self.metric.name == "accuracy" else None
 
 
@@ -68,10 +69,11 @@ class Figure(Column):
     """A column whose value comes from a finished level.
 
     Attributes:
-        value: computes it from a finished level. By default it is what the training measured under this name if the
-            store keeps the figure, else the level's attribute of this name.
-        stored: its names in the store's records, the current one first; empty if the store does not keep it.
-        of_controls: whether the table ``controls`` has it too.
+        value: computes the value from a finished level. By default, the value is the level's figure of this name if the
+            store keeps the figure, and otherwise the level's attribute of this name.
+        stored: the names of the figure in the store's records, the current name first; empty if the store does not keep
+            it.
+        of_controls: whether the table ``controls`` has the column too.
     """
 
     value: Callable[[Finished], Any] | None = None
@@ -79,13 +81,13 @@ class Figure(Column):
     of_controls: bool = False
 
     def of(self, finished: Finished) -> Any:
-        """The value for a finished level."""
+        """Return the value for a finished level."""
         if self.value is not None:
             return self.value(finished)
         return finished.level.figures[self.name] if self.stored else getattr(finished.level, self.name)
 
     def read(self, record: Row) -> Any:
-        """The value in a record of the store."""
+        """Return the value in a record of the store."""
         return next((record[name] for name in self.stored if name in record), self.older)
 
 
@@ -94,14 +96,14 @@ CONFIGURATION = (
     Column(
         name="pruning_rate",
         type="double",
-        meaning="fraction of the surviving weights removed per level; not used where `target_densities` are",
+        meaning="fraction of the surviving weights that each level removes; not used if there are `target_densities`",
     ),
     Column(name="strategy", type="string", meaning="`layerwise` or `global`"),
-    Column(name="criterion", type="string", meaning="what is pruned first: `magnitude`, `random`, ..."),
+    Column(name="criterion", type="string", meaning="score that decides what is pruned: `magnitude`, `random`, ..."),
     Column(
         name="rewind_iteration",
         type="int64",
-        meaning="survivors return to their values after so many iterations of level 0",
+        meaning="k: surviving weights return to their values after k iterations of level 0",
     ),
 )
 CONFIGURATION_NAMES = tuple(column.name for column in CONFIGURATION)
@@ -111,34 +113,34 @@ FIGURES = (
     Figure(
         name="kept_weights",
         type="int64",
-        meaning="weights that the mask keeps; the count that density is made from",
+        meaning="number of weights that the mask keeps",
     ),
-    Figure(name="prunable_weights", type="int64", meaning="weights that pruning may touch"),
+    Figure(name="prunable_weights", type="int64", meaning="number of weights that can be pruned"),
     Figure(
         name="density",
         type="double",
-        meaning="kept / prunable",
+        meaning="kept_weights / prunable_weights",
         value=lambda f: f.level.kept_weights / f.level.prunable_weights,
         in_tensorboard=True,
     ),
     Figure(
         name="compression",
         type="double",
-        meaning="prunable / kept",
+        meaning="prunable_weights / kept_weights",
         value=lambda f: f.level.prunable_weights / f.level.kept_weights,
         in_tensorboard=True,
     ),
     Figure(
         name="val_loss",
         type="double",
-        meaning="loss after the last iteration, on the validation split, which is held out of the training split",
+        meaning="loss on the validation split (held out of the training split) after the last iteration",
         of_controls=True,
         in_tensorboard=True,
     ),
     Figure(
         name="val_accuracy",
         type="double",
-        meaning="accuracy there; null where the task's metric is another",
+        meaning="accuracy on the validation split after the last iteration; null if the metric is not accuracy",
         value=lambda f: f.accuracy(f.level.val_metric),
         of_controls=True,
         in_tensorboard=True,
@@ -146,14 +148,14 @@ FIGURES = (
     Figure(
         name="test_loss",
         type="double",
-        meaning="loss after the last iteration, on the test split; the search never looks at it",
+        meaning="loss on the test split after the last iteration; the search never uses it",
         stored=("test_loss",),
         of_controls=True,
     ),
     Figure(
         name="test_accuracy",
         type="double",
-        meaning="accuracy there",
+        meaning="accuracy on the test split after the last iteration; null if the metric is not accuracy",
         value=lambda f: f.accuracy(f.level.test_metric),
         of_controls=True,
         in_tensorboard=True,
@@ -161,20 +163,20 @@ FIGURES = (
     Figure(
         name="dense_val_accuracy",
         type="double",
-        meaning="of the dense network of the same trajectory: level 0, or where early-bird has ended that, the network "
-        "trained to its end",
+        meaning="`val_accuracy` of the dense network of the same trajectory: level 0, or if early-bird ended that, the "
+        "dense network trained for all iterations",
         value=lambda f: f.accuracy(f.dense.val_metric),
     ),
     Figure(
         name="dense_test_accuracy",
         type="double",
-        meaning="of the same network",
+        meaning="`test_accuracy` of the same dense network",
         value=lambda f: f.accuracy(f.dense.test_metric),
     ),
     Figure(
         name="matching",
         type="bool",
-        meaning="whether `val_metric` is at most the tolerance worse than `dense_val_metric`",
+        meaning="whether `val_metric` is worse than `dense_val_metric` by at most the tolerance",
         value=lambda f: f.metric.matches(f.level.val_metric, f.dense.val_metric, f.tolerance),
     ),
     Figure(
@@ -188,34 +190,34 @@ FIGURES = (
     Figure(
         name="early_stop_test_accuracy",
         type="double",
-        meaning="test accuracy at that iteration",
+        meaning="accuracy on the test split at `early_stop_iteration`",
         value=lambda f: f.accuracy(f.level.early_stop_test_metric),
         of_controls=True,
     ),
     Figure(
         name="iterations",
         type="int64",
-        meaning="optimizer updates made for this level",
+        meaning="number of optimizer updates in this level",
         stored=("iterations",),
         of_controls=True,
     ),
     Figure(
         name="train_seconds",
         type="double",
-        meaning="spent on them, where it was trained",
+        meaning="duration of the training, on the machine that trained the level",
         stored=("train_seconds",),
         of_controls=True,
     ),
     Figure(
         name="reused",
         type="bool",
-        meaning="was trained by another trajectory or another search",
+        meaning="whether the level was trained by another trajectory or another search",
         of_controls=True,
     ),
     Figure(
         name="task",
         type="string",
-        meaning="what the network was trained to do: `classification`, ...",
+        meaning="task of the network: `classification`, ...",
         since=2,
         older="classification",
         value=lambda f: f.spec.task,
@@ -223,7 +225,7 @@ FIGURES = (
     Figure(
         name="metric",
         type="string",
-        meaning="what tickets of the task are judged by: `accuracy`, ...",
+        meaning="metric of the task: `accuracy`, ...",
         since=2,
         older="accuracy",
         value=lambda f: f.metric.name,
@@ -231,7 +233,7 @@ FIGURES = (
     Figure(
         name="higher_is_better",
         type="bool",
-        meaning="the metric's direction",
+        meaning="direction of the metric",
         since=2,
         older=True,
         value=lambda f: f.metric.higher_is_better,
@@ -239,7 +241,7 @@ FIGURES = (
     Figure(
         name="val_metric",
         type="double",
-        meaning="the metric after the last iteration, on the validation split",
+        meaning="metric on the validation split after the last iteration",
         since=2,
         older_as="val_accuracy",
         of_controls=True,
@@ -248,7 +250,7 @@ FIGURES = (
     Figure(
         name="test_metric",
         type="double",
-        meaning="the metric there, on the test split; the search never looks at it",
+        meaning="metric on the test split after the last iteration; the search never uses it",
         since=2,
         older_as="test_accuracy",
         stored=("test_metric", "test_accuracy"),
@@ -258,7 +260,7 @@ FIGURES = (
     Figure(
         name="dense_val_metric",
         type="double",
-        meaning="of the dense network, as `dense_val_accuracy`",
+        meaning="`val_metric` of the dense network; see `dense_val_accuracy`",
         since=2,
         older_as="dense_val_accuracy",
         value=lambda f: f.dense.val_metric,
@@ -266,7 +268,7 @@ FIGURES = (
     Figure(
         name="dense_test_metric",
         type="double",
-        meaning="of the dense network, as `dense_test_accuracy`",
+        meaning="`test_metric` of the dense network; see `dense_val_accuracy`",
         since=2,
         older_as="dense_test_accuracy",
         value=lambda f: f.dense.test_metric,
@@ -274,7 +276,7 @@ FIGURES = (
     Figure(
         name="early_stop_test_metric",
         type="double",
-        meaning="the test metric at `early_stop_iteration`",
+        meaning="metric on the test split at `early_stop_iteration`",
         since=2,
         older_as="early_stop_test_accuracy",
         stored=("early_stop_test_metric", "early_stop_test_accuracy"),
@@ -283,7 +285,7 @@ FIGURES = (
     Figure(
         name="torch_version",
         type="string",
-        meaning="PyTorch's version when the level was trained; this and the next three are null in older records",
+        meaning="version of PyTorch that trained the level; null for levels of older versions, as are the next three",
         since=3,
         stored=("torch_version",),
         of_controls=True,
@@ -291,7 +293,7 @@ FIGURES = (
     Figure(
         name="device",
         type="string",
-        meaning="what trained it: `cpu`, or the name of the GPU",
+        meaning="device that trained the level: `cpu`, or the name of the GPU",
         since=3,
         stored=("device",),
         of_controls=True,
@@ -299,7 +301,7 @@ FIGURES = (
     Figure(
         name="threads",
         type="int64",
-        meaning="CPU threads that PyTorch used",
+        meaning="number of CPU threads that PyTorch used",
         since=3,
         stored=("threads",),
         of_controls=True,
@@ -307,7 +309,7 @@ FIGURES = (
     Figure(
         name="ticket_search_version",
         type="string",
-        meaning="version of this package that trained it",
+        meaning="version of this package that trained the level",
         since=3,
         stored=("ticket_search_version",),
         of_controls=True,
@@ -315,42 +317,45 @@ FIGURES = (
     Figure(
         name="model.name",
         type="string",
-        meaning="the network; null in rows of older versions, unless it was searched",
+        meaning="network; null in rows of older versions, unless it was a searched field",
         since=3,
         value=lambda f: f.spec.model.name,
     ),
     Figure(
         name="dataset.name",
         type="string",
-        meaning="the data set; null likewise",
+        meaning="data set; null in rows of older versions, unless it was a searched field",
         since=3,
         value=lambda f: f.spec.dataset.name,
     ),
 )
-#: Fields of the space that `levels` always has a column for, so that tables of several searches can be concatenated.
+#: Searched fields for which `levels` always has a column, so that tables of several searches can be concatenated.
 ALWAYS_NAMED = ("model.name", "dataset.name")
 
 
 def configuration(spec: TrajectorySpec) -> dict[str, Any]:
-    """The columns that `levels` and `trajectories` share: what was run."""
+    """Return the values of the columns that identify a trajectory's configuration and seed."""
     return {name: getattr(spec.pruning, name) for name in CONFIGURATION_NAMES} | {SEED.name: spec.seed}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveFigure(Column):
-    """A column of `curves`, computed from one evaluation (a `training` ``Point``) and the task's metric."""
+    """A column of `curves`, computed from one evaluation (a ``Point`` of `training`) and the task's metric."""
 
     value: Callable[[Any, Metric], Any]
 
 
 CURVE_FIGURES = (
     CurveFigure(
-        name="iteration", type="int64", meaning="after so many iterations", value=lambda point, metric: point.iteration
+        name="iteration",
+        type="int64",
+        meaning="iteration of the evaluation",
+        value=lambda point, metric: point.iteration,
     ),
     CurveFigure(
         name="train_loss",
         type="double",
-        meaning="mean over the batches since the evaluation before",
+        meaning="mean loss over the training batches since the previous evaluation",
         value=lambda point, metric: point.train_loss,
         in_tensorboard=True,
     ),
@@ -364,14 +369,14 @@ CURVE_FIGURES = (
     CurveFigure(
         name="val_accuracy",
         type="double",
-        meaning="accuracy there; null where the task's metric is another",
+        meaning="accuracy on the validation split; null if the metric is not accuracy",
         value=lambda point, metric: point.val_metric if metric.name == "accuracy" else None,
         in_tensorboard=True,
     ),
     CurveFigure(
         name="val_metric",
         type="double",
-        meaning="the metric there",
+        meaning="metric on the validation split",
         since=2,
         older_as="val_accuracy",
         value=lambda point, metric: point.val_metric,
@@ -381,5 +386,5 @@ CURVE_FIGURES = (
 
 
 def stored_figures() -> list[Figure]:
-    """The figures that the store's records keep."""
+    """Return the figures that the store's records keep."""
     return [figure for figure in FIGURES if figure.stored]

@@ -1,4 +1,4 @@
-"""Reading the tables of a run directory, during or after a search."""
+"""Reads the tables of a run directory, during or after a search."""
 
 import shlex
 import time
@@ -48,11 +48,11 @@ class Results:
 def load_results(run_dir: Location) -> Results:
     """Read the tables of a run directory, local or in object storage, even while a search writes them.
 
-    Files in a table's folder that are not ours are ignored.
+    Files in a table's folder that the search did not write are ignored.
 
     Raises:
-        RunDirectoryError: `run_dir` is no run directory, a file of it is damaged, or a newer version wrote it.
-        StorageError: it cannot be read.
+        RunDirectoryError: `run_dir` is not a run directory, one of its files is damaged, or a newer version wrote it.
+        StorageError: the files cannot be read.
     """
     folder = open_folder(run_dir)
     absent = {name for name in KEYS if not _chunks(folder / name)}
@@ -61,7 +61,7 @@ def load_results(run_dir: Location) -> Results:
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: there is no such folder, or it is empty")
     if missing:
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no table {', '.join(missing)}")
-    # Trajectories first: the writer writes them last, so the levels they count are on disk when those are read.
+    # The writer writes trajectories last. If they are read first, all the levels that they count exist already.
     order = ("trajectories", "levels", "layers", "curves", "controls", "early_bird")
     return Results(**{name: _empty(name) if name in absent else _read(folder, name) for name in order})
 
@@ -82,7 +82,7 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
             chunks = _read_chunks(folder)
             break
         except ValueError as error:
-            # Object storage serves a file in several requests, and the search may have replaced it in between.
+            # A file in object storage is read in several requests, between which the search may have replaced it.
             if folder.grows or attempt == _ATTEMPTS - 1:
                 resume = f"ticket-search resume {shlex.quote(str(run_dir))}"
                 raise RunDirectoryError(f"{error}; `{resume}` rebuilds it from the store") from None
@@ -111,7 +111,7 @@ def _read_chunks(folder: Folder) -> list[pa.Table]:
 
 
 def _order(name: str, columns: list[str]) -> list[str]:
-    """The columns of a table in the current order, with the searched fields at their place."""
+    """Return the columns of a table in the current order, with the searched fields in their place."""
     declared = [column.name for column in table_columns()[name]]
     place = declared.index(SEARCHED.name) if SEARCHED.name in declared else len(declared)
     searched = [column for column in columns if column not in declared]

@@ -1,4 +1,4 @@
-"""The schemas of the tables. They are a contract: other people's scripts read the columns."""
+"""The schemas of the tables. They are a contract, because users' scripts read the columns."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "controls": ("trajectory_id", "level", "control", "draw"),
     "early_bird": ("trajectory_id", "iteration", "earlier_iteration"),
 }
-#: Tables that older versions did not write. A missing one counts as empty.
+#: Tables that older versions did not write. If one of them is missing, it counts as empty.
 LATER_TABLES = ("controls", "early_bird")
 _VERSION = b"ticket_search.schema_version"
 _ENCODING = b"ticket_search.encoding"
@@ -28,36 +28,36 @@ _COLUMNS_OF_THEIR_OWN = (*CONFIGURATION_NAMES, SEED.name)
 
 
 def schemas(space: Mapping[str, Domain]) -> dict[str, pa.Schema]:
-    """The schema of each table, for a search over `space` (field name -> its values)."""
+    """Return the schema of each table, for a search over `space` (the domain of each field, by name)."""
     return {name: _schema(columns, space) for name, columns in table_columns().items()}
 
 
 def _schema(columns: Sequence[Column], space: Mapping[str, Domain]) -> pa.Schema:
-    # By name: a searched field may be among the declared columns, as `model.name` is.
+    # A dict removes duplicates: a searched field, such as `model.name`, may also be a declared column.
     fields = {field.name: field for each in columns for field in _fields_of(each, space)}
     return pa.schema(list(fields.values()), {_VERSION: str(SCHEMA_VERSION)})
 
 
 def later_columns(name: str, version: int) -> list[Column]:
-    """The columns that were added to a table after a schema version."""
+    """Return the columns that were added to a table after a schema version."""
     return [column for column in table_columns()[name] if column.since > version]
 
 
 def version_of(schema: pa.Schema) -> int:
-    """The schema version that a table was written with."""
+    """Return the schema version that a table was written with; 0 if it has none."""
     return int((schema.metadata or {}).get(_VERSION, 0))
 
 
 def upgraded(table: pa.Table, schema: pa.Schema, later: Sequence[Column]) -> pa.Table:
-    """A table of an earlier schema version, brought to the current one.
+    """Convert a table of an earlier schema version to the current version.
 
     Args:
-        table: as read.
+        table: the table.
         schema: the current schema.
         later: the columns that the table may lack; see `later_columns`.
 
     Raises:
-        ValueError: the table has unknown columns, or lacks others than `later`; names them.
+        ValueError: the table has unknown columns, or lacks columns other than `later`; the message names them.
     """
     table = with_later_columns(table, later)
     differing = {
@@ -70,7 +70,7 @@ def upgraded(table: pa.Table, schema: pa.Schema, later: Sequence[Column]) -> pa.
 
 
 def with_later_columns(table: pa.Table, later: Sequence[Column]) -> pa.Table:
-    """A table with the later columns that it lacks added, filled with their value for older rows."""
+    """Add the later columns that a table lacks, filled with their values for older rows."""
     for column in later:
         if column.name not in table.schema.names:
             type_ = _TYPES[column.type]
@@ -84,43 +84,48 @@ def with_later_columns(table: pa.Table, later: Sequence[Column]) -> pa.Table:
 
 
 def configuration(space: Mapping[str, Domain]) -> list[pa.Field]:
-    """The columns that hold a trajectory's configuration, searched fields and seed."""
+    """Return the columns that hold a trajectory's configuration, searched fields and seed."""
     return [field for each in (*CONFIGURATION, SEED, SEARCHED) for field in _fields_of(each, space)]
 
 
 def column(name: str) -> str:
-    """The column of the searched field `name`: the same name, except ``pruning_rate`` for ``pruning.pruning_rate``."""
+    """Return the column of the searched field `name`.
+
+    It has the same name, except for fields of ``pruning`` with a column of their own: the column of
+    ``pruning.pruning_rate`` is ``pruning_rate``.
+    """
     short = dotted(name).removeprefix("pruning.")
     return short if short in _COLUMNS_OF_THEIR_OWN else name
 
 
 def is_json(field: pa.Field) -> bool:
-    """Whether a column holds JSON text because the field's values share no type."""
+    """Return whether a column holds JSON text, because the values of the field have different types."""
     return bool(field.metadata and field.metadata.get(_ENCODING) == b"json")
 
 
 def encode(field: pa.Field, value: Any) -> Any:
-    """A value as it is stored in its column; None stays None."""
+    """Convert a value to the form that its column stores; None stays None."""
     return json.dumps(value, sort_keys=True) if is_json(field) and value is not None else value
 
 
 def decode(field: pa.Field, value: Any) -> Any:
-    """The inverse of `encode`."""
+    """Convert a stored value back; the inverse of `encode`."""
     return json.loads(value) if is_json(field) and value is not None else value
 
 
 def check_version(schema: pa.Schema, path: object) -> None:
-    """Refuse a table that this version of the package cannot read.
+    """Check that this version of the package can read a table.
 
     Raises:
-        RunDirectoryError: the schema has no version, or one newer than `SCHEMA_VERSION`.
+        RunDirectoryError: the schema has no version, or a version newer than `SCHEMA_VERSION`.
     """
     version = (schema.metadata or {}).get(_VERSION)
     if version is None:
         raise RunDirectoryError(f"{path} is not a table of ticket_search: its metadata have no schema version")
     if int(version) > SCHEMA_VERSION:
         raise RunDirectoryError(
-            f"{path} has schema version {int(version)}; this ticket_search reads up to {SCHEMA_VERSION}: upgrade it"
+            f"{path} has schema version {int(version)}, but this ticket_search reads at most {SCHEMA_VERSION}; upgrade "
+            "ticket_search"
         )
 
 

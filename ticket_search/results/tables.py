@@ -1,8 +1,8 @@
-"""Writing the tables so that ``pd.read_parquet(folder)`` works at any moment and never returns a row twice.
+"""Writes the tables so that ``pd.read_parquet(folder)`` works at any moment and never returns a row twice.
 
 A table is a folder of chunks, ``part-00000.parquet``, ``part-00001.parquet``, ...; all but the last are full. A chunk
-is always replaced as a whole under its own name, and a row never moves to another chunk. So there are few files, and
-there is no compaction that could be interrupted. Only the search's driver writes.
+is always replaced as a whole, under the same name, and a row never moves to another chunk. This keeps the number of
+files small without a compaction that might be interrupted. Only the driver of the search writes tables.
 """
 
 import json
@@ -33,28 +33,28 @@ from ticket_search.results.schema import (
 from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL = ("trajectory_id", "level")
-#: Rows after which a chunk is full. Every flush rewrites the last chunk, so tables with wide rows have short chunks.
+#: The number of rows of a full chunk. Every flush rewrites the last chunk, so tables with wide rows have short chunks.
 _CAPACITY = {"levels": 10_000, "trajectories": 10_000}
 _CAPACITY_OF_OTHERS = 50_000
-#: Exists from the moment that a damaged chunk is set aside until its rows have been rebuilt.
+#: A file that exists while rows of a damaged chunk have not been rebuilt.
 REBUILD_FILE = "rebuild.json"
 
 
 class Table:
-    """The only writer of a table. New rows stay in memory until `flush`; full chunks are on disk only.
+    """The only writer of a table. Rows stay in memory until `flush`; full chunks are not kept in memory.
 
     Args:
-        folder: of the chunks, local or in object storage; created if missing.
-        schema: of the rows.
+        folder: the folder of the chunks, local or in object storage; created if missing.
+        schema: the schema of the rows.
         key: the columns that identify a row (for `put`), or a group of rows written together (for `put_group`).
-        name: the table's name in `columns.table_columns`, from which a table of an earlier version is upgraded.
-        capacity: rows after which a chunk is full. A group is never split, so a chunk may exceed it.
-        on_damage: called with a notice before a chunk that is damaged or missing is replaced by an empty one.
+        name: the table's name in `columns.table_columns`, needed to upgrade a table of an earlier version.
+        capacity: the number of rows of a full chunk. A group is never split, so a chunk may have more.
+        on_damage: called with a notice before a damaged or missing chunk is replaced by an empty one.
 
     Raises:
-        RunDirectoryError: the folder holds a table of a newer version or with other columns, or most of its chunks are
-            missing.
-        StorageError: it cannot be read or written.
+        RunDirectoryError: the folder holds a table of a newer version or with different columns, or most of its chunks
+            are missing.
+        StorageError: the folder cannot be read or written.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Table:
         self._on_damage = on_damage
         self._names = set(schema.names)
         self._json = [field for field in schema if is_json(field)]
-        self._starts = [0]  # for each chunk, the number of its first row in the table
+        self._starts = [0]  # for each chunk, the index of its first row in the table
         self._length = 0
-        self._places: dict[tuple[Any, ...], int] = {}  # for each key, the number of its (first) row
+        self._places: dict[tuple[Any, ...], int] = {}  # for each key, the index of its first row in the table
         self._pending: dict[int, Mapping[str, Any]] = {}
-        self._last = (0, schema.empty_table())  # the chunk that still grows, as it is on disk
+        self._last = (0, schema.empty_table())  # the number and the rows of the last chunk on disk, which still grows
         self._open()
 
     def put(self, row: Mapping[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Table:
 
         Raises:
             KeyError: a column of the key is missing.
-            ValueError: the table has no such column.
+            ValueError: the row has a column that the table does not have.
         """
         key, row = self._key_of(row), self._encoded(row)
         if key in self._places:
@@ -93,11 +93,11 @@ class Table:
             self._append(key, [row])
 
     def put_group(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows that share one key and appear together; does nothing if the table has that key.
+        """Insert rows that share one key, all at once; do nothing if the table already has that key.
 
         Raises:
             KeyError: a column of the key is missing.
-            ValueError: the rows have several keys, or the table has no such column.
+            ValueError: the rows have different keys, or a column that the table does not have.
         """
         keys = {self._key_of(row) for row in rows}
         if len(keys) > 1:
@@ -106,13 +106,16 @@ class Table:
             self._append(key, [self._encoded(row) for row in rows])
 
     def flush(self) -> None:
-        """Write the rows put since the last flush. If that fails, the next flush writes them."""
+        """Write the rows that were put since the last flush. If this fails, the next flush writes them."""
         for chunk, places in groupby(sorted(self._pending), key=self._chunk):
             self._write(chunk, list(places))
         self._pending.clear()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Every row, or these columns of it, in order of insertion. Flushes first; holds one chunk in memory."""
+        """Flush, then generate all rows, or some of their columns, in order of insertion.
+
+        Only one chunk is in memory at a time.
+        """
         self.flush()
         encoded = [field for field in self._json if columns is None or field.name in columns]
         for chunk in range(len(self._starts)):
@@ -127,7 +130,7 @@ class Table:
         names = {file.name for file in self._folder.files() if is_chunk(file.name)}
         chunks = 1 + max((int(name[5:-8]) for name in names), default=-1)
         if chunks > 2 * len(names):
-            raise RunDirectoryError(f"{self._folder} is damaged: of {chunks} chunks only {sorted(names)} are left")
+            raise RunDirectoryError(f"{self._folder} is damaged: of {chunks} chunks, only {sorted(names)} are left")
         for chunk in range(chunks):
             self._mend(chunk)
             if chunk:
@@ -140,7 +143,7 @@ class Table:
             self._write(0, [])
 
     def _mend(self, chunk: int) -> None:
-        """Replace a chunk that is damaged or missing by an empty one; the damaged file is kept beside it."""
+        """Replace a damaged or missing chunk by an empty one, and keep a damaged file under another name."""
         name = chunk_name(chunk)
         path, data = self._folder.place(name), self._folder.read(name)
         try:
@@ -149,7 +152,7 @@ class Table:
                 return
             self._on_damage(f"{path} is missing; its rows are rebuilt from the level store")
         except ValueError as error:
-            # Readers of data sets (pandas, pyarrow) skip names that start with an underscore.
+            # pandas and pyarrow skip files whose names start with an underscore.
             aside = f"_{name}.{time.time_ns()}.damaged"
             self._on_damage(
                 f"{path} is damaged ({error}); it is kept as {aside}, and its rows are rebuilt from the level store"
@@ -158,7 +161,7 @@ class Table:
         self._save(chunk, self._schema.empty_table())
 
     def _take_up(self, chunk: int) -> None:
-        """Index the keys of a chunk; the rows of a group are adjacent."""
+        """Add the keys of a chunk to the index; the rows of a group are adjacent."""
         keys = self._read(chunk, list(self._key))
         places = pa.table({**dict(zip(self._key, keys.columns, strict=True)), "": np.arange(len(keys)) + self._length})
         firsts = places.group_by(list(self._key), use_threads=False).aggregate([("", "min")])
@@ -169,18 +172,20 @@ class Table:
         self._length += len(keys)
 
     def _upgraded(self, table: pa.Table, path: str) -> pa.Table:
-        """A chunk with the current schema; a chunk of an earlier version lacks some columns."""
+        """Convert a chunk to the current schema, since a chunk of an earlier version lacks some columns."""
         check_version(table.schema, path)
         later = later_columns(self._name, version_of(table.schema)) if self._name else []
         try:
             return upgraded(table, self._schema, later)
         except ValueError as error:
-            raise RunDirectoryError(f"{path} has other columns than this search: {error}") from None
+            raise RunDirectoryError(
+                f"{path} does not have the columns of this search; they differ in {error}"
+            ) from None
 
     def _upgrade(self, chunks: int) -> None:
-        """Rewrite chunks of an earlier version.
+        """Rewrite chunks of an earlier version, from the last to the first.
 
-        From the last to the first: pandas takes the columns of the first chunk and must find them in all others.
+        In this order, pandas can read the table at any moment: it expects the columns of the first chunk in all others.
         """
         for chunk in reversed(range(chunks)):
             data = self._folder.read(chunk_name(chunk))
@@ -206,7 +211,7 @@ class Table:
         return bisect_right(self._starts, place) - 1
 
     def _write(self, chunk: int, places: Sequence[int]) -> None:
-        """Write a chunk, replacing or adding the pending rows with these numbers, in ascending order."""
+        """Write a chunk with the pending rows at `places`, which replace or extend its rows; `places` are ascending."""
         last, grown = self._last
         old = grown if chunk == last else self._read(chunk) if chunk < last else self._schema.empty_table()
         new = pa.Table.from_pylist([self._pending[place] for place in places], schema=self._schema)
@@ -236,23 +241,23 @@ class Table:
 
 
 def _interned(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A key whose strings are shared by all keys and tables, to save memory."""
+    """Return an equal key whose strings are interned, to save memory."""
     return tuple(sys.intern(value) if isinstance(value, str) else value for value in key)
 
 
 class Tables:
     """The tables of a run directory.
 
-    `levels` and `trajectories` take single rows (`Table.put`), the others all rows of a level (`Table.put_group`).
+    `levels` and `trajectories` take single rows (`Table.put`), and the other tables groups of rows (`Table.put_group`).
 
     Args:
         run_dir: the run directory, local or in object storage.
-        space: the search's space: field name -> its values.
-        say: called with a line about each damaged chunk.
+        space: the search space: the domain of each field, by name.
+        say: receives a line about each damaged chunk.
 
     Attributes:
-        must_be_rebuilt: whether rows were lost with a damaged chunk, now or in an earlier process, and `rebuilt` has
-            not been called since.
+        must_be_rebuilt: whether rows were lost with a damaged chunk, in this or an earlier process, and have not been
+            rebuilt since.
 
     Raises:
         RunDirectoryError: see `Table`.
@@ -266,7 +271,7 @@ class Tables:
         self.must_be_rebuilt = folder.read(REBUILD_FILE) is not None
 
         def on_damage(notice: str) -> None:
-            # Written first: a process killed between here and the end of the rebuilding leaves it to the next.
+            # Written before the chunk is replaced, so that if this process is killed, the next one rebuilds the rows.
             folder.write(REBUILD_FILE, json.dumps({"time": time.time(), "reason": notice}).encode())
             self.must_be_rebuilt = True
             say(notice)
@@ -283,12 +288,12 @@ class Tables:
         self.early_bird = table("early_bird", ("trajectory_id",))
 
     def flush(self) -> None:
-        """Write all tables, in an order in which no row refers to a row that is not written yet."""
+        """Write all tables, in an order such that no row refers to a row that is not yet written."""
         for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()
 
     def rebuilt(self) -> None:
-        """Note that every row that a damaged chunk held has been put again; flushes."""
+        """Flush, and record that all rows of damaged chunks have been put again."""
         self.flush()
         self._folder.remove(REBUILD_FILE)
         self.must_be_rebuilt = False

@@ -1,4 +1,4 @@
-"""TensorBoard files: a run for each trajectory, and the HParams tab."""
+"""Writes TensorBoard files: a run for each trajectory, and the HParams tab."""
 
 import os
 import socket
@@ -21,11 +21,11 @@ _METRICS = ("score", "sparsest_matching_density")
 class TensorBoardWriter:
     """Writes a subfolder of `folder` for each trajectory, at every `flush`. Keeps no file handles and no threads.
 
-    The caller writes each level and each trajectory once, as rows of the tables.
+    The caller must write each level and each trajectory only once.
 
     Args:
-        folder: ``tensorboard/`` of the run directory.
-        space: the search's space: field name -> its values.
+        folder: the folder ``tensorboard/`` of the run directory.
+        space: the search space: the domain of each field, by name.
     """
 
     def __init__(self, folder: Location, space: Mapping[str, Domain]) -> None:
@@ -35,8 +35,8 @@ class TensorBoardWriter:
         self._ended: list[str] = []
         self._flushes = 0
         self._columns = configuration(space)
-        # TensorBoard reads a run's files in order of their names and leaves a file at a torn record for good:
-        # a resumed search must not append to the file of the killed one.
+        # TensorBoard reads the files of a run in order of their names, and never reads a file beyond a torn record.
+        # Therefore a resumed search must not append to the file of a killed process.
         self._file = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         self._folder.sweep()
         experiment = "events.out.tfevents.0000000000.space"
@@ -45,7 +45,7 @@ class TensorBoardWriter:
             self._folder.write(experiment, _experiment(self._columns, domains))
 
     def level(self, row: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> None:
-        """Write a finished level: a row of `levels`, and its rows of `curves`. Null values are skipped."""
+        """Add a finished level: its row of `levels` and its rows of `curves`. Null values are skipped."""
         prefix = f"curve/level_{row['level']:03}"
         records = [_scalars(row["level"], {f"level/{name}": row.get(name) for name in _drawn(figures.FIGURES)})]
         for point in curve:
@@ -54,7 +54,7 @@ class TensorBoardWriter:
         self._pending.setdefault(row["trajectory_id"], []).extend(records)
 
     def trajectory(self, row: Mapping[str, Any]) -> None:
-        """Write a finished trajectory, a row of `trajectories`, as a line of the HParams tab."""
+        """Add a finished trajectory, a row of `trajectories`, as a line of the HParams tab."""
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 
         values = {field.name: encode(field, row.get(field.name)) for field in self._columns}
@@ -73,7 +73,7 @@ class TensorBoardWriter:
         self._ended.append(row["trajectory_id"])
 
     def flush(self) -> None:
-        """Write everything since the last flush; in object storage, whose files cannot grow, to a new file."""
+        """Write everything added since the last flush; in object storage, whose files cannot grow, to a new file."""
         while self._pending:
             trajectory_id, records = next(iter(self._pending.items()))
             name = f"{trajectory_id}/{self._file}"
@@ -131,7 +131,7 @@ def _hparams_event(tag: str, content: Any) -> bytes:
 
 
 def _experiment(columns: Sequence[pa.Field], domains: Mapping[str, Domain]) -> bytes:
-    """The file that defines the columns of the HParams tab."""
+    """Return the bytes of the file that defines the columns of the HParams tab."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     experiment = api_pb2.Experiment(

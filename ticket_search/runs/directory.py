@@ -1,4 +1,4 @@
-"""A run directory: it holds one search, and one process at a time runs it."""
+"""A run directory: it holds one search, which one process at a time may run."""
 
 import json
 import random
@@ -23,7 +23,7 @@ from ticket_search.storage.local import LocalFolder
 
 SPEC_FILE = "search.yaml"
 RUN_FILE = "run.json"
-#: A folder of notes that list the copies which `stability` trains.
+#: The folder of the lists of copies that `stability` trained.
 COPIES = "copies"
 LOCKS = "lock"
 _LOCK = "run"
@@ -33,13 +33,13 @@ _TRIES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Identifies the run of a search, wherever its directory is moved.
+    """The identity of a run, which stays the same if its directory is moved.
 
     Attributes:
-        run_id: random.
-        created: when the run began, in Unix seconds.
-        version: the version of ticket_search that began it.
-        engine: the engine of the last run; no part of what tells runs apart.
+        run_id: a random id.
+        created: when the run was started, in Unix seconds.
+        version: the version of ticket_search that started the run.
+        engine: the engine that ran it last, which does not count in comparisons.
     """
 
     run_id: str
@@ -54,9 +54,9 @@ class Hold:
 
     Attributes:
         is_new: whether the directory held no search before.
-        before: the search as it was run last; None if the directory is new.
-        run: its identity.
-        lease: the lock; tells whether this process still holds it.
+        before: the search as it was last run; None if the directory is new.
+        run: the identity of the run.
+        lease: the lock, which knows whether this process still holds it.
     """
 
     is_new: bool
@@ -66,10 +66,11 @@ class Hold:
 
 
 def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
-    """The search that a directory holds, with ``KEY=VALUE`` settings applied.
+    """Read the search in a run directory, with ``KEY=VALUE`` settings applied.
 
     Raises:
         RunDirectoryError: the directory holds no search, or its file is damaged.
+        SpecError: the settings are not valid.
     """
     data = run_dir.read(SPEC_FILE)
     if data is None:
@@ -82,9 +83,9 @@ def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
 
 
 def spelled_as_before(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
-    """A search whose searched fields are spelled as in its existing directory, because columns have these names.
+    """Return the search with its searched fields spelled as in its existing directory, whose columns have these names.
 
-    ``retrain``, ``pruning.retrain`` and, in older files, ``trajectory.retrain`` are the same field.
+    ``retrain``, ``pruning.retrain`` and, in files of earlier versions, ``trajectory.retrain`` are the same field.
     """
     if run_dir.read(SPEC_FILE) is None:
         return spec
@@ -101,10 +102,10 @@ def spelled_as_before(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
 
 
 def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
-    """Refuse a directory that another process runs, or that holds another search or unrelated files.
+    """Check that a directory is empty or holds this search, and that no process on this machine is running it.
 
     Raises:
-        RunDirectoryError: quotes the directory and says what to use instead.
+        RunDirectoryError: the directory is in use, or holds a different search or unrelated files.
     """
     if isinstance(run_dir, LocalFolder) and run_dir.path.exists() and not run_dir.path.is_dir():
         raise RunDirectoryError(f"{str(run_dir)!r} is not a directory; give another --output")
@@ -118,17 +119,17 @@ def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
 
 def _is_empty(run_dir: Folder) -> bool:
     if isinstance(run_dir, LocalFolder):
-        # Ignore what a process that was killed at its start leaves: its lock and a partial file.
+        # Ignore the files of a process that was killed when it started: its lock and a partial file.
         names = [path.name for path in run_dir.path.iterdir()] if run_dir.path.is_dir() else []
         return all(name == LOCKS or (name.startswith(".") and name.endswith(".partial")) for name in names)
     return all(file.name.startswith(f"{LOCKS}/") for file in run_dir.files(recursive=True))
 
 
 def check_writable(folder: Folder) -> None:
-    """Check that a folder can be written to, and leave nothing behind.
+    """Check that a folder can be written to, without leaving files in it.
 
     Raises:
-        RunDirectoryError: quotes the folder and the system's reason.
+        RunDirectoryError: it cannot; the message quotes the folder and the system's reason.
     """
     if isinstance(folder, LocalFolder):
         missing = missing_folders(folder)
@@ -150,14 +151,14 @@ def check_writable(folder: Folder) -> None:
 
 
 def missing_folders(folder: Folder) -> list[Path]:
-    """A local folder and its parents, as far as they do not exist yet, innermost first."""
+    """Return those of a local folder and its parents that do not exist yet, innermost first."""
     if not isinstance(folder, LocalFolder):
         return []
     return [path for path in (folder.path, *folder.path.parents) if not path.exists()]
 
 
 def remove(run_dir: Folder, made: list[Path]) -> None:
-    """Delete a run directory, and the parent folders that were `made` for it, if they are still empty."""
+    """Delete a run directory and, if they are still empty, the parent folders that were `made` for it."""
     run_dir.remove_all()
     run_dir.sweep()
     if isinstance(run_dir, LocalFolder):
@@ -171,18 +172,18 @@ def remove(run_dir: Folder, made: list[Path]) -> None:
 
 @contextmanager
 def locked(run_dir: Folder, say: Callable[[str], None] = lambda notice: None) -> Iterator[Lease]:
-    """Lock a run directory, so that no other process runs it. Unlike `hold`, this does not write the search into it.
+    """Lock a run directory until the block ends. Unlike `hold`, this does not write the search into it.
 
     Args:
         run_dir: the directory.
         say: receives notices about the lock.
 
     Raises:
-        RunDirectoryError: another process runs the directory; the message says which.
+        RunDirectoryError: another process is running the directory; the message says which.
     """
     with _acquire(run_dir, say) as lease:
         for owner in lease.broken:
-            say(f"broke the lock of {owner}, which is gone")
+            say(f"broke the lock of {owner}, which is no longer running")
         yield lease
 
 
@@ -194,24 +195,25 @@ def hold(
     *,
     engine: str | None = None,
 ) -> Iterator[Hold]:
-    """Lock the directory and write the search into it.
+    """Lock a run directory until the block ends, and write the search into it.
 
-    The lock of a dead process is broken: at once if the process was on this machine, otherwise after its heartbeat has
-    not changed for a minute.
+    The lock of a dead process is broken: at once if the process was on this machine, otherwise after it has not been
+    renewed for a minute.
 
     Args:
         run_dir: the directory.
         spec: the search.
         say: receives notices about the lock.
-        engine: where the trajectories will run, for `Run`; None leaves that as it is.
+        engine: the engine to record in `Run`; None keeps the recorded engine.
 
     Raises:
-        RunDirectoryError: another process runs the directory (the message says which), or it now holds another search.
+        RunDirectoryError: another process is running the directory (the message says which), or the directory now holds
+            a different search.
     """
     with locked(run_dir, say) as lease:
         data = run_dir.read(SPEC_FILE)
         before = None if data is None else _check_identity(run_dir, spec)
-        # Write this first: a directory without it counts as unrelated files, and a later `run` would refuse it.
+        # Written first, because a later `run` would refuse a directory with other files but without this one.
         run_dir.write(SPEC_FILE, spec.to_yaml().encode())
         noted = read_run(run_dir)
         run = noted or Run(run_id=uuid4().hex, created=time.time(), version=ticket_search.__version__)
@@ -224,18 +226,18 @@ def hold(
 
 
 def held_by(run_dir: Folder) -> Owner | None:
-    """The process that runs the directory now, as far as a single listing can tell; None if there is none."""
+    """Return the process that is running the directory, as far as a single listing can tell; None if there is none."""
     return Leases(run_dir / LOCKS).owner(_LOCK)
 
 
 def request_stop(run_dir: Folder) -> Owner:
-    """Ask the process that runs a directory to stop after the levels in training.
+    """Ask the process that is running a directory to stop after the levels now in training.
 
     Returns:
         The process.
 
     Raises:
-        RunDirectoryError: it is not a run directory, or no process runs it.
+        RunDirectoryError: the directory is not a run directory, or no process is running it.
     """
     read_spec(run_dir)
     owner = held_by(run_dir)
@@ -246,12 +248,12 @@ def request_stop(run_dir: Folder) -> Owner:
 
 
 def is_stop_requested(run_dir: Folder) -> bool:
-    """Whether the process that runs the directory has been asked to stop."""
+    """Return whether the process that is running the directory has been asked to stop."""
     return run_dir.read(_STOP_FILE) is not None
 
 
 def differences(before: Spec, now: Spec) -> list[str]:
-    """The dotted names of the fields in which two specifications differ."""
+    """Return the dotted names of the fields in which two specifications differ."""
     one, other = (_flat(spec.model_dump(mode="json")) for spec in (before, now))
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
@@ -261,7 +263,7 @@ def _acquire(run_dir: Folder, say: Callable[[str], None]) -> Lease:
     started = time.monotonic()
     waiting, tries = False, 0
     while isinstance(lease := leases.try_acquire(_LOCK), Owner):
-        # An owner on this machine is certainly alive; for one elsewhere, wait until its claim would have expired.
+        # An owner on this machine is certainly alive. For one on another machine, wait until its lock would expire.
         tries += 1
         if lease.is_here and tries < _TRIES:  # two processes that start together both withdraw
             time.sleep(random.uniform(0.02, 0.2))
@@ -280,10 +282,10 @@ def _being_run(run_dir: Folder, owner: Owner) -> RunDirectoryError:
 
 
 def read_run(run_dir: Folder) -> Run | None:
-    """The identity of the run in a directory; None if there is none.
+    """Read the identity of the run in a directory; None if there is none.
 
     Raises:
-        RunDirectoryError: its file is damaged.
+        RunDirectoryError: the file is damaged.
     """
     data = run_dir.read(RUN_FILE)
     try:
@@ -300,7 +302,7 @@ def _check_identity(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
         store = store_folder(existing, run_dir)
         raise RunDirectoryError(
             f"{str(run_dir)!r} holds another search ({existing.name!r}, which differs in {', '.join(fields)}); "
-            f"give another --output, with --store '{store}' to reuse the levels that the two share"
+            f"give another --output, and --store '{store}' to reuse the levels that both searches have in common"
         )
     return existing
 

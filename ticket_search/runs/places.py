@@ -1,4 +1,4 @@
-"""Where a search keeps its level store and finds its data sets."""
+"""The locations of a search's level store and data sets."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from ticket_search.storage.folder import Folder, open_folder
 
 
 def store_folder(spec: SearchSpec, run_dir: Folder) -> Folder:
-    """The level store: the folder that the search names, or else ``store/`` in its run directory."""
+    """Return the folder of the level store: the search's ``store``, or ``store/`` in its run directory if null."""
     return open_folder(spec.store) if spec.store else run_dir / "store"
 
 
 def data_path(spec: SearchSpec) -> Path:
-    """The absolute folder of the data sets: the one that the search names, or ``data/`` in the working directory."""
+    """Return the absolute path of the folder of data sets: the search's ``data_dir``, or ``data/`` if null."""
     return Path(spec.data_dir or "data").absolute()

@@ -14,9 +14,10 @@ from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, rea
 from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
-#: Folders that are needed only to resume a search. A confirmation, a search within another's directory, has them too.
+#: Folders that are needed only to resume a search. They are left out at any depth, since a confirmation is a search
+#: within the directory of another.
 _LEFT_BEHIND = ("store", LOCKS, COPIES)
-#: How many files are read at once: object storage takes tens of milliseconds to answer, however small the file is.
+#: The number of files to read at once, because object storage takes tens of milliseconds even for a small file.
 _READERS = 16
 _ON_A_HOST = re.compile(r"[^/\s:]+:.+")
 
@@ -39,19 +40,23 @@ class Pulled:
 def pull(source: str, directory: Path) -> Pulled:
     """Copy the results of a search, which may be running. A repeated pull copies only files that have changed.
 
-    An interrupted or failed pull leaves complete files; the next one copies the rest.
+    An interrupted or failed pull leaves only complete files, and the next pull copies the rest.
 
     Args:
-        source: its run directory: ``user@host:path``, which needs rsync and ssh, a URI of object storage, or a path.
-        directory: the target; it may hold an earlier copy of the same search.
+        source: the run directory: ``user@host:path`` (which needs rsync and ssh), a URI of object storage, or a path.
+        directory: the target, which may hold an earlier copy of the same search.
+
+    Returns:
+        How much was copied.
 
     Raises:
-        RunDirectoryError: `source` is not a run directory, or `directory` is not empty and holds no copy of it.
+        RunDirectoryError: `source` is not a run directory, or `directory` is not empty and not a copy of it.
         SpecError: `source` or `directory` cannot be a folder.
         StorageError: the source cannot be reached or read.
     """
     if _ON_A_HOST.fullmatch(source) and "://" not in source and not _exists(source):
-        # With `-s` the remote shell expands nothing, not even `~`; rsync resolves relative paths against the home.
+        # With `-s` the remote shell expands nothing, not even `~`, but rsync resolves relative paths against the home
+        # directory.
         return _from_host(source.rstrip("/").replace(":~/", ":", 1), directory)
     folder = open_folder(source)
     read_spec(folder)
@@ -68,9 +73,13 @@ def _exists(path: str) -> bool:
 
 
 def _check(copy: LocalFolder, original: Folder, source: str) -> None:
-    """Refuse a directory that is neither empty nor a copy of the same search."""
+    """Check that a directory is empty or a copy of the same search.
+
+    Raises:
+        RunDirectoryError: it is neither.
+    """
     if copy.path.exists() and not copy.path.is_dir():
-        raise RunDirectoryError(f"{str(copy)!r} is not a directory; give another")
+        raise RunDirectoryError(f"{str(copy)!r} is not a directory; give another directory")
     if not copy.path.exists() or not any(copy.path.iterdir()):
         return
     if _identity(copy) != _identity(original):
@@ -78,7 +87,7 @@ def _check(copy: LocalFolder, original: Folder, source: str) -> None:
 
 
 def _identity(folder: Folder) -> object:
-    """The identity of a run directory; without `run.json`, as in older ones, its search."""
+    """Return the identity of a run, or its search if the directory has no `run.json` because it is older."""
     return read_run(folder) or folder.read(SPEC_FILE)
 
 
@@ -86,7 +95,7 @@ def _from_folder(folder: Folder, directory: Path) -> Pulled:
     with ThreadPoolExecutor(_READERS) as readers:
         files = _results(folder, readers)
         changed = [file for file in files if not _is_copied(file, directory)]
-        # After an error or an interrupt `map` cancels the files that have not been started.
+        # After an error or an interrupt, `map` cancels the copies that have not started.
         sizes = [size for size in readers.map(partial(_copy, folder, directory), changed) if size is not None]
     return Pulled(files=len(sizes), size=sum(sizes), unchanged=len(files) - len(changed))
 
@@ -108,7 +117,10 @@ def _copy(folder: Folder, directory: Path, file: File) -> int | None:
 
 
 def _results(folder: Folder, readers: Executor) -> list[File]:
-    """The files to copy. Folders of equal depth are listed concurrently: `tensorboard` has one for each trajectory."""
+    """List the files to copy.
+
+    Folders of equal depth are listed concurrently, because `tensorboard` has a folder for each trajectory.
+    """
     files: list[File] = []
     depth = [""]
     while depth:
@@ -147,7 +159,7 @@ def _rsync(place: str, target: str, source: str, *options: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})  # noqa: S603
     except FileNotFoundError:
         raise StorageError(f"{source!r} cannot be read: this needs rsync, which is not installed here") from None
-    # 24: a file vanished during the copy, as when the running search replaces it.
+    # 24 means that a file vanished during the copy, for example because the running search replaced it.
     if done.returncode not in (0, 24):
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise StorageError(f"{source!r} cannot be read: {lines[0]}")

@@ -1,4 +1,4 @@
-"""What may change when a search is resumed."""
+"""Applies changed settings to a search that is resumed, and checks that they may change."""
 
 from ticket_search.config.search import CHANGEABLE_SETTINGS, PLACES, SearchSpec
 from ticket_search.errors import SpecError
@@ -7,20 +7,20 @@ from ticket_search.storage.folder import Folder
 
 
 def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...] = ()) -> SearchSpec:
-    """The search of a run directory, with more trials or changed settings.
+    """Read the search in a run directory, with more trials or changed settings.
 
     Args:
         run_dir: the run directory.
-        trials: the number of trajectories; at least as many as before.
-        settings: ``KEY=VALUE``, for settings that may change.
+        trials: the number of trajectories, at least as many as before; None keeps the number.
+        settings: ``KEY=VALUE`` strings, for settings that may change.
 
     Raises:
-        SpecError: the changes would make it another search, or reduce the number of trials.
+        SpecError: the changes would make it a different search, or reduce the number of trials.
     """
     before = read_spec(run_dir)
     if trials is not None:
         if before.search.trials is None:
-            raise SpecError(f"--trials {trials}: the search already runs its whole grid")
+            raise SpecError(f"--trials {trials}: the search already runs its whole grid; leave --trials out")
         settings = (*settings, f"search.trials={trials}")
     changeable = (*(f"search.{name}" for name in CHANGEABLE_SETTINGS), *PLACES)
     another = SpecError(
@@ -31,7 +31,7 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
     except SpecError:
         if all(setting.startswith(changeable) or "=" not in setting for setting in settings):
             raise
-        # A bad value of a field that may not change: correcting the value would not help.
+        # The invalid value belongs to a field that may not change, so a correct value would not help.
         raise another from None
     if spec.identity() != before.identity():
         raise another

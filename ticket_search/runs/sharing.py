@@ -1,4 +1,4 @@
-"""Checks that a machine reaches the storage of a search that another machine started."""
+"""Checks that a machine can access the storage of a search that was started on another machine."""
 
 import socket
 from functools import lru_cache
@@ -15,21 +15,21 @@ SEARCHES = "searches"
 
 
 def note_of(run_dir: Folder, run_id: str) -> str:
-    """The name of the note in a level store which says that a search uses the store."""
-    location = digest(str(run_dir))[:8]  # a copy of the directory has the same run id, but counts as another search
+    """Return the name of the note in a level store which says that a search uses the store."""
+    location = digest(str(run_dir))[:8]  # a copy of the run directory has the same run id, but needs a note of its own
     return f"{SEARCHES}/{run_id}.{location}.json"
 
 
 def notes_folder(store: Folder) -> list[Path]:
-    """The folder of the notes, if the store is on a disk; in object storage there are no folders to remove."""
+    """Return the folder of the notes if the store is on a disk; in object storage, there are no folders to remove."""
     return [store.path / SEARCHES] if isinstance(store, LocalFolder) else []
 
 
 def check_shared(store: str, run_dir: str, run_id: str) -> None:
-    """Check that this machine reaches a search's directory and store.
+    """Check that this machine can access a search's run directory and store.
 
     Raises:
-        StorageError: names the machine, and the folder that it does not reach or cannot write to.
+        StorageError: it cannot; the message names the machine and the folder.
     """
     folder, wrong = open_folder(run_dir), None
     try:
@@ -43,12 +43,12 @@ def check_shared(store: str, run_dir: str, run_id: str) -> None:
         wrong = store
     if wrong is not None:
         raise StorageError(
-            f"on {socket.gethostname()} {wrong!r} is not what the search writes to; give an --output, and a "
-            "--store, that every machine reaches under that name: a folder on NFS, or s3://bucket/path"
+            f"on {socket.gethostname()}, {wrong!r} is not the folder that the search uses; give an --output and a "
+            "--store that every machine can access under the same name: a folder on NFS, or s3://bucket/path"
         )
 
 
 @lru_cache(maxsize=8)
 def check_shared_once(store: str, run_dir: str, run_id: str) -> None:
-    """Like `check_shared`, but each process checks only once after a success."""
+    """Call `check_shared`, unless an earlier call in this process succeeded."""
     check_shared(store, run_dir, run_id)

@@ -1,4 +1,4 @@
-"""What a level store holds, which files the searches that share it need, and the removal of all others."""
+"""Lists the files of a level store, finds those that no search needs, and removes them."""
 
 import json
 import re
@@ -27,16 +27,16 @@ from ticket_search.storage.local import LocalFolder
 
 #: Folders of a store that hold no entries.
 _CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"
-#: Partial files older than this are not being written any more.
+#: Partial files older than this are certainly not being written any more, in seconds.
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
 _KINDS = ("levels", "rewind weights", "tickets", "copies", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
-#: The names of a store's files; other files do not belong to the store and are left alone.
+#: The names of a store's files. Other files do not belong to the store and are never removed.
 _FILE = re.compile(
     rf"([0-9a-f]{{2}})/\1[0-9a-f]{{30}}\.safetensors|{_CHECKPOINTS}/[0-9a-f]{{32}}\.safetensors"
     rf"|{_DAMAGED}/[0-9a-f]{{32}}\.safetensors\.\d+"
 )
-#: Events that name the trajectory and the level of a key.
+#: Events that hold the trajectory and the level of a level key.
 _LEVEL_EVENTS = ("level_started", "level_finished", "level_reused")
 
 Best = Callable[[Results], pd.DataFrame]
@@ -48,11 +48,11 @@ class StoreUse:
 
     Attributes:
         folder: the store.
-        kinds: ``levels``, ``rewind weights``, ``tickets`` (of `transfer`), ``copies`` (of `stability`),
-            ``checkpoints``, ``damaged`` and ``of no search`` -> the files.
+        kinds: the files of each kind: ``levels``, ``rewind weights``, ``tickets`` (of `transfer`), ``copies`` (of
+            `stability`), ``checkpoints``, ``damaged`` and ``of no search``.
         searches: the run directories that use the store.
-        gone: the run directories that used it and no longer exist at their location. It is unknown which entries they
-            need, so all entries count as needed, unless `forget_gone` was given.
+        gone: the run directories that used the store and are no longer at their location. It is unknown which entries
+            they need, so all entries count as needed, unless `forget_gone` was given.
         unneeded: the files that no search needs.
     """
 
@@ -70,17 +70,17 @@ def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None
 
 
 def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = False) -> StoreUse:
-    """Inspect a store.
+    """Find out which files of a store its searches need.
 
     Args:
         directory: a run directory or a store.
-        best: picks tickets (``trajectory_id``, ``level``) from a search's tables; ended trajectories then need only the
-            entries of these tickets. With None, they need all their levels.
-        forget_gone: assume that searches which no longer exist at their location need nothing.
+        best: selects tickets (``trajectory_id``, ``level``) from a search's tables. Trajectories that have ended then
+            need only the entries of these tickets; with None, they need all their levels.
+        forget_gone: whether to assume that searches which are no longer at their location need nothing.
 
     Raises:
-        RunDirectoryError: the directory is neither of the two, one of the store's searches is running, or a note is
-            damaged.
+        RunDirectoryError: `directory` is neither a run directory nor a store, one of the store's searches is running,
+            or a note is damaged.
     """
     store, searches, gone = _searches(directory)
     levels: set[str] = set()
@@ -91,7 +91,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
     unfinished = False
     for run_dir in searches:
         if (owner := held_by(run_dir)) is not None:
-            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; inspect its store after that has ended")
+            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; inspect its store after it has ended")
         spec, results = read_spec(run_dir), load_results(run_dir)
         reached = _levels(run_dir, spec, results)
         levels |= set(reached["level_key"])
@@ -109,7 +109,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
         kind = _kind(file, {"levels": levels, "rewind weights": rewinds, "tickets": tickets, "copies": copies})
         kinds[kind].append(file)
         if kind == _CHECKPOINTS:
-            # A checkpoint of a finished level, or of a search that has ended, will never be resumed.
+            # Nothing will resume from the checkpoint of a finished level, or of a search that has ended.
             if _key(file) in entries or not (unfinished or spared):
                 unneeded.append(file)
         elif kind == _DAMAGED or (_key(file) not in needed and not spared):
@@ -132,7 +132,7 @@ def prune(use: StoreUse) -> None:
 
 
 def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
-    """The store, the run directories that use it, and the locations of those that no longer exist."""
+    """Return the store, the run directories that use it, and the locations of those that are no longer there."""
     present: dict[str, Folder] = {}
     run_ids: set[str] = set()
     if isinstance(directory, LocalFolder) and _is_store_of(LocalFolder(directory.path.parent), directory):
@@ -157,8 +157,8 @@ def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
         else:
             present[run_dir] = folder
             run_ids.add(run_id)
-    # A store within a run directory moves with it, so a note of the old location is obsolete. A shared store does not
-    # move: the same run found elsewhere may be an older copy, and the original may still need entries.
+    # A store within a run directory moves with it, so notes of old locations are obsolete. With a shared store, the
+    # same run at another location may be an older copy, and the original may still need entries.
     if any(_is_within(store, run_dir) for run_dir in present.values()):
         absent = {run_dir: run_id for run_dir, run_id in absent.items() if run_id not in run_ids}
     return store, list(present.values()), list(absent)
@@ -173,7 +173,7 @@ def _is_store_of(run_dir: Folder, store: Folder) -> bool:
 
 
 def _notes(store: Folder) -> dict[str, str]:
-    """Run directory -> run id, of the searches whose notes are in a store."""
+    """Return the run id of each search that has a note in a store, by its run directory."""
     notes = {}
     for file in (store / SEARCHES).files():
         if not re.fullmatch(r"[0-9a-f]{32}\.[0-9a-f]{8}\.json", file.name):
@@ -190,14 +190,14 @@ def _notes(store: Folder) -> dict[str, str]:
 
 
 def _tickets(spec: SearchSpec) -> set[str]:
-    """The keys of the transferred tickets that a search trains."""
+    """Return the keys of the transferred tickets that a search trains."""
     searched = [domain for name, domain in spec.space.items() if dotted(name) == "pruning.ticket"]
     listed = [ticket for domain in searched if not isinstance(domain, Range) for ticket in domain]
     return {ticket for ticket in (*listed, spec.pruning.ticket) if ticket}
 
 
 def _copies(run_dir: Folder) -> Iterator[str]:
-    """The keys of the copies that `stability` has trained."""
+    """Generate the keys of the copies that `stability` trained."""
     for file in (run_dir / COPIES).files():
         try:
             yield from map(str, json.loads((run_dir / COPIES).read(file.name) or b"[]"))
@@ -208,16 +208,19 @@ def _copies(run_dir: Folder) -> Iterator[str]:
 
 
 def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:
-    """Trajectory id -> its pruning settings, of all suggested trajectories."""
+    """Return the pruning settings of all suggested trajectories, by trajectory id."""
     points = {}
     for suggestion in SuggestionRecord(run_dir).read():
-        with suppress(SpecError):  # incompatible values: the trajectory failed before its first level
+        with suppress(SpecError):  # a trajectory with incompatible values failed before its first level
             points[suggestion.trajectory_id] = spec.trajectory_at(suggestion.values, suggestion.seed).pruning
     return points
 
 
 def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame:
-    """Every level that the search started, including diverged ones and those missing in a killed driver's tables."""
+    """List all levels that the search started.
+
+    Unlike the tables, events include diverged levels, and levels whose rows a killed driver did not write.
+    """
     columns = ["trajectory_id", "level", "level_key", "rewind_iteration"]
     rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")
     pruning = _points(run_dir, spec)

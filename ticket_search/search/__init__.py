@@ -1,1 +1,1 @@
-"""The search itself: what to run next, what came of it, what to drop. The only folder that imports Optuna; no Ray."""
+"""Chooses what to run, records results and stops trajectories. Only this folder imports Optuna; no Ray."""

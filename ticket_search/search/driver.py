@@ -1,6 +1,6 @@
-"""One search, told by whoever runs its trajectories what came of them. Knows nothing of Ray, so a test can drive it.
+"""The driver of a search. An engine gets trajectories from it and reports their results; it does not depend on Ray.
 
-The tables and the record of suggestions are its memory: a new process reads them and goes on.
+Its state is in the tables and the record of suggestions, from which a new process resumes.
 """
 
 import time
@@ -31,10 +31,11 @@ from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.tasks.metric import Metric
 
-#: Between two writings of the tables, at least; and this many times as long as the last writing took.
+#: The least time between two flushes of the tables, in seconds.
 _FLUSH_SECONDS = 2.0
+#: The least time between two flushes, as a multiple of the duration of the last flush.
 _FLUSH_SHARE = 20.0
-#: What early stopping and the sampler need to know of the levels of an earlier process.
+#: The columns that early stopping and the sampler need of levels from an earlier process.
 _LEVEL_COLUMNS = [
     *("trajectory_id", "level", "seed", "compression", "density"),
     *("val_metric", "dense_val_metric", "matching", "metric", "higher_is_better"),
@@ -42,15 +43,21 @@ _LEVEL_COLUMNS = [
 
 
 class SearchDriver:
-    """Hands out suggestions, takes in levels, and writes down both.
+    """Hands out suggestions, receives finished levels, and records both.
 
     Args:
-        spec: what to search.
-        run_dir: where the tables and the record lie; what is there is gone on from.
-        listener: told of every trajectory that ends, with its row of `trajectories`.
-        say: told, in a line, of what the user should know.
-        is_asked_to_stop: asked every few seconds.
-        guard: called before anything is written; raises if the directory is not this process's any more.
+        spec: the search.
+        run_dir: the run directory. If it holds tables and a record of suggestions, the search resumes from them.
+        listener: called with the progress and the row of `trajectories` of every trajectory that ends.
+        say: receives lines of text for the user.
+        is_asked_to_stop: returns whether the search should stop; called every few seconds.
+        guard: called before anything is written; raises an error if this process no longer holds the directory.
+
+    Attributes:
+        spec: the search.
+        halted: the error that the search cannot continue after; None if there is none.
+        say: receives lines of text for the user.
+        progress: the progress of the search, kept up to date.
     """
 
     def __init__(
@@ -86,20 +93,20 @@ class SearchDriver:
         self._waiting: list[Suggestion] = []
         self._rebuilding: dict[int, Settled] = {}
         self._flush_after = 0.0
-        self._go_on_from_the_disk()
+        self._resume()
 
     @property
     def unfinished(self) -> int:
-        """How many of the trajectories that were handed out have not ended."""
+        """The number of trajectories that were handed out and have not ended."""
         return len(self._running)
 
     @property
     def is_ending(self) -> bool:
-        """Whether no more trajectories are handed out, since it was asked to stop or cannot go on."""
+        """Whether no more trajectories are handed out, because the search was asked to stop or cannot continue."""
         return self.progress.stopped or self.halted is not None
 
     def next(self) -> Suggestion | None:
-        """The next trajectory to run, recorded by now; None when there is none, or none is to be started any more."""
+        """Return the next trajectory to run, after recording it; None if there is none or the search is ending."""
         while not self.is_ending and (suggestion := self._waiting.pop(0) if self._waiting else self._drawn()):
             self._running[suggestion.number] = self._trajectory_row(suggestion)
             self._tables.trajectories.put(self._running[suggestion.number])
@@ -113,10 +120,10 @@ class SearchDriver:
         return None
 
     def level_finished(self, number: int, report: LevelReport) -> str | None:
-        """Take in a level of the trajectory of suggestion `number`.
+        """Record a finished level of the trajectory of suggestion `number`.
 
         Returns:
-            Why the trajectory should be dropped, or None.
+            The reason to stop the trajectory, or None if it should continue.
         """
         for notice in report.notices:
             self.say(notice)
@@ -124,11 +131,12 @@ class SearchDriver:
         row = report.level | {column(name): value for name, value in values.items()}
         key = (row["trajectory_id"], row["level"])
         if row["level"] == 0:
-            # A trajectory that starts over, after its worker died, tells its levels again.
+            # If its worker died, a trajectory starts over and reports its levels again.
             self._early_stopping.forget(row["trajectory_id"])
             trajectory.update(levels=0, iterations=0, train_seconds=0.0, sparsest_matching_density=None)
             self._best.pop(number, None)
-        # Even if the level has its row: a chunk of these tables may have been lost. No group is put twice.
+        # These are put even if `levels` has the level, since a chunk of these tables may have been lost. Groups that
+        # are already there are not put again.
         self._tables.curves.put_group(report.curve)
         self._tables.layers.put_group(report.layers)
         self._tables.controls.put_group(report.controls)
@@ -143,11 +151,11 @@ class SearchDriver:
         reason = self._observe(row)
         if (settled := self._rebuilding.get(number)) is not None:
             return settled.reason if trajectory["levels"] == settled.stop_after else None
-        # A trajectory that is told again has been further than this: it is not cut below what it has shown.
+        # A trajectory that is replayed is not stopped before the last level that it had reached.
         return None if (row["trajectory_id"], row["level"] + 1) in self._tables.levels else reason
 
     def ended(self, number: int, end: EndReport) -> None:
-        """Take in that the trajectory of suggestion `number` has ended, by itself or dropped."""
+        """Record that the trajectory of suggestion `number` has ended, by itself or by early stopping."""
         row = self._running.pop(number)
         row |= {"status": end.status, "reason": end.reason, "error": end.error}
         self._tables.trajectories.put(row)
@@ -164,7 +172,11 @@ class SearchDriver:
         self._listener(self.progress, row)
 
     def hand_out_again(self, number: int) -> bool:
-        """Take back a trajectory whose worker died before it began; False if that has happened `max_failures` times."""
+        """Take back a trajectory whose worker died, to hand it out again.
+
+        Returns:
+            False if its workers have died more than `max_failures` times, in which case it is not taken back.
+        """
         self._deaths[number] += 1
         if self._deaths[number] > self.spec.search.max_failures:
             return False
@@ -172,34 +184,37 @@ class SearchDriver:
         return True
 
     def take_back(self, number: int) -> None:
-        """Take back a trajectory that was handed out and has not begun; it is the next to be handed out."""
+        """Take back a trajectory that has not ended, to hand it out again before any other."""
         del self._running[number]
         self._waiting.insert(0, self._suggestions[number])
 
     def started(self, number: int) -> None:
-        """Note that a worker has taken up the trajectory of suggestion `number`, for the first time or again."""
+        """Record that a worker has started the trajectory of suggestion `number`, for the first time or again."""
         event = "trajectory_restarted" if number in self._started else "trajectory_started"
         self._events.log(event, trajectory_id=self._suggestions[number].trajectory_id)
         self._started.add(number)
         self.progress.counts["running"] = len(self._started)
 
     def halt(self, error: TicketSearchError) -> None:
-        """Note that the search cannot go on; of several errors the first counts."""
+        """Record an error after which the search cannot continue; the first of several errors counts."""
         self.halted = self.halted or error
 
     def flush(self) -> None:
         """Write the tables.
 
         Raises:
-            StorageError: they could not be written, and will be by the next flush.
-            TicketSearchError: from `guard`; nothing is written.
+            StorageError: they could not be written; the next flush will try again.
+            TicketSearchError: this process no longer holds the directory, so nothing was written.
         """
         self._guard()
         self._tensorboard.flush()
         self._tables.flush()
 
     def flush_if_due(self) -> None:
-        """Write the tables every few seconds: seldom enough to spend a twentieth of the time on it at most."""
+        """Every few seconds, write the tables and check for a stop request.
+
+        The interval grows with the duration of a flush, so that flushing takes at most a twentieth of the time.
+        """
         started = time.monotonic()
         if started < self._flush_after or self.halted:
             return
@@ -209,7 +224,7 @@ class SearchDriver:
         self._flush_after = now + max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))
 
     def _drawn(self) -> Suggestion | None:
-        """A new suggestion, recorded before it is handed out; None when there is none left."""
+        """Draw a new suggestion and record it before it is handed out; None if there is none left."""
         if self.progress.exhausted:
             return None
         if self.progress.trials is not None and len(self._suggestions) >= self.progress.trials:
@@ -273,8 +288,8 @@ class SearchDriver:
             merit=None if best is None else best["val_metric"] * (1 if best["higher_is_better"] else -1),
         )
 
-    def _go_on_from_the_disk(self) -> None:
-        """Rebuild what the sampler and early stopping know from the record and the tables."""
+    def _resume(self) -> None:
+        """Restore the state of the sampler and of early stopping from the record of suggestions and the tables."""
         trajectories = {row["trajectory_id"]: row for row in self._tables.trajectories.rows()}
         levels: dict[str, list[Row]] = {}
         for row in self._tables.levels.rows(_LEVEL_COLUMNS):
@@ -286,7 +301,7 @@ class SearchDriver:
             if suggestion.trajectory_id in settled:
                 self._rebuilding[suggestion.number] = settled[suggestion.trajectory_id]
                 row = {"status": "running"}
-            # One whose levels are not all there, after something removed a file, is told again from the store.
+            # A trajectory some of whose levels are missing, because a file was removed, is replayed from the store.
             if row["status"] not in SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
                 self._waiting.append(suggestion)
                 self._sampler.replay(suggestion, None)

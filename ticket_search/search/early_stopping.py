@@ -1,4 +1,7 @@
-"""Which trajectories to drop. Tickets are compared at equal compression: at other rates a level is another ticket."""
+"""Decides which trajectories to stop.
+
+Tickets are compared at equal compression, because with different pruning rates equal levels are not comparable.
+"""
 
 from math import ceil, log2
 from typing import TYPE_CHECKING
@@ -13,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class _Courses:
-    """How trajectories have done so far: a row for each, a column for each level; thousands are compared at once."""
+    """The results of trajectories so far, as arrays with a row for each trajectory and a column for each level.
+
+    Arrays make it fast to compare thousands of trajectories.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
         self._levels = np.zeros(0, dtype=np.int64)
-        # log2 of the compression, ascending, beyond a row's levels infinite; and the lead of the validation metric over
-        # that of the trajectory's own dense network.
+        # log2 of the compression, ascending, and infinite beyond the levels of a row.
         self._log_compression = np.full((0, 1), np.inf)
+        # The lead of the ticket's validation metric over that of its dense network.
         self._gap = np.zeros((0, 1))
 
     def add(self, trajectory_id: str, log_compression: float, gap: float) -> None:
@@ -32,13 +38,16 @@ class _Courses:
         self._levels[row] += 1
 
     def gaps(self, trajectory_id: str) -> "npt.NDArray[np.float64]":
-        """Of each level of a trajectory."""
+        """Return the gaps of all levels of a trajectory."""
         row = self._rows[trajectory_id]
         found: npt.NDArray[np.float64] = self._gap[row, : self._levels[row]]
         return found
 
     def gaps_at(self, log_compression: float, *, without: str) -> "npt.NDArray[np.float64]":
-        """At a compression, of the other trajectories that have reached it; between levels by linear interpolation."""
+        """Return the gaps at a compression of all other trajectories that have reached it.
+
+        Between two levels of a trajectory, the gap is interpolated linearly.
+        """
         count = len(self._rows)
         x, y = self._log_compression[:count], self._gap[:count]
         after = (x < log_compression).sum(axis=1)
@@ -70,33 +79,33 @@ class _Courses:
 
 
 class EarlyStopping:
-    """Watches every trajectory of a search and says which to drop.
+    """Observes all trajectories of a search, and decides which to stop.
 
     Args:
-        spec: the rules; None never drops any.
-        tolerance: of the search's verdict on matching.
+        spec: the rules; None never stops any.
+        tolerance: the tolerance of the search's verdict on matching.
     """
 
     def __init__(self, spec: EarlyStoppingSpec | None, tolerance: float) -> None:
         self._spec = spec
         self._tolerance = tolerance
         self._courses = _Courses()
-        self._unmatched: dict[str, int] = {}  # levels in a row, up to the last, that clearly do not match
+        self._unmatched: dict[str, int] = {}  # the number of latest consecutive levels that clearly do not match
 
     def observe(
         self, trajectory_id: str, *, compression: float, value: float, dense: float, metric: Metric
     ) -> str | None:
-        """Take in a finished level.
+        """Observe a finished level.
 
         Args:
-            trajectory_id: of its trajectory.
-            compression: of its ticket.
-            value: its validation metric.
-            dense: that of the dense network of its trajectory.
-            metric: what both are values of.
+            trajectory_id: the id of the level's trajectory.
+            compression: the compression of its ticket.
+            value: the validation metric of its ticket.
+            dense: the validation metric of the trajectory's dense network.
+            metric: the metric.
 
         Returns:
-            Why its trajectory should be dropped, or None.
+            The reason to stop the trajectory, or None if it should continue.
         """
         near = self._tolerance + (self._spec.margin if self._spec else 0.0)
         matching = metric.matches(value, dense, near)
@@ -110,7 +119,7 @@ class EarlyStopping:
         )
 
     def forget(self, trajectory_id: str) -> None:
-        """Leave a trajectory out of comparisons: it starts over."""
+        """Forget the levels of a trajectory, which starts over."""
         self._courses.clear(trajectory_id)
         self._unmatched.pop(trajectory_id, None)
 
@@ -129,11 +138,11 @@ class EarlyStopping:
         count = len(others) + 1
         if count < spec.min_trajectories or own >= others.max():
             return None
-        # The rank from below, counted from 0: the worst of them has rank 0, whatever the fraction.
+        # The worst trajectory has rank 0, and may be stopped however small the fraction is.
         rank = int((others < own).sum())
         if rank >= max(1, ceil(spec.worst_fraction * count)):
             return None
         return (
-            f"no match for {unmatched} levels, and of {count} trajectories at compression {2**here:.3g} "
-            f"{count - 1 - rank} did as well or better"
+            f"no match for {unmatched} levels, and {count - 1 - rank} of {count - 1} other trajectories did as well or "
+            f"better at compression {2**here:.3g}"
         )

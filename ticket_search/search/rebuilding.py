@@ -1,4 +1,4 @@
-"""Which trajectories had ended before a table was damaged, so that replaying them from the store ends them alike."""
+"""Finds out how trajectories had ended before a table was damaged, so that their replays end in the same way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class Settled:
     """A trajectory that had completed, diverged or been stopped.
 
     Attributes:
-        stop_after: the number of levels after which it had been stopped; None if it ended by itself.
-        reason: why it had been stopped.
+        stop_after: the number of levels after which it had been stopped; None if it had ended by itself.
+        reason: the reason why it had been stopped, or else its status.
     """
 
     stop_after: int | None
@@ -22,14 +22,14 @@ class Settled:
 
 
 def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str, Settled]:
-    """The trajectories that need not be trained any further, by id.
+    """Return the trajectories that need no further training, by id.
 
-    Early stopping compares a trajectory with those that ended before it, and replays end in another order: deciding
-    anew, it could let a stopped trajectory train further levels.
+    Early stopping compares a trajectory with those that ended before it, but replays end in another order. If it
+    decided again, it might let a stopped trajectory train further levels.
 
     Args:
-        run_dir: its events are read, since the row of a trajectory may be what was lost.
-        trajectories: the rows that are left of the table, by id.
+        run_dir: the run directory, whose events are read because the row of a trajectory may be lost.
+        trajectories: the remaining rows of the table `trajectories`, by id.
     """
     settled: dict[str, Settled] = {}
     levels: dict[str, int] = {}

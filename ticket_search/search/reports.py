@@ -1,4 +1,4 @@
-"""What the one who runs trajectories tells the search, what the search tells its listener, and how trajectories end."""
+"""The reports of engines to the search, and the progress that the search passes to its listener."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,16 +6,22 @@ from typing import Any, Literal
 
 Row = dict[str, Any]
 Status = Literal["completed", "stopped", "diverged", "failed"]
-#: What these came to stands; a trajectory that failed is run again by a resumed search.
+#: The final statuses. A resumed search runs only failed trajectories again.
 SETTLED: tuple[Status, ...] = ("completed", "stopped", "diverged")
 ENDED: tuple[Status, ...] = (*SETTLED, "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelReport:
-    """A finished level as rows: one of `levels`, those of `curves`, `layers`, `controls` and `early_bird`.
+    """The rows of a finished level.
 
-    `notices` are lines for the user: an entry of the store that was damaged, say.
+    Attributes:
+        level: the row of `levels`.
+        curve: the rows of `curves`.
+        layers: the rows of `layers`.
+        controls: the rows of `controls`.
+        early_bird: the rows of `early_bird`.
+        notices: lines for the user, for example about a damaged entry of the store.
     """
 
     level: Row
@@ -28,7 +34,13 @@ class LevelReport:
 
 @dataclass(frozen=True, kw_only=True)
 class EndReport:
-    """How a trajectory ended by itself. `reason` is one line; `error` a traceback."""
+    """The end of a trajectory.
+
+    Attributes:
+        status: how it ended.
+        reason: why it ended, in one line; None if it completed.
+        error: the traceback of a failure.
+    """
 
     status: Status
     reason: str | None = None
@@ -37,23 +49,27 @@ class EndReport:
 
 @dataclass(frozen=True, kw_only=True)
 class HaltReport:
-    """Why no trajectory can go on: the disk is full, say. The one that reports it has not ended."""
+    """An error that stops all trajectories, such as a full disk. The trajectory that reports it has not ended.
+
+    Attributes:
+        reason: the message of the error.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotStarted:
-    """The search was asked to stop before the trajectory's turn came. It has not ended."""
+    """A trajectory was not started, because the search was asked to stop. It has not ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotShared:
-    """The worker's machine does not reach the search's storage, so the trajectory has not begun.
+    """A trajectory was not started, because the worker's machine cannot access the search's storage.
 
     Attributes:
-        reason: one line that names the machine and the location.
-        node: the engine's name for the machine; "" where there is only one.
+        reason: one line that names the machine and the folder.
+        node: the engine's id of the machine; "" if the engine uses only one.
     """
 
     reason: str
@@ -62,15 +78,15 @@ class NotShared:
 
 @dataclass
 class Progress:
-    """Where a search stands.
+    """The progress of a search.
 
     Attributes:
-        trials: how many trajectories there will be; None until a grid's end is known.
-        counts: status -> trajectories.
-        levels: finished in this process.
-        best: the row of `levels` of the sparsest matching ticket so far; level 0 is none.
-        exhausted: every point of the space has been run with every seed.
-        stopped: somebody asked for the search to stop before its end.
+        trials: the planned number of trajectories; None if it is unknown.
+        counts: the number of trajectories with each status.
+        levels: the number of levels that finished in this process.
+        best: the row of `levels` of the sparsest matching ticket so far; None if there is none.
+        exhausted: whether every point of the space has been run with every seed.
+        stopped: whether the search was asked to stop before its end.
     """
 
     trials: int | None
@@ -82,7 +98,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Trajectories that have ended."""
+        """The number of trajectories that have ended."""
         return sum(count for status, count in self.counts.items() if status != "running")
 
 

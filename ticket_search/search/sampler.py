@@ -1,4 +1,4 @@
-"""Chooses the next point of the space. Optuna proposes; seeds are spread evenly and are not modelled."""
+"""Chooses the next point of the space with Optuna. Seeds are spread evenly and are not modelled."""
 
 import json
 import math
@@ -25,20 +25,20 @@ from ticket_search.config.space import Domain, Range, domain_values
 from ticket_search.errors import SpecError
 from ticket_search.search.suggestions import Suggestion
 
-#: How often a sampler that proposes what was run already is asked again before a free point is drawn at random.
+#: How many times to ask a sampler that proposes points already run, before drawing a free point at random.
 _ATTEMPTS = 20
-#: What the sampler is told of a trajectory without any matching ticket, level 0 included: it diverged at once.
+#: The score of a trajectory in which not even level 0 was trained, because it diverged at once.
 _WORST_SCORE = -1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the sampler learns of a trajectory that has ended.
+    """The outcome of a trajectory that has ended, for the sampler.
 
     Attributes:
-        failed: it broke, and says nothing of the point.
-        score: log2 of the best compression that still matches; None if not even level 0 was trained.
-        merit: the validation metric of that ticket, negated where lower is better.
+        failed: whether it failed, in which case the outcome says nothing about its point.
+        score: log2 of the highest compression at which the ticket matches; None if not even level 0 was trained.
+        merit: the validation metric of that ticket, negated if lower is better.
     """
 
     failed: bool = False
@@ -47,9 +47,9 @@ class Outcome:
 
 
 class Sampler:
-    """A search's source of suggestions, and the memory that they are drawn from.
+    """Draws the suggestions of a search.
 
-    Each suggestion is a pure function of the search, its number, and what was suggested and told before.
+    Each suggestion is a pure function of the search, the suggestion's number, and all earlier suggestions and outcomes.
 
     Args:
         spec: the search.
@@ -63,7 +63,7 @@ class Sampler:
         self.study = optuna.create_study(directions=directions, sampler=optuna.samplers.RandomSampler(seed=0))
         self._grid = _grid(spec) if spec.search.sampler == "grid" else None
         self._trials: dict[int, int] = {}
-        # Of a trajectory that diverged at once. No accuracy is below 0; of other metrics nothing is known.
+        # The merit of a trajectory that diverged at once. Accuracy is never below 0; other metrics have no known bound.
         self._worst_merit = 0.0 if spec.task == "classification" else -math.inf
         self._used: set[str] = set()
         self._ids: dict[str, str] = {}
@@ -72,21 +72,21 @@ class Sampler:
         self._free_points: list[dict[str, Any]] | None = None
 
     def ask(self) -> Suggestion | None:
-        """The next suggestion; None when every point has been run with every seed."""
+        """Return the next suggestion, or None if every point has been run with every seed."""
         suggestion = self._ask_grid(self._grid) if self._grid else self._ask_optuna()
         if suggestion is not None:
             self._note(suggestion)
         return suggestion
 
     def tell(self, suggestion: Suggestion, outcome: Outcome) -> None:
-        """Learn how a suggestion's trajectory ended: completed, stopped and diverged ones count with their value."""
+        """Tell the sampler the outcome of a suggestion's trajectory; failed trajectories do not count."""
         if outcome.failed:
             self.study.tell(self._trials[suggestion.number], state=TrialState.FAIL)
         else:
             self.study.tell(self._trials[suggestion.number], self._objectives(outcome))
 
     def replay(self, suggestion: Suggestion, outcome: Outcome | None) -> None:
-        """Take a suggestion of an earlier process into the memory; an `outcome` of None means it has not ended."""
+        """Add a suggestion from an earlier process, with its outcome, or None if its trajectory has not ended."""
         self._add(suggestion)
         self._note(suggestion)
         if outcome is not None:
@@ -104,7 +104,7 @@ class Sampler:
         self._next = suggestion.number + 1
 
     def _add(self, suggestion: Suggestion) -> None:
-        """Put a running trial into the study for a suggestion that Optuna did not make in this process."""
+        """Add a running trial to the study, for a suggestion that Optuna did not make in this process."""
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=self._encode(suggestion.values),
@@ -132,14 +132,14 @@ class Sampler:
                 self._trials[self._next] = trial.number
                 state = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
                 return self._suggestion(values, seed, state)
-            # A repeat: every seed of this point has been run, and the study holds what came of them.
+            # The point has been run with every seed, and the study already has the results.
             self.study.tell(trial, state=TrialState.FAIL)
         return self._random_free_point()
 
     def _random_free_point(self) -> Suggestion | None:
         if self._spec.size is None:
             return None
-        # A point that has been run with every seed stays so: near the end only few are looked at.
+        # Points never become free again, so only those that were free last time are checked.
         points = self._spec.grid() if self._free_points is None else self._free_points
         free = [(values, seed) for values in points if (seed := self._free_seed(values)) is not None]
         self._free_points = [values for values, _ in free]
@@ -151,7 +151,7 @@ class Sampler:
         return suggestion
 
     def _free_seed(self, values: Mapping[str, Any]) -> int | None:
-        """The least used of the seeds that this point has not been run with."""
+        """Return the least used of the seeds that this point has not been run with; None if there is none."""
         free = [s for s in self._spec.seeds if self._id_at(values, s) not in self._used]
         return min(free, key=lambda seed: self._seed_uses[seed], default=None)
 
@@ -165,17 +165,17 @@ class Sampler:
         )
 
     def _id_at(self, values: Mapping[str, Any], seed: int) -> str:
-        """The id of the trajectory of a point and a seed; making it costs a hundred times as much as looking it up."""
+        """Return the id of the trajectory at a point with a seed, from a cache because computing it is slow."""
         key = json.dumps([self._encode(values), seed])
         if key not in self._ids:
             try:
                 self._ids[key] = trajectory_id(self._spec.trajectory_at(values, seed))
-            except SpecError:  # values that do not go together: the driver records the trajectory as failed
+            except SpecError:  # the values are incompatible; the driver will record the trajectory as failed
                 self._ids[key] = digest(["invalid", key])[:16]
         return self._ids[key]
 
     def _encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values as Optuna has them: what comes from a list as JSON, since a choice may itself be a list."""
+        """Convert values to Optuna's form: a value from a list becomes JSON text, because it may itself be a list."""
         return {n: v if isinstance(self._spec.space[n], Range) else json.dumps(v) for n, v in values.items()}
 
     def _decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,8 +187,8 @@ class Sampler:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             match self._spec.search.sampler:
                 case "tpe":
-                    # Running trials count as bad ones, so that parallel draws differ; a third of a short
-                    # search, and at most Optuna's own 10, is drawn at random first.
+                    # Running trials count as bad ones, so that parallel draws differ. The first third of the trials,
+                    # but at most Optuna's default of 10, are drawn at random.
                     startup = max(1, min(10, trials // 3))
                     return optuna.samplers.TPESampler(
                         n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
@@ -201,10 +201,10 @@ class Sampler:
 
 
 class _NSGA2(optuna.samplers.NSGAIISampler):
-    """NSGA-II whose parents follow from the trials alone.
+    """NSGA-II whose parents depend only on the trials.
 
-    Optuna remembers the parents of a generation, as they were when it was first asked for, in the study: a study made
-    again from the record would have others.
+    Optuna caches the parents of a generation in the study when they are first needed. A study restored from the record
+    of suggestions has no such cache and would select other parents.
     """
 
     def get_parent_population(self, study: optuna.Study, generation: int) -> list[optuna.trial.FrozenTrial]:
@@ -225,7 +225,7 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
 
 def _plain(domain: Domain, value: Any) -> Any:
-    """A value as the search has it, from Optuna's: JSON of a list's, and 0.30000000000000004 for a step's 0.3."""
+    """Convert a value from Optuna's form: JSON text from a list, or 0.30000000000000004 for the 0.3 of a step."""
     if not isinstance(domain, Range):
         return json.loads(value)
     return value if domain.is_integer or domain.step is None else round(value, 12)

@@ -1,4 +1,4 @@
-"""The record of suggestions: each is in storage before it runs, so that no crash makes the sampler forget one."""
+"""The record of suggestions. Each is written to storage before it runs, so that no crash loses one."""
 
 import json
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from ticket_search.storage.lines import LineFile
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """One draw of parameters.
+    """One draw of the sampler.
 
     Attributes:
-        number: counts the draws of a search from 0.
-        values: searched field -> value.
-        seed: the run's seed.
-        trajectory_id: of the trajectory these make.
-        sampler_state: what the sampler noted of this draw and must find again.
+        number: the number of the draw in its search, from 0.
+        values: the value of each searched field, by name.
+        seed: the seed of the trajectory.
+        trajectory_id: the id of the trajectory.
+        sampler_state: the attributes that the sampler attached to this draw and needs again after a restart.
     """
 
     number: int
@@ -30,21 +30,21 @@ class Suggestion:
 
 
 class SuggestionRecord:
-    """The suggestions of a run directory, one JSON line each in ``suggestions.jsonl``, in the order of their making."""
+    """The file ``suggestions.jsonl`` of a run directory, with one JSON line for each suggestion, in order."""
 
     def __init__(self, run_dir: Location) -> None:
         self._folder = open_folder(run_dir)
         self._lines = LineFile(self._folder, "suggestions")
 
     def append(self, suggestion: Suggestion) -> None:
-        """Returns once the suggestion would survive a power cut."""
+        """Write a suggestion, and return only once it would survive a power failure."""
         self._lines.append(json.dumps(asdict(suggestion)))
 
     def read(self) -> list[Suggestion]:
-        """Every suggestion made so far.
+        """Read all suggestions.
 
         Raises:
-            RunDirectoryError: a line is damaged, or missing.
+            RunDirectoryError: a line is damaged or missing.
         """
         try:
             found = [Suggestion(**json.loads(line)) for line in self._lines.read()]
@@ -52,6 +52,6 @@ class SuggestionRecord:
             raise RunDirectoryError(f"{self._folder.place('suggestions.jsonl')!r} is damaged: {error}") from None
         for place, suggestion in enumerate(found):
             if suggestion.number != place:
-                what = f"suggestion {suggestion.number} stands in place {place}"
+                what = f"line {place + 1} holds suggestion {suggestion.number}, not {place}"
                 raise RunDirectoryError(f"{self._folder.place('suggestions.jsonl')!r} is damaged: {what}")
         return found

@@ -1,4 +1,4 @@
-"""Folders on a local disk or in object storage. A file in them is written completely or not at all."""
+"""Folders on a local disk or in object storage, whose files are written completely or not at all."""
 
 import errno
 import os
@@ -16,9 +16,9 @@ class File:
     """A file of a folder.
 
     Attributes:
-        name: relative to the folder, with ``/`` between its parts.
-        size: in bytes.
-        modified: by the clock of the disk or the server, in nanoseconds since 1970.
+        name: the name relative to the folder, with ``/`` between its parts.
+        size: the size in bytes.
+        modified: the modification time by the clock of the disk or the server, in nanoseconds since 1970.
     """
 
     name: str
@@ -26,7 +26,7 @@ class File:
     modified: int
 
 
-#: The content of a file, or its parts in order: joining the parts of a level store entry would copy gigabytes.
+#: The content of a file, whole or as parts in order. Joining the parts of a level store entry would copy gigabytes.
 Content = bytes | Sequence[bytes | memoryview]
 
 
@@ -42,23 +42,23 @@ class Folder(ABC):
 
     @abstractmethod
     def __truediv__(self, name: str) -> "Folder":
-        """The subfolder `name`."""
+        """Return the subfolder `name`."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """The absolute location. `open_folder` opens it again, on any machine that can reach it."""
+        """Return the absolute location, from which `open_folder` opens the folder on any machine that can access it."""
 
     @abstractmethod
     def place(self, name: str) -> str:
-        """The location of a file, for messages."""
+        """Return the location of a file, for messages."""
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """Return the content of a file; None if it does not exist."""
 
     @abstractmethod
     def write(self, name: str, data: Content) -> None:
-        """Replace a file: readers see the old content or the new, never a part of it, even after a power cut."""
+        """Replace a file: readers see the old or the new content, never a part of it, even after a power failure."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -66,22 +66,22 @@ class Folder(ABC):
 
     @abstractmethod
     def files(self, *, recursive: bool = False) -> list[File]:
-        """The files in the folder and, if `recursive`, in its subfolders; sorted by name, without partial files."""
+        """List the files in the folder and, if `recursive`, its subfolders, sorted by name, without partial files."""
 
     @abstractmethod
     def folders(self) -> list[str]:
-        """The names of its direct subfolders, without hidden ones."""
+        """Return the names of the direct subfolders, without hidden ones."""
 
     @abstractmethod
     def parquet(self) -> dict[str, Any]:
-        """Keyword arguments for pandas and pyarrow to read this folder: ``path`` and ``filesystem``."""
+        """Return the keyword arguments with which pandas and pyarrow read this folder: ``path`` and ``filesystem``."""
 
     def append(self, name: str, data: bytes, *, durable: bool = False) -> None:
-        """Append to a file that has a single writer. If `durable`, return once the data survive a power cut."""
+        """Append to a file that has a single writer. If `durable`, return once the data survive a power failure."""
         raise NotImplementedError
 
     def sweep(self, name: str = "", *, older_than_seconds: float = 0.0) -> None:  # noqa: B027  (nothing to sweep remotely)
-        """Remove the partial files that killed writers left behind, of one file or of all files directly in the folder.
+        """Remove the partial files that killed writers left, of one file or of all files directly in the folder.
 
         Call it only as the single writer, or with an age at which no write can still be in progress.
         """
@@ -123,7 +123,11 @@ _NAME_MAX = 255
 
 
 def _check_path(text: str) -> None:
-    """Refuse a path that can never be a folder. Other errors may be temporary and are raised when it is used."""
+    """Check that a path can be a folder. Other errors may be temporary, and are raised when the folder is used.
+
+    Raises:
+        SpecError: the path can never be a folder.
+    """
     reason = ""
     try:
         Path(text).stat()
@@ -140,16 +144,16 @@ def _check_path(text: str) -> None:
 
 
 def parts_of(data: Content) -> Sequence[bytes | memoryview]:
-    """The parts of a file's content; a `bytes` object is a single part."""
+    """Return the parts of a file's content; a `bytes` object is a single part."""
     return (data,) if isinstance(data, bytes) else data
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URI rather than a local path."""
+    """Return whether a location is a URI rather than a local path."""
     return "://" in location
 
 
 def reason_of(error: BaseException) -> str:
-    """An error's text on one line, without the path, which the message already quotes."""
+    """Return an error's text on one line, without the path, which the message already quotes."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())

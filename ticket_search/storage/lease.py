@@ -1,12 +1,12 @@
 """Claims on any storage: one process at a time holds a name, and a claim does not outlive its process.
 
 To claim a name, a process writes a file with a random suffix and then lists the folder. If its file is the only one,
-the process holds the name; otherwise it withdraws. Of two claims, the later one sees the earlier one, so at most one
-process holds the name. This needs no lock service and no conditional write, only listings that show all completed
-writes. A dead owner's file is removed by its unique name, so two processes that break a claim at once cannot remove a
-third one.
+the process holds the name; otherwise it withdraws. If two processes claim a name, the one that writes later sees the
+file of the other, so at most one of them holds the name. This needs no lock service and no conditional write, only
+listings that show all completed writes. A dead owner's file is removed by its unique name, so that two processes which
+break the same claim cannot remove a new claim of a third process.
 
-An owner is dead when its process has ended (checked on the same machine) or when its heartbeat has not changed for
+An owner is dead if its process has ended (checked on the same machine), or if its heartbeat has not changed for
 `EXPIRY_SECONDS` by the clock of the process that watches it. Clocks are never compared between machines.
 """
 
@@ -30,24 +30,24 @@ from ticket_search.storage.remote import impatient
 
 #: The interval between two heartbeats of an owner.
 HEARTBEAT_SECONDS = 15.0
-#: A claim expires when its heartbeat has not changed for this long.
+#: The time after which a claim expires if its heartbeat has not changed.
 EXPIRY_SECONDS = 60.0
 _LONG_AGO_SECONDS = 600
-#: The files of the claims that this process is making or holds. Any other claim in its name has been released, but its
-#: file could not be removed.
+#: The files of the claims that this process is making or holds. A file of this process that is not among them belongs
+#: to a released claim whose file could not be removed.
 _held: set[str] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Who holds a claim.
+    """The process that holds a claim.
 
     Attributes:
         host: the name of its machine, for messages.
-        machine: identifies the machine, or the container on it, since its last boot.
-        pid: its process id.
+        machine: an id of the machine since its last boot, or of the container on it.
+        pid: the process id.
         started: when the process started, in clock ticks since boot, because process ids are reused; 0 if unknown.
-        since: when it made the claim, in Unix seconds by its own clock; for messages.
+        since: when it made the claim, in Unix seconds by its own clock, for messages.
     """
 
     host: str
@@ -58,7 +58,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether the process runs on this machine, where its end is noticed at once."""
+        """Whether the process is on this machine, where its end is noticed at once."""
         return self.machine == _machine()
 
     def __str__(self) -> str:
@@ -70,32 +70,33 @@ class Owner:
 class _Claim:
     file: str
     modified: int
-    owner: Owner | None  # None: the claim is unreadable, so only its heartbeat can tell
+    owner: Owner | None  # None if the claim is unreadable, so that only its heartbeat shows whether the owner is alive
 
 
 class Leases:
     """The claims in a folder.
 
     Args:
-        folder: holds the claims, and nothing else.
+        folder: the folder of the claims, which holds no other files.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        # File -> its modification time, when this watcher first saw that time, and when it last polled the file.
+        # For each file: its modification time, when this process first saw that time, and when it last polled the file.
         self._seen: dict[str, tuple[int, float, float]] = {}
 
     def owner(self, name: str) -> Owner | None:
-        """The current owner of a name, as far as a single listing can tell; None if there is none.
+        """Return the current owner of a name, as far as a single listing can tell; None if there is none.
 
-        For messages only: heartbeats older than ten minutes count as expired, which assumes that clocks differ by less.
+        Heartbeats older than ten minutes count as expired, which assumes that clocks differ by less than that. Use this
+        only for messages.
         """
         recent = time.time_ns() - _LONG_AGO_SECONDS * 10**9
         alive = (claim for claim in self._claims(name) if not self._is_dead(claim))
         return next((c.owner or _UNKNOWN for c in alive if c.modified > recent or (c.owner and c.owner.is_here)), None)
 
     def names(self) -> list[str]:
-        """Every name that has a claim, including claims of dead owners."""
+        """Return all names with claims, including claims of dead owners."""
         claims = (file.name for file in self._folder.files() if file.name.endswith(".json"))
         return sorted({claim.rpartition(".")[0].rpartition(".")[0] for claim in claims})
 
@@ -107,7 +108,7 @@ class Leases:
 
     def try_acquire(self, name: str) -> "Lease | Owner":
         """Claim a name; if another process holds it, return its owner."""
-        # Spare young partial files: another process may be writing a claim at this moment.
+        # Only old partial files are removed, since another process may be writing a claim at this moment.
         self._folder.sweep(older_than_seconds=EXPIRY_SECONDS)
         broken = []
         for claim in self._claims(name):
@@ -121,7 +122,7 @@ class Leases:
             self._folder.write(file, json.dumps(asdict(_this_process())).encode())
             claims = self._claims(name)
             others = [c for c in claims if c.file != file and not self._is_dead(c)]
-            # If its own file is gone, this process was suspended for so long that another one broke its claim.
+            # If its own file is missing, this process was suspended for so long that another one broke its claim.
             if not others and any(claim.file == file for claim in claims):
                 return Lease(self._folder, file, broken)
             self._folder.remove(file)
@@ -150,7 +151,7 @@ class Leases:
         for file in files:
             if file.name.startswith(f"{name}.") and file.name.endswith(".json"):
                 data = self._folder.read(file.name)
-                if data is not None:  # else it was released after the listing
+                if data is not None:  # otherwise it was released after the listing
                     last = max(file.modified, modified.get(_beat_of(file.name), 0))
                     claims.append(_Claim(file=file.name, modified=last, owner=_parse(data)))
         return claims
@@ -163,7 +164,7 @@ class Leases:
                 return True
         now = time.monotonic()
         modified, first, last = self._seen.get(claim.file, (0, now, now))
-        # If this watcher has not polled recently (storage outage), restart the expiry clock.
+        # If this process has not polled recently, for example because of a storage outage, restart the expiry clock.
         if modified != claim.modified or now - last > EXPIRY_SECONDS / 2:
             first = now
         self._seen[claim.file] = (claim.modified, first, now)
@@ -195,15 +196,15 @@ class Lease(AbstractContextManager["Lease"]):
     def is_lost(self) -> bool:
         """Whether this claim expired and another process removed it.
 
-        Costs nothing while heartbeats succeed. After a long suspension it reads the claim, because the heartbeat thread
-        may not have noticed yet.
+        This costs nothing while heartbeats succeed. After a long suspension it reads the claim, because the heartbeat
+        thread may not have noticed the loss yet.
         """
         if not self._lost.is_set() and _clock() - self._beaten > EXPIRY_SECONDS - HEARTBEAT_SECONDS:
             self.confirm()
         return self._lost.is_set()
 
     def confirm(self) -> bool:
-        """Read the claim, and return whether this process still holds the name.
+        """Read the claim, and return whether this process still holds it.
 
         Raises:
             StorageError: the claim cannot be read.
@@ -221,7 +222,7 @@ class Lease(AbstractContextManager["Lease"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._heart.join(timeout=1.0)  # it may hang in a request to a silent server
+        self._heart.join(timeout=1.0)  # the thread may hang in a request to a server that does not answer
         try:
             with impatient(), suppress(StorageError):  # the claim expires even if its file remains
                 self._folder.remove(self._file)
@@ -231,7 +232,7 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            # A storage outage stops the watchers' clocks too, so it is enough to try again at the next beat.
+            # Other processes do not count a storage outage towards the expiry, so a failed beat need not be repeated.
             with impatient(), suppress(Exception):
                 if not self.confirm():
                     return
@@ -240,12 +241,12 @@ class Lease(AbstractContextManager["Lease"]):
 
 
 def _beat_of(claim: str) -> str:
-    """The file whose modification time is the last heartbeat of a claim's owner."""
+    """Return the file whose modification time is the last heartbeat of a claim's owner."""
     return claim.removesuffix(".json") + ".beat"
 
 
 def _clock() -> float:
-    """Seconds by a clock that includes the time that the machine sleeps, where the system has one."""
+    """Return the seconds of a clock that also counts while the machine sleeps, if the system has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -265,7 +266,7 @@ def _this_process() -> Owner:
 
 
 def _machine() -> str:
-    """Identifies this machine since its boot, and the container, because each container has its own process ids."""
+    """Return an id of this machine since its boot and of the container, since containers have their own process ids."""
     return _machine_of(os.getpid())
 
 
@@ -280,7 +281,10 @@ def _machine_of(pid: int) -> str:
 
 
 def is_running(pid: int, started: int = 0) -> bool:
-    """Whether a process of this machine is alive. Without access to it, a process id in use is enough."""
+    """Return whether a process on this machine is alive.
+
+    If its start time is not known or cannot be read, it counts as alive as long as its process id is in use.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -291,11 +295,12 @@ def is_running(pid: int, started: int = 0) -> bool:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None for a zombie, without access, or without /proc."""
-    # Not psutil: claims on disk hold ticks, and its `create_time` adds a boot time that moves when the clock is set, by
-    # NTP say. An owner that is alive would then be taken for another process (psutil 7.2).
+    """Return when a process started, in clock ticks since boot; None for a zombie, without access, or without /proc."""
+    # psutil (7.2) is not used because its `create_time` adds a boot time that changes when the clock is set, for
+    # example by NTP. A live owner would then be taken for another process. Ticks since boot, as in claims, do not
+    # change.
     try:
-        # The name, in brackets, may contain spaces. The state is field 3, the start is field 22.
+        # The name, in parentheses, may contain spaces. The state is field 3, and the start time is field 22.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

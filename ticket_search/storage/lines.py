@@ -1,35 +1,36 @@
-"""An append-only file of lines: each line is written completely or not at all."""
+"""Append-only files of lines, each of which is written completely or not at all."""
 
 from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Folder
 from ticket_search.storage.local import LocalFolder
 
-#: In object storage each append rewrites the last part, so parts are kept short.
+#: The number of lines of a part. Parts are short because in object storage, each append rewrites the last part.
 _LINES_A_PART = 200
 
 
 class LineFile:
-    """Lines of UTF-8 in ``<name>.jsonl`` and, where files cannot grow, also ``<name>.00001.jsonl`` and so on.
+    """Lines of UTF-8 in ``<name>.jsonl`` and, where files cannot grow, also in ``<name>.00001.jsonl`` and so on.
 
-    Each kind of storage can read, and append to, a copy of the other's files. One writer at a time.
+    Files copied from a disk to object storage, or back, can still be read and appended to. Only one process at a time
+    may append.
 
     Args:
         folder: the folder of the files.
-        name: of the file, without ``.jsonl``.
+        name: the name of the file, without ``.jsonl``.
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
         self._name = name
-        self._last: int | None = None  # the part that grows; None before the first append
-        self._lines: list[str] = []  # of that part; used only where files cannot grow
+        self._last: int | None = None  # the number of the last part; None before the first append
+        self._lines: list[str] = []  # the lines of the last part; used only where files cannot grow
 
     def append(self, text: str, *, durable: bool = True) -> None:
         """Add one line.
 
         Args:
             text: the line, without its newline.
-            durable: return only once the line survives a power cut.
+            durable: whether to return only once the line survives a power failure.
 
         Raises:
             ValueError: `text` contains a newline.
@@ -43,7 +44,7 @@ class LineFile:
             try:
                 self._folder.append(self._part(), text.encode() + b"\n", durable=durable)
             except StorageError:
-                self._last = None  # the next append drops what this one may have left
+                self._last = None  # makes the next append drop an incomplete line that this one may have left
                 raise
             return
         if len(self._lines) >= _LINES_A_PART:
@@ -53,7 +54,7 @@ class LineFile:
         self._lines.append(text)
 
     def read(self) -> list[str]:
-        """The complete lines, without their newlines; an empty list if there is no file."""
+        """Return the complete lines, without their newlines; an empty list if there is no file."""
         lines: list[str] = []
         number = 0
         while (data := self._folder.read(_part(self._name, number))) is not None:
@@ -76,7 +77,7 @@ class LineFile:
 
 
 def complete_lines(data: bytes) -> list[str]:
-    """The lines of `data` that end with a newline, without the newline."""
+    """Return the lines of `data` that end with a newline, without the newline."""
     return data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
 
 

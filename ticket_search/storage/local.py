@@ -13,7 +13,7 @@ from uuid import uuid4
 from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Content, File, Folder, parts_of, reason_of
 
-#: A file being written is ``.<name>.<random>.partial``; pyarrow and pandas skip names that start with a dot.
+#: A file being written is named ``.<name>.<random>.partial``; pyarrow and pandas skip names that start with a dot.
 _PARTIAL = ".partial"
 
 
@@ -21,7 +21,7 @@ class LocalFolder(Folder):
     """A folder on a disk that this machine has mounted.
 
     Args:
-        path: of the folder; a relative path is resolved against the current working directory at once.
+        path: the path of the folder; a relative path is resolved at once against the current working directory.
     """
 
     grows = True
@@ -87,7 +87,7 @@ class LocalFolder(Folder):
                 _sync_folder(path.parent)
 
     def drop_half_line(self, name: str) -> None:
-        """Truncate a file after its last newline: a killed writer may have left an incomplete line."""
+        """Truncate a file after its last newline, since a killed writer may have left an incomplete line."""
         path = self.path / name
         with _named("write", path), path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
@@ -146,7 +146,7 @@ class LocalFolder(Folder):
 
 @contextmanager
 def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[None]:
-    """Turn an `OSError` into a `StorageError`; where a file may be absent, `FileNotFoundError` passes unchanged."""
+    """Turn an `OSError` into a `StorageError`; if the file may be absent, let the error of a missing file pass."""
     try:
         yield
     except OSError as error:
@@ -156,12 +156,12 @@ def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[No
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; where it is a pipe, without waiting for its writer."""
+    """Open a file, without waiting for a writer if it is a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename or a new file in it survives a power cut."""
+    """Flush a folder's entries, so that a rename or a new file in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from ticket_search.errors import SpecError, StorageError
 from ticket_search.storage.folder import Content, File, Folder, parts_of, reason_of
 
-#: Failed requests to object storage are retried for this long, which covers a restart of the server.
+#: How long failed requests to object storage are retried, which is enough for a restart of the server.
 PATIENCE_SECONDS = 60.0
 #: The options that an S3 location may have after its ``?``.
 _S3_OPTIONS = ("endpoint_override", "region", "scheme")
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 
 class RemoteFolder(Folder):
-    """A folder in object storage. A file is one PUT (above 5 MB one multipart upload), so writes are atomic.
+    """A folder in object storage. A file is written by one PUT or, above 5 MB, one multipart upload; both are atomic.
 
     Args:
-        uri: e.g. ``s3://bucket/path?region=eu-west-1``.
+        uri: the location, e.g. ``s3://bucket/path?region=eu-west-1``.
     """
 
     grows = False
@@ -40,7 +40,7 @@ class RemoteFolder(Folder):
         self._base = base.rstrip("/")
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if base.startswith("s3://") and endpoint and "endpoint_override=" not in options:
-            # Put the endpoint into the location: workers on other machines have another environment.
+            # The endpoint becomes part of the location, because workers on other machines have another environment.
             options = f"{options}&endpoint_override={endpoint}".lstrip("&")
         self._options = options
         self._filesystem, self._path = _connect(self._base, options)
@@ -128,7 +128,7 @@ _impatient: ContextVar[bool] = ContextVar("impatient", default=False)
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Within the block, and in this thread, do not retry requests to object storage."""
+    """Do not retry requests to object storage within the block, in this thread."""
     token = _impatient.set(True)
     try:
         yield
@@ -137,7 +137,7 @@ def impatient() -> Iterator[None]:
 
 
 def _connect(base: str, options: str) -> tuple[Any, str]:
-    """The client for a location, and the client's path for it."""
+    """Return the client for a location, and the client's path for it."""
     location = urlsplit(base)
     if location.username or location.password or "@" in location.netloc:
         raise SpecError(
@@ -148,17 +148,17 @@ def _connect(base: str, options: str) -> tuple[Any, str]:
         raise SpecError(f"{base!r} names no bucket; give {location.scheme}://bucket/path")
     try:
         filesystem, bucket = _client(location.scheme, location.netloc, options)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are among them
+    except (OSError, ValueError) as error:  # these include pyarrow's own errors
         raise SpecError(f"{base!r} cannot be opened: {reason_of(error)}; give a path, or s3://bucket/path") from None
     return filesystem, bucket + location.path
 
 
 @lru_cache(maxsize=64)
 def _client(scheme: str, bucket: str, options: str) -> tuple[Any, str]:
-    """A client, and its name for a bucket.
+    """Return a client, and its name for a bucket.
 
-    All folders of a bucket share a client: a level store has 256 shards, and every client made without a region costs a
-    request to find it.
+    All folders of a bucket share a client, because a level store has 256 shards, and each client made without a region
+    sends a request to find it.
     """
     from pyarrow.fs import FileSystem
 
@@ -188,15 +188,15 @@ def _s3(bucket: str, options: str) -> Any:
         scheme=given.get("scheme"),
         connect_timeout=5,
         request_timeout=30,
-        # A file of up to 5 MB is one PUT.
+        # Makes a file of up to 5 MB a single PUT.
         allow_delayed_open=True,
-        # `_patiently` retries for longer, and Ctrl-C interrupts it.
+        # Few, because `_patiently` retries for longer, and Ctrl-C can interrupt it.
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=2),
     )
 
 
 def _may_pass(error: OSError) -> bool:
-    """Whether a retry may succeed: not if the bucket or a permission is missing."""
+    """Return whether a retry may succeed, which it cannot if the bucket or a permission is missing."""
     return not re.search(
         "NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|Forbidden|HTTP status 40[013]", str(error)
     )

@@ -1,1 +1,1 @@
-"""The level store: results of trainings, each under a key derived from its inputs."""
+"""The level store, which holds results of trainings under keys derived from their inputs."""

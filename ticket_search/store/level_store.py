@@ -1,4 +1,4 @@
-"""A store of finished levels, keyed by their inputs: each is written atomically and trained once."""
+"""A store of finished levels under keys derived from their inputs. A level is trained once and written atomically."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lease import Lease, Leases, Owner
 
-#: The longest interval between two polls for an entry that another process is computing.
+#: The longest interval between two polls for an entry that another process is computing, in seconds.
 _POLL_SECONDS = 0.2
 _POLL_SECONDS_REMOTE = 1.0
 _DAMAGED = "damaged"
 _FORMAT = "ticket_search.entry.1"
-#: Placeholder for the checksum while it is computed.
+#: The placeholder for the checksum while it is computed.
 _ZEROS = "0" * 64
 
 Log = Callable[..., None]
@@ -34,8 +34,8 @@ class Entry:
     """The value that is stored under a key.
 
     Attributes:
-        record: plain JSON data.
-        tensors: name -> tensor, on the CPU.
+        record: JSON-serialisable data.
+        tensors: tensors on the CPU, by name.
     """
 
     record: dict[str, Any]
@@ -43,12 +43,12 @@ class Entry:
 
 
 def encode(entry: Entry) -> tuple[bytes, memoryview]:
-    """An entry as a safetensors file whose metadata contain the record and the SHA-256 of the file.
+    """Encode an entry as a safetensors file whose metadata contain the record and the SHA-256 digest of the file.
 
-    The checksum is computed with 64 zeros in the checksum's place.
+    The digest is computed with 64 zeros in its place.
 
     Returns:
-        The header and the tensor values, not joined: that would copy an entry of gigabytes.
+        The header and the tensor values, which are not joined because that would copy gigabytes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
     metadata = {"format": _FORMAT, "record": json.dumps(entry.record), "sha256": _ZEROS}
@@ -61,7 +61,7 @@ def decode(data: bytes) -> Entry:
     """Parse a file that `encode` made.
 
     Raises:
-        ValueError: the data are not an entry, or incomplete or modified.
+        ValueError: the data are not an entry, are incomplete, or have been modified.
     """
     header, values = _split(data)
     try:
@@ -69,13 +69,13 @@ def decode(data: bytes) -> Entry:
         checksum, record = metadata["sha256"], metadata["record"]
     except (ValueError, KeyError, TypeError):
         raise ValueError("it is not a whole entry") from None
-    # Hash header and values separately: replacing the checksum in `data` would copy gigabytes.
+    # Header and values are hashed separately, because replacing the checksum in `data` would copy gigabytes.
     actual = hashlib.sha256(header.replace(_checksum_field(checksum), _checksum_field(_ZEROS), 1))
     actual.update(values)
     if actual.hexdigest() != checksum:
-        raise ValueError("its checksum is not that of its content")
+        raise ValueError("its checksum does not match its content")
     if metadata.get("format") != _FORMAT:
-        raise ValueError(f"its format is {metadata.get('format')!r}, and this ticket_search reads {_FORMAT!r}")
+        raise ValueError(f"its format is {metadata.get('format')!r}, but this ticket_search reads {_FORMAT!r}")
     try:
         return Entry(record=json.loads(record), tensors=load(data))
     except SafetensorError as error:
@@ -83,13 +83,13 @@ def decode(data: bytes) -> Entry:
 
 
 def _split(data: bytes) -> tuple[bytes, memoryview]:
-    """The header of a safetensors file (its length in 8 bytes, then JSON) and the values of its tensors."""
+    """Split a safetensors file into its header (its length in 8 bytes, then JSON) and the values of its tensors."""
     end = 8 + int.from_bytes(data[:8], "little")
     return data[:end], memoryview(data)[end:]
 
 
 def _checksum_field(value: str) -> bytes:
-    # Quotes within the record are escaped, so this occurs exactly once, in the header.
+    # Quotes within the record are escaped, so this text occurs exactly once, in the header.
     return f'"sha256":"{value}"'.encode()
 
 
@@ -98,9 +98,10 @@ class LevelStore:
 
     Args:
         root: the folder, local or in object storage; the first write creates it.
-        log: receives ``entry_damaged`` (with ``key``, ``path``, ``reason``) and ``lease_broken`` (``key``, ``owner``).
-        note: a file that the folder must hold: where it is missing, the store was deleted, and `claim` and every write
-            raise. None creates the folder when needed.
+        log: receives the events ``entry_damaged`` (with ``key``, ``path`` and ``reason``) and ``lease_broken`` (with
+            ``key`` and ``owner``).
+        note: the name of a file that the folder must hold. If the file is missing, the store was deleted, and `claim`
+            and every write raise an error. With None there is no such file.
     """
 
     def __init__(self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None) -> None:
@@ -110,11 +111,11 @@ class LevelStore:
         self._log = log
 
     def load(self, key: str) -> Entry | None:
-        """The entry under a key, or None. A damaged entry is moved aside and logged, and counts as absent."""
+        """Return the entry under a key, or None. A damaged entry is moved aside, logged, and counts as absent."""
         return self._read(_entry_name(key), key)
 
     def damaged(self, key: str) -> str | None:
-        """The location of the last damaged entry that was moved aside for a key; None if there is none."""
+        """Return the location of the last damaged entry that was moved aside for a key; None if there is none."""
         aside = [file.name for file in (self._root / _DAMAGED).files() if file.name.startswith(f"{key}.")]
         return (self._root / _DAMAGED).place(aside[-1]) if aside else None
 
@@ -127,11 +128,11 @@ class LevelStore:
         self._write(_entry_name(key), entry)
 
     def claim(self, key: str) -> "Claim | Entry | None":
-        """The entry under a key, or else the right to compute it; never waits.
+        """Return the entry under a key, or else claim the right to compute it, without waiting.
 
         Returns:
-            The entry; or a claim, to be used as a context manager; or None while another process, or another trajectory
-            of this process, computes the entry: call again after about `poll_seconds`.
+            The entry; or a claim, to be used as a context manager; or None if another process, or another trajectory in
+            this process, is computing the entry. In that case, call again after `poll_seconds`.
 
         Raises:
             StorageError: the store was deleted.
@@ -154,19 +155,19 @@ class LevelStore:
 
     @property
     def poll_seconds(self) -> float:
-        """How long to wait before the next `claim` of a key that is being computed elsewhere.
+        """The time to wait before the next `claim` of a key that is being computed elsewhere, in seconds.
 
-        Random, so that two processes that withdrew together do not collide again.
+        It is random, so that two processes that withdrew together do not collide again.
         """
         return (_POLL_SECONDS if self._root.grows else _POLL_SECONDS_REMOTE) * random.uniform(0.5, 1.0)
 
     def tidy(self, key: str) -> None:
-        """Remove the claim and the checkpoint of a process that died after it saved the entry."""
+        """Remove the claim and the checkpoint of a process that died after it had saved the entry."""
         self._leases.break_dead(key)
         self.checkpoint(key).remove()
 
     def checkpoint(self, key: str) -> "Checkpoint":
-        """The checkpoint of a key whose computation has not finished."""
+        """Return the checkpoint of a key, for a computation that has not finished."""
         return Checkpoint(self, key)
 
     def _write(self, name: str, entry: Entry) -> None:
@@ -174,7 +175,7 @@ class LevelStore:
         self._root.write(name, encode(entry))
 
     def _check_note(self) -> None:
-        """Refuse to recreate a deleted store, because the tickets found so far would lack their levels unnoticed."""
+        """Check that the store was not deleted; recreating it would hide the loss of earlier levels."""
         if self._note is not None and self._root.read(self._note) is None:
             raise StorageError(
                 f"the level store {str(self._root)!r} was deleted or replaced while the search was running; restore it "
@@ -199,7 +200,7 @@ class LevelStore:
 
 
 class Claim(AbstractContextManager["Claim"]):
-    """The right to compute the entry of a key, until the end of the ``with`` block; see `LevelStore.claim`."""
+    """The exclusive right to compute the entry of a key until the ``with`` block ends; see `LevelStore.claim`."""
 
     def __init__(self, store: LevelStore, key: str, lease: Lease, held: ExitStack) -> None:
         self._store = store
@@ -208,11 +209,11 @@ class Claim(AbstractContextManager["Claim"]):
         self._held = held
 
     def save(self, entry: Entry) -> Entry:
-        """Store the computed entry. Until the block ends no other process computes or tidies the key.
+        """Store the computed entry. Until the block ends, no other process computes or tidies the key.
 
         Returns:
-            The entry in the store: `entry`, or that of another process, if this one was suspended for so long that its
-            claim expired and the other computed the entry.
+            The entry in the store. It is that of another process if this process was suspended for so long that its
+            claim expired and the other process computed the entry.
         """
         if not self._lease.confirm() and (theirs := self._store.load(self._key)) is not None:
             return theirs
@@ -234,7 +235,7 @@ class Checkpoint:
         self._name = _checkpoint_name(key)
 
     def load(self) -> Entry | None:
-        """The last checkpoint, or None. A damaged one is moved aside and logged."""
+        """Return the last checkpoint, or None. A damaged checkpoint is moved aside, logged, and counts as absent."""
         return self._store._read(self._name, self._key)
 
     def save(self, entry: Entry) -> None:
@@ -246,7 +247,7 @@ class Checkpoint:
         self._store._write(self._name, entry)
 
     def remove(self) -> None:
-        """Remove the checkpoint, once the computation has finished."""
+        """Remove the checkpoint after the computation has finished."""
         self._store._root.remove(self._name)
 
 

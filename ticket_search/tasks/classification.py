@@ -1,4 +1,4 @@
-"""Classifying images, judged by accuracy."""
+"""Image classification, judged by accuracy."""
 
 import itertools
 import math
@@ -18,17 +18,17 @@ ACCURACY = Metric(name="accuracy", higher_is_better=True, unit="fraction of the 
 
 
 class Classification:
-    """The `TaskKind` of the name ``classification``; the task itself is `images.ImageTask`."""
+    """The `TaskKind` named ``classification``; the task itself is `images.ImageTask`."""
 
     name = "classification"
     metric = ACCURACY
 
     def read(self, dataset: DatasetSpec, data_dir: Path) -> Arrays:
-        """The images and labels; see `read_arrays`."""
+        """Read the images and labels; see `read_arrays`."""
         return read_arrays(dataset, data_dir)
 
     def check(self, trajectory: TrajectorySpec, source: Arrays) -> Fit:
-        """Refuse a split, a normalisation or a network that does not fit the images."""
+        """Check that the split, the normalisation and the network fit the images."""
         dataset = trajectory.dataset
         check_fits(dataset, source)
         inputs = inputs_of(source)
@@ -40,7 +40,7 @@ class Classification:
         )
 
     def on(self, dataset: DatasetSpec, source: Arrays, device: str) -> "ImageTask":
-        """The images split, normalised and moved."""
+        """Split and normalise the images, and move them to the device."""
         from ticket_search.data.dataset import make_dataset
         from ticket_search.tasks.images import ImageTask
 
@@ -48,13 +48,13 @@ class Classification:
 
 
 def inputs_of(source: Arrays) -> Mapping[str, Any]:
-    """What networks are built with: ``image_shape``, (c, h, w), and ``classes``."""
+    """Return the keyword arguments for building networks: ``image_shape``, (c, h, w), and ``classes``."""
     channels, height, width = source.train_images.shape[1:]
     return {"image_shape": (channels, height, width), "classes": source.classes}
 
 
 def _network_size(model: ModelSpec, inputs: Mapping[str, Any]) -> NetworkSize:
-    # A fully connected network takes any image; for the others torch is worth the 4 s of its import.
+    # A fully connected network takes images of any size; only the others need torch, whose import takes 4 s.
     if FULLY_CONNECTED.fullmatch(model.name):
         hidden = [int(width) for width in model.name.split("_")[1:]]
         widths = [math.prod(inputs["image_shape"]), *hidden, inputs["classes"]]

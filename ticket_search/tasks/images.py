@@ -1,4 +1,4 @@
-"""Classifying images, on a device: the cross-entropy that is lessened, and the accuracy that counts."""
+"""Image classification on a device: networks minimize the cross-entropy and are judged by accuracy."""
 
 import math
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from ticket_search.tasks.metric import Metric
 from ticket_search.tasks.precision import arithmetic
 from ticket_search.tasks.task import Sample, Score, Session, Split, Task
 
-#: On average, for the criteria that look at a batch; Wang et al. (2020) take ten of each.
+#: The average number per class in a sample for saliency criteria; Wang et al. (2020) take exactly ten.
 _IMAGES_PER_CLASS = 10
 
 
 class ImageTask(Task):
-    """The task of a data set of images.
+    """The task of classifying the images of a data set.
 
     Args:
-        data: on the device to train on.
+        data: the data set, on the training device.
     """
 
     def __init__(self, data: Dataset) -> None:
@@ -37,12 +37,12 @@ class ImageTask(Task):
 
     @property
     def fingerprint(self) -> str:
-        """Of the images and labels as read."""
+        """The digest of the images and labels as read."""
         return self.data.fingerprint
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """The device that holds the images."""
         return self.data.train.labels.device
 
     @property
@@ -52,24 +52,27 @@ class ImageTask(Task):
 
     @property
     def training_examples(self) -> int:
-        """Training images, the validation images taken out."""
+        """The number of training images, not counting the validation images."""
         return len(self.data.train)
 
     def resolved(self, dataset: DatasetSpec) -> DatasetSpec:
-        """With the constants of normalisation that `null` stood for."""
+        """Return the specification with the normalisation constants filled in."""
         return dataset.model_copy(update={"normalize": self.data.normalize})
 
     def build(self, model: ModelSpec, seed: int, draw: int = 0) -> nn.Module:
-        """A network for these images and classes."""
+        """Build a network for these images and classes."""
         return build(model, self.data.image_shape, self.data.classes, seed, draw)
 
     def session(self, seed: int, training: TrainingSpec, start: int) -> "ImageSession":
-        """Batches in the order of the seed; a function of the iteration, so there is nothing to start."""
+        """Return a session whose batches follow the seed. They do not depend on where the training starts."""
         del start
         return ImageSession(self.data.stream(seed, training.batch_size), training.precision)
 
     def score(self, network: nn.Module, split: Split, precision: Precision) -> Score:
-        """Accuracy, and mean cross-entropy in nats, of a split; out of a GPU's memory, again in batches of half."""
+        """Return the accuracy and the mean cross-entropy, in nats, on a split.
+
+        If GPU memory runs out, the batch size is halved until a batch fits.
+        """
         network.eval()
         batch_size = self.data.evaluation_batch_size
         while True:
@@ -78,7 +81,7 @@ class ImageTask(Task):
             except torch.cuda.OutOfMemoryError:
                 if batch_size == 1:
                     raise
-            # Outside the handler, whose traceback keeps the failed batch's activations.
+            # Outside the except clause, whose traceback keeps the failed batch's activations alive.
             batch_size //= 2
             torch.cuda.empty_cache()
 
@@ -94,31 +97,31 @@ class ImageTask(Task):
                 loss_sum = loss_sum + cross_entropy(logits, labels, reduction="sum")
                 correct = correct + (logits.argmax(1) == labels).sum()
                 images_seen += len(labels)
-        # Only here is the device waited for.
+        # Only this line waits for the device.
         return Score(value=float(correct) / images_seen, loss=float(loss_sum) / images_seen)
 
     def sample(self, seed: int, training: TrainingSpec, start: int) -> "ImageSample":
-        """The training batches from an iteration on, until there are ten images a class on average."""
+        """Return training batches from iteration `start` on, enough for ten images per class on average."""
         stream = self.data.stream(seed, training.batch_size)
         count = math.ceil(_IMAGES_PER_CLASS * self.data.classes / training.batch_size)
         batches = [stream.batch(start + i) for i in range(count)]
         return ImageSample(torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches]))
 
     def example(self) -> Tensor:
-        """Two black images."""
+        """Return two black images."""
         return torch.zeros(2, *self.data.image_shape, device=self.device)
 
     def error(self, value: float) -> float:
-        """The fraction of the images that is classified wrongly."""
+        """Return the fraction of images that are misclassified."""
         return 1 - value
 
 
 class ImageSession(Session):
-    """A training's batches.
+    """The batches of one training.
 
     Args:
-        stream: of the run's seed.
-        precision: of the forward passes.
+        stream: the training batches of the run's seed.
+        precision: the precision of the forward passes.
     """
 
     def __init__(self, stream: TrainStream, precision: Precision) -> None:
@@ -126,11 +129,11 @@ class ImageSession(Session):
         self._precision = precision
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Images, float32 [b, c, h, w], and labels, int64 [b], of an iteration."""
+        """Return an iteration's images, float32 ``[b, c, h, w]``, and labels, int64 ``[b]``."""
         return self._stream.batch(iteration)
 
     def loss(self, network: nn.Module, iteration: int) -> Tensor:
-        """The mean cross-entropy of the iteration's batch, in nats."""
+        """Return the mean cross-entropy of the iteration's batch, in nats."""
         images, labels = self._stream.batch(iteration)
         with arithmetic(self._precision, images.device):
             logits = network(images)
@@ -138,12 +141,12 @@ class ImageSession(Session):
 
 
 def image_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of a batch, in nats, in float32 whatever the forward pass was in."""
+    """Return the mean cross-entropy of a batch, in nats; computed in float32 whatever the logits' type."""
     return cross_entropy(logits.float(), labels)
 
 
 class ImageSample(Sample):
-    """Some training images.
+    """A sample of training images.
 
     Args:
         images: normalised, float32 ``[b, c, h, w]``.
@@ -155,9 +158,9 @@ class ImageSample(Sample):
         self._labels = labels
 
     def loss(self, network: nn.Module) -> Tensor:
-        """The mean cross-entropy."""
+        """Return the mean cross-entropy, in nats."""
         return cross_entropy(network(self._images), self._labels)
 
     def ones(self) -> Tensor:
-        """An image of ones."""
+        """Return one image of ones, float64."""
         return torch.ones_like(self._images[:1], dtype=torch.float64)

@@ -1,8 +1,8 @@
-"""The number that tickets are judged by, and the verdict on it."""
+"""The metric that tickets are judged by, and whether a ticket matches the dense network."""
 
 from dataclasses import dataclass
 
-#: Accuracies are counts over a split's size: 0.97 - 0.01 as binary fractions must still be 0.96.
+#: Absorbs rounding errors: accuracy 0.96 must match a dense network's 0.97 at a tolerance of 0.01.
 _SLACK = 1e-9
 
 
@@ -11,9 +11,9 @@ class Metric:
     """A task's measure of a trained network.
 
     Attributes:
-        name: as the tables say it, e.g. ``accuracy``.
-        higher_is_better: its direction.
-        unit: of its values and of the search's tolerance, e.g. ``fraction of the images``.
+        name: the name in the tables, e.g. ``accuracy``.
+        higher_is_better: whether a higher value is better.
+        unit: the unit of its values and of the search's tolerance, e.g. ``fraction of the images``.
     """
 
     name: str
@@ -21,16 +21,16 @@ class Metric:
     unit: str
 
     def lead(self, value: float, reference: float) -> float:
-        """How much better a value is than a reference, in the metric's unit; negative where it is worse."""
+        """Return how much better a value is than a reference, in the metric's unit; negative if it is worse."""
         return value - reference if self.higher_is_better else reference - value
 
     def matches(self, value: float, dense: float, tolerance: float) -> bool:
-        """Whether a ticket is at most `tolerance` worse than the dense network of its seed; never if one is NaN.
+        """Return whether a ticket is at most `tolerance` worse than the dense network of its seed; False for NaN.
 
         Args:
-            value: of the ticket, on the validation split.
-            dense: of the dense network.
-            tolerance: in the metric's unit, 0 or more.
+            value: the ticket's value on the validation split.
+            dense: the dense network's value on the validation split.
+            tolerance: the tolerance in the metric's unit, 0 or more.
         """
         if self.higher_is_better:
             return bool(value >= dense - tolerance - _SLACK)

@@ -6,5 +6,5 @@ from ticket_search.config.trajectory import Precision
 
 
 def arithmetic(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context of a forward pass; in bf16, torch's autocast chooses which operations take it."""
+    """Return the context manager for a forward pass; with bf16, torch's autocast chooses which operations use it."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

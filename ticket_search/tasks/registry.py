@@ -1,4 +1,4 @@
-"""A task from its name."""
+"""Looking up tasks by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +14,10 @@ from ticket_search.tasks.task import Fit, Task, TaskKind
 
 
 def task_kind(name: str) -> TaskKind:
-    """The kind of task of a name: one of `TASKS`, or ``package.module:function``, called without arguments.
+    """Return a kind of task by name: one of `TASKS`, or ``package.module:function``, called without arguments.
 
     Raises:
-        SpecError: there is none of that name, or a user's function fails or gives something else.
+        SpecError: the name is unknown, or a user's function fails or does not return a `TaskKind`.
     """
     if make := _KINDS.get(name):
         return make()
@@ -36,14 +36,14 @@ def task_kind(name: str) -> TaskKind:
 
 
 class _UserKind(TaskKind):
-    """A user's kind of task, whose exceptions in the driver become one message each.
+    """A user's kind of task, with its exceptions in the driver turned into one-line messages.
 
     Args:
-        spelled: its name in the search space.
-        kind: the user's.
+        spelled: the task's name in the search space.
+        kind: the user's kind of task.
 
     Raises:
-        SpecError: its metric is not a `Metric`.
+        SpecError: the kind's metric is not a `Metric`.
     """
 
     def __init__(self, spelled: str, kind: TaskKind) -> None:
@@ -57,22 +57,22 @@ class _UserKind(TaskKind):
             )
 
     def read(self, dataset: DatasetSpec, data_dir: Path) -> Any:
-        """Read the data, as the user's kind does."""
+        """Read the data with the user's kind."""
         try:
             return self._kind.read(dataset, data_dir)
         except TicketSearchError:
             raise
         except (Exception, SystemExit) as error:
-            raise DataError(self._told("read", error)) from error
+            raise DataError(self._failure("read", error)) from error
 
     def check(self, trajectory: TrajectorySpec, source: Any) -> Fit:
-        """Check a trajectory, as the user's kind does."""
+        """Check a trajectory with the user's kind."""
         try:
             fit = self._kind.check(trajectory, source)
         except TicketSearchError:
             raise
         except (Exception, SystemExit) as error:
-            raise SpecError(self._told("check", error)) from error
+            raise SpecError(self._failure("check", error)) from error
         if not isinstance(fit, Fit):
             raise SpecError(
                 f"task {self._spelled!r}: {type(self._kind).__name__}.check returned {fit!r:.80}, not a "
@@ -81,15 +81,15 @@ class _UserKind(TaskKind):
         return fit
 
     def on(self, dataset: DatasetSpec, source: Any, device: str) -> Task:
-        """The user's task."""
+        """Return the user's task."""
         return self._kind.on(dataset, source, device)
 
-    def _told(self, method: str, error: BaseException) -> str:
+    def _failure(self, method: str, error: BaseException) -> str:
         return f"task {self._spelled!r}: {type(self._kind).__name__}.{method} raised {one_line(error)}"
 
 
 def task_digest(name: str) -> str:
-    """A digest of the source of a user's own task; "" for the tasks of this package.
+    """Return a digest of the source of a user's task; "" for the tasks of this package.
 
     Raises:
         SpecError: the user's module cannot be imported.
@@ -98,11 +98,11 @@ def task_digest(name: str) -> str:
 
 
 def load_task(spec: TrajectorySpec, data_dir: Path, device: str = "cpu") -> Task:
-    """The task of a trajectory, its data read from `data_dir` and put on a device.
+    """Read a trajectory's data from `data_dir`, and return its task on a device.
 
     Raises:
-        DataError: as `TaskKind.read`.
-        SpecError: as `task_kind`.
+        DataError: see `TaskKind.read`.
+        SpecError: see `task_kind`.
     """
     kind = task_kind(spec.task)
     return kind.on(spec.dataset, kind.read(spec.dataset, data_dir), device)
@@ -114,5 +114,5 @@ def _classification() -> TaskKind:
     return Classification()
 
 
-#: Each is imported when it is asked for: reading images loads pyarrow.
+#: Each kind is imported only when it is needed, because reading images loads pyarrow.
 _KINDS: dict[str, Callable[[], TaskKind]] = {"classification": _classification}

@@ -1,10 +1,10 @@
-"""What a task is: the roles that `training`, `lottery` and `launch` know it by. Loads no torch.
+"""The interfaces of tasks that `training`, `lottery` and `launch` use. Loads no torch.
 
-A task has a *kind*, which a driver uses without torch: it reads the data and checks a search. A worker makes the *task*
-itself of it, on one device: networks, trainings, scores. A *session* is what one training gets from its task.
+A *task kind* reads the data and checks a search; the driver uses it without torch. On a worker, it creates the *task*
+on one device, which builds networks and scores them. The task creates a *session* for each training.
 
-A task of one's own subclasses `TaskKind`, `Task` and, where its trainings remember something, `Session`, and is named
-in a search space as ``task: package.module:Kind``. `classification` is the example to read.
+To add a task, subclass `TaskKind`, `Task` and, if trainings have a state of their own, `Session`, and name the kind in
+a search space as ``task: package.module:Kind``. `classification` is an example.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ Split = Literal["validation", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What a network comes to on a split.
+    """The result of scoring a network on a split.
 
     Attributes:
-        value: in the metric's unit.
-        loss: the mean loss, in nats where it is a cross-entropy; None where the task has none.
+        value: the metric, in its unit.
+        loss: the mean loss, in nats if it is a cross-entropy; None if the task has none.
     """
 
     value: float
@@ -38,7 +38,12 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
-    """Numbers of a network: all that is kept of it, and the weights that pruning may touch."""
+    """The size of a network.
+
+    Attributes:
+        values: how many numbers its parameters and buffers hold.
+        prunable: how many of them are prunable weights.
+    """
 
     values: int
     prunable: int
@@ -46,13 +51,13 @@ class NetworkSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What a trajectory and its data come to, once they have been found to fit.
+    """The result of checking that a trajectory and its data fit each other.
 
     Attributes:
-        training_examples: of an epoch.
-        inputs: keyword arguments that the network is built with.
-        size: of the network.
-        notices: lines about the data that the user should read; the search runs all the same.
+        training_examples: the number of training examples per epoch.
+        inputs: keyword arguments for building the network.
+        size: the size of the network.
+        notices: lines about the data that the user should read; they do not stop the search.
     """
 
     training_examples: int
@@ -62,139 +67,140 @@ class Fit:
 
 
 class Source(Protocol):
-    """What is read once, by the driver, and shared with the workers."""
+    """Data that the driver reads once and shares with the workers."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that trainings or scores depend on."""
+        """A digest that changes with anything that trainings or scores depend on."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
 
 
 class Session(Protocol):
-    """One training's data or experience, in the order of its seed.
+    """The data or experience of one training, in the order that its seed determines.
 
-    What it gives may depend on nothing but its seed, the iteration and its state: a training that is taken up midway
-    must see what it would have seen. The subclass of a task without a state has only `loss`.
+    Losses may depend only on the seed, the iteration and the session's state, so that a resumed training is the same
+    as an uninterrupted one. A session without a state implements only `loss`.
     """
 
     def loss(self, network: "nn.Module", iteration: int) -> "Tensor":
-        """The loss that the update after `iteration` updates lessens: a scalar with a gradient, on the device.
+        """Return the loss to minimize in an update: a scalar with a gradient, on the device.
 
         Args:
-            network: in training mode. torch's generators are seeded for this iteration.
-            iteration: counted from 0 over the whole schedule.
+            network: the network, in training mode; torch's generators are seeded for this iteration.
+            iteration: the number of earlier updates, counted over the whole schedule.
         """
 
     def state(self) -> "tuple[Any, dict[str, Tensor]]":
-        """What it remembers between two iterations, for a checkpoint: plain JSON data, and tensors."""
+        """Return the session's state between two iterations, for a checkpoint: plain JSON data and tensors."""
         return {}, {}
 
     def restore(self, record: Any, tensors: "Mapping[str, Tensor]") -> None:
-        """Remember what `state` gave."""
+        """Restore what `state` returned."""
         del record, tensors
 
 
 class Sample(Protocol):
-    """Some training examples, for criteria that look at the untrained network."""
+    """A sample of training examples, for criteria that score the weights of an untrained network."""
 
     def loss(self, network: "nn.Module") -> "Tensor":
-        """The mean loss on them, as a training has it: a scalar with a gradient."""
+        """Return the mean loss on the sample, the same loss as in training: a scalar with a gradient."""
 
     def ones(self) -> "Tensor":
-        """A batch of one example whose every number is 1, float64."""
+        """Return a batch of one example that consists of ones, float64."""
 
 
 class Task(Protocol):
-    """A task on one device, with the data of one specification; shared by all trainings on them."""
+    """A task on one device with the data of one specification. All trainings on that data share it."""
 
     @property
     def metric(self) -> Metric:
-        """What its networks are judged by."""
+        """The metric that networks are judged by."""
 
     @property
     def fingerprint(self) -> str:
-        """Of its source."""
+        """The fingerprint of the task's `Source`."""
 
     @property
     def device(self) -> "torch.device":
-        """Where it trains and scores."""
+        """The device on which networks are trained and scored."""
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """Keyword arguments that networks are built with; of JSON's types."""
+        """Keyword arguments for building networks, of JSON types."""
 
     @property
     def training_examples(self) -> int:
-        """Of an epoch."""
+        """The number of training examples per epoch."""
 
     def resolved(self, dataset: DatasetSpec) -> DatasetSpec:
-        """A specification of the data with all that null stood for written out."""
+        """Return the data's specification with null fields replaced by the values in use."""
         return dataset
 
     def build(self, model: ModelSpec, seed: int, draw: int = 0) -> "nn.Module":
-        """A network on the CPU, initialised from the seed alone; see `models.build`."""
+        """Build a network on the CPU, initialised from the seed alone; see `models.build`."""
 
     def session(self, seed: int, training: TrainingSpec, start: int) -> Session:
-        """What one training gets.
+        """Create the session of one training.
 
         Args:
-            seed: the run's.
-            training: resolved: every duration in iterations.
-            start: the first iteration that it will be asked for.
+            seed: the run's seed.
+            training: the resolved settings: every duration in iterations.
+            start: the first iteration whose loss will be requested.
         """
 
     def score(self, network: "nn.Module", split: Split, precision: Precision) -> Score:
-        """Measure a network, which is put into evaluation mode, on a split."""
+        """Score a network on a split, after switching it to evaluation mode."""
 
     def sample(self, seed: int, training: TrainingSpec, start: int) -> Sample:
-        """The training examples from iteration `start` on, so many that a gradient on them says something.
+        """Return training examples from iteration `start` on, enough for a meaningful gradient.
 
         Raises:
-            SpecError: the task has none.
+            SpecError: the task has no such sample.
         """
         del seed, training, start
         raise SpecError(
-            f"pruning.criterion: networks judged by {self.metric.name} have no sample to take saliency from; "
-            "give a criterion of the weights' values, such as 'magnitude'"
+            f"pruning.criterion: a task judged by {self.metric.name!r} has no sample for saliency criteria; "
+            "use a criterion that needs only the weights' values, such as 'magnitude'"
         )
 
     def example(self) -> "Tensor | None":
-        """Inputs, on the device, on which a network is run once to find its output layer; see `models.prunable`.
+        """Return inputs on the device, on which a network is run once to find its output layer; see `models.prunable`.
 
-        None: the output layer is the prunable tensor registered last, unless the network has an `output_layer`.
+        None means that the output layer is the prunable tensor registered last, unless the network has an attribute
+        `output_layer`.
         """
         return None
 
     def error(self, value: float) -> float:
-        """A value of the metric as an error, which is the lower the better."""
+        """Return a value of the metric as an error, for which lower is better."""
         return -value if self.metric.higher_is_better else value
 
 
 @runtime_checkable
 class TaskKind(Protocol):
-    """A task by its name, without data or device. Loads torch only where a method says so."""
+    """A named kind of task, without data or a device. Loads torch only where a method says so."""
 
     name: str
-    """In a search space."""
+    """The name in a search space."""
     metric: Metric
-    """What its networks are judged by."""
+    """The metric that networks are judged by."""
 
     def read(self, dataset: DatasetSpec, data_dir: Path) -> Any:
-        """Read the data: a `Source`, which can be pickled.
+        """Read the data and return it as a `Source` that can be pickled.
 
         Raises:
-            DataError: absent, or not as the task needs them.
+            DataError: the data is missing, or is not what the task needs.
         """
 
     def check(self, trajectory: TrajectorySpec, source: Any) -> Fit:
-        """Refuse a data set and a network that do not fit the task or each other. May load torch.
+        """Check that the data set and the network fit the task and each other. May load torch.
 
         Raises:
-            SpecError: quotes what does not fit, and says what would.
+            SpecError: something does not fit; the message quotes it and says what would.
         """
 
     def on(self, dataset: DatasetSpec, source: Any, device: str) -> Task:
-        """The task itself, its data on a device. Loads torch."""
+        """Return the task with its data on a device. Loads torch."""

@@ -1,4 +1,4 @@
-"""The state of a training between two iterations: capturing and restoring it."""
+"""Capture and restore the state of a training between two iterations."""
 
 import math
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Everything that the rest of a training depends on, between two iterations.
+    """The state of a training between two iterations: everything that its remaining iterations depend on.
 
     Attributes:
         record: plain JSON data: the iteration, the curve so far, the seconds spent.
-        tensors: weights, optimizer state, losses since the last evaluation, the best weights, and kept weights.
+        tensors: weights, optimizer state, the losses since the last evaluation, the best weights, and kept weights.
     """
 
     record: dict[str, Any]
@@ -35,13 +35,13 @@ class TrainingState:
 
 
 class Checkpoints(Protocol):
-    """Where a training saves its state while it runs."""
+    """The place where a running training saves its state."""
 
     seconds: float
-    """The least number of seconds between two saved states."""
+    """The minimum number of seconds between two saves."""
 
     def load(self) -> TrainingState | None:
-        """The state that a training with the same inputs saved last; None if there is none."""
+        """Return the state that a training with the same inputs saved last; None if there is none."""
 
     def save(self, state: TrainingState) -> None:
         """Replace the saved state."""
@@ -52,15 +52,15 @@ class Course:
     """The progress of a training, apart from its weights and the optimizer's state.
 
     Attributes:
-        done: finished iterations of the schedule.
-        kept: iteration -> weights.
+        done: the number of finished iterations of the schedule.
+        kept: iteration -> the weights kept after it.
         curve: the evaluations so far.
-        losses: of the batches since the last evaluation.
-        best: the least `Point.cost` so far.
-        best_weights: at that evaluation; empty before the first one.
-        seconds: spent by earlier processes, before this one resumed the training.
-        ended: whether it diverged or `LevelInputs.watch` ended it.
-        diverged: whether it diverged.
+        losses: the losses of the batches since the last evaluation.
+        best: the lowest `Point.cost` so far.
+        best_weights: the weights with that cost; empty before the first evaluation.
+        seconds: the time spent by earlier processes, before this one resumed the training.
+        ended: whether the training ended early: it diverged, or `LevelInputs.watch` ended it.
+        diverged: whether the training diverged.
     """
 
     done: int
@@ -75,7 +75,7 @@ class Course:
 
 
 def capture(course: Course, lane: "Lane", watch: "Watch | None", seconds: float) -> TrainingState:
-    """The state of a training between two iterations, with its tensors on the CPU."""
+    """Return the state of a training between two iterations, with its tensors copied to the CPU."""
     tensors = _under("weights", lane.weights()) | _under("optimizer", lane.optimizer_state())
     tensors |= _under("best", course.best_weights)
     for iteration, weights in course.kept.items():
@@ -87,22 +87,22 @@ def capture(course: Course, lane: "Lane", watch: "Watch | None", seconds: float)
     if watch:
         record["watch"], remembered = watch.state()
         tensors |= _under("watch", remembered)
-    experience, remembered = lane.session.state()
-    if experience or remembered:
-        record["session"] = experience
+    session, remembered = lane.session.state()
+    if session or remembered:
+        record["session"] = session
         tensors |= _under("session", remembered)
-    # Copied even if on the CPU: the tensors there are the lane's memory, which the next update changes.
+    # Copied even if already on the CPU: those tensors are the lane's memory, which the next update overwrites.
     return TrainingState(
         record=record, tensors={n: value.detach().to("cpu", copy=True) for n, value in tensors.items()}
     )
 
 
 def restore(state: TrainingState, lane: "Lane", watch: "Watch | None", metric: Metric) -> Course:
-    """Restore a lane and a watch; the inverse of `capture`."""
+    """Restore a lane and a watch, and return the training's progress; the inverse of `capture`."""
     names, device, tensors = list(lane.weights()), lane.device, state.tensors
 
     def moved(prefix: str) -> Weights:
-        """The tensors below a prefix, in the network's order, on the device."""
+        """Return the tensors under a prefix, in the network's order, on the device."""
         saved = _below(prefix, tensors)
         return {name: saved[name].to(device) for name in names if name in saved}
 

@@ -1,4 +1,4 @@
-"""A lane holds one training. The protocol that executors implement, and the plain lane."""
+"""Lanes, each of which holds one training: the protocol, and the plain implementation with a network per lane."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -16,33 +16,33 @@ from ticket_search.training.schedule import learning_rate
 
 
 class Lane(Protocol):
-    """One level being trained: its weights and optimizer state, separate from those of other lanes."""
+    """One level in training: its weights and optimizer state, separate from those of other lanes."""
 
     session: Session
-    """The task's side of this training."""
+    """The task's session for this training."""
     device: torch.device
 
     def weights(self) -> Weights:
-        """Every parameter and buffer by name. This is the lane's memory: do not change it."""
+        """Return every parameter and buffer by name. The tensors are the lane's memory and must not be changed."""
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the values of all parameters and buffers."""
 
     def optimizer_state(self) -> Weights:
-        """The optimizer's state: ``<index of the parameter>/<name>`` -> tensor."""
+        """Return the optimizer's state: ``<parameter index>/<name>`` -> tensor."""
 
     def load_optimizer_state(self, tensors: Weights) -> None:
         """Restore what `optimizer_state` returned."""
 
     def score(self, split: Split) -> Score:
-        """Score the present weights on a split."""
+        """Score the current weights on a split."""
 
 
 class PlainLane:
-    """A lane with a network of its own. Calling it makes one update: ``optimizer.step``, then the mask.
+    """A lane with its own network. Calling it makes one update: ``optimizer.step``, then the mask.
 
     Args:
-        request: its network's values are overwritten with the start of the training.
+        request: the training to hold; its network's values are overwritten with the initial weights.
     """
 
     def __init__(self, request: TrainRequest) -> None:
@@ -56,16 +56,17 @@ class PlainLane:
         self._noise = derive_seed(level.seed, "noise")
         self._masked = [parameters[name].detach() for name in level.mask]
         self._masks = [kept.to(parameters[name]) for name, kept in level.mask.items()]
+        # The values that pruned weights are held at, which `_apply_mask` adds unless all are zero.
         frozen = [torch.where(kept.cpu(), 0.0, level.weights[name].cpu()) for name, kept in level.mask.items()]
         self._frozen = [values.to(self.device) for values in frozen] if any(bool(v.any()) for v in frozen) else []
         self._optimizer = make_optimizer(self._network, request.training.optimizer)
-        # Tied weights have several names in the state and one in the mask, so loading may have restored pruned values.
+        # A tied weight has several names in the state but one in the mask: loading may have restored pruned values.
         self._apply_mask()
 
     def __call__(self, iteration: int) -> Tensor:
-        """Make the update after `iteration` updates; returns the batch's loss, a scalar on the device."""
+        """Make the update after `iteration` updates, and return the batch's loss, a scalar on the device."""
         iteration += self._shift
-        # Dropout draws from the device's generator; seeding per iteration makes a resumed training draw the same.
+        # Dropout uses the device's generator; seeding every iteration makes a resumed training draw the same numbers.
         seed_generators(self.device, (self._noise + iteration) % 2**63)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._training, iteration)
@@ -78,7 +79,7 @@ class PlainLane:
         return loss.detach()
 
     def weights(self) -> Weights:
-        """Every parameter and buffer of the network."""
+        """Return every parameter and buffer of the network."""
         return {name: value.detach() for name, value in self._network.state_dict().items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
@@ -86,15 +87,15 @@ class PlainLane:
         self._network.load_state_dict(dict(weights), strict=True)
 
     def optimizer_state(self) -> Weights:
-        """The state of torch's optimizer."""
+        """Return the torch optimizer's state."""
         return optimizer_state(self._optimizer)
 
     def load_optimizer_state(self, tensors: Weights) -> None:
-        """Load the state into torch's optimizer."""
+        """Load a state into the torch optimizer."""
         load_optimizer_state(self._optimizer, tensors)
 
     def score(self, split: Split) -> Score:
-        """Let the task score the network."""
+        """Score the network with the task."""
         return self._task.score(self._network, split, self._training.precision)
 
     def _apply_mask(self) -> None:

@@ -14,13 +14,13 @@ from ticket_search.training.request import TrainRequest
 
 
 class Training:
-    """A training in progress: evaluates, watches, keeps weights and checkpoints when each is due.
+    """A training in progress, which evaluates, calls the watch, keeps weights and saves checkpoints when each is due.
 
-    An executor makes the update of `iteration` and passes its loss to `after_update`, until `is_done`.
+    An executor makes update number `iteration` and passes its loss to `after_update`, until `is_done`.
 
     Args:
-        request: what to train. If it has a checkpoint, the training resumes from it.
-        lane: holds the weights that the request starts from.
+        request: the training to run, which resumes from its checkpoint if it has one.
+        lane: the lane that holds the request's initial weights.
     """
 
     def __init__(self, request: TrainRequest, lane: Lane) -> None:
@@ -37,7 +37,7 @@ class Training:
         self._stop, self._every = request.stop, int(request.training.evaluate_every)
         if self._level.start == self._course.done and self._level.start in self._level.keep:
             self._course.kept[self._level.start] = self._snapshot()
-        self._keep_at = self._started + self._checkpoints.seconds if self._checkpoints else math.inf
+        self._checkpoint_at = self._started + self._checkpoints.seconds if self._checkpoints else math.inf
 
     @property
     def iteration(self) -> int:
@@ -46,14 +46,14 @@ class Training:
 
     @property
     def is_done(self) -> bool:
-        """Whether no update is left."""
+        """Whether the last update has been made."""
         return self._course.ended or self._course.done >= self._stop
 
     def after_update(self, loss: Tensor) -> None:
-        """Record an update and do what is due after it.
+        """Record an update, and do everything that is due after it.
 
         Args:
-            loss: of its batch, a scalar on the device. It is read at the next evaluation only, to not wait now.
+            loss: the batch's loss, a scalar on the device. Read only at the next evaluation, to avoid waiting now.
         """
         course, level = self._course, self._level
         course.losses.append(loss)
@@ -64,11 +64,11 @@ class Training:
             course.ended = level.watch(course.done, self._lane.weights())
         if course.done % self._every == 0 or self.is_done:
             self._evaluate()
-        if self._checkpoints and not self.is_done and time.perf_counter() >= self._keep_at:
-            self._keep(self._checkpoints)
+        if self._checkpoints and not self.is_done and time.perf_counter() >= self._checkpoint_at:
+            self._save(self._checkpoints)
 
     def outputs(self) -> LevelOutputs:
-        """The outputs of a finished training; scores the test split."""
+        """Score the test split and return the outputs of the finished training."""
         course, level = self._course, self._level
         outputs = LevelOutputs(
             weights=self._snapshot(),
@@ -93,9 +93,9 @@ class Training:
         elif point.cost(self._metric) < course.best:
             course.best, course.best_weights = point.cost(self._metric), self._snapshot()
 
-    def _keep(self, checkpoints: Checkpoints) -> None:
+    def _save(self, checkpoints: Checkpoints) -> None:
         checkpoints.save(capture(self._course, self._lane, self._level.watch, self._seconds()))
-        self._keep_at = time.perf_counter() + checkpoints.seconds
+        self._checkpoint_at = time.perf_counter() + checkpoints.seconds
 
     def _tested(self, outputs: LevelOutputs) -> LevelOutputs:
         last = self._lane.score("test")

@@ -1,4 +1,4 @@
-"""The optimizers and their state."""
+"""Creating optimizers, and saving and loading their state."""
 
 import torch
 from torch import nn
@@ -8,16 +8,16 @@ from ticket_search.training.outcome import Weights
 
 
 def make_optimizer(network: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
-    """Torch's optimizer for all parameters of a network."""
+    """Create the torch optimizer for all parameters of a network."""
     parameters = list(network.parameters())
-    # The fused kernels take a quarter off an iteration of LeNet-300-100 on a CPU.
+    # The fused kernels shorten an iteration of LeNet-300-100 on a CPU by a quarter.
     if spec.name == "adam":
         return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
     return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> Weights:
-    """An optimizer's state: ``<index of the parameter>/<name>`` -> tensor."""
+    """Return an optimizer's state: ``<parameter index>/<name>`` -> tensor."""
     return {
         f"{place}/{name}": value
         for place, values in optimizer.state_dict()["state"].items()

@@ -12,12 +12,12 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One evaluation of a learning curve.
+    """One point of a learning curve: an evaluation.
 
     Attributes:
-        iteration: number of updates of the schedule before it.
-        train_loss: mean over the batches since the previous evaluation.
-        val_loss: on the validation split; nan if the task has no loss there.
+        iteration: the number of updates of the schedule before the evaluation.
+        train_loss: the mean loss over the batches since the previous evaluation.
+        val_loss: the loss on the validation split; nan if the task has none there.
         val_metric: the task's metric on the validation split.
     """
 
@@ -27,7 +27,7 @@ class Point:
     val_metric: float
 
     def cost(self, metric: Metric) -> float:
-        """The quantity that the best point minimizes: the validation loss, or if there is none, the metric."""
+        """Return what the best point minimizes: the validation loss or, without one, the metric, signed accordingly."""
         if not math.isnan(self.val_loss):
             return self.val_loss
         return -self.val_metric if metric.higher_is_better else self.val_metric
@@ -39,16 +39,16 @@ class LevelOutputs:
 
     Attributes:
         weights: every parameter and buffer after the last iteration.
-        kept: iteration -> weights, for the iterations in `LevelInputs.keep`.
-        curve: one point every `evaluate_every` iterations, and one at the end. Its last point is the level's result.
-        diverged: whether a loss or the metric of the last point is not finite; training ended there, and the figures
-            of the test split are nan.
-        test_loss, test_metric: after the last iteration; nan if training ended at `LevelInputs.stop`.
-        early_stop_iteration: of the lowest validation loss on the curve (the first of equal ones), or if the task has
-            no loss, of the best metric.
-        early_stop_test_metric: of the weights at that iteration.
-        iterations: updates made for this level.
-        train_seconds: spent on the training, by all processes that took part in it.
+        kept: iteration -> weights after it, for the iterations in `LevelInputs.keep`.
+        curve: one point every `evaluate_every` iterations and one at the end; the last point is the level's result.
+        diverged: whether a loss or the metric of the last point is not finite; if so, training ended there, and the
+            results on the test split are nan.
+        test_loss, test_metric: the results after the last iteration; nan if training ended at `LevelInputs.stop`.
+        early_stop_iteration: the iteration with the lowest validation loss on the curve (the first, if several are
+            equal) or, if the task has no loss, with the best metric.
+        early_stop_test_metric: the metric on the test split with the weights after `early_stop_iteration`.
+        iterations: the number of updates made for this level.
+        train_seconds: the seconds spent on the training by all processes that took part in it.
     """
 
     weights: Weights

@@ -1,4 +1,4 @@
-"""What a level was trained with, as the store records it beside the level's figures."""
+"""The software and hardware that trained a level, which the store records with the level's figures."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ import ticket_search
 
 
 def trained_with(device: torch.device) -> dict[str, Any]:
-    """The versions, the device and the threads of this process.
+    """Return the versions, the device and the number of threads of this process.
 
-    They are figures and not part of the level key: a level trained elsewhere is reused, and its row says where it was
-    trained. Numbers may differ in the last bits between devices and thread counts.
+    They are recorded but are not part of the level key: a level trained elsewhere is reused, and its row shows where it
+    was trained. Results may differ in the last bits between devices and thread counts.
 
     Args:
-        device: that the level is trained on.
+        device: the device that trains the level.
     """
     return {
         "torch_version": str(torch.__version__),

@@ -1,4 +1,4 @@
-"""A request for a training: its start, its settings, its checkpoints and its watch."""
+"""Requests for trainings: the inputs, the settings, the checkpoints and the watch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from ticket_search.training.outcome import Weights
 
 
 class Watch(Protocol):
-    """Observes a training while it runs, and may end it."""
+    """Observes a running training, and may end it."""
 
     every: int
-    """Iterations between two calls."""
+    """The number of iterations between two calls."""
 
     def __call__(self, iteration: int, weights: Weights) -> bool:
-        """Whether to end the training now. The weights are the network's memory and must not be changed."""
+        """Return whether to end the training now. `weights` is the network's memory and must not be changed."""
 
     def state(self) -> tuple[Any, Weights]:
-        """Its state for a checkpoint: plain JSON data and tensors."""
+        """Return the watch's state for a checkpoint: plain JSON data and tensors."""
 
     def restore(self, record: Any, tensors: Weights) -> None:
         """Restore what `state` returned."""
@@ -31,18 +31,19 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LevelInputs:
-    """What one training starts from.
+    """The inputs of one training.
 
     Attributes:
         weights: every parameter and buffer of the network, by name.
-        mask: which weights are trained; the others keep their values in `weights`. Empty for a dense network.
-        seed: the run's seed; drives data order, augmentation and dropout.
-        start: iterations that `weights` have been trained for; schedule and data order continue from there.
-        shift: added to the iteration for data order, dropout and learning rate; past the schedule's end, the rate
-            keeps its last value.
-        keep: numbers of updates after which to keep the weights.
-        stop: end after this many iterations, without measuring the test split.
-        watch: may end the training earlier; the training then counts as finished.
+        mask: the weights to train; pruned ones are held at their values in `weights`. Empty for a dense network.
+        seed: the run's seed, which determines data order, augmentation and dropout.
+        start: the number of iterations that `weights` have been trained for; the schedule and the data order continue
+            from there.
+        shift: a number added to the iteration for data order, dropout and learning rate; past the schedule's end, the
+            rate keeps its last value.
+        keep: the iterations after which to keep a copy of the weights.
+        stop: the iteration at which to end without scoring the test split; None trains to the schedule's end.
+        watch: an observer that may end the training earlier, in which case the training counts as finished.
     """
 
     weights: Mapping[str, Tensor]
@@ -60,15 +61,15 @@ class TrainRequest:
     """A training that a trajectory requests from an executor.
 
     Attributes:
-        level: what it starts from.
-        network: the architecture, on the task's device. Its values are overwritten; until the training is done, it
-            must not be used for anything else.
-        task: what the network is trained to do.
-        training: resolved: every duration in iterations.
-        key: the level store's key of what is trained.
-        executor: name of the executor; see `executors.registry`.
-        checkpoints: where the training saves its state and resumes from; None disables checkpoints. Interruptions
-            do not change a bit of the outputs.
+        level: the inputs of the training.
+        network: the network, on the task's device. Its values are overwritten, and it must not be used for anything
+            else until the training is done.
+        task: the task to train for.
+        training: the resolved settings: every duration in iterations.
+        key: the level store's key of the level that the training produces.
+        executor: the name of the executor; see `executors.registry`.
+        checkpoints: where the training saves its state and resumes from; None disables checkpoints. A resumed training
+            has bitwise the same outputs as an uninterrupted one.
     """
 
     level: LevelInputs

@@ -1,6 +1,6 @@
-"""Criteria that need the network: saliency of weights before training. The lowest scores are pruned.
+"""Saliency criteria, which score weights before training by running the network. The lowest scores are pruned.
 
-All scores are taken at the weights that survivors start from, with weights that are already pruned set to zero.
+All scores are computed at the weights that survivors start from, with pruned weights set to zero.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,22 +14,22 @@ from ticket_search.pruning.masks import Mask
 from ticket_search.tasks.task import Sample
 from ticket_search.training.determinism import reproducible, seed_generators
 
-#: The number of pruning steps, with new scores after each; 100 for SynFlow as in Tanaka et al. (2020).
+#: The number of pruning rounds, each with new scores; 100 for SynFlow, as in Tanaka et al. (2020).
 ROUNDS: dict[Criterion, int] = {"snip": 1, "grasp": 1, "synflow": 100}
 
 
 def snip(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
-    """``|w * dL/dw|`` on a sample, batch norm with the sample's statistics (Lee et al. 2019)."""
+    """Return ``|w * dL/dw|`` on a sample (Lee et al. 2019). Batch norm uses the sample's statistics."""
     weights, gradients = _gradients(network, sample, mask, create_graph=False)
     return {name: (w * g).abs().detach() for name, w, g in zip(mask, weights, gradients, strict=True)}
 
 
 def grasp(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
-    """``w * (H g)``, with g the gradient of the loss on a sample and H its Hessian (Wang et al. 2020, equation 8).
+    """Return ``w * (H g)``, with gradient g and Hessian H of the loss on a sample (Wang et al. 2020, equation 8).
 
-    Removing a weight changes the squared norm of the surviving weights' gradient by about -2 w (H g): the weights whose
-    removal reduces it least, or raises it, have the lowest scores and are pruned. The paper's code divides the logits
-    by a temperature of 200, which its equations do not mention; there is none here.
+    Removing a weight changes the squared norm of the surviving weights' gradient by about -2 w (H g). The weights
+    whose removal reduces it least, or increases it, have the lowest scores and are pruned. The paper's code divides the
+    logits by a temperature of 200, which its equations do not mention and which is not used here.
     """
     weights, gradients = _gradients(network, sample, mask, create_graph=True)
     kept = [mask[name].to(g.device) for name, g in zip(mask, gradients, strict=True)]
@@ -39,10 +39,10 @@ def grasp(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
 
 
 def synflow(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
-    """``|w * dR/dw|`` in float64, R the sum of the outputs for an example of ones with every weight made positive.
+    """Return ``|w * dR/dw|`` in float64, R being the sum of the network's outputs for an input of ones.
 
-    Tanaka et al. (2020), equation 3, treating batch norm as their code does: in evaluation mode, with its values made
-    positive too. Only the shape of the sample is used.
+    This is equation 3 of Tanaka et al. (2020); every weight is made positive first. As in their code, batch norm runs
+    in evaluation mode, with its values made positive too. Only the shape of the sample is used.
     """
     with torch.no_grad():
         for value in network.state_dict().values():
@@ -70,15 +70,15 @@ def saliency(
     sample: Sample,
     seed: int,
 ) -> Scores:
-    """The scores of masked weights, on the CPU.
+    """Return the scores of masked weights, on the CPU.
 
     Args:
-        criterion: which scores.
-        network: the architecture, on the device of the sample. Its values are overwritten.
+        criterion: the criterion that computes the scores.
+        network: the network, on the sample's device; its values are overwritten.
         weights: every parameter and buffer, masked.
-        mask: of the prunable weights.
+        mask: the mask of the prunable weights.
         sample: training examples.
-        seed: seeds dropout.
+        seed: the seed of dropout.
     """
     device = next(network.parameters()).device
     network.load_state_dict({name: value.to(device) for name, value in weights.items()}, strict=True)

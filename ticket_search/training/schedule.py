@@ -1,4 +1,4 @@
-"""The learning rate as a function of the iteration alone, so that rewinding to k rewinds the schedule too."""
+"""The learning rate as a function of the iteration alone, so that rewinding to k also rewinds the schedule."""
 
 import math
 
@@ -6,10 +6,10 @@ from ticket_search.config.trajectory import TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, iteration: int) -> float:
-    """The rate of the update after `iteration` updates; past the schedule's end, the rate of its last update.
+    """Return the rate of the update after `iteration` updates; past the schedule's end, that of its last update.
 
     Args:
-        training: resolved: every duration in iterations.
+        training: the resolved settings: every duration in iterations.
         iteration: 0 for the first update.
     """
     schedule, total = training.schedule, int(training.iterations)

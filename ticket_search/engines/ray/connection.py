@@ -1,4 +1,4 @@
-"""A connection to Ray: to a cluster, or to a Ray of our own; and calls of functions on it."""
+"""Connects to a Ray cluster or starts a local Ray, and calls functions on it."""
 
 import logging
 import signal
@@ -20,13 +20,14 @@ from ticket_search.config.search import SearchSpec
 from ticket_search.engines.address import cluster_address
 from ticket_search.errors import SpecError, TicketSearchError
 
-#: Bytes; results are a few kB, and Ray would take a third of a laptop's memory.
+#: The size of Ray's object store in bytes. Results take a few kB; by default Ray would reserve a third of the memory.
 _OBJECT_STORE_BYTES = 256 * 1024**2
 _QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _WATCH_SECONDS = 1.0
-#: Ray starts within 2 to 4 seconds; an interrupted search ends within ten.
+#: How long a signal may be deferred, in seconds. Ray takes 2 to 4 seconds to start, and an interrupted search should
+#: end within ten.
 _DEFER_SECONDS = 5.0
-#: For a node to start a process and look at its storage.
+#: The time that a node has to start a process and check its storage, in seconds.
 _ANSWER_SECONDS = 180.0
 
 T = TypeVar("T")
@@ -34,11 +35,15 @@ T = TypeVar("T")
 
 @contextmanager
 def connect(address: str | None, *, room: int = 0) -> Iterator[None]:
-    """A connection to Ray: the one there is, a cluster's, or a Ray of our own on this machine for the while.
+    """Connect to Ray until the block ends: use an existing connection, join a cluster, or start a local Ray.
 
     Args:
-        address: of a cluster, e.g. ``auto`` on one of its nodes; None takes ``RAY_ADDRESS``, else a Ray of our own.
-        room: bytes that will be shared; a Ray of our own makes room for them.
+        address: the address of a cluster, e.g. ``auto`` on one of its nodes. None means that in ``RAY_ADDRESS`` if it
+            is set, else a local Ray.
+        room: the size in bytes of the data that will be shared, for which a local Ray reserves memory.
+
+    Raises:
+        SpecError: the cluster cannot be reached, or there is too little memory for the shared data.
     """
     if ray.is_initialized():
         yield
@@ -61,23 +66,23 @@ def _join(cluster: str) -> None:
         ray.init(cluster, **_QUIETLY)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SpecError(
-            f"cannot connect to the Ray cluster at {cluster!r}: {error}; if it asks for a token, set "
-            "RAY_AUTH_MODE=token and the token"
+            f"cannot connect to the Ray cluster at {cluster!r}: {error}; if the cluster requires a token, set "
+            "RAY_AUTH_MODE=token and put the token into ~/.ray/auth_token"
         ) from error
 
 
 def _start(store_bytes: int) -> None:
     with _on_loopback():
         try:
-            # Without "local", Ray would join whatever cluster happens to run on this machine.
+            # Without "local", Ray would join any cluster that happens to run on this machine.
             ray.init("local", include_dashboard=False, object_store_memory=store_bytes, **_QUIETLY)
         except ValueError as error:
-            raise SpecError(f"Ray cannot set {store_bytes / 1e9:.1f} GB aside for the data sets: {error}") from error
+            raise SpecError(f"Ray cannot reserve {store_bytes / 1e9:.1f} GB for the data sets: {error}") from error
     _check_loopback()
 
 
 def _check_loopback() -> None:
-    """Check that `_on_loopback` worked: it relies on a private constant, which a later Ray may stop reading.
+    """Check that `_on_loopback` worked, since it relies on a private constant that a later Ray may ignore.
 
     Raises:
         TicketSearchError: other machines can reach the Ray that was just started.
@@ -86,17 +91,17 @@ def _check_loopback() -> None:
     addresses.add(ray.get_runtime_context().gcs_address.rpartition(":")[0])
     if exposed := sorted(address for address in addresses if not ip_address(address.strip("[]")).is_loopback):
         raise TicketSearchError(
-            f"Ray {ray.__version__} listens on {exposed[0]}, where other machines reach it, instead of on 127.0.0.1; "
-            "it was shut down. Install a version of Ray that this package allows, or use --engine processes"
+            f"Ray {ray.__version__} listens on {exposed[0]}, where other machines can reach it, instead of on "
+            "127.0.0.1; it was shut down. Install a version of Ray that this package allows, or use --engine processes"
         )
 
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """A Ray that is started within the block cannot be reached from other machines.
+    """Make a Ray that is started within the block listen on 127.0.0.1 only.
 
-    On Linux Ray takes an address that others reach, whatever it is asked for; where clusters are not to be had, as on
-    macOS unless its user wants them, it takes 127.0.0.1, and this is where it looks that up.
+    On Linux, Ray always listens on an address that other machines can reach. Only where multi-node clusters are
+    disabled, as by default on macOS, does it listen on 127.0.0.1. This private constant is what Ray checks.
     """
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -108,10 +113,10 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def _raylet_silenced() -> Iterator[None]:
-    """Keep the raylets' messages off the terminal of a driver that connects within the block.
+    """Keep messages of the raylets off the terminal of a driver that connects within the block.
 
-    In spite of `log_to_driver=False` Ray prints 20 lines for each worker that dies, and advice on how many to start.
-    The tables have what matters: that a worker died.
+    Even with `log_to_driver=False`, Ray prints 20 lines for each worker that dies, and advice on the number of workers.
+    The tables record that a worker died.
     """
     listen = ray_worker.listen_error_messages
     ray_worker.listen_error_messages = lambda *_: None
@@ -123,11 +128,11 @@ def _raylet_silenced() -> Iterator[None]:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Handle a SIGINT or SIGTERM that arrives within the block after it, by the handler from before the block.
+    """Defer a SIGINT or SIGTERM that arrives within the block until its end, and keep the handlers from before it.
 
-    `ray.init` installs handlers of its own that end the process with exit code 1 or 15. An exception from ours would be
-    raised somewhere in Ray's start, which loses it in a callback or leaves processes behind. A start that hangs is
-    interrupted all the same: a second signal, or `_DEFER_SECONDS` after the first.
+    `ray.init` would install its own handlers, which end the process with exit code 1 or 15. If our handler raised an
+    exception while Ray starts, Ray might lose it in a callback or leave processes behind. A start that hangs can still
+    be interrupted: by a second signal, or `_DEFER_SECONDS` after the first one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -161,10 +166,10 @@ def _signals_deferred() -> Iterator[None]:
 
 @contextmanager
 def ends_with_ray() -> Iterator[None]:
-    """Without the processes of Ray's on this machine Tune would wait forever: end, and say so.
+    """Interrupt the block if a process of the local Ray dies, because Tune would then wait forever.
 
     Raises:
-        TicketSearchError: one of them is gone.
+        TicketSearchError: a process of the local Ray has died.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -176,7 +181,7 @@ def ends_with_ray() -> Iterator[None]:
         while not over.wait(_WATCH_SECONDS):
             if not all(map(_is_ray_process, processes)):
                 gone.set()
-                # A real signal ends whatever the main thread waits for.
+                # Only a signal interrupts a blocking call in the main thread.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
@@ -186,13 +191,13 @@ def ends_with_ray() -> Iterator[None]:
     except KeyboardInterrupt:
         if not gone.is_set():
             raise
-        raise TicketSearchError("Ray's own processes on this machine are gone: killed, or out of memory") from None
+        raise TicketSearchError("Ray's processes on this machine have died: killed, or out of memory") from None
     finally:
         over.set()
 
 
 def own_processes() -> list[psutil.Process]:
-    """The processes that our own Ray cannot do without; none where we are connected to a cluster."""
+    """Return the processes that a local Ray needs; none if we are connected to a cluster."""
     return [child for child in psutil.Process().children() if _is_ray_process(child)]
 
 
@@ -210,17 +215,17 @@ def on_each_worker(
     done: str,
     say: Callable[[str], None],
 ) -> list[T]:
-    """Call a function with each arguments in Ray's workers, each with the resources of a trajectory.
+    """Call a function in Ray's workers; see `Engine.call`.
 
     Args:
-        function: of this package.
-        calls: the arguments of each.
-        spec: a search; a call whose worker died is made again as often as its ``max_failures``.
-        done: what a call has done, for the lines that are said.
-        say: told of each call that has ended.
+        function: a function of this package.
+        calls: the arguments of each call.
+        spec: a search, whose ``max_failures`` limits how often a call is repeated after its worker died.
+        done: the participle that begins each line to `say`.
+        say: receives a line for each call that has ended.
 
     Raises:
-        TicketSearchError: a call raised, or its workers died; no other is waited for.
+        TicketSearchError: a call raised an error, or its workers died too often. The other calls are abandoned.
     """
     resources = {"num_cpus": spec.resources.cpus, "num_gpus": spec.resources.gpus}
     remote: Any = ray.remote(_call).options(**resources, max_retries=spec.search.max_failures)
@@ -244,19 +249,21 @@ def on_each_worker(
 
 
 def _call(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    # Ray takes no built-in function, nor a decorated one.
+    # Ray cannot make a remote function of a built-in or a decorated function.
     return function(*arguments)
 
 
 def on_each_other_node(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Call a function once on every node but this one, side by side; what a trajectory needs is not taken for it.
+    """Call a function once on every node but this one, in parallel; the calls take no resources from trajectories.
+
+    A node that is lost during its call is ignored.
 
     Args:
-        function: of this package.
-        arguments: of each call.
+        function: a function of this package.
+        arguments: the arguments of each call.
 
     Raises:
-        SpecError: a call raised; what, and where. A node that is lost meanwhile is passed over.
+        SpecError: a call raised an error, or did not return in time. The message names the node.
     """
     here = ray.get_runtime_context().get_node_id()
     calls = {}
@@ -268,7 +275,9 @@ def on_each_other_node(function: Callable[..., None], arguments: tuple[Any, ...]
     _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=_ANSWER_SECONDS) if calls else ([], [])
     if silent:
         nodes = ", ".join(calls[call] for call in silent)
-        raise SpecError(f"no answer from {nodes} within {_ANSWER_SECONDS:.0f} s; does the storage hang there?")
+        raise SpecError(
+            f"no answer from {nodes} within {_ANSWER_SECONDS:.0f} s; check whether the storage responds there"
+        )
     for call, address in calls.items():
         try:
             ray.get(call)
@@ -280,7 +289,7 @@ def on_each_other_node(function: Callable[..., None], arguments: tuple[Any, ...]
 
 @dataclass(frozen=True)
 class _Shared:
-    """What lies in Ray's object store; call it, in any worker, to read it from its node's memory."""
+    """A handle on data in Ray's object store. Any worker may call it to read the data from its node's memory."""
 
     reference: Any
 
@@ -289,13 +298,13 @@ class _Shared:
 
 
 def share(data: dict[Any, Any]) -> Callable[[], dict[Any, Any]]:
-    """Put data where all processes of a node read them from one piece of memory; Ray copies it to other nodes.
+    """Put data into Ray's object store: the processes of a node share them, and Ray copies them to other nodes.
 
     Args:
-        data: what is in numpy arrays is shared, the rest is not.
+        data: the data; numpy arrays in it are shared, and everything else is copied.
 
     Returns:
-        A function that gives a worker the data.
+        A handle that workers call to get the data.
     """
     return _Shared(ray.put(data))
 
@@ -306,7 +315,7 @@ def _said(error: ray.exceptions.RayTaskError) -> str:
 
 
 def _check_reachable(address: str) -> None:
-    """Notice within seconds what Ray takes minutes to."""
+    """Check within seconds that an address can be reached; Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if "://" in address:
         raise SpecError(f"--address {address!r}: give host:port of a cluster's head, or auto on one of its nodes")

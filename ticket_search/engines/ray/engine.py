@@ -1,4 +1,4 @@
-"""Trajectories on Ray: on a cluster, or on a Ray of our own on this machine."""
+"""An engine that runs trajectories on Ray: on a cluster, or on this machine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 @contextmanager
 def open_ray(address: str | None, *, room: int = 0) -> Iterator["RayEngine"]:
-    """The engine, connected; see `connection.connect`."""
+    """Open the engine with a connection to Ray; see `connection.connect`."""
     with connect(address, room=room):
         yield RayEngine()
 
 
 class RayEngine:
-    """Runs trajectories on the Ray that is connected to; see `Engine`."""
+    """Runs trajectories on the connected Ray cluster; see `Engine`."""
 
     def plan(self, spec: SearchSpec) -> list[str]:
         """See `Engine`."""

@@ -1,4 +1,4 @@
-"""The nodes of the Ray that is connected to: how many trajectories fit on them now, and what could be started."""
+"""The nodes of the connected Ray cluster: how many trajectories fit on them, and which nodes may be started."""
 
 import os
 import time
@@ -23,23 +23,23 @@ from ticket_search.engines.placement import (
 )
 from ticket_search.engines.ray.connection import own_processes
 
-#: Between two looks at how large the cluster is.
+#: The time between two checks of the size of the cluster, in seconds.
 _LOOK_SECONDS = 5.0
-#: Ray's cluster launcher puts it on the head; it names the types of nodes that the autoscaler may start.
+#: The file with the types of nodes that the autoscaler may start; Ray's cluster launcher writes it on the head node.
 _LAUNCHED = Path("~/ray_bootstrap_config.yaml")
-#: The label with which an autoscaler says of which type a node is.
+#: The label in which an autoscaler puts the type of a node.
 _TYPE_LABEL = "ray.io/node-group"
 
 
 class Slots:
-    """How many trajectories fit on the cluster as it is now.
+    """The number of trajectories to run at once, which follows the size of the cluster.
 
     Args:
-        resources: of a trajectory.
-        most: never more than this; None means as many as fit.
+        resources: the resources of a trajectory.
+        most: the maximum number; None means as many as fit.
 
     Attributes:
-        left_out: the ids of nodes that take no trajectory.
+        left_out: the ids of nodes that must not run trajectories.
     """
 
     def __init__(self, resources: ResourcesSpec, most: int | None) -> None:
@@ -52,17 +52,19 @@ class Slots:
         self._started = time.monotonic()
 
     def count(self) -> int:
-        """At least 1. On a cluster some more than fit: a trial that waits makes an autoscaler start a node.
+        """Return how many trajectories to run or keep waiting now, at least 1.
+
+        On a cluster this is more than fit, because a waiting trial makes the autoscaler start a node.
 
         Raises:
-            SpecError: no node could ever take a trajectory, or none has for too long.
+            SpecError: no node will ever be able to run a trajectory, or none has been for too long.
         """
         now = time.monotonic()
         if now >= self._look_after:
             nodes, types = _nodes(self.left_out), node_types()
             fitting = sum(fitting_on(self._resources, node) for node in nodes)
             self._has_fitted = self._has_fitted or fitting > 0
-            if not self._has_fitted:  # else a node was there, and may come back
+            if not self._has_fitted:  # if a trajectory has fitted before, the lost node may come back
                 check(self._resources, nodes, types)
                 if now - self._started > node_wait_seconds():
                     raise waited_in_vain(self._resources, nodes)
@@ -72,10 +74,10 @@ class Slots:
         return self._count
 
     def leave_out(self, node: str) -> bool:
-        """Count a node no longer.
+        """Exclude a node.
 
         Returns:
-            Whether a node is left that can take a trajectory.
+            Whether any of the remaining nodes can run a trajectory.
         """
         self.left_out = tuple({*self.left_out, node})
         self._look_after = 0.0
@@ -83,13 +85,14 @@ class Slots:
 
 
 def _to_call_for(resources: ResourcesSpec, fitting: int, types: list[NodeType] | None) -> int:
-    """How many trajectories should wait for nodes to be started: as many as run, so that a cluster grows by doubling.
+    """Return how many trajectories should wait, so that the autoscaler starts nodes for them.
 
-    No more than could be placed: what waits was suggested without knowing how those that run will end. Where it is not
-    known what may be started, one.
+    As many wait as run, so that the cluster doubles in size each time, but no more than could ever be placed, because a
+    waiting suggestion was made without the results of the running ones. If it is not known which nodes may be started,
+    one trajectory waits.
     """
     able = [kind for kind in types or [] if fitting_on(resources, kind.resources)]
-    # Ray would start machines with GPUs, too, for what needs none.
+    # Ray may start nodes with GPUs even for trajectories that need none, so they count only if no others are able.
     able = [kind for kind in able if resources.gpus or not kind.resources.get("GPU")] or able
     if not able:
         return 1
@@ -98,10 +101,10 @@ def _to_call_for(resources: ResourcesSpec, fitting: int, types: list[NodeType] |
 
 
 def plan(spec: SearchSpec) -> list[str]:
-    """How the search's trajectories will be placed on the Ray that is connected to, as lines for the user.
+    """Describe how trajectories will be placed on the connected Ray cluster, as lines for the user.
 
     Raises:
-        SpecError: no node could ever take a trajectory; quotes what was asked for and what there is.
+        SpecError: no node will ever be able to run a trajectory.
     """
     nodes, types = _nodes(), node_types()
     check(spec.resources, nodes, types)
@@ -109,8 +112,9 @@ def plan(spec: SearchSpec) -> list[str]:
 
 
 def node_types() -> list[NodeType] | None:
-    """The nodes that may be started besides those there are; None where that cannot be known, as on Kubernetes."""
-    if own_processes() or "SLURM_JOB_ID" in os.environ:  # there no autoscaler runs, whatever file a home shares
+    """Return the types of nodes that may still be started; None if that cannot be known, as on Kubernetes."""
+    # A local Ray and Slurm have no autoscaler, even if a shared home directory contains its file.
+    if own_processes() or "SLURM_JOB_ID" in os.environ:
         return []
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         return None
@@ -121,7 +125,7 @@ def node_types() -> list[NodeType] | None:
         return []
     head, most = launched.get("head_node_type"), launched.get("max_workers", 0)
     there = Counter(node["Labels"].get(_TYPE_LABEL) for node in _alive())
-    if len(kinds) == 1:  # a list of machines: the head is one of them, and the others have no label
+    if len(kinds) == 1:  # a fixed list of machines, in which the head has the same type and nodes have no label
         there = Counter({head: len(_alive()) - 1})
     left = max(0, most - (len(_alive()) - 1))
     return [

@@ -1,4 +1,4 @@
-"""Ray's worker: one trial is one trajectory, one step is one level. The process is kept for the next trajectory."""
+"""The worker as a Ray Tune trainable. Its process is reused for the next trajectory."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,35 +13,35 @@ from ticket_search.search.reports import LevelReport, NotShared
 
 
 class TrajectoryTrainable(tune.Trainable):
-    """One trial is one trajectory; one step is one level, and a last step says how it ended."""
+    """A trial is one trajectory. Each step is one level, and the last step reports how the trajectory ended."""
 
     _reports: Iterator[Report]
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """What Ray sets aside for a trial, and the nodes where it must not."""
+        """Return the resources that Ray reserves for a trial, with the nodes that it must not use."""
         job: Job = config[JOB]
         where: dict[str, Any] = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(job.left_out)})"}]}
         return tune.PlacementGroupFactory([{"CPU": job.cpus, "GPU": job.gpus}], **(where if job.left_out else {}))
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take up the first trajectory of this process."""
+        """Start the first trajectory of this process."""
         job: Job = config[JOB]
         self._number = job.number
         self._reports = self.reports(job)
-        self.config = {}  # Ray sends it back with every result
+        self.config = {}  # Ray would send it back with every result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up another trajectory; nothing of the last one is kept but the data set."""
+        """Start another trajectory; only the data set is kept from the previous one."""
         self.setup(new_config)
         return True
 
     def reports(self, job: Job) -> Iterator[Report]:
-        """What running a job comes to, level by level."""
+        """Run a job, and generate its reports, level by level."""
         return run_job(job)
 
     def step(self) -> dict[str, Any]:
-        """Train, or find in the store, the next level."""
+        """Train the next level or read it from the store, and return its report."""
         report = next(self._reports)
         if isinstance(report, NotShared):
             report = replace(report, node=ray.get_runtime_context().get_node_id())

@@ -1,4 +1,4 @@
-"""The search's three hooks into Ray Tune, and the run itself. What the hooks decide, `SearchDriver` decides."""
+"""Runs a search on Ray Tune. Three hooks connect Tune to the `SearchDriver`, which makes all decisions."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class _Hook:
-    """Ray pickles its hooks into snapshots of its own, which nothing is restored from: they leave the search out."""
+    """Base class of the hooks. Their pickles are empty: Ray puts them into its snapshots, which are never restored."""
 
     _search: SearchDriver
 
@@ -36,17 +36,17 @@ class _Hook:
         return {}
 
     def _guarded(self, act: Callable[[], T], otherwise: T) -> T:
-        """Call the search. What keeps it from going on, a full disk say, ends the run without a traceback of Ray's."""
+        """Call the search. An error that stops it, such as a full disk, ends the run without a traceback from Ray."""
         try:
             return act()
         except TicketSearchError as error:
-            # What is wrong by now is not the search as it was written.
+            # In a running search, a SpecError is not the fault of the search space file and must not exit with code 2.
             self._search.halt(TicketSearchError(str(error)) if isinstance(error, SpecError) else error)
             return otherwise
 
 
 class _Suggest(_Hook, Searcher):
-    """Ray asks here for the next trajectory and says when one has ended."""
+    """The hook that Tune asks for the next trajectory."""
 
     def __init__(self, search: SearchDriver, slots: Slots, run_dir: Folder, run_id: str, data: Any) -> None:
         super().__init__()
@@ -58,15 +58,15 @@ class _Suggest(_Hook, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         del trial_id
-        # With nothing running Tune asks again and again, for a minute, and calls no other hook.
+        # While no trial runs, Tune calls only this hook, repeatedly, for up to a minute.
         self._guarded(self._search.flush_if_due, None)
-        # A suggestion made before there is room for it would know less than one made when there is.
+        # A suggestion waits until it can run, so that it is made with the most results.
         slots = self._guarded(self._slots.count, 0)
         if not self._search.is_ending and self._search.unfinished >= slots:
             return None
         suggestion = self._guarded(self._search.next, None)
         if suggestion is None:
-            # As long as one runs it may come back; once told that this is the end, Ray asks no more.
+            # A running trajectory may have to be handed out again, and after FINISHED Tune would not ask any more.
             waits = self._search.unfinished and not self._search.is_ending
             return None if waits else str(Searcher.FINISHED)
         trajectory = self._search.spec.trajectory_at(suggestion.values, suggestion.seed)
@@ -74,17 +74,17 @@ class _Suggest(_Hook, Searcher):
         return {JOB: make_job(spec, number, trajectory, self._run_dir, self._run_id, self._data, left_out)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The callback has told the search already."""
+        """Do nothing, because `_Watch` has already told the search."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Ray's snapshots hold nothing of ours."""
+        """Do nothing, because Ray's snapshots are never restored."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nor is anything restored from them."""
+        """Do nothing, because Ray's snapshots are never restored."""
 
 
 class _Stop(_Hook, tune.Stopper):
-    """Ray asks here, first of all, whether a trial that has reported a level is to be dropped."""
+    """The hook that Tune asks first, after each reported level, whether to stop the trial."""
 
     def __init__(self, search: SearchDriver) -> None:
         self._search = search
@@ -96,7 +96,7 @@ class _Stop(_Hook, tune.Stopper):
             reason = self._guarded(lambda: self._search.level_finished(number, report), None)
             if reason is not None:
                 self.reasons[trial_id] = reason
-        # A search that was asked to stop lets levels finish, not trajectories.
+        # A search that was asked to stop finishes the levels in training, not the trajectories.
         return trial_id in self.reasons or self._search.progress.stopped
 
     def stop_all(self) -> bool:
@@ -104,7 +104,7 @@ class _Stop(_Hook, tune.Stopper):
 
 
 class _Watch(_Hook, tune.Callback):
-    """Ray tells here what became of a trial."""
+    """The hook that Tune calls with the results, starts and errors of trials."""
 
     def __init__(self, search: SearchDriver, stop: _Stop, slots: Slots) -> None:
         self._search = search
@@ -126,9 +126,9 @@ class _Watch(_Hook, tune.Callback):
             self._guarded(lambda: self._search.ended(number, end), None)
 
     def _leave_out(self, number: int, report: NotShared) -> None:
-        """Go on without a node that joined the cluster but does not reach the storage."""
+        """Continue without a node that joined the cluster but cannot access the storage."""
         if report.node not in self._slots.left_out:
-            self._search.say(f"left out, its trajectories run on other nodes: {report.reason}")
+            self._search.say(f"left out a node, whose trajectories run on other nodes: {report.reason}")
         self._search.take_back(number)
         if not self._slots.leave_out(report.node):
             self._search.halt(StorageError(report.reason))
@@ -137,7 +137,7 @@ class _Watch(_Hook, tune.Callback):
         self._guarded(lambda: self._search.started(trial.config[JOB].number), None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        # Ray gives up at once where a worker dies while it is handed a trajectory, else after `max_failures`.
+        # Ray gives up at once if a worker dies while it is being given a trajectory, otherwise after `max_failures`.
         number = trial.config[JOB].number
         if trial.num_failures <= self._search.spec.search.max_failures and self._search.hand_out_again(number):
             return
@@ -145,7 +145,7 @@ class _Watch(_Hook, tune.Callback):
         self._guarded(lambda: self._search.ended(number, died(self._search, "", error)), None)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        # Ray keeps every trial; of what it keeps of a trial's results nothing is used, and it is most of it.
+        # Ray keeps every trial until the end. These results, which nothing uses, would take most of the memory.
         for kept in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps, trial.last_result):
             kept.clear()
 
@@ -154,14 +154,14 @@ class _Watch(_Hook, tune.Callback):
 
 
 class _Queue(FIFOScheduler):
-    """Gives an actor whose trial has ended to the next suggestion.
+    """Gives the actor of a trial that has ended to the next suggestion.
 
-    Tune's own choice, the oldest trial that waits, would also take it for a trial whose actor is being started, and end
-    that start. With short trajectories actors were started and ended all the time, and 5 of 20 slots ran.
+    Tune's default is the oldest waiting trial, even if an actor is already being started for it, which is then ended.
+    With short trajectories, actors were constantly started and ended, and only 5 of 20 slots were in use.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Leave all trials to Tune, which starts an actor for each, or reuses one that is idle."""
+        """Choose none, so that Tune starts an actor for each trial or reuses an idle one."""
 
 
 def run_on_ray(
@@ -171,18 +171,18 @@ def run_on_ray(
     trainable: type[TrajectoryTrainable] = TrajectoryTrainable,
     data: Any = None,
 ) -> None:
-    """Run a search's trajectories on the Ray that is connected to, until there is no more or it is asked to stop.
+    """Run a search's trajectories on the connected Ray cluster, until none is left or the search must stop.
 
     Args:
-        search: says what to run, and is told what comes of it.
-        run_dir: of the search.
-        run_id: of the run.
-        trainable: runs one trajectory.
-        data: from `connection.share`; None lets each worker read the data set.
+        search: decides which trajectories to run, and receives their reports.
+        run_dir: the run directory.
+        run_id: the id of this run.
+        trainable: the class that runs a trajectory.
+        data: the handle from `connection.share`; with None, each worker reads the data set itself.
 
     Raises:
-        StorageError: the search cannot go on; what was finished is kept.
-        TicketSearchError: nor without Ray, whose processes are gone.
+        StorageError: the storage keeps the search from continuing; finished levels are kept.
+        TicketSearchError: the processes of a local Ray have died.
     """
     spec = search.spec
     stop, slots = _Stop(search), Slots(spec.resources, spec.search.max_concurrent)
@@ -208,7 +208,7 @@ def run_on_ray(
 
 @contextmanager
 def _one_message() -> Iterator[None]:
-    """Tune turns an error in one of the hooks into a traceback: raise its last line, with the place it came from."""
+    """Turn a traceback, which is Tune's message for an error in a hook, into its last line and the source line."""
     try:
         yield
     except TuneError as error:
@@ -219,7 +219,7 @@ def _one_message() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Tune's log and warnings off the terminal: what matters of them stands in the tables."""
+    """Keep Tune's log and warnings off the terminal; the tables record everything that matters."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

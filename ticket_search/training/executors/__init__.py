@@ -1,1 +1,1 @@
-"""Ways to train levels: one by one, or several at once. `executor.py` defines the protocol."""
+"""Executors, which train levels one by one or several at once. `executor.py` defines the protocol."""

@@ -1,4 +1,4 @@
-"""One training after another, each on its own network."""
+"""An executor that runs one training after another, each on its own network."""
 
 from ticket_search.training.determinism import reproducible
 from ticket_search.training.lane import PlainLane
@@ -8,7 +8,7 @@ from ticket_search.training.request import TrainRequest
 
 
 class PlainExecutor:
-    """The reference `Executor`: other executors are compared with it."""
+    """The reference `Executor`, which others are compared with."""
 
     name = "plain"
     lanes = 1
@@ -21,7 +21,7 @@ class PlainExecutor:
         self._held.append(request)
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
-        """Finish the training that was submitted first."""
+        """Run the training that was submitted first, and return it."""
         request = self._held.pop(0)
         return [(request, train(request))]
 

@@ -1,4 +1,4 @@
-"""Choosing a level's executor, its identity in level keys, and creating it."""
+"""Choosing a level's executor, identifying it in level keys, and creating it."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ _KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR}
 
 
 def chosen_executor(training: TrainingSpec) -> str:
-    """The name of the executor that trains a level. It depends on the settings alone, never on load."""
+    """Return the name of the executor that trains a level. It depends on the settings alone, never on the load."""
     return "plain" if training.executor == "auto" else training.executor
 
 
 def executor_key(name: str) -> ExecutorKey:
-    """The identity of an executor in level keys; for a user's executor it includes the digest of its source.
+    """Return an executor's identity in level keys; for a user's executor, it includes a digest of the source code.
 
     Raises:
         SpecError: the user's module cannot be imported.
@@ -51,5 +51,7 @@ def executor_for(name: str) -> Executor:
             "not a ticket_search.training.executors.executor.Executor"
         )
     if not isinstance(executor.lanes, int) or executor.lanes < 1:
-        raise SpecError(f"executor {name!r}: its lanes are {executor.lanes!r}; give a whole number from 1 on")
+        raise SpecError(
+            f"executor {name!r}: its attribute 'lanes' is {executor.lanes!r}; give an integer of at least 1"
+        )
     return executor
