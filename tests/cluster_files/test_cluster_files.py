@@ -62,6 +62,14 @@ def test_ray_starts_with_the_token_and_with_the_dashboard_on_loopback(name):
     assert config["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
 
 
+def test_ray_still_has_the_setting_with_which_a_machine_that_is_off_is_waited_for():
+    start = " ".join(launched("on_prem")["head_start_ray_commands"])
+    (name, seconds) = re.search(r"(AUTOSCALER_NODE_\w+)=(\d+)", start).groups()
+    prints = f"from ray.autoscaler._private import updater; print(updater.{name})"
+    said = subprocess.check_output([sys.executable, "-c", prints], env=os.environ | {name: seconds}, text=True)
+    assert said.strip() == seconds
+
+
 @pytest.mark.parametrize("name", LAUNCHED)
 def test_the_uploaded_paths_exist_and_hold_no_data_results_or_secrets(name):
     config = launched(name)
