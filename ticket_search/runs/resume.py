@@ -15,7 +15,7 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
         settings: ``KEY=VALUE``, for settings that may change.
 
     Raises:
-        SpecError: the changes would make it another search, or reduce the number of trials.
+        SpecError: a setting is not valid, makes it another search, or reduces the number of trials.
     """
     before = read_spec(run_dir)
     if trials is not None:
@@ -23,18 +23,11 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
             raise SpecError(f"--trials {trials}: the search already runs its whole grid")
         settings = (*settings, f"search.trials={trials}")
     changeable = (*(f"search.{name}" for name in CHANGEABLE_SETTINGS), *PLACES)
-    another = SpecError(
-        f"--set {' --set '.join(settings)}: that would be another search; {', '.join(changeable)} may change"
-    )
-    try:
-        spec = read_spec(run_dir, settings)
-    except SpecError:
-        if all(setting.startswith(changeable) or "=" not in setting for setting in settings):
-            raise
-        # A bad value of a field that may not change: correcting the value would not help.
-        raise another from None
+    spec = read_spec(run_dir, settings)
     if spec.identity() != before.identity():
-        raise another
+        raise SpecError(
+            f"--set {' --set '.join(settings)}: that would be another search; {', '.join(changeable)} may change"
+        )
     old, new = before.search.trials, spec.search.trials
     if old is not None and new is not None and new < old:
         raise SpecError(f"--trials {new} is less than the search's {old}; give {old} or more")
