@@ -17,7 +17,11 @@ def one_line(error: BaseException) -> str:
     The place is the innermost frame outside this package, the standard library and installed packages. If the user's
     code is itself installed, it is the outermost frame outside this package.
     """
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    try:
+        text = str(error)
+    except Exception:  # the exception is the user's too
+        text = ""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
     message = message if len(message) <= _LONGEST_LINE else message[:_LONGEST_LINE] + "..."
     frames = [
