@@ -52,7 +52,7 @@ class Diverged(TicketSearchError):
 
 def quoted(value: object) -> str:
     """A value as a message quotes it: its repr, cut in the middle to about 60 characters."""
-    return shortened(_QUOTE.repr(value))
+    return shortened(_QUOTE.repr(value).replace("\n", " "))
 
 
 def shortened(text: str, limit: int = 66) -> str:
