@@ -55,7 +55,7 @@ class Diverged(TicketSearchError):
 
 def quoted(value: object) -> str:
     """Return the repr of a value for use in a message, shortened to about 60 characters."""
-    return shortened(_QUOTE.repr(value))
+    return shortened(_QUOTE.repr(value).replace("\n", " "))
 
 
 def shortened(text: str, limit: int = 66) -> str:

@@ -22,8 +22,8 @@ class Location(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the local path, or the normalised URI."""
-        if not str(value).strip():
-            self.fail("'' is not a directory", param, ctx)
+        if not str(value).strip() or "\0" in str(value):
+            self.fail(f"{quoted(str(value).strip())} is not a directory", param, ctx)
         if "://" not in str(value):
             return super().convert(value, param, ctx)
         if self._local:

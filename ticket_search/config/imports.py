@@ -74,7 +74,11 @@ def load_function(name: str) -> Callable[..., Any]:
         SpecError: the module cannot be imported, or has no such function.
     """
     attribute = name.partition(":")[2]
-    function = getattr(_module(name), attribute, None)
+    module = _module(name)
+    try:
+        function = getattr(module, attribute, None)
+    except Exception as error:  # from the module's own `__getattr__`
+        raise SpecError(f"{name!r}: the module has no function {attribute!r}: {one_line(error)}") from error
     if not callable(function):
         raise SpecError(f"{name!r}: the module has no function {attribute!r}")
     return function  # type: ignore[no-any-return]

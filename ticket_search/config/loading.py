@@ -2,13 +2,14 @@
 
 import copy
 import stat
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
 
 from ticket_search.config.base import validate
 from ticket_search.config.older import with_newer_sections
@@ -28,7 +29,9 @@ def parse_yaml(text: str, source: str) -> Any:
             column.
     """
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", YAMLWarning)  # ten lines about an anchor that is given a second time
+            return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -38,8 +41,10 @@ def parse_yaml(text: str, source: str) -> Any:
         raise SpecError(f"{source}{where}: not valid YAML: {shortened(problem, 200)}") from None
     except (YAMLError, RecursionError) as error:
         raise SpecError(f"{source}: not valid YAML: {shortened(str(error).splitlines()[0], 200)}") from None
-    except ValueError as error:  # ruamel.yaml 0.19 does not catch that of int() for more than 4,300 digits
-        raise SpecError(f"{source}: not a number: {shortened(str(error).partition(';')[0], 200)}") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # ruamel.yaml 0.19 lets them through: `!!bool x`, 2024-99-99, an integer of more than 4,300 digits.
+        reason = shortened(str(error).partition(";")[0], 200)
+        raise SpecError(f"{source}: not valid YAML: a value cannot be read: {reason}") from None
 
 
 def load_search(path: Path, settings: tuple[str, ...] = ()) -> SearchSpec:

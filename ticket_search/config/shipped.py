@@ -16,6 +16,8 @@ def search_file(space: str) -> Path:
         SpecError: `space` is neither; the message lists the names.
     """
     shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+    if not space.strip():
+        raise SpecError(f"no search space {space!r}; give a file or a name ({', '.join(shipped)})")
     path = Path(space)
     try:
         is_file, exists = path.is_file(), path.exists()

@@ -18,7 +18,11 @@ def one_line(error: BaseException) -> str:
     packages. If there is no such frame because the user code is itself installed, they are those of the outermost frame
     outside this package.
     """
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    try:
+        text = str(error)
+    except Exception:  # the exception is the user's too
+        text = ""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
     message = message if len(message) <= _LONGEST_LINE else message[:_LONGEST_LINE] + "..."
     frames = [

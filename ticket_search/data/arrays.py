@@ -18,7 +18,7 @@ from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.config.user_error import one_line
 from ticket_search.data.idx import FILES, find_idx, read_idx
 from ticket_search.data.parquet import LAYOUT, find_shards, read_shards
-from ticket_search.errors import DataError
+from ticket_search.errors import DataError, quoted
 
 Splits = Mapping[str, tuple[Any, Any]]
 _IDX_CLASSES = {"mnist": 10, "fashion_mnist": 10}
@@ -181,7 +181,12 @@ def _torchvision(spec: DatasetSpec, name: str, data_dir: Path, *, train: bool) -
 
 def _parquet(spec: DatasetSpec, data_dir: Path) -> Arrays:
     folder = data_dir / (spec.path or "")
-    shards = find_shards(folder)
+    try:
+        shards = find_shards(folder)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise DataError(
+            f"dataset.path: cannot list {quoted(spec.path)}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     missing = [split for split, paths in shards.items() if not paths]
     if missing:
         state = f"contains no {' and no '.join(missing)} files" if folder.is_dir() else "is not a folder"
@@ -213,7 +218,7 @@ READERS: dict[str, Callable[[DatasetSpec, Path], Arrays]] = {
 def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
     try:
         pairs = {split: (np.asarray(splits[split][0]), np.asarray(splits[split][1])) for split in ("train", "test")}
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # a user's own objects may raise anything
         raise DataError(
             f'dataset {name!r} must be {{"train": (images, labels), "test": (images, labels)}} of arrays: '
             f"{one_line(error)}"
@@ -292,4 +297,6 @@ def _labels(where: str, labels: NDArray[Any], images: int) -> NDArray[np.int64]:
         raise DataError(f"{where}: labels are {labels.dtype.name}; give integers from 0")
     if labels.min() < 0:
         raise DataError(f"{where}: a label is {labels.min()}; labels count from 0")
+    if labels.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{where}: a label is {labels.max()}; give class numbers from 0")
     return labels.astype(np.int64, copy=False)

@@ -39,7 +39,9 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
     magic, start = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
-    if raw[:4] != magic or len(raw) < start:
+    if raw[:4] == magic and len(raw) < start:
+        raise DataError(f"{str(path)!r} ends within its header, after {len(raw)} bytes; fetch it again")
+    if raw[:4] != magic:
         raise DataError(f"{str(path)!r} begins with {raw[:4].hex()!r}; it should begin with {magic.hex()!r}")
     shape = struct.unpack(f">{dimensions}I", raw[4:start])
     if len(raw) != start + math.prod(shape):

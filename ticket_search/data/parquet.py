@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from ticket_search.errors import DataError
+from ticket_search.errors import DataError, shortened
 
 LAYOUT = (
     "files named train*.parquet and test*.parquet, or files in folders named train* and test*, "
@@ -68,18 +68,24 @@ def _read_table(path: Path) -> Any:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
         fits = {"image", "label"} <= set(schema.names) and pa.types.is_integer(schema.field("label").type)
-        fits = fits and pa.types.is_struct(schema.field("image").type)
-        if not fits or schema.field("image").type.get_field_index("bytes") < 0:
-            columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        fits = fits and _holds_bytes(schema.field("image").type)
+        if not fits:
+            columns = shortened(", ".join(f"{field.name}: {field.type}" for field in schema), 300)
             raise DataError(
                 f"{str(path)!r} has the columns {columns}; it needs image: struct{{bytes, path}} and label: integer"
             )
         table = file.read(columns=["image.bytes", "label"])
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:  # names that are no UTF-8, or there twice
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
     if table["label"].null_count:
         raise DataError(f"{str(path)!r}: {table['label'].null_count} of its labels are null; every image needs a label")
     return table
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether the type of a column is a struct with a field ``bytes`` of bytes."""
+    at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    return at >= 0 and (pa.types.is_binary(kind.field(at).type) or pa.types.is_large_binary(kind.field(at).type))
 
 
 def _images(table: Any) -> list[tuple[int, bytes | None]]:

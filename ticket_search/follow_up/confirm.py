@@ -57,10 +57,13 @@ def confirmation(
 
 def _points(run_dir: Folder, tickets: Iterable[tuple[str, int]], top: int) -> list[dict[str, object]]:
     """Return the distinct configurations of the best tickets; tickets of different seeds may share one."""
-    suggestions = {s.trajectory_id: s for s in SuggestionRecord(run_dir).read()}
+    record = SuggestionRecord(run_dir)
+    suggestions = {s.trajectory_id: s for s in record.read()}
     points: list[dict[str, object]] = []
     taken: list[object] = []
     for trajectory_id, level in tickets:
+        if trajectory_id not in suggestions:
+            raise record.damaged(f"it lacks the trajectory {trajectory_id!r} of the tables")
         values = dict(suggestions[trajectory_id].values)
         if values not in taken and len(points) < top:
             taken.append(values)

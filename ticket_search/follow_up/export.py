@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ticket_search.config.base import unknown
 from ticket_search.config.trajectory import TrajectorySpec
-from ticket_search.errors import SpecError
+from ticket_search.errors import SpecError, quoted
 from ticket_search.results.plain import records
 from ticket_search.results.reading import load_results
 from ticket_search.runs.directory import read_spec
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ticket_search.lottery.finished import FinishedTrajectory
 
 _SHOWN = 10
+#: A file name has 255 at most, and what is written aside first has a longer name.
+_NAME_BYTES = 200
 
 
 def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | None = None) -> None:
@@ -53,6 +55,8 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
 def _check_target(path: Path) -> None:
     if os.path.lexists(path):
         raise SpecError(f"{str(path)!r} already exists; give another name, or remove it")
+    if len(os.fsencode(path.name)) > _NAME_BYTES:
+        raise SpecError(f"{quoted(str(path))} cannot be written: give a name of at most {_NAME_BYTES} bytes")
     folder = path.absolute().parent
     if not folder.is_dir():
         nearest = next(outer for outer in (folder, *folder.parents) if outer.exists())
@@ -113,6 +117,6 @@ def find_ticket(run_dir: Folder, name: str) -> tuple[TrajectorySpec, int, dict[s
         hint = unknown("ticket", name, known[:_SHOWN]) + (f", and {len(known) - _SHOWN} more" * (len(known) > _SHOWN))
         raise SpecError(hint if known else f"unknown ticket {name!r}: {str(run_dir)!r} has no tickets yet")
     trajectory_id = str(named["trajectory_id"].iloc[0])
-    suggestion = next(s for s in SuggestionRecord(run_dir).read() if s.trajectory_id == trajectory_id)
+    suggestion = SuggestionRecord(run_dir).of(trajectory_id)
     (row,) = records(named.head(1))
     return spec.trajectory_at(suggestion.values, suggestion.seed), int(named["level"].iloc[0]), row

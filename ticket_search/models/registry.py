@@ -11,7 +11,7 @@ from ticket_search.config.identity import derive_seed
 from ticket_search.config.imports import load_function, source_digest
 from ticket_search.config.trajectory import USER_FUNCTION, ModelSpec
 from ticket_search.config.user_error import one_line
-from ticket_search.errors import SpecError
+from ticket_search.errors import SpecError, quoted
 from ticket_search.models.networks import conv, initialize, lenet
 from ticket_search.models.normed_networks import resnet, vgg
 from ticket_search.models.torchvision_networks import torchvision_network
@@ -81,7 +81,7 @@ def _user(name: str, inputs: Mapping[str, Any]) -> nn.Module:
     except (Exception, SystemExit) as error:
         raise SpecError(f"model {name!r}: the function raised {one_line(error)}") from error
     if not isinstance(network, nn.Module):
-        raise SpecError(f"model {name!r}: the function returned {network!r:.80}, not a torch.nn.Module")
+        raise SpecError(f"model {name!r}: the function returned {quoted(network)}, not a torch.nn.Module")
     return network
 
 
@@ -111,17 +111,20 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             try:
                 output = network.train(mode)(torch.zeros(2, *image_shape))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise SpecError(f"model {spec.name!r} cannot take images of {shape}: {one_line(error)}") from error
         fits = isinstance(output, torch.Tensor) and output.is_floating_point() and output.shape == (2, classes)
         if not fits:
-            found = f"{output.dtype} {list(output.shape)}" if isinstance(output, torch.Tensor) else f"{output!r:.80}"
+            found = f"{output.dtype} {list(output.shape)}" if isinstance(output, torch.Tensor) else f"{quoted(output)}"
             state = "training" if mode else "evaluation"
             raise SpecError(
                 f"model {spec.name!r} in {state} mode returned {found} for 2 images of {shape}; "
                 f"it must return floats of shape {[2, classes]}"
             )
     state_dict = network.state_dict()
+    for name, value in state_dict.items():
+        if not isinstance(value, Tensor):
+            raise SpecError(f"model {spec.name!r}: {name!r} of its state is {quoted(value)}; only tensors can be kept")
     return sum(v.numel() for v in state_dict.values()), sum(state_dict[name].numel() for name in names)
 
 
@@ -223,7 +226,7 @@ def _last_to_run(network: nn.Module, weights: Mapping[str, nn.Parameter], exampl
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             network.eval()(example)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpecError(
             f"{type(network).__name__} cannot take inputs of {list(example.shape)}: {one_line(error)}"
         ) from error

@@ -55,9 +55,23 @@ def read_events(run_dir: Location) -> list[dict[str, Any]]:
     return sorted((event for event in events if event), key=lambda event: event["time"])
 
 
+#: The types of the fields that readers rely on; `time` and `event` are always there.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "time": (int, float),
+    "event": str,
+    "trajectory_id": str,
+    "level": int,
+    "level_key": str,
+    "status": str,
+    "reason": (str, type(None)),
+}
+
+
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and "time" in event and "event" in event else None
+    if not (isinstance(event, dict) and "time" in event and "event" in event):
+        return None
+    return event if all(isinstance(event[name], kind) for name, kind in _TYPES.items() if name in event) else None

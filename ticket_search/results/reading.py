@@ -91,8 +91,11 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
     later = later_columns(name, version)
     # While a search rewrites a table of an earlier version, some chunks have the later columns and some do not.
     columns = _order(name, with_later_columns(chunks[0], later).column_names)
-    alike = (with_later_columns(chunk, later).select(columns).replace_schema_metadata() for chunk in chunks)
-    frame: pd.DataFrame = pa.concat_tables(alike).to_pandas()
+    try:
+        alike = [with_later_columns(chunk, later).select(columns).replace_schema_metadata() for chunk in chunks]
+        frame: pd.DataFrame = pa.concat_tables(alike).to_pandas()
+    except (KeyError, pa.ArrowInvalid) as error:
+        raise RunDirectoryError(f"{str(folder)!r} is not the table {name} of a search: {error.args[0]}") from None
     return frame.sort_values(list(KEYS[name]), ignore_index=True)
 
 

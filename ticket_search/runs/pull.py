@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ticket_search.errors import RunDirectoryError, StorageError
-from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, read_run, read_spec
+from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, check_writable, read_run, read_spec
 from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
@@ -80,6 +80,7 @@ def _check(copy: LocalFolder, original: Folder, source: str) -> None:
     """
     if copy.path.exists() and not copy.path.is_dir():
         raise RunDirectoryError(f"{str(copy)!r} is not a directory; give another directory")
+    check_writable(copy)
     if not copy.path.exists() or not any(copy.path.iterdir()):
         return
     if _identity(copy) != _identity(original):

@@ -15,7 +15,7 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
         settings: ``KEY=VALUE`` strings, for settings that may change.
 
     Raises:
-        SpecError: the changes would make it a different search, or reduce the number of trials.
+        SpecError: a setting is not valid, makes it a different search, or reduces the number of trials.
     """
     before = read_spec(run_dir)
     if trials is not None:

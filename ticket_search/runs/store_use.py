@@ -225,8 +225,8 @@ def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame
     rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")
     pruning = _points(run_dir, spec)
     for event in read_events(run_dir):
-        if event["event"] in _LEVEL_EVENTS and event["trajectory_id"] in pruning:
-            row = {name: event[name] for name in columns[:3]}
+        row = {name: event.get(name) for name in columns[:3]}
+        if event["event"] in _LEVEL_EVENTS and row["trajectory_id"] in pruning and None not in row.values():
             rows.append(row | {"rewind_iteration": pruning[event["trajectory_id"]].rewind_iteration})
     levels = pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
     keep_weights = {name for name, settings in pruning.items() if settings.retrain != "weights"}

@@ -10,7 +10,7 @@ from math import log2
 from typing import Any
 
 from ticket_search.config.search import SearchSpec
-from ticket_search.errors import SpecError, TicketSearchError
+from ticket_search.errors import SpecError, TicketSearchError, quoted
 from ticket_search.results.events import EventLog
 from ticket_search.results.figures import CONFIGURATION_NAMES
 from ticket_search.results.schema import column
@@ -288,6 +288,14 @@ class SearchDriver:
             merit=None if best is None else best["val_metric"] * (1 if best["higher_is_better"] else -1),
         )
 
+    def _replay(self, suggestion: Suggestion, outcome: Outcome | None) -> None:
+        try:
+            self._sampler.replay(suggestion, outcome)
+        except (ValueError, KeyError) as error:
+            values = quoted(dict(suggestion.values))
+            what = f"suggestion {suggestion.number} has the values {values}, which are not in the space"
+            raise self._record.damaged(what) from error
+
     def _resume(self) -> None:
         """Restore the state of the sampler and of early stopping from the record of suggestions and the tables."""
         trajectories = {row["trajectory_id"]: row for row in self._tables.trajectories.rows()}
@@ -304,13 +312,13 @@ class SearchDriver:
             # A trajectory some of whose levels are missing, because a file was removed, is replayed from the store.
             if row["status"] not in SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
                 self._waiting.append(suggestion)
-                self._sampler.replay(suggestion, None)
+                self._replay(suggestion, None)
                 continue
             reached = sorted(levels.get(suggestion.trajectory_id, []), key=lambda level: int(level["level"]))
             for level in reached:
                 self._observe(level)
             matching = [level for level in reached if level["matching"]]
-            self._sampler.replay(suggestion, self._outcome(row, matching[-1] if matching else None))
+            self._replay(suggestion, self._outcome(row, matching[-1] if matching else None))
             self.progress.counts[row["status"]] += 1
             if len(matching) > 1:
                 self._note_ticket(matching[-1])

@@ -35,9 +35,9 @@ def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str
     levels: dict[str, int] = {}
     for event in read_events(run_dir):
         name = event.get("trajectory_id", "")
-        if event["event"] == "trajectory_ended" and event["status"] in SETTLED:
-            settled[name] = _settled(event["status"], event["reason"], levels.get(name, 0))
-        elif event["event"] in ("level_finished", "level_reused"):
+        if event["event"] == "trajectory_ended" and event.get("status") in SETTLED:
+            settled[name] = _settled(event["status"], event.get("reason"), levels.get(name, 0))
+        elif event["event"] in ("level_finished", "level_reused") and "level" in event:
             levels[name] = max(levels.get(name, 0), event["level"] + 1)
     for name, row in trajectories.items():
         if row["status"] in SETTLED:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ticket_search.errors import RunDirectoryError
+from ticket_search.errors import RunDirectoryError, quoted
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lines import LineFile
 
@@ -47,11 +47,36 @@ class SuggestionRecord:
             RunDirectoryError: a line is damaged or missing.
         """
         try:
-            found = [Suggestion(**json.loads(line)) for line in self._lines.read()]
+            found = [_parse(line) for line in self._lines.read()]
         except (ValueError, TypeError) as error:
-            raise RunDirectoryError(f"{self._folder.place('suggestions.jsonl')!r} is damaged: {error}") from None
+            raise self.damaged(error) from None
         for place, suggestion in enumerate(found):
             if suggestion.number != place:
-                what = f"line {place + 1} holds suggestion {suggestion.number}, not {place}"
-                raise RunDirectoryError(f"{self._folder.place('suggestions.jsonl')!r} is damaged: {what}")
+                raise self.damaged(f"line {place + 1} holds suggestion {suggestion.number}, not {place}")
         return found
+
+    def of(self, trajectory_id: str) -> Suggestion:
+        """Return the suggestion of a trajectory that is in the tables.
+
+        Raises:
+            RunDirectoryError: a line is damaged or missing.
+        """
+        found = next((s for s in self.read() if s.trajectory_id == trajectory_id), None)
+        if found is None:
+            raise self.damaged(f"it lacks the trajectory {trajectory_id!r} of the tables")
+        return found
+
+    def damaged(self, reason: object) -> RunDirectoryError:
+        """Return the error for a damaged record."""
+        return RunDirectoryError(f"{self._folder.place('suggestions.jsonl')!r} is damaged: {reason}")
+
+
+_KINDS = {"number": int, "values": dict, "seed": int, "trajectory_id": str, "sampler_state": dict}
+
+
+def _parse(line: str) -> Suggestion:
+    suggestion = Suggestion(**json.loads(line))
+    for name, kind in _KINDS.items():
+        if not isinstance(value := getattr(suggestion, name), kind):
+            raise TypeError(f"its {name} {quoted(value)} is not a {kind.__name__}")
+    return suggestion
