@@ -39,7 +39,7 @@ class Bad:
     """Arguments that must be refused.
 
     Attributes:
-        arguments: the arguments of `ticket-search`, which runs in an otherwise empty directory; TICKET stands for the name
+        arguments: of `ticket-search`, which runs in an otherwise empty directory; TICKET stands for the name
             of a ticket.
         message: text that stderr must contain.
         files: the directory's files: path -> text or bytes, or a function that makes the file.
