@@ -260,7 +260,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the metadata and the tensors of a ticket file."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe waits for a writer
-            raise SpecError(f"{path!r} is no ticket: it is not a regular file")
+            raise SpecError(f"{path!r} is not a ticket: it is not a regular file")
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

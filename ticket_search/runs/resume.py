@@ -1,5 +1,7 @@
 """Applies changed settings to a search that is resumed, and checks that they may change."""
 
+from collections.abc import Iterable
+
 from ticket_search.config.search import CHANGEABLE_SETTINGS, PLACES, SearchSpec
 from ticket_search.errors import SpecError
 from ticket_search.runs.directory import read_spec
@@ -28,10 +30,10 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
     )
     try:
         spec = read_spec(run_dir, settings)
-    except SpecError:
-        if all(setting.startswith(changeable) or "=" not in setting for setting in settings):
+    except SpecError as error:
+        if all(setting.startswith(changeable) for setting in settings) or _names_one(settings, str(error)):
             raise
-        # The invalid value belongs to a field that may not change, so a correct value would not help.
+        # The settings do not fit the other fields, whose values the user did not mean to keep.
         raise another from None
     if spec.identity() != before.identity():
         raise another
@@ -39,3 +41,7 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
     if old is not None and new is not None and new < old:
         raise SpecError(f"--trials {new} is less than the search's {old}; give {old} or more")
     return spec
+
+
+def _names_one(settings: Iterable[str], message: str) -> bool:
+    return any(setting.partition("=")[0] in message for setting in settings)
