@@ -5,7 +5,7 @@ The tables and the record of suggestions are its memory: a new process reads the
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import log2
 from typing import Any
 
@@ -17,7 +17,7 @@ from ticket_search.results.schema import column
 from ticket_search.results.tables import Tables
 from ticket_search.results.tensorboard import TensorBoardWriter
 from ticket_search.search.early_stopping import EarlyStopping
-from ticket_search.search.rebuilding import Settled, settled_before
+from ticket_search.search.rebuilding import Settled, is_whole, lacks_rows, settled_before
 from ticket_search.search.reports import (
     SETTLED,
     EndReport,
@@ -72,10 +72,11 @@ class SearchDriver:
         self.progress = Progress(trials=spec.planned_trials)
         self._listener = listener
         self._run_dir = run_dir
-        self._tables = Tables(run_dir, spec.space, say)
+        self._record = SuggestionRecord(run_dir)
+        recorded = self._record.read()
+        self._tables = Tables(run_dir, spec.space, say, has_begun=bool(recorded))
         self._tensorboard = TensorBoardWriter(run_dir / "tensorboard", spec.space)
         self._events = EventLog(run_dir)
-        self._record = SuggestionRecord(run_dir)
         self._sampler = Sampler(spec)
         self._early_stopping = EarlyStopping(spec.search.early_stopping, spec.search.tolerance)
         self._running: dict[int, Row] = {}
@@ -86,12 +87,17 @@ class SearchDriver:
         self._waiting: list[Suggestion] = []
         self._rebuilding: dict[int, Settled] = {}
         self._flush_after = 0.0
-        self._go_on_from_the_disk()
+        self._go_on_from_the_disk(recorded)
 
     @property
     def unfinished(self) -> int:
         """How many of the trajectories that were handed out have not ended."""
         return len(self._running)
+
+    @property
+    def level_keys_to_rebuild(self) -> set[str]:
+        """The keys of the levels whose rows are rebuilt, after a chunk or a table was damaged or removed."""
+        return {key for settled in self._rebuilding.values() for key in settled.level_keys}
 
     @property
     def is_ending(self) -> bool:
@@ -273,21 +279,23 @@ class SearchDriver:
             merit=None if best is None else best["val_metric"] * (1 if best["higher_is_better"] else -1),
         )
 
-    def _go_on_from_the_disk(self) -> None:
+    def _go_on_from_the_disk(self, recorded: Sequence[Suggestion]) -> None:
         """Rebuild what the sampler and early stopping know from the record and the tables."""
         trajectories = {row["trajectory_id"]: row for row in self._tables.trajectories.rows()}
         levels: dict[str, list[Row]] = {}
         for row in self._tables.levels.rows(_LEVEL_COLUMNS):
             levels.setdefault(row["trajectory_id"], []).append(row)
+        ended = [row for row in trajectories.values() if row["status"] in SETTLED]
+        if not self._tables.must_be_rebuilt and any(lacks_rows(self._tables, row) for row in ended):
+            self._tables.note_damage("rows of finished trajectories are missing; they are rebuilt from the level store")
         settled = settled_before(self._run_dir, trajectories) if self._tables.must_be_rebuilt else {}
-        for suggestion in self._record.read():
+        for suggestion in recorded:
             self._suggestions[suggestion.number] = suggestion
             row = trajectories.get(suggestion.trajectory_id, {"status": "running", "levels": 0})
-            if suggestion.trajectory_id in settled:
+            if suggestion.trajectory_id in settled and not self._is_whole(suggestion, row):
                 self._rebuilding[suggestion.number] = settled[suggestion.trajectory_id]
                 row = {"status": "running"}
-            # One whose levels are not all there, after something removed a file, is told again from the store.
-            if row["status"] not in SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
+            if row["status"] not in SETTLED:
                 self._waiting.append(suggestion)
                 self._sampler.replay(suggestion, None)
                 continue
@@ -299,3 +307,8 @@ class SearchDriver:
             self.progress.counts[row["status"]] += 1
             if len(matching) > 1:
                 self._note_ticket(matching[-1])
+        if self._tables.must_be_rebuilt and not self._rebuilding:
+            self._tables.rebuilt()
+
+    def _is_whole(self, suggestion: Suggestion, row: Row) -> bool:
+        return is_whole(self._tables, row, self.spec.trajectory_at(suggestion.values, suggestion.seed))
