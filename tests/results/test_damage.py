@@ -195,11 +195,34 @@ def test_a_stray_file_in_a_table_stops_no_command(finished_search, name):
     assert (finished_search / "levels" / name).read_text() == "not ours"
 
 
-def test_no_flipped_byte_of_a_page_passes():
+def some_table():
     row = {"trajectory_id": "a", "name": "fc1.weight", "weights": 99, "density": 0.5}
-    table = pa.Table.from_pylist([row | {"level": n, "kept_weights": 7 * n} for n in range(50)], schema=SCHEMA)
+    return pa.Table.from_pylist([row | {"level": n, "kept_weights": 7 * n} for n in range(50)], schema=SCHEMA)
+
+
+def test_no_flipped_byte_of_a_chunk_passes():
+    """But for the bytes that say that there is a checksum: without them the chunk counts as an earlier version's."""
+    table = some_table()
     data = write_chunk(table)
-    unseen, seen = [], 0
+    unseen = []
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        try:
+            after = read_chunk(bytes(damaged))
+        except ValueError:
+            continue
+        unseen.append(position)
+        assert after.equals(table)
+    mark = data.index(b"ticket_search.sha256=")
+    assert unseen == list(range(mark, mark + len("ticket_search.sha256=")))
+
+
+def test_no_flipped_byte_of_a_page_of_an_earlier_version_passes():
+    """Its pages have checksums, but its footer has none."""
+    table, sink = some_table(), pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    data, unseen, seen = sink.getvalue().to_pybytes(), [], 0
     for position in range(0, len(data), 3):
         damaged = bytearray(data)
         damaged[position] ^= 1 << position % 8
@@ -211,6 +234,14 @@ def test_no_flipped_byte_of_a_page_passes():
         if after.schema.equals(SCHEMA) and not after.equals(table):
             unseen.append(position)
     assert (unseen, seen > 100) == ([], True)
+
+
+def test_a_chunk_is_plain_parquet_and_can_be_written_again(tmp_path):
+    table = some_table()
+    data = write_chunk(read_chunk(write_chunk(table)))
+    assert read_chunk(data).equals(table)
+    (tmp_path / CHUNK).write_bytes(data)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path), table.to_pandas())
 
 
 def report(suggestion, level, accuracy):
