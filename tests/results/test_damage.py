@@ -236,6 +236,14 @@ def test_no_flipped_byte_of_a_page_of_an_earlier_version_passes():
     assert (unseen, seen > 100) == ([], True)
 
 
+def test_a_damaged_name_of_a_column_is_no_bug(finished_search):
+    chunk = finished_search / "curves" / CHUNK
+    table = pq.read_table(chunk)
+    pq.write_table(table.rename_columns([name.replace("val_loss", "vaL_loss") for name in table.column_names]), chunk)
+    with pytest.raises(RunDirectoryError, match=r"/curves' is damaged: .*val_loss"):
+        load_results(finished_search)
+
+
 def test_a_chunk_is_plain_parquet_and_can_be_written_again(tmp_path):
     table = some_table()
     data = write_chunk(read_chunk(write_chunk(table)))

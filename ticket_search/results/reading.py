@@ -107,8 +107,11 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
     # While a search rewrites a table of an earlier version, some chunks have the later columns and some do not.
     columns = _order(name, with_later_columns(chunks[0], later).column_names)
     alike = (with_later_columns(chunk, later).select(columns).replace_schema_metadata() for chunk in chunks)
-    frame: pd.DataFrame = pa.concat_tables(alike).to_pandas()
-    return frame.sort_values(list(KEYS[name]), ignore_index=True)
+    try:
+        frame: pd.DataFrame = pa.concat_tables(alike).to_pandas()
+        return frame.sort_values(list(KEYS[name]), ignore_index=True)
+    except (KeyError, pa.ArrowException) as error:  # a damaged name, in a chunk of an earlier version without checksum
+        raise RunDirectoryError(f"{str(folder)!r} is damaged: {error}") from None
 
 
 def _read_chunks(folder: Folder) -> list[pa.Table]:
