@@ -239,7 +239,9 @@ def test_no_flipped_byte_of_a_page_of_an_earlier_version_passes():
 def test_a_damaged_name_of_a_column_is_no_bug(finished_search):
     chunk = finished_search / "curves" / CHUNK
     table = pq.read_table(chunk)
-    pq.write_table(table.rename_columns([name.replace("val_loss", "vaL_loss") for name in table.column_names]), chunk)
+    version = {name: value for name, value in table.schema.metadata.items() if b"version" in name}
+    renamed = table.rename_columns([name.replace("val_loss", "vaL_loss") for name in table.column_names])
+    pq.write_table(renamed.replace_schema_metadata(version), chunk)
     with pytest.raises(RunDirectoryError, match=r"/curves' is damaged: .*val_loss"):
         load_results(finished_search)
 
