@@ -254,6 +254,18 @@ def test_a_chunk_is_plain_parquet_and_can_be_written_again(tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path), table.to_pandas())
 
 
+def test_pages_carry_checksums_for_other_readers():
+    data, noticed = write_chunk(some_table()), 0
+    for position in range(4, 204):
+        damaged = bytearray(data)
+        damaged[position] ^= 4
+        try:
+            pq.ParquetFile(pa.BufferReader(bytes(damaged)), page_checksum_verification=True).read()
+        except (OSError, pa.ArrowException) as error:
+            noticed += "CRC" in str(error)
+    assert noticed > 20
+
+
 def report(suggestion, level, accuracy):
     row = {"trajectory_id": suggestion.trajectory_id, "level": level, "level_key": "key", "seed": suggestion.seed}
     figures = {"density": 0.5**level, "compression": 2.0**level, "val_metric": accuracy, "dense_val_metric": 0.9}
