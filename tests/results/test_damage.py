@@ -1,21 +1,24 @@
 """A damaged chunk is reported, and a resumed search rebuilds its rows from the level store."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import finished_levels, in_process
 
 from ticket_search.errors import RunDirectoryError
 from ticket_search.results.chunks import read_chunk, write_chunk
-from ticket_search.results.events import EventLog
+from ticket_search.results.events import EventLog, read_events
 from ticket_search.results.reading import load_results
 from ticket_search.results.schema import KEYS, schemas
 from ticket_search.results.tables import REBUILD_FILE, Table
 from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport, LevelReport
+from ticket_search.storage.local import LocalFolder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "version_1_controls"
 SCHEMA = schemas({})["layers"]
@@ -75,6 +78,76 @@ def test_resume_rebuilds_every_table_from_the_store_and_trains_nothing(finished_
     assert not (finished_search / REBUILD_FILE).exists()
 
 
+@pytest.mark.parametrize("gone", [["levels"], ["trajectories"], ["curves"], ["controls"], list(KEYS)], ids="+".join)
+def test_resume_rebuilds_a_table_whose_folder_was_removed(finished_search, gone):
+    before, trained = tables(finished_search), finished_levels(finished_search)
+    for name in gone:
+        shutil.rmtree(finished_search / name)
+    names = ", ".join(f"{name}/" for name in gone)
+    message = f"'{finished_search}' is damaged: it has no table {names}; `ticket-search resume {finished_search}`"
+    for command in ("tickets", "status", "store"):
+        said = in_process(command, finished_search)
+        assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+        assert said.stderr == f"error: {message} rebuilds it from the store\n"
+    said = in_process("resume", finished_search, "--engine", "inline")
+    assert said.returncode == 0, said.stderr
+    for name in gone:
+        assert said.stderr.count(f"{finished_search / name} is missing; its rows are rebuilt from the level store") == 1
+    assert_equal_tables(finished_search, before)
+    assert finished_levels(finished_search) == trained
+    assert not (finished_search / REBUILD_FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["controls", "early_bird"])
+def test_a_table_that_the_first_version_did_not_write_is_no_damage(tmp_path, name):
+    run_dir = Path(shutil.copytree(GOLDEN, tmp_path / "run"))
+    shutil.rmtree(run_dir / name)
+    assert getattr(load_results(run_dir), name).empty
+    said = in_process("resume", run_dir, "--engine", "inline")
+    assert (said.returncode, "missing" in said.stderr) == (0, False)
+
+
+def test_a_chunk_is_read_once_when_its_table_is_opened(finished_search, monkeypatch):
+    read, seen = LocalFolder.read, Counter()
+    monkeypatch.setattr(LocalFolder, "read", lambda self, name: seen.update([name]) or read(self, name))
+    Table(finished_search / "levels", schemas({"pruning_rate": (0.3, 0.6)})["levels"], KEYS["levels"], name="levels")
+    assert seen == {CHUNK: 1}
+
+
+def test_a_rebuilding_says_first_how_many_levels_are_trained_again(finished_search):
+    before = tables(finished_search)
+    assert in_process("store", finished_search, "--keep-best", "0").returncode == 0
+    shutil.rmtree(finished_search / "curves")
+    said = in_process("resume", finished_search, "--engine", "inline")
+    assert said.returncode == 0, said.stderr
+    # Four trajectories share each seed's level 0.
+    line = "the level store no longer has 18 of the 18 levels whose rows are rebuilt; 18 will be trained again"
+    assert said.stderr.splitlines().count(line) == 1
+    assert len(tables(finished_search)["curves"]) == len(before["curves"])
+
+
+def test_only_trajectories_that_lack_rows_are_replayed(finished_search):
+    """Of two chunks of a table one is lost, after the store has been pruned."""
+    before = tables(finished_search)
+    curves = pq.read_table(finished_search / "curves" / CHUNK)
+    lost = {curves["trajectory_id"][-1].as_py()}
+    kept = [row for row in curves.to_pylist() if row["trajectory_id"] not in lost]
+    rows = [row for row in curves.to_pylist() if row["trajectory_id"] in lost]
+    for name, part in ((CHUNK, kept), ("part-00001.parquet", rows)):
+        (finished_search / "curves" / name).write_bytes(write_chunk(pa.Table.from_pylist(part, curves.schema)))
+    assert_equal_tables(finished_search, before)
+    assert in_process("store", finished_search, "--keep-best", "0").returncode == 0
+    (finished_search / "curves" / "part-00001.parquet").unlink()
+    said = in_process("resume", finished_search, "--engine", "inline")
+    assert said.returncode == 0, said.stderr
+    assert "no longer has 3 of the 3 levels whose rows are rebuilt" in said.stderr
+    again = Counter(
+        event["trajectory_id"] for event in read_events(finished_search) if event["event"] == "trajectory_ended"
+    )
+    assert {name for name, count in again.items() if count > 1} == lost
+    assert tables(finished_search)["curves"].shape == before["curves"].shape
+
+
 def test_controls_and_early_bird_are_rebuilt_too(tmp_path):
     run_dir = Path(shutil.copytree(GOLDEN, tmp_path / "run"))
     before, trained = tables(run_dir), finished_levels(run_dir)
@@ -122,11 +195,34 @@ def test_a_stray_file_in_a_table_is_ignored(finished_search, name):
     assert (finished_search / "levels" / name).read_text() == "not ours"
 
 
-def test_every_flipped_bit_in_the_values_is_noticed():
+def some_table():
     row = {"trajectory_id": "a", "name": "fc1.weight", "weights": 99, "density": 0.5}
-    table = pa.Table.from_pylist([row | {"level": n, "kept_weights": 7 * n} for n in range(50)], schema=SCHEMA)
+    return pa.Table.from_pylist([row | {"level": n, "kept_weights": 7 * n} for n in range(50)], schema=SCHEMA)
+
+
+def test_no_flipped_byte_of_a_chunk_passes():
+    """But for the bytes that say that there is a checksum: without them the chunk counts as an earlier version's."""
+    table = some_table()
     data = write_chunk(table)
-    unseen, seen = [], 0
+    unseen = []
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        try:
+            after = read_chunk(bytes(damaged))
+        except ValueError:
+            continue
+        unseen.append(position)
+        assert after.equals(table)
+    mark = data.index(b"ticket_search.sha256=")
+    assert unseen == list(range(mark, mark + len("ticket_search.sha256=")))
+
+
+def test_no_flipped_byte_of_a_page_of_an_earlier_version_passes():
+    """Its pages have checksums, but its footer has none."""
+    table, sink = some_table(), pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    data, unseen, seen = sink.getvalue().to_pybytes(), [], 0
     for position in range(0, len(data), 3):
         damaged = bytearray(data)
         damaged[position] ^= 1 << position % 8
@@ -140,8 +236,38 @@ def test_every_flipped_bit_in_the_values_is_noticed():
     assert (unseen, seen > 100) == ([], True)
 
 
+def test_a_damaged_name_of_a_column_is_no_bug(finished_search):
+    chunk = finished_search / "curves" / CHUNK
+    table = pq.read_table(chunk)
+    version = {name: value for name, value in table.schema.metadata.items() if b"version" in name}
+    renamed = table.rename_columns([name.replace("val_loss", "vaL_loss") for name in table.column_names])
+    pq.write_table(renamed.replace_schema_metadata(version), chunk)
+    with pytest.raises(RunDirectoryError, match=r"/curves' is damaged: .*val_loss"):
+        load_results(finished_search)
+
+
+def test_a_chunk_is_plain_parquet_and_can_be_written_again(tmp_path):
+    table = some_table()
+    data = write_chunk(read_chunk(write_chunk(table)))
+    assert read_chunk(data).equals(table)
+    (tmp_path / CHUNK).write_bytes(data)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path), table.to_pandas())
+
+
+def test_pages_carry_checksums_for_other_readers():
+    data, noticed = write_chunk(some_table()), 0
+    for position in range(4, 204):
+        damaged = bytearray(data)
+        damaged[position] ^= 4
+        try:
+            pq.ParquetFile(pa.BufferReader(bytes(damaged)), page_checksum_verification=True).read()
+        except (OSError, pa.ArrowException) as error:
+            noticed += "CRC" in str(error)
+    assert noticed > 20
+
+
 def report(suggestion, level, accuracy):
-    row = {"trajectory_id": suggestion.trajectory_id, "level": level, "seed": suggestion.seed}
+    row = {"trajectory_id": suggestion.trajectory_id, "level": level, "level_key": "key", "seed": suggestion.seed}
     figures = {"density": 0.5**level, "compression": 2.0**level, "val_metric": accuracy, "dense_val_metric": 0.9}
     verdict = {"metric": "accuracy", "higher_is_better": True, "matching": accuracy >= 0.9}
     layer = {"trajectory_id": suggestion.trajectory_id, "level": level, "name": "fc1.weight"}
@@ -169,7 +295,7 @@ def test_a_stopped_trajectory_is_replayed_up_to_its_stop(search, tmp_path, lost)
         suggestion = driver.next()
         for level in range(levels):
             finished = report(suggestion, level, 0.9)
-            EventLog(tmp_path).log("level_finished", trajectory_id=suggestion.trajectory_id, level=level)
+            EventLog(tmp_path).log("level_finished", **finished.level)
             driver.level_finished(suggestion.number, finished)
         driver.ended(suggestion.number, EndReport(status="stopped", reason=f"after {levels}"))
     driver.flush()

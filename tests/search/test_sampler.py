@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 from optuna.trial import TrialState
 
-from ticket_search.config.identity import trajectory_id
+from ticket_search.config.identity import derive_seed, trajectory_id
 from ticket_search.search.sampler import Outcome, Sampler
 from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 
@@ -127,19 +127,59 @@ class TestSuggestions:
         assert sum(values["training.optimizer.lr"] < 1e-3 for values in made) in range(6, 19)
         assert {values["max_levels"] for values in made} == {None, 3}
 
-    def test_only_remaining_points_are_checked_near_the_end_of_a_space(self, search, monkeypatch):
-        asked = Sampler(search({"rewind_iteration": {"low": 0, "high": 19}}, seeds=(0, 1), sampler="random"))
+    @pytest.mark.parametrize("points", [8, 80])
+    def test_near_the_end_of_a_space_a_suggestion_looks_at_one_point(self, search, monkeypatch, points):
+        space = {"rewind_iteration": {"low": 0, "high": points // 2 - 1}, "strategy": ["layerwise", "global"]}
+        asked = Sampler(search(space, seeds=(0, 1), sampler="random"))
         monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
         looked_at = []
-        free_seed = asked._free_seed
-        monkeypatch.setattr(asked, "_free_seed", lambda values: looked_at.append(values) or free_seed(values))
+        id_at = asked._id_at
+        monkeypatch.setattr(asked, "_id_at", lambda *point: looked_at.append(point) or id_at(*point))
         counts = []
         while asked.ask() is not None:
             counts.append(len(looked_at))
             looked_at.clear()
-        assert (len(counts), counts[0]) == (40, 20)
-        assert counts == sorted(counts, reverse=True)
-        assert counts[-1] <= 2
+        assert counts == [3] * 2 * points  # with each of the two seeds, and the suggestion itself
+
+    def test_the_point_is_drawn_from_the_free_ones_in_the_order_of_the_grid(self, search, monkeypatch):
+        """As earlier versions drew it, which listed them: a resumed search goes on with the same points."""
+        monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
+        space = {
+            "pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1},
+            "rewind_iteration": {"low": 3, "high": 5},
+            "training.schedule.milestones": [[10, 20], [10], [5]],
+        }
+        base = {"training.schedule.name": "step", "training.schedule.milestones": [10]}
+        spec = search(space, seeds=(4, 0), sampler="random", base=base)
+        asked, used, seeds = Sampler(spec), set(), Counter()
+        for number in range(91):
+            left = {
+                json.dumps(point): free
+                for point in spec.grid()
+                if (free := [seed for seed in spec.seeds if (json.dumps(point), seed) not in used])
+            }
+            suggestion = asked.ask()
+            if not left:
+                break
+            expected = random.Random(derive_seed(spec.search.seed, number, "free")).choice(list(left))
+            assert json.dumps(suggestion.values) == expected
+            assert suggestion.seed == min(left[expected], key=lambda seed: seeds[seed])
+            used.add((expected, suggestion.seed))
+            seeds[suggestion.seed] += 1
+        assert (number, suggestion) == (90, None)
+
+    def test_points_that_make_the_same_trajectories_are_suggested_once(self, search, monkeypatch):
+        monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
+        space = {"dataset.download": [True, False], "strategy": ["layerwise", "global"]}
+        made = exhaust(Sampler(search(space, seeds=(0, 1), sampler="random")))
+        assert len({s.trajectory_id for s in made}) == len(made) == 4
+
+    def test_points_are_not_listed(self, search, monkeypatch):
+        monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
+        fine = {"low": 0.1, "high": 0.5, "step": 1e-6}
+        space = {"pruning_rate": fine, "pruning.output_layer_rate": fine, "training.optimizer.lr": fine}
+        made = exhaust(Sampler(search(space, seeds=(0,), sampler="random")), limit=20)
+        assert len({s.trajectory_id for s in made}) == 20
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_a_choice_may_be_a_list_or_a_mapping(self, search, sampler):

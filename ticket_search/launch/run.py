@@ -77,6 +77,7 @@ def run_search(
             for line in (*checked.notices, *_changes(held, spec)):
                 say(line)
             search = _driver(spec, folder, held, listener, say)
+            _say_what_is_trained_again(search, store, say)
             on_start(search.progress)
             opened = stack.enter_context(open_engine(engine, address, room=checked.data_size))
             for line in opened.plan(spec):
@@ -105,6 +106,16 @@ def _driver(spec: SearchSpec, folder: Folder, held: Hold, listener: Listener, sa
         is_asked_to_stop=lambda: is_stop_requested(folder),
         guard=lambda: _check_held(folder, held),
     )
+
+
+def _say_what_is_trained_again(search: SearchDriver, store: Folder, say: Say) -> None:
+    """Say how many levels a rebuilding of tables will train, since `store --prune` has removed their entries."""
+    keys = search.level_keys_to_rebuild
+    if keys and (removed := keys - LevelStore(store).keys()):
+        say(
+            f"the level store no longer has {len(removed)} of the {len(keys)} levels whose rows are rebuilt; "
+            f"{len(removed)} will be trained again"
+        )
 
 
 def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held: Hold) -> None:

@@ -2,15 +2,17 @@
 
 import shlex
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
 import pyarrow as pa
 
 from ticket_search.errors import RunDirectoryError
-from ticket_search.results.chunks import chunk_name, is_chunk, read_chunk
+from ticket_search.results.chunks import chunk_name, is_chunk, read_chunk, read_schema
 from ticket_search.results.columns import SEARCHED, table_columns
 from ticket_search.results.schema import (
+    FIRST_VERSION,
     KEYS,
     LATER_TABLES,
     check_version,
@@ -56,11 +58,14 @@ def load_results(run_dir: Location) -> Results:
     """
     folder = open_folder(run_dir)
     absent = {name for name in KEYS if not _chunks(folder / name)}
-    missing = [f"{name}/" for name in KEYS if name in absent and name not in LATER_TABLES]
     if len(absent) == len(KEYS) and not folder.files():
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: there is no such folder, or it is empty")
-    if missing:
-        raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no table {', '.join(missing)}")
+    expected = set(KEYS) - (set(LATER_TABLES) if absent and _is_of_first_version(folder) else set())
+    if absent & expected:
+        missing = f"it has no table {', '.join(f'{name}/' for name in KEYS if name in absent & expected)}"
+        if folder.read("search.yaml") is None:
+            raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: {missing}")
+        raise RunDirectoryError(f"{str(run_dir)!r} is damaged: {missing}; {_rebuilt_by(folder)}")
     # The writer writes trajectories last. If they are read first, all the levels that they count exist already.
     order = ("trajectories", "levels", "layers", "curves", "controls", "early_bird")
     return Results(**{name: _empty(name) if name in absent else _read(folder, name) for name in order})
@@ -68,6 +73,17 @@ def load_results(run_dir: Location) -> Results:
 
 def _chunks(folder: Folder) -> list[str]:
     return [file.name for file in folder.files() if is_chunk(file.name)]
+
+
+def _is_of_first_version(run_dir: Folder) -> bool:
+    data = (run_dir / "levels").read(chunk_name(0))
+    with suppress(ValueError):  # it is damaged, which reading the table says
+        return data is not None and version_of(read_schema(data)) == FIRST_VERSION
+    return False
+
+
+def _rebuilt_by(run_dir: Folder) -> str:
+    return f"`ticket-search resume {shlex.quote(str(run_dir))}` rebuilds it from the store"
 
 
 def _empty(name: str) -> pd.DataFrame:
@@ -84,8 +100,7 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
         except ValueError as error:
             # A file in object storage is read in several requests, between which the search may have replaced it.
             if folder.grows or attempt == _ATTEMPTS - 1:
-                resume = f"ticket-search resume {shlex.quote(str(run_dir))}"
-                raise RunDirectoryError(f"{error}; `{resume}` rebuilds it from the store") from None
+                raise RunDirectoryError(f"{error}; {_rebuilt_by(run_dir)}") from None
             time.sleep(0.2)
     version = min(version_of(chunk.schema) for chunk in chunks)
     later = later_columns(name, version)
@@ -94,9 +109,9 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
     try:
         alike = [with_later_columns(chunk, later).select(columns).replace_schema_metadata() for chunk in chunks]
         frame: pd.DataFrame = pa.concat_tables(alike).to_pandas()
-    except (KeyError, pa.ArrowInvalid) as error:
+        return frame.sort_values(list(KEYS[name]), ignore_index=True)
+    except (KeyError, pa.ArrowException) as error:
         raise RunDirectoryError(f"{str(folder)!r} is not the table {name} of a search: {error.args[0]}") from None
-    return frame.sort_values(list(KEYS[name]), ignore_index=True)
 
 
 def _read_chunks(folder: Folder) -> list[pa.Table]:

@@ -19,8 +19,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "controls": ("trajectory_id", "level", "control", "draw"),
     "early_bird": ("trajectory_id", "iteration", "earlier_iteration"),
 }
-#: Tables that older versions did not write. If one of them is missing, it counts as empty.
+#: Tables that a directory of the first schema version may lack. A missing one then counts as empty.
 LATER_TABLES = ("controls", "early_bird")
+FIRST_VERSION = 1
 _VERSION = b"ticket_search.schema_version"
 _ENCODING = b"ticket_search.encoding"
 _TYPES = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}

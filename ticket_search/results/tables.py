@@ -20,6 +20,7 @@ from ticket_search.config.space import Domain
 from ticket_search.errors import RunDirectoryError
 from ticket_search.results.chunks import chunk_name, is_chunk, read_chunk, read_schema, write_chunk
 from ticket_search.results.schema import (
+    FIRST_VERSION,
     KEYS,
     check_version,
     decode,
@@ -49,7 +50,11 @@ class Table:
         key: the columns that identify a row (for `put`), or a group of rows written together (for `put_group`).
         name: the table's name in `columns.table_columns`, needed to upgrade a table of an earlier version.
         capacity: the number of rows of a full chunk. A group is never split, so a chunk may have more.
+        may_be_absent: whether a folder without chunks is a new table, rather than one whose chunks were removed.
         on_damage: called with a notice before a damaged or missing chunk is replaced by an empty one.
+
+    Attributes:
+        version: the lowest schema version of the chunks, as they were found; None if there were none.
 
     Raises:
         RunDirectoryError: the folder holds a table of a newer version or with different columns, or most of its chunks
@@ -65,6 +70,7 @@ class Table:
         *,
         name: str | None = None,
         capacity: int = 50_000,
+        may_be_absent: bool = True,
         on_damage: Callable[[str], None] = lambda notice: None,
     ) -> None:
         self._folder, self._schema, self._key, self._capacity = open_folder(folder), schema, key, capacity
@@ -77,7 +83,8 @@ class Table:
         self._places: dict[tuple[Any, ...], int] = {}  # for each key, the index of its first row in the table
         self._pending: dict[int, Mapping[str, Any]] = {}
         self._last = (0, schema.empty_table())  # the number and the rows of the last chunk on disk, which still grows
-        self._open()
+        self.version: int | None = None
+        self._open(may_be_absent)
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Insert a row, or replace the row with the same key. Missing columns are null.
@@ -125,31 +132,38 @@ class Table:
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return key in self._places
 
-    def _open(self) -> None:
+    def _open(self, may_be_absent: bool) -> None:
         self._folder.sweep()
         names = {file.name for file in self._folder.files() if is_chunk(file.name)}
         chunks = 1 + max((int(name[5:-8]) for name in names), default=-1)
         if chunks > 2 * len(names):
             raise RunDirectoryError(f"{self._folder} is damaged: of {chunks} chunks, only {sorted(names)} are left")
+        if not chunks:
+            if not may_be_absent:
+                self._on_damage(f"{self._folder} is missing; its rows are rebuilt from the level store")
+            self._write(0, [])
+            return
+        versions = []
         for chunk in range(chunks):
-            self._mend(chunk)
+            found = self._mended(chunk)
+            versions.append(version_of(found.schema))
             if chunk:
                 self._starts.append(self._length)
-            self._take_up(chunk)
-        self._upgrade(chunks)
-        if chunks:
-            self._last = (chunks - 1, self._read(chunks - 1))
-        else:
-            self._write(0, [])
+            self._last = (chunk, self._upgraded(found, self._folder.place(chunk_name(chunk))))
+            self._take_up(self._last[1].select(list(self._key)))
+        self.version = min(versions)
+        # From the last to the first: pandas takes the columns of the first chunk and must find them in all others.
+        for chunk in reversed(range(chunks)):
+            if versions[chunk] < version_of(self._schema):
+                self._save(chunk, self._read(chunk))
 
-    def _mend(self, chunk: int) -> None:
-        """Replace a damaged or missing chunk by an empty one, and keep a damaged file under another name."""
+    def _mended(self, chunk: int) -> pa.Table:
+        """Return a chunk; replace a damaged or missing one by an empty one, and keep the damaged file beside it."""
         name = chunk_name(chunk)
         path, data = self._folder.place(name), self._folder.read(name)
         try:
             if data is not None:
-                read_chunk(data)
-                return
+                return read_chunk(data)
             self._on_damage(f"{path} is missing; its rows are rebuilt from the level store")
         except ValueError as error:
             # pandas and pyarrow skip files whose names start with an underscore.
@@ -158,11 +172,12 @@ class Table:
                 f"{path} is damaged ({error}); it is kept as {aside}, and its rows are rebuilt from the level store"
             )
             self._folder.write(aside, data or b"")
-        self._save(chunk, self._schema.empty_table())
+        empty = self._schema.empty_table()
+        self._save(chunk, empty)
+        return empty
 
-    def _take_up(self, chunk: int) -> None:
-        """Add the keys of a chunk to the index; the rows of a group are adjacent."""
-        keys = self._read(chunk, list(self._key))
+    def _take_up(self, keys: pa.Table) -> None:
+        """Add the keys of the next chunk to the index; the rows of a group are adjacent."""
         places = pa.table({**dict(zip(self._key, keys.columns, strict=True)), "": np.arange(len(keys)) + self._length})
         firsts = places.group_by(list(self._key), use_threads=False).aggregate([("", "min")])
         columns = [firsts.column(name).to_pylist() for name in self._key]
@@ -181,16 +196,6 @@ class Table:
             raise RunDirectoryError(
                 f"{path} does not have the columns of this search; they differ in {error}"
             ) from None
-
-    def _upgrade(self, chunks: int) -> None:
-        """Rewrite chunks of an earlier version, from the last to the first.
-
-        In this order, pandas can read the table at any moment: it expects the columns of the first chunk in all others.
-        """
-        for chunk in reversed(range(chunks)):
-            data = self._folder.read(chunk_name(chunk))
-            if data is not None and version_of(read_schema(data)) < version_of(self._schema):
-                self._save(chunk, self._read(chunk))
 
     def _key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         return _interned(tuple(row[name] for name in self._key))
@@ -254,6 +259,7 @@ class Tables:
         run_dir: the run directory, local or in object storage.
         space: the search space: the domain of each field, by name.
         say: receives a line about each damaged chunk.
+        has_begun: whether the search has run before, so that a missing table must have been removed.
 
     Attributes:
         must_be_rebuilt: whether rows were lost with a damaged chunk, in this or an earlier process, and have not been
@@ -264,33 +270,47 @@ class Tables:
     """
 
     def __init__(
-        self, run_dir: Location, space: Mapping[str, Domain], say: Callable[[str], None] = lambda notice: None
+        self,
+        run_dir: Location,
+        space: Mapping[str, Domain],
+        say: Callable[[str], None] = lambda notice: None,
+        *,
+        has_begun: bool = False,
     ) -> None:
         folder, schema = open_folder(run_dir), schemas(space)
-        self._folder = folder
+        self._folder, self._say = folder, say
         self.must_be_rebuilt = folder.read(REBUILD_FILE) is not None
 
-        def on_damage(notice: str) -> None:
-            # Written before the chunk is replaced, so that if this process is killed, the next one rebuilds the rows.
-            folder.write(REBUILD_FILE, json.dumps({"time": time.time(), "reason": notice}).encode())
-            self.must_be_rebuilt = True
-            say(notice)
-
-        def table(name: str, key: tuple[str, ...]) -> Table:
-            capacity = _CAPACITY.get(name, _CAPACITY_OF_OTHERS)
-            return Table(folder / name, schema[name], key, name=name, capacity=capacity, on_damage=on_damage)
+        def table(name: str, key: tuple[str, ...], *, is_later: bool = False) -> Table:
+            return Table(
+                folder / name,
+                schema[name],
+                key,
+                name=name,
+                capacity=_CAPACITY.get(name, _CAPACITY_OF_OTHERS),
+                may_be_absent=not has_begun or is_later,
+                on_damage=self.note_damage,
+            )
 
         self.levels = table("levels", KEYS["levels"])
         self.trajectories = table("trajectories", KEYS["trajectories"])
         self.curves = table("curves", _LEVEL)
         self.layers = table("layers", _LEVEL)
-        self.controls = table("controls", _LEVEL)
-        self.early_bird = table("early_bird", ("trajectory_id",))
+        is_first = self.levels.version == FIRST_VERSION
+        self.controls = table("controls", _LEVEL, is_later=is_first)
+        self.early_bird = table("early_bird", ("trajectory_id",), is_later=is_first)
 
     def flush(self) -> None:
         """Write all tables, in an order such that no row refers to a row that is not yet written."""
         for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()
+
+    def note_damage(self, notice: str) -> None:
+        """Note that rows were lost, and say so; until `rebuilt` every process that opens the tables rebuilds them."""
+        # Written first: a process killed between here and the end of the rebuilding leaves it to the next.
+        self._folder.write(REBUILD_FILE, json.dumps({"time": time.time(), "reason": notice}).encode())
+        self.must_be_rebuilt = True
+        self._say(notice)
 
     def rebuilt(self) -> None:
         """Flush, and record that all rows of damaged chunks have been put again."""

@@ -5,7 +5,7 @@ Its state is in the tables and the record of suggestions, from which a new proce
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import log2
 from typing import Any
 
@@ -17,7 +17,7 @@ from ticket_search.results.schema import column
 from ticket_search.results.tables import Tables
 from ticket_search.results.tensorboard import TensorBoardWriter
 from ticket_search.search.early_stopping import EarlyStopping
-from ticket_search.search.rebuilding import Settled, settled_before
+from ticket_search.search.rebuilding import Settled, is_whole, lacks_rows, settled_before
 from ticket_search.search.reports import (
     SETTLED,
     EndReport,
@@ -79,10 +79,11 @@ class SearchDriver:
         self.progress = Progress(trials=spec.planned_trials)
         self._listener = listener
         self._run_dir = run_dir
-        self._tables = Tables(run_dir, spec.space, say)
+        self._record = SuggestionRecord(run_dir)
+        recorded = self._record.read()
+        self._tables = Tables(run_dir, spec.space, say, has_begun=bool(recorded))
         self._tensorboard = TensorBoardWriter(run_dir / "tensorboard", spec.space)
         self._events = EventLog(run_dir)
-        self._record = SuggestionRecord(run_dir)
         self._sampler = Sampler(spec)
         self._early_stopping = EarlyStopping(spec.search.early_stopping, spec.search.tolerance)
         self._running: dict[int, Row] = {}
@@ -93,12 +94,17 @@ class SearchDriver:
         self._waiting: list[Suggestion] = []
         self._rebuilding: dict[int, Settled] = {}
         self._flush_after = 0.0
-        self._resume()
+        self._resume(recorded)
 
     @property
     def unfinished(self) -> int:
         """The number of trajectories that were handed out and have not ended."""
         return len(self._running)
+
+    @property
+    def level_keys_to_rebuild(self) -> set[str]:
+        """The keys of the levels whose rows are rebuilt, after a chunk or a table was damaged or removed."""
+        return {key for settled in self._rebuilding.values() for key in settled.level_keys}
 
     @property
     def is_ending(self) -> bool:
@@ -296,21 +302,23 @@ class SearchDriver:
             what = f"suggestion {suggestion.number} has the values {values}, which are not in the space"
             raise self._record.damaged(what) from error
 
-    def _resume(self) -> None:
+    def _resume(self, recorded: Sequence[Suggestion]) -> None:
         """Restore the state of the sampler and of early stopping from the record of suggestions and the tables."""
         trajectories = {row["trajectory_id"]: row for row in self._tables.trajectories.rows()}
         levels: dict[str, list[Row]] = {}
         for row in self._tables.levels.rows(_LEVEL_COLUMNS):
             levels.setdefault(row["trajectory_id"], []).append(row)
+        ended = [row for row in trajectories.values() if row["status"] in SETTLED]
+        if not self._tables.must_be_rebuilt and any(lacks_rows(self._tables, row) for row in ended):
+            self._tables.note_damage("rows of finished trajectories are missing; they are rebuilt from the level store")
         settled = settled_before(self._run_dir, trajectories) if self._tables.must_be_rebuilt else {}
-        for suggestion in self._record.read():
+        for suggestion in recorded:
             self._suggestions[suggestion.number] = suggestion
             row = trajectories.get(suggestion.trajectory_id, {"status": "running", "levels": 0})
-            if suggestion.trajectory_id in settled:
+            if suggestion.trajectory_id in settled and not self._is_whole(suggestion, row):
                 self._rebuilding[suggestion.number] = settled[suggestion.trajectory_id]
                 row = {"status": "running"}
-            # A trajectory some of whose levels are missing, because a file was removed, is replayed from the store.
-            if row["status"] not in SETTLED or row["levels"] > len(levels.get(suggestion.trajectory_id, [])):
+            if row["status"] not in SETTLED:
                 self._waiting.append(suggestion)
                 self._replay(suggestion, None)
                 continue
@@ -322,3 +330,8 @@ class SearchDriver:
             self.progress.counts[row["status"]] += 1
             if len(matching) > 1:
                 self._note_ticket(matching[-1])
+        if self._tables.must_be_rebuilt and not self._rebuilding:
+            self._tables.rebuilt()
+
+    def _is_whole(self, suggestion: Suggestion, row: Row) -> bool:
+        return is_whole(self._tables, row, self.spec.trajectory_at(suggestion.values, suggestion.seed))

@@ -1,9 +1,11 @@
 """Finds out how trajectories had ended before a table was damaged, so that their replays end in the same way."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.results.events import read_events
+from ticket_search.results.tables import Tables
 from ticket_search.search.reports import SETTLED, Row
 from ticket_search.storage.folder import Folder
 
@@ -15,10 +17,12 @@ class Settled:
     Attributes:
         stop_after: the number of levels after which it had been stopped; None if it had ended by itself.
         reason: the reason why it had been stopped, or else its status.
+        level_keys: the keys of its levels and controls, as far as the events name them.
     """
 
     stop_after: int | None
     reason: str
+    level_keys: frozenset[str]
 
 
 def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str, Settled]:
@@ -33,17 +37,45 @@ def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str
     """
     settled: dict[str, Settled] = {}
     levels: dict[str, int] = {}
+    keys: dict[str, set[str]] = {}
     for event in read_events(run_dir):
         name = event.get("trajectory_id", "")
         if event["event"] == "trajectory_ended" and event.get("status") in SETTLED:
-            settled[name] = _settled(event["status"], event.get("reason"), levels.get(name, 0))
-        elif event["event"] in ("level_finished", "level_reused") and "level" in event:
+            settled[name] = _settled(event["status"], event.get("reason"), levels.get(name, 0), keys.get(name, set()))
+        elif event["event"] in ("level_finished", "level_reused") and {"level", "level_key"} <= event.keys():
             levels[name] = max(levels.get(name, 0), event["level"] + 1)
+            keys.setdefault(name, set()).add(event["level_key"])
     for name, row in trajectories.items():
         if row["status"] in SETTLED:
-            settled[name] = _settled(row["status"], row["reason"], row["levels"])
+            settled[name] = _settled(row["status"], row["reason"], row["levels"], keys.get(name, set()))
     return settled
 
 
-def _settled(status: str, reason: str | None, levels: int) -> Settled:
-    return Settled(stop_after=levels if status == "stopped" else None, reason=reason or status)
+def lacks_rows(tables: Tables, row: Row) -> bool:
+    """Whether a level that a row of `trajectories` counts has no rows in a table that holds every level."""
+    keys = [(row["trajectory_id"], level) for level in range(row["levels"])]
+    return not all(key in table for key in keys for table in (tables.levels, tables.curves, tables.layers))
+
+
+def is_whole(tables: Tables, row: Row, trajectory: TrajectorySpec) -> bool:
+    """Whether the tables hold every row of a settled trajectory, so that it need not be replayed.
+
+    Args:
+        tables: of the run directory.
+        row: of the trajectory, in `trajectories`.
+        trajectory: its specification.
+    """
+    if row["status"] not in SETTLED or lacks_rows(tables, row):
+        return False
+    early_bird, last = trajectory.pruning.early_bird is not None, trajectory.pruning.last_level
+    keys = [(row["trajectory_id"], level) for level in range(row["levels"])]
+    # With early-bird, the dense network trained to its end is a control of level 0.
+    controlled = [key for key in keys if trajectory.controls.of(key[1], last) or (early_bird and key[1] == 0)]
+    return all(key in tables.controls for key in controlled) and (
+        not early_bird or not keys or (row["trajectory_id"],) in tables.early_bird
+    )
+
+
+def _settled(status: str, reason: str | None, levels: int, keys: Iterable[str]) -> Settled:
+    stop_after = levels if status == "stopped" else None
+    return Settled(stop_after=stop_after, reason=reason or status, level_keys=frozenset(keys))

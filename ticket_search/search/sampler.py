@@ -23,6 +23,7 @@ from ticket_search.config.identity import derive_seed, digest, trajectory_id
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.space import Domain, Range, domain_values
 from ticket_search.errors import SpecError
+from ticket_search.search.free_points import FreePoints
 from ticket_search.search.suggestions import Suggestion
 
 #: How many times to ask a sampler that proposes points already run, before drawing a free point at random.
@@ -69,7 +70,7 @@ class Sampler:
         self._ids: dict[str, str] = {}
         self._seed_uses: Counter[int] = Counter()
         self._next = 0
-        self._free_points: list[dict[str, Any]] | None = None
+        self._free_points = None if spec.size is None or self._grid else FreePoints(spec.space, len(spec.seeds))
 
     def ask(self) -> Suggestion | None:
         """Return the next suggestion, or None if every point has been run with every seed."""
@@ -101,6 +102,8 @@ class Sampler:
     def _note(self, suggestion: Suggestion) -> None:
         self._used.add(suggestion.trajectory_id)
         self._seed_uses[suggestion.seed] += 1
+        if self._free_points:
+            self._free_points.note_run(suggestion.values)
         self._next = suggestion.number + 1
 
     def _add(self, suggestion: Suggestion) -> None:
@@ -137,18 +140,17 @@ class Sampler:
         return self._random_free_point()
 
     def _random_free_point(self) -> Suggestion | None:
-        if self._spec.size is None:
-            return None
-        # Points never become free again, so only those that were free last time are checked.
-        points = self._spec.grid() if self._free_points is None else self._free_points
-        free = [(values, seed) for values in points if (seed := self._free_seed(values)) is not None]
-        self._free_points = [values for values, _ in free]
-        if not free:
-            return None
         chooser = random.Random(derive_seed(self._spec.search.seed, self._next, "free"))
-        suggestion = self._suggestion(*chooser.choice(free), {})
-        self._add(suggestion)
-        return suggestion
+        while self._free_points and self._free_points.count:
+            values = self._free_points.point(chooser.randrange(self._free_points.count))
+            seed = self._free_seed(values)
+            if seed is not None:
+                suggestion = self._suggestion(values, seed, {})
+                self._add(suggestion)
+                return suggestion
+            # Another point has made the same trajectories: they differ in `dataset.download` only.
+            self._free_points.take(values)
+        return None
 
     def _free_seed(self, values: Mapping[str, Any]) -> int | None:
         """Return the least used of the seeds that this point has not been run with; None if there is none."""

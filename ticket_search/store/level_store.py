@@ -114,6 +114,13 @@ class LevelStore:
         """Return the entry under a key, or None. A damaged entry is moved aside, logged, and counts as absent."""
         return self._read(_entry_name(key), key)
 
+    def keys(self) -> set[str]:
+        """The keys of all entries; lists the whole store."""
+        stems = (
+            (file.name, file.name.rpartition("/")[2].partition(".")[0]) for file in self._root.files(recursive=True)
+        )
+        return {stem for name, stem in stems if name == _entry_name(stem)}
+
     def damaged(self, key: str) -> str | None:
         """Return the location of the last damaged entry that was moved aside for a key; None if there is none."""
         aside = [file.name for file in (self._root / _DAMAGED).files() if file.name.startswith(f"{key}.")]
