@@ -64,7 +64,7 @@ def test_hosts_are_cut_off_killed_and_added():
 def test_a_late_host_without_the_storage_is_left_out():
     with cluster_of(2, listed=3) as cluster:
         output = cluster.shared / "run"
-        running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=2000", "--output", str(output))
+        running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=1500", "--output", str(output))
         wait_until(lambda: finished_on(output)[cluster.hosts.name(2)], running)
         cluster.hosts.start(3)
         # An empty disk in the place of the storage, before Ray is started there.
