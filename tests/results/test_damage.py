@@ -242,7 +242,7 @@ def test_a_damaged_name_of_a_column_is_no_bug(finished_search):
     version = {name: value for name, value in table.schema.metadata.items() if b"version" in name}
     renamed = table.rename_columns([name.replace("val_loss", "vaL_loss") for name in table.column_names])
     pq.write_table(renamed.replace_schema_metadata(version), chunk)
-    with pytest.raises(RunDirectoryError, match=r"/curves' is damaged: .*val_loss"):
+    with pytest.raises(RunDirectoryError, match=r"/curves' is not the table curves of a search: .*val_loss"):
         load_results(finished_search)
 
 

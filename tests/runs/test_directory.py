@@ -301,7 +301,8 @@ def level_0(suggestion, **more):
     row = dict.fromkeys(("train_seconds", "density", "compression", "val_metric", "dense_val_metric"), 1.0)
     row |= {"metric": "accuracy", "higher_is_better": True}
     row |= {"trajectory_id": suggestion.trajectory_id, "level": 0, "level_key": "k", "iterations": 40, "matching": True}
-    return LevelReport(level=row, curve=[], layers=[], **more)
+    key = {"trajectory_id": suggestion.trajectory_id, "level": 0}
+    return LevelReport(level=row, curve=[key | {"iteration": 40}], layers=[key | {"name": "fc1.weight"}], **more)
 
 
 class TestDriverThatStops:

@@ -152,7 +152,7 @@ class TestOnADisk:
             ("absent/" + "x" * 300, "File name too long"),
             ("x/" * 3000, "File name too long"),
             ("loop/run", "Too many levels of symbolic links"),
-            ("a\0b", "embedded null byte"),
+            ("a\0b", "it contains a NUL character"),
         ],
     )
     def test_a_path_that_cannot_be_a_folder(self, tmp_path, monkeypatch, name, reason):

@@ -131,8 +131,8 @@ def _check_path(text: str) -> None:
     reason = ""
     try:
         Path(text).stat()
-    except ValueError as error:  # the path contains a NUL
-        reason = reason_of(error)
+    except ValueError:  # each version of Python says it in its own words
+        reason = "it contains a NUL character"
     except OSError as error:
         # If a parent folder is missing, `stat` reports that, even if a name is too long.
         too_long = any(len(os.fsencode(part)) > _NAME_MAX for part in Path(text).parts)
