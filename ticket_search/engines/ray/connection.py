@@ -319,7 +319,7 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address:
         raise SpecError(f"--address {address!r}: give host:port of a cluster's head, or auto on one of its nodes")
-    if not port.isdigit():
+    if not port.isdecimal():  # Ray knows other addresses, such as auto
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
