@@ -280,7 +280,7 @@ CASES = {
     "20,000 layers": setting("model.name=resnet20000", "'resnet20000': a ResNet has at most 9998 layers"),
     "a ResNet of 5,000 digits": setting(f"model.name=resnet{TOO_HUGE}", "at most 9998 layers", absent=TOO_HUGE),
     # many problems, or one very long value
-    "3,000 unknown keys": file(UNKNOWN_KEYS, "more"),
+    "3,000 unknown keys": file(UNKNOWN_KEYS, "and 3,004 more"),
     "3,000 wrong seeds": setting(f"seeds=[{', '.join(['a'] * 3000)}]", "and 2,997 more"),
     "a network of 300 letters": setting(f"model.name={LONG}", "unknown model 'xxx", absent=LONG),
     "a data set of 300 letters": setting(f"dataset.name={LONG}", "unknown dataset 'xxx", absent=LONG),
@@ -486,14 +486,23 @@ CASES = {
     "pull below a file": option("pull f/g", "f' is not a directory", files={"f": ""}),
     "pull to object storage": option("pull s3://b", "'s3://b' is not a local directory"),
     "stop what does not run": option("stop", "is not being run, so there is nothing to stop"),
-    **{f"{c}, nothing there": command(f"{c} d{rest}", "is n", files={}) for c, rest in COMMANDS.items()},
+    **{f"{c}, nothing there": command(f"{c} d{rest}", " a run directory") for c, rest in COMMANDS.items()},
     **{
-        f"{c}, an empty folder": command(f"{c} d{rest}", "is n", files={"d": Path.mkdir})
+        f"{c}, an empty folder": command(f"{c} d{rest}", " a run directory", files={"d": Path.mkdir})
         for c, rest in COMMANDS.items()
     },
-    **{f"{c}, no run directory": command(f"{c} d{rest}", "is n", files={"d/f": ""}) for c, rest in COMMANDS.items()},
-    **{f"{c}, a FIFO": command(f"{c} d{rest}", "is n", files={"d": os.mkfifo}) for c, rest in COMMANDS.items()},
-    **{f"{c}, a file": command(f"{c} d{rest}", "'", files={"d": ""}) for c, rest in COMMANDS.items()},
+    **{
+        f"{c}, no run directory": command(f"{c} d{rest}", " a run directory", files={"d/f": ""})
+        for c, rest in COMMANDS.items()
+    },
+    **{
+        f"{c}, a FIFO": command(f"{c} d{rest}", " a run directory", files={"d": os.mkfifo})
+        for c, rest in COMMANDS.items()
+    },
+    **{
+        f"{c}, a file": command(f"{c} d{rest}", " a run directory" if c == "pull" else "'d' is a file", files={"d": ""})
+        for c, rest in COMMANDS.items()
+    },
     **{f"{c}, 300 letters": command(f"{c} {LONG}{rest}", "name too long", absent=LONG) for c, rest in COMMANDS.items()},
     # resuming with changed fields
     "resume, nan": resume("training.optimizer.lr=.nan", "training.optimizer.lr: nan is not valid"),
@@ -741,7 +750,7 @@ CASES = {
         "store",
         "run.json",
         lambda p: (p.parent / "copies").mkdir() or says("x")(p.parent / "copies/a-1.json"),
-        "copies",
+        "it is unknown which copies it lists",
     ),
     "store: a file": damaged(
         *("resume --engine inline", "store", lambda p: (shutil.rmtree(p), p.write_text(""))),

@@ -48,7 +48,7 @@ def test_numbers_in_yaml(text, value):
     assert (parse_yaml(text, "here"), type(parse_yaml(text, "here"))) == (value, type(value))
 
 
-@pytest.mark.parametrize("name", ["1e5", "1e-5", "0100", "yes", "2026-01-01", "0o17", "null", "1.5"])
+@pytest.mark.parametrize("name", ["1e5", "1e-5", "0100", "0812", "0_8", "yes", "2026-01-01", "0o17", "null", "1.5"])
 def test_a_name_that_looks_like_another_type_stays_a_string(search, load, name):
     """YAML 1.1 and YAML 1.2 read the written file alike, so earlier versions of the package can read it too."""
     import yaml

@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from ticket_search.config.imports import load_function, source_digest
-from ticket_search.config.user_error import one_line
+from ticket_search.config.user_error import headline, one_line
+from ticket_search.engines.worker import end_of
 from ticket_search.errors import SpecError
 
 
@@ -96,3 +97,13 @@ class TestOneLine:
         with pytest.raises(SpecError) as error:
             load_function(f"{name}:f")
         assert str(error.value) == f"'{name}:f': importing '{name}' failed: OSError: no ({file}:1)"
+
+
+def test_a_headline_is_one_line_even_if_the_text_of_the_exception_raises():
+    odd = type("Odd", (Exception,), {"__str__": lambda self: 1 / 0})
+    errors = (ValueError("\n too deep \nbecause"), KeyError(), odd(), ValueError("x" * 1000))
+    assert [headline(error) for error in errors] == [
+        *("ValueError: too deep", "KeyError", "Odd"),
+        f"ValueError: {'x' * 288}...",
+    ]
+    assert end_of(odd()).reason == "Odd"

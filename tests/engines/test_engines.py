@@ -293,7 +293,14 @@ def test_a_worker_that_always_dies_fails_its_trajectory(engine_of_processes, use
 
 
 @pytest.mark.parametrize(
-    ("code", "how"), [(3, "exit code 3"), (-11, "killed by SIGSEGV"), (-9, "killed by SIGKILL"), (0, "exit code 0")]
+    ("code", "how"),
+    [
+        (3, "exit code 3"),
+        (0, "exit code 0"),
+        (-11, "killed by SIGSEGV"),
+        (-9, "killed by SIGKILL"),
+        (-40, "killed by signal 40"),
+    ],
 )
 def test_the_end_of_a_worker_in_words(code, how):
     assert how_it_ended(code) == how

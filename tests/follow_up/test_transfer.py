@@ -217,6 +217,12 @@ def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
     assert dataclasses.replace(ticket, inputs=ticket.inputs | {"classes": 9}).key != ticket.key
 
 
+def test_a_key_that_looks_like_a_number_stays_text(found):
+    key = "1234567890123456789012345678e901"
+    spec = transfer({key: found()[0]}, "digits", seeds=1, draws=1, mask_alone=False)
+    assert (spec.pruning.ticket, spec.space) == (key, {"ticket": (key,)})
+
+
 @pytest.mark.parametrize("retrain", ["finetune", "learning_rate"])
 def test_trained_weights_are_not_transferred(found, retrain):
     ticket, _ = found({"retrain": retrain, "max_levels": 1})

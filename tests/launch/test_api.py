@@ -104,6 +104,8 @@ def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
             r"settings: 'a=b' is not valid: give a dict such as {'training.iterations': 500}",
         ),
         (SEARCH, {"settings": {5: 5}}, r"settings: \{5: 5\} is not valid: give a dict"),
+        (SEARCH, {"output": ""}, "output: '' is not valid: give a path or 's3://bucket/path', or leave it out"),
+        (SEARCH, {"store": " "}, "store: ' ' is not valid: give a path"),
         (SEARCH, {"output": 5}, "output: 5 is not valid: give a path or 's3://bucket/path'"),
         (SEARCH, {"output": "a\0b"}, r"output: 'a\\x00b' is not valid: it contains a null character"),
         (SEARCH, {"data_dir": 5}, "data_dir: 5 is not valid: give a path"),

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ticket_search.errors import Fault, TicketSearchError, shortened
+from ticket_search.config.user_error import headline
+from ticket_search.errors import Fault, TicketSearchError
 
 _PACKAGE = str(Path(__file__).parents[1])
 _DEBUG = "ticket_search.debug"
@@ -39,8 +40,6 @@ def explain(error: Exception) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    message = shortened(f"{type(error).__name__}: {first}" if first else type(error).__name__, 300)
     frames: Any = traceback.extract_tb(error.__traceback__)
     here = [frame for frame in frames if frame.filename.startswith(_PACKAGE)] or frames
-    return f"{message} ({here[-1].filename}:{here[-1].lineno})" if here else message
+    return f"{headline(error)} ({here[-1].filename}:{here[-1].lineno})" if here else headline(error)

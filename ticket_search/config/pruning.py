@@ -37,7 +37,7 @@ class EarlyBirdSpec(Spec):
     """When to end the dense training because its mask no longer changes (You et al. 2020, arXiv 1909.11957).
 
     Attributes:
-        threshold: two masks count as equal if they differ in at most this fraction of the prunable weights.
+        threshold: two masks count as equal if they differ in less than this fraction of the prunable weights.
         window: the number of masks to compare; the last mask must count as equal to each of the others.
         every: the number of iterations between two masks, or of epochs as ``"1ep"``.
     """

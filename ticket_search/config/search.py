@@ -261,12 +261,15 @@ class SearchSpec(Spec):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Also quotes strings such as ``1e5`` and ``0o17``, which are numbers in YAML 1.2 but not in YAML 1.1."""
+    """Also quotes strings such as ``1e5``, ``089`` and ``0o17``, which are numbers in YAML 1.2 but not in YAML 1.1."""
 
 
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$|0o[0-7]+$"), list("-+0123456789")
-)
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    may_be_number = text[:1] in "-+.0123456789"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if may_be_number else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def _ends_of_many(values: list[Any]) -> list[Any]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ticket_search.config.search import SearchSpec
+from ticket_search.config.user_error import headline
 from ticket_search.engines import placement
 from ticket_search.engines.job import Shared
 from ticket_search.engines.place import Place
@@ -67,7 +68,7 @@ class InlineEngine:
                 except TicketSearchError:
                     raise
                 except Exception as error:
-                    raise TicketSearchError(f"{type(error).__name__}: {error}") from error
+                    raise TicketSearchError(headline(error)) from error
                 say(f"{done} {len(results)} of {len(calls)}")
         return results
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ticket_search.config.user_error import headline
 from ticket_search.engines.worker import Worker
 from ticket_search.errors import TicketSearchError
 
@@ -51,7 +52,7 @@ def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[b
     except TicketSearchError as error:
         return False, str(error)
     except Exception as error:
-        return False, f"{type(error).__name__}: {error}"
+        return False, headline(error)
 
 
 def _end_with(parent: int) -> None:

@@ -173,7 +173,12 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
 def how_it_ended(code: int) -> str:
     """Describe the exit code of a process, or the signal that killed it."""
-    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"
 
 
 def visible_gpus(slot: int, each: float) -> list[str]:

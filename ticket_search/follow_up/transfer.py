@@ -1,11 +1,11 @@
 """Transfer: a search that trains tickets on a different data set than the one they were found on."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from ticket_search.analysis.transfer import transfer_table
 from ticket_search.config.base import Spec
@@ -95,7 +95,8 @@ def transfer(
         "seeds": list(range(fresh, fresh + seeds)),
         "search": {"sampler": "grid", "early_stopping": None},
     }
-    search = parse_search(yaml.safe_dump(plain, sort_keys=False), "transfer", settings)
+    # JSON is YAML in which every string is quoted. Unquoted, a key such as 123...8e901 would be read as a number.
+    search = parse_search(json.dumps(plain), "transfer", settings)
     if list(search.space) != ["ticket"]:
         raise SpecError(
             f"--set: the space of a transfer must hold only its tickets, not {list(search.space)}; give other fields "

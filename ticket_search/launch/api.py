@@ -110,6 +110,8 @@ def _check_types(**arguments: object) -> None:
         keys = value if isinstance(value, Mapping) else ()
         if not isinstance(value, types) or not all(isinstance(key, str) for key in keys):
             raise SpecError(f"{name}: {value!r:.80} is not valid: give {words}")
+        if _TYPES[name] is _PATH and isinstance(value, str) and not value.strip():
+            raise SpecError(f"{name}: {value!r} is not valid: give {words}, or leave it out")
         if isinstance(value, str) and "\0" in value:
             raise SpecError(f"{name}: {value!r:.80} is not valid: it contains a null character")
 

@@ -16,10 +16,10 @@ from ticket_search.runs.directory import (
     check_same_search,
     check_writable,
     differences,
+    empty,
     hold,
     is_stop_requested,
     missing_folders,
-    remove,
     spelled_as_before,
 )
 from ticket_search.runs.places import store_folder
@@ -141,7 +141,7 @@ def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held:
 def _withdraw(store: Folder, folder: Folder, held: Hold, made: list[Path]) -> None:
     """Remove everything that a search which could not start has written to its run directory and a shared store."""
     store.remove(note_of(folder, held.run.run_id))
-    remove(folder, [])
+    empty(folder)
     for path in sorted({*made, *notes_folder(store)}, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # another search may have started to use the folder
             path.rmdir()

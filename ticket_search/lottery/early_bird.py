@@ -42,7 +42,7 @@ class EarlyBird:
         self._masks: dict[int, Mask] = {}
 
     def __call__(self, iteration: int, weights: Mapping[str, Tensor]) -> bool:
-        """Return whether the window is full and the mask of `weights` is within the threshold of all others in it."""
+        """Return whether the window is full and its last mask is closer to all others than the threshold."""
         mask, others = self._draw(weights), self._spec.window - 1
         distances = [
             MaskDistance(iteration=iteration, earlier_iteration=earlier, distance=distance(before, mask))

@@ -35,7 +35,7 @@ _OUTCOME = (
     ),
     Column(name="iterations", type="int64", meaning="sum over the trajectory's levels, including reused ones"),
     Column(name="train_seconds", type="double", meaning="sum over the trajectory's levels, including reused ones"),
-    Column(name="error", type="string", meaning="traceback of a failed trajectory"),
+    Column(name="error", type="string", meaning="traceback of a failed trajectory, or what its last worker printed"),
 )
 _LAYER = (
     Column(name="name", type="string", meaning="name of the tensor in the network"),

@@ -182,7 +182,7 @@ FIGURES = (
     Figure(
         name="early_stop_iteration",
         type="int64",
-        meaning="iteration of the lowest validation loss",
+        meaning="iteration of the lowest validation loss or, if the task has no loss, of the best `val_metric`",
         value=lambda f: None if f.level.diverged else f.level.early_stop_iteration,
         stored=("early_stop_iteration",),
         of_controls=True,

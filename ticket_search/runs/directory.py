@@ -157,13 +157,12 @@ def missing_folders(folder: Folder) -> list[Path]:
     return [path for path in (folder.path, *folder.path.parents) if not path.exists()]
 
 
-def remove(run_dir: Folder, made: list[Path]) -> None:
-    """Delete a run directory and, if they are still empty, the parent folders that were `made` for it."""
+def empty(run_dir: Folder) -> None:
+    """Remove all files in a run directory but hidden ones, and the folders that are then empty."""
     run_dir.remove_all()
     run_dir.sweep()
     if isinstance(run_dir, LocalFolder):
-        inner = sorted((path for path in run_dir.path.rglob("*") if path.is_dir()), reverse=True)
-        for folder in (*inner, *made):
+        for folder in sorted((path for path in run_dir.path.rglob("*") if path.is_dir()), reverse=True):
             try:
                 folder.rmdir()
             except OSError:  # another search uses it now

@@ -16,7 +16,7 @@ from ticket_search.config.space import Range, dotted
 from ticket_search.errors import RunDirectoryError, SpecError
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import Results, load_results
-from ticket_search.runs.directory import COPIES, Run, held_by, read_run, read_spec
+from ticket_search.runs.directory import COPIES, SPEC_FILE, Run, held_by, read_run, read_spec
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.sharing import SEARCHES, note_of
 from ticket_search.search.reports import SETTLED
@@ -137,7 +137,7 @@ def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
     run_ids: set[str] = set()
     if isinstance(directory, LocalFolder) and _is_store_of(LocalFolder(directory.path.parent), directory):
         directory = LocalFolder(directory.path.parent)
-    if directory.read("search.yaml") is not None:
+    if directory.read(SPEC_FILE) is not None:
         store = store_folder(read_spec(directory), directory)
         run = read_run(directory)
         present[str(directory)] = directory
@@ -169,7 +169,7 @@ def _is_within(store: Folder, run_dir: Folder) -> bool:
 
 
 def _is_store_of(run_dir: Folder, store: Folder) -> bool:
-    return run_dir.read("search.yaml") is not None and str(store_folder(read_spec(run_dir), run_dir)) == str(store)
+    return run_dir.read(SPEC_FILE) is not None and str(store_folder(read_spec(run_dir), run_dir)) == str(store)
 
 
 def _notes(store: Folder) -> dict[str, str]:

@@ -39,7 +39,7 @@ class EndReport:
     Attributes:
         status: how it ended.
         reason: why it ended, in one line; None if it completed.
-        error: the traceback of a failure.
+        error: the traceback of a failure, or what the last worker printed; None if there is nothing more than `reason`.
     """
 
     status: Status

@@ -12,11 +12,9 @@ An owner is dead if its process has ended (checked on the same machine), or if i
 
 import json
 import os
-import random
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -107,7 +105,10 @@ class Leases:
                 self._remove(claim)
 
     def try_acquire(self, name: str) -> "Lease | Owner":
-        """Claim a name; if another process holds it, return its owner."""
+        """Claim a name; if another process holds it, return its owner.
+
+        To wait for it, call again after a random pause, so that two processes that withdrew together do not collide.
+        """
         # Only old partial files are removed, since another process may be writing a claim at this moment.
         self._folder.sweep(older_than_seconds=EXPIRY_SECONDS)
         broken = []
@@ -131,17 +132,6 @@ class Leases:
             raise
         _held.discard(file)
         return (others[0].owner if others else None) or _UNKNOWN
-
-    def acquire(
-        self, name: str, *, poll_seconds: float = 0.2, until: Callable[[], bool] = lambda: False
-    ) -> "Lease | None":
-        """Claim a name, and wait while another process holds it; None once `until()` returns True."""
-        while isinstance(lease := self.try_acquire(name), Owner):
-            # Random, so that two processes that withdrew together do not collide again.
-            time.sleep(poll_seconds * random.uniform(0.5, 1.0))
-            if until():
-                return None
-        return lease
 
     def _claims(self, name: str) -> list[_Claim]:
         """The claims on a name, including those of dead owners."""

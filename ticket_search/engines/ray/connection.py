@@ -17,6 +17,7 @@ from ray._private import worker as ray_worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ticket_search.config.search import SearchSpec
+from ticket_search.config.user_error import headline
 from ticket_search.engines.address import cluster_address
 from ticket_search.errors import SpecError, TicketSearchError
 
@@ -241,7 +242,7 @@ def on_each_worker(
         except ray.exceptions.RayTaskError as error:
             raise TicketSearchError(_said(error)) from error
         except ray.exceptions.RayError as error:
-            raise TicketSearchError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+            raise TicketSearchError(headline(error)) from error
         finally:
             for result in waiting:
                 ray.cancel(result, force=True)
@@ -311,7 +312,7 @@ def share(data: dict[Any, Any]) -> Callable[[], dict[Any, Any]]:
 
 def _said(error: ray.exceptions.RayTaskError) -> str:
     cause = error.cause
-    return str(cause) if isinstance(cause, TicketSearchError) else f"{type(cause).__name__}: {cause}"
+    return str(cause) if isinstance(cause, TicketSearchError) else headline(cause)
 
 
 def _check_reachable(address: str) -> None:
@@ -319,7 +320,7 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address:
         raise SpecError(f"--address {address!r}: give host:port of a cluster's head, or auto on one of its nodes")
-    if not port.isdigit():
+    if not port.isdecimal():  # Ray knows other addresses, such as auto
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -6,7 +6,8 @@ from ticket_search.config.base import unknown
 from ticket_search.config.identity import PLAIN_EXECUTOR, ExecutorKey
 from ticket_search.config.imports import load_function, source_digest
 from ticket_search.config.trajectory import EXECUTORS, USER_FUNCTION, TrainingSpec
-from ticket_search.errors import SpecError
+from ticket_search.config.user_error import one_line
+from ticket_search.errors import SpecError, quoted
 from ticket_search.training.executors.executor import Executor
 from ticket_search.training.executors.plain import PlainExecutor
 
@@ -44,10 +45,10 @@ def executor_for(name: str) -> Executor:
     try:
         executor = function()
     except (Exception, SystemExit) as error:
-        raise SpecError(f"executor {name!r}: the function raised {type(error).__name__}: {error}") from error
+        raise SpecError(f"executor {name!r}: the function raised {one_line(error)}") from error
     if not isinstance(executor, Executor):
         raise SpecError(
-            f"executor {name!r}: the function returned {executor!r:.80}, "
+            f"executor {name!r}: the function returned {quoted(executor)}, "
             "not a ticket_search.training.executors.executor.Executor"
         )
     if not isinstance(executor.lanes, int) or executor.lanes < 1:
