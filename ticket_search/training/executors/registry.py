@@ -15,7 +15,7 @@ _KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR}
 
 
 def chosen_executor(training: TrainingSpec) -> str:
-    """Return the name of the executor that trains a level. It depends on the settings alone, never on the load."""
+    """Return the name of the executor that trains a level. The choice depends only on the level's settings."""
     return "plain" if training.executor == "auto" else training.executor
 
 
