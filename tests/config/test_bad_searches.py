@@ -49,7 +49,7 @@ PRUNING_FIELDS = (
     "conv_layer_rate, output_layer_rate, min_density, max_levels, early_bird, ticket, ticket_weights, "
     "dataset.*, model.*, training.*, pruning.*"
 )
-NOT_A_LENGTH = "is not a length of training: give"
+NOT_A_LENGTH = "is not a training duration: give"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("space.pruning_rate={low: 0.2, high: 0.5, step: 0}", "pruning_rate: step 0 must be at least 1e-09"),
         (
             "space.rewind_iteration={low: 0, high: 50, log: true}",
-            "a log range needs low above 0 and no step, not low 0",
+            "a log range needs a low above 0 and no step, but low is 0",
         ),
         ("space.pruning_rate=[]", "pruning_rate: the list [] is empty; give at least one value"),
         ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] contains a value twice; give each once"),
@@ -143,12 +143,15 @@ NOT_A_LENGTH = "is not a length of training: give"
         # incompatible values
         (
             "space.rewind_iteration=[0, 600]",
-            "pruning.rewind_iteration: 600 is past the training of 600 iterations; give 0 to 599",
+            "pruning.rewind_iteration: 600 is not before the end of training at iteration 600; give 0 to 599",
         ),
-        ("space.rewind_iteration={low: 0, high: 700}", "pruning.rewind_iteration: 700 is past the training of 600"),
+        (
+            "space.rewind_iteration={low: 0, high: 700}",
+            "pruning.rewind_iteration: 700 is not before the end of training at iteration 600",
+        ),
         (
             "space.training.iterations=[600, 100]",
-            "pruning.rewind_iteration: 100 is past the training of 100 iterations",
+            "pruning.rewind_iteration: 100 is not before the end of training at iteration 100",
         ),
         ("training.optimizer.momentum=0.9", "training.optimizer: momentum 0.9 is for sgd; adam takes none"),
         ("training.schedule={name: step}", "training.schedule: milestones [] do not go with schedule 'step'"),
@@ -198,11 +201,17 @@ NOT_A_LENGTH = "is not a length of training: give"
         ),
         (
             "pruning={target_densities: 0.1, output_layer_rate: 0.5}",
-            "output_layer_rate 0.5 is a share of pruning_rate, which target_densities replace; "
+            "output_layer_rate 0.5 is a fraction of pruning_rate, which target_densities replace; "
             "give pruning.output_layer_rate 1.0, or no target_densities",
         ),
-        ("space.target_densities=[[0.5], 0.5]", "space.target_densities: [0.5] and 0.5 are the same; give one"),
-        ("space.model.name=[resnet8, resnet_8]", "space.model.name: 'resnet8' and 'resnet_8' are the same; give one"),
+        (
+            "space.target_densities=[[0.5], 0.5]",
+            "space.target_densities: [0.5] and 0.5 are the same value; give only one",
+        ),
+        (
+            "space.model.name=[resnet8, resnet_8]",
+            "space.model.name: 'resnet8' and 'resnet_8' are the same value; give only one",
+        ),
         ("controls={kinds: [random_mask], levels: []}", "controls.levels: [] is not valid"),
         ("controls={kinds: [random]}", "'random_reinit', 'random_mask' or 'shuffled_mask'"),
         (

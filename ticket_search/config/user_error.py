@@ -1,4 +1,4 @@
-"""Describes an exception from user code in one line."""
+"""Describe an exception from user code in one line."""
 
 import os
 import sysconfig
@@ -20,7 +20,7 @@ def one_line(error: BaseException) -> str:
     """
     try:
         text = str(error)
-    except Exception:  # the exception is the user's too
+    except Exception:  # str() runs the exception's own __str__, which may itself raise
         text = ""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
