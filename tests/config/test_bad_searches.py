@@ -153,7 +153,7 @@ NOT_A_LENGTH = "is not a training duration: give"
             "space.training.iterations=[600, 100]",
             "pruning.rewind_iteration: 100 is not before the end of training at iteration 100",
         ),
-        ("training.optimizer.momentum=0.9", "training.optimizer: momentum 0.9 is for sgd; adam takes none"),
+        ("training.optimizer.momentum=0.9", "training.optimizer: momentum 0.9 is only for sgd; adam has no momentum"),
         ("training.schedule={name: step}", "training.schedule: milestones [] do not go with schedule 'step'"),
         ("training.schedule.milestones=[3]", "training.schedule: milestones [3] do not go with schedule 'constant'"),
         ("dataset.path=x", "dataset: path 'x' does not go with dataset 'digits'"),
@@ -162,9 +162,9 @@ NOT_A_LENGTH = "is not a training duration: give"
             "dataset.normalize={mean: [0], std: [0]}",
             "dataset.normalize: mean [0.0] and std [0.0] must each have one entry",
         ),
-        ("search.trials=null", "search: trials null is for the grid sampler; 'tpe' needs a number of trials"),
+        ("search.trials=null", "search: trials may be null only for the grid sampler; 'tpe' needs a number of trials"),
         ("search.sampler=grid", "space.pruning_rate: a grid needs a list, or a range with a step"),
-        ("resources.gpus=0.3", "resources: gpus 0.3 is not 1/n, so shares would not pack; give 0.3333"),
+        ("resources.gpus=0.3", "resources: gpus 0.3 is not 1/n, so shares would not fill a GPU; give 0.3333"),
         ("resources.gpus=1.5", "resources: gpus 1.5 is neither a share 1/n nor a whole number; give 2"),
         # unknown names
         (
@@ -319,7 +319,7 @@ def test_each_problem_is_one_line(message):
 
 def test_two_incompatible_fields_are_found_before_the_start(search):
     """Each value is valid with the first values of the other fields, but adam with momentum is not."""
-    with pytest.raises(SpecError, match=r"momentum 0\.9 is for sgd"):
+    with pytest.raises(SpecError, match=r"momentum 0\.9 is only for sgd"):
         search(
             {
                 "training.optimizer.name": ["sgd", "adam"],
@@ -338,7 +338,7 @@ def test_an_integer_field_cannot_have_a_fractional_step(search):
     ("share", "right"), [(0.3334, "0.3333"), (0.1667, "0.1666"), (0.3, "0.3333"), (0.17, "0.1666")]
 )
 def test_gpu_shares_that_would_not_pack(share, right):
-    with pytest.raises(SpecError, match=rf"gpus {share} is not 1/n, so shares would not pack; give {right}"):
+    with pytest.raises(SpecError, match=rf"gpus {share} is not 1/n, so shares would not fill a GPU; give {right}"):
         validate(ResourcesSpec, {"gpus": share})
 
 

@@ -310,7 +310,7 @@ def altered(file, changes, tensors=()):
     [
         ({"figures": [1, 2]}, "figures: [1, 2] is not valid: input should be a mapping of keys to values"),
         ({"classes": "ten"}, "classes: 'ten' is not valid: input should be a valid integer"),
-        ({"classes": None}, "it has neither 'image_shape' and 'classes' nor 'inputs'"),
+        ({"classes": None}, "it needs 'image_shape' and 'classes', or else 'inputs'"),
         ({"image_shape": [1, 8, -8]}, "image_shape.2: -8 is not valid: input should be greater than or equal to 1"),
         ({"mask": []}, "mask: [] is not valid"),
         ({"mask": ["fc9.weight"]}, "it has no tensor mask/fc9.weight, which its metadata lists"),

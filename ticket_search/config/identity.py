@@ -14,7 +14,7 @@ from ticket_search.config.trajectory import TrajectorySpec
 #: different results, and whenever a default in a specification changes: the canonical form leaves out fields at their
 #: defaults (so that a new field does not change existing keys), and would not show the change.
 ENGINE_VERSION = 1
-#: The properties of an executor that affect its numerical results, because two executors may differ in the last bits.
+#: The properties of an executor that affect its numerical results: two executors may differ in the last bits.
 ExecutorKey = Mapping[str, Any]
 PLAIN_EXECUTOR: ExecutorKey = {"name": "plain", "width": 1}
 

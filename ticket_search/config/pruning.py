@@ -255,7 +255,7 @@ def check_rewind(rewind_iteration: int, iterations: int) -> None:
     """Check that at least one iteration of training follows the rewind iteration.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no iteration follows it.
     """
     if rewind_iteration >= iterations:
         raise ValueError(
@@ -268,7 +268,7 @@ def check_early_bird(early_bird: EarlyBirdSpec | None, iterations: int) -> None:
     """Check that level 0 is long enough for a window of early-bird masks; an interval in epochs is not checked.
 
     Raises:
-        ValueError: the window needs more iterations than there are.
+        ValueError: the window needs more iterations than level 0 has.
     """
     if early_bird is None or isinstance(early_bird.every, str):
         return

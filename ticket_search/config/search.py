@@ -117,7 +117,9 @@ class SearchSpec(Spec):
     def _points_of_the_space(self) -> "SearchSpec":
         for point in self.points or ():
             if self.search.sampler != "grid":
-                raise ValueError(f"points are for the grid sampler, not for {self.search.sampler!r}; give null")
+                raise ValueError(
+                    f"points are only for the grid sampler, not for {self.search.sampler!r}; set points to null"
+                )
             if set(point) != set(self.space):
                 raise ValueError(f"points: {quoted(point)} must have the fields of the space, {list(self.space)}")
             for name, value in point.items():

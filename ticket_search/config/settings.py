@@ -61,7 +61,7 @@ class SearchSettings(Spec):
     @model_validator(mode="after")
     def _grid_alone_is_finite(self) -> "SearchSettings":
         if self.trials is None and self.sampler != "grid":
-            raise ValueError(f"trials null is for the grid sampler; {self.sampler!r} needs a number of trials")
+            raise ValueError(f"trials may be null only for the grid sampler; {self.sampler!r} needs a number of trials")
         return self
 
 
@@ -89,5 +89,5 @@ class ResourcesSpec(Spec):
         # Ray counts GPUs in ten-thousandths, so n rounded shares may add up to more than one GPU (3 x 0.3334).
         n = round(1 / share) if 0 < share < 1 else 1
         if 0 < share < 1 and (n * round(share * 10_000) > 10_000 or abs(n * share - 1) > 1e-2):
-            raise ValueError(f"gpus {share} is not 1/n, so shares would not pack; give {10_000 // n / 10_000:g}")
+            raise ValueError(f"gpus {share} is not 1/n, so shares would not fill a GPU; give {10_000 // n / 10_000:g}")
         return self

@@ -170,7 +170,7 @@ class OptimizerSpec(Spec):
     @model_validator(mode="after")
     def _momentum_is_for_sgd(self) -> "OptimizerSpec":
         if self.name == "adam" and self.momentum:
-            raise ValueError(f"momentum {self.momentum} is for sgd; adam takes none")
+            raise ValueError(f"momentum {self.momentum} is only for sgd; adam has no momentum")
         return self
 
 
@@ -314,7 +314,7 @@ class TrajectorySpec(Spec):
 
         Raises:
             SpecError: the batch is larger than the split, the rewind iteration is not before the end of the training,
-                early-bird needs more iterations than there are, or the epochs amount to too many iterations.
+                early-bird needs more iterations than level 0 has, or the epochs amount to too many iterations.
         """
         batch = self.training.batch_size
         if batch > training_images:

@@ -99,7 +99,7 @@ def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
 
 
 def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
-    """Return warnings about labels that are valid but probably a mistake, one line per kind, saying what to do."""
+    """Return warnings about labels that are valid but probably mistaken, one line per kind with the remedy."""
     trained, tested = np.unique(arrays.train_labels), np.unique(arrays.test_labels)
     untrained = np.setdiff1d(tested, trained)
     notices = []
@@ -251,7 +251,7 @@ def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
     images = sum(len(array) for array in labels.values())
     if classes > max(images, 1000):
         raise DataError(
-            f"dataset {name!r}: label {classes - 1} is too large for {images} images; number classes from 0"
+            f"dataset {name!r}: label {classes - 1} is too large for {images} images; number the classes from 0"
         )
     train = labels["train"]
     if train.min() == train.max():

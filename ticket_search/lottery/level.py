@@ -107,7 +107,7 @@ class ControlLevel:
     """A control of a ticket, trained in the same way as the ticket.
 
     Attributes:
-        kind: a `Control`, or ``dense`` for the dense network trained for the full schedule although early-bird is on.
+        kind: a `Control`, or ``dense`` for the dense network trained for the full schedule if early-bird is on.
         draw: the number of the random draw, from 0.
         level: the trained control; its `mask` is the control's, not the ticket's.
     """

@@ -1,4 +1,4 @@
-"""Prune a trained level by the trajectory's criterion, strategy and amount."""
+"""Prune a trained level according to the trajectory's criterion, strategy and amount."""
 
 from collections.abc import Mapping
 

@@ -187,7 +187,7 @@ class _Metadata(Spec):
     @model_validator(mode="after")
     def _has_inputs(self) -> "_Metadata":
         if self.inputs is None and (self.image_shape is None or self.classes is None):
-            raise ValueError("it has neither 'image_shape' and 'classes' nor 'inputs'")
+            raise ValueError("it needs 'image_shape' and 'classes', or else 'inputs'")
         return self
 
     @property
@@ -228,7 +228,7 @@ def ticket_in_store(
     takes, given = _described(ticket.inputs), _described(inputs)
     if takes != given:
         raise SpecError(
-            f"ticket {ticket.name!r} takes {takes}, but the data set has {given}; use a data set that the ticket takes"
+            f"ticket {ticket.name!r} takes {takes}, but the data set has {given}; use a data set that fits the ticket"
         )
     return ticket
 

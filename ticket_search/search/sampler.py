@@ -81,7 +81,7 @@ class Sampler:
         return suggestion
 
     def tell(self, suggestion: Suggestion, outcome: Outcome) -> None:
-        """Tell the sampler the outcome of a suggestion's trajectory; failed trajectories do not count."""
+        """Tell the sampler the outcome of a suggestion's trajectory; failed trajectories are ignored."""
         if outcome.failed:
             self.study.tell(self._trials[suggestion.number], state=TrialState.FAIL)
         else:

@@ -186,7 +186,7 @@ class LevelStore:
         if self._note is not None and self._root.read(self._note) is None:
             raise StorageError(
                 f"the level store {str(self._root)!r} was deleted or replaced while the search was running; restore it "
-                "before you resume, or finished trajectories keep their figures but their tickets cannot be exported"
+                "before you resume; otherwise, the tickets of finished trajectories cannot be exported"
             )
 
     def _read(self, name: str, key: str) -> Entry | None:

@@ -1,4 +1,4 @@
-"""Bit-for-bit reproducibility: seeding torch's generators, and turning on its deterministic settings."""
+"""Make results bit-identical from run to run: seed torch's generators, and turn on its deterministic settings."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Creating optimizers, and saving and loading their state."""
+"""Create optimizers, and save and load their state."""
 
 import torch
 from torch import nn

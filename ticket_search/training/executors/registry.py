@@ -1,4 +1,4 @@
-"""Choosing a level's executor, identifying it in level keys, and creating it."""
+"""Choose a level's executor, identify it in level keys, and create it."""
 
 from collections.abc import Callable
 
