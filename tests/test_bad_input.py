@@ -242,7 +242,7 @@ CASES = {
     "400 digits in a list": setting(f"space.pruning_rate=[0.5, {HUGE}]", NO_NUMBER, absent=HUGE),
     "400 digits in a range": setting(f"space.rewind_iteration={{low: 0, high: {HUGE}}}", "high: 9999", absent=HUGE),
     "400 digits for a step": setting(f"space.pruning_rate={{low: 0.1, high: 0.5, step: {HUGE}}}", "step: 9999"),
-    "400 digits of iterations": setting(f"training.iterations={HUGE}", "is not a length of training", absent=HUGE),
+    "400 digits of iterations": setting(f"training.iterations={HUGE}", "is not a training duration", absent=HUGE),
     "400 digits of trajectories": setting(f"search.early_stopping.min_trajectories={HUGE}", "less than or equal"),
     "400 digits of CPUs": setting(f"resources.cpus={HUGE}", NO_NUMBER),
     "400 digits of a seed": setting(f"seeds=[{HUGE}]", "seeds.0: 9999", absent=HUGE),
@@ -255,7 +255,7 @@ CASES = {
     # numbers that would take too much time or memory
     "a rate of 1e-12": setting(
         "space.pruning_rate=[1.0e-12]",
-        "pruning_rate 1e-12 takes 3912023005426 levels to density 0.02, more than 10000; give a greater pruning_rate",
+        "pruning_rate 1e-12 needs 3912023005426 levels to reach density 0.02, more than 10000; give a greater",
     ),
     "the least rate there is": setting("space.pruning_rate=[5.0e-324]", "takes 1000000000000000000 levels"),
     "10^18 iterations": setting("training.iterations=1000000000000000000", "give 1 to 1000000000 iterations"),
@@ -269,7 +269,7 @@ CASES = {
         f"space.rewind_iteration=[{', '.join(map(str, range(10_001)))}]", "10001 values are too many"
     ),
     # floats for integers
-    "60.0 iterations": setting("training.iterations=60.0", "60.0 is not a length of training: write 60, not 60.0"),
+    "60.0 iterations": setting("training.iterations=60.0", "60.0 is not a training duration: write 60, not 60.0"),
     "a batch of 60.0": setting("training.batch_size=60.0", "60.0 is not valid: write 60, not 60.0"),
     # networks that are too large
     "layers of a million": setting("model.name=lenet_1000000_1000000", "a layer has 1 to 999999 units"),
@@ -310,7 +310,7 @@ CASES = {
     "a folder": Bad(
         arguments=("run", "folder"), files={"folder": Path.mkdir}, message="'folder': it is not a regular file"
     ),
-    "a megabyte": file(million_bytes, "1000001 bytes, more than 1000000"),
+    "a megabyte": file(million_bytes, "1000001 bytes; give at most 1000000"),
     "a loop of links": Bad(
         arguments=("run", "loop"),
         files={"loop": lambda p: p.symlink_to("loop")},
@@ -416,13 +416,13 @@ CASES = {
     "--set of a store": setting("store=3", "store: 3 is not valid: input should be a valid string"),
     "--set of a store without a bucket": setting("store=s3://", "names no bucket"),
     "--set of a batch too many": setting("training.batch_size=1078", "1078 is more than the 1077 training images"),
-    "--set of half an epoch": setting("training.iterations=0.5ep", "'0.5ep' is not a length of training"),
-    "--set of a fullwidth epoch": setting("training.iterations=\uff11ep", "is not a length of training"),
+    "--set of half an epoch": setting("training.iterations=0.5ep", "'0.5ep' is not a training duration"),
+    "--set of a fullwidth epoch": setting("training.iterations=\uff11ep", "is not a training duration"),
     "--set of CPUs": setting("resources.cpus=1000", "resources.cpus: 1000 is more than this machine's"),
     "--set of GPUs": setting("resources.gpus=999", "resources.gpus: 999 is more than this machine's"),
     "--set of no validation images": setting("dataset.validation=0", "dataset.validation: 0 is not valid"),
     "--set of validation images alone": setting("dataset.validation=1437", "1437 leaves none of the 1437"),
-    "--set of a ticket's key": setting("pruning.ticket=abc", "'abc' is not the key of a ticket"),
+    "--set of a ticket's key": setting("pruning.ticket=abc", "'abc' is not a ticket key"),
     "--set of a ticket not there": setting(f"pruning.ticket={'a' * 32}", "is not in the level store"),
     # commands and their options
     "no such command": command("nothing", "No such command 'nothing'"),
@@ -468,7 +468,9 @@ CASES = {
     "confirm, an address": option("confirm --engine inline --address x", "--address 'x' is for engine 'ray'"),
     "stability, one copy": option("stability TICKET --copies 1", "1 is not in the range"),
     "stability, two points": option("stability TICKET --points 2", "2 is not in the range"),
-    "stability, a late rewind": option("stability TICKET --rewind 40", "40 is past the training of 40 iterations"),
+    "stability, a late rewind": option(
+        "stability TICKET --rewind 40", "40 is not before the end of training at iteration 40"
+    ),
     "stability, no ticket": option("stability x", "unknown ticket 'x'"),
     "stability, a dense network": option("stability 0/0", "unknown ticket '0/0'"),
     "export, no ticket": option("export x out", "unknown ticket 'x'"),
@@ -545,9 +547,9 @@ CASES = {
     "data: ragged images": pairs("[[1], [1, 2]]", "labels", "inhomogeneous shape"),
     "data: float labels": pairs("images", "labels * 1.0", "labels are float64; give integers from 0"),
     "data: words for labels": pairs("images", "labels.astype(str)", "give integers from 0"),
-    "data: a label too few": pairs("images", "labels[1:]", "labels have the shape [39]; 40 images need [40]"),
+    "data: a label too few": pairs("images", "labels[1:]", "labels have the shape [39]; 40 images need the shape [40]"),
     "data: one-hot labels": pairs("images", "np.eye(4)[labels]", "labels have the shape [40, 4]"),
-    "data: negative labels": pairs("images", "labels - 1", "a label is -1; labels count from 0"),
+    "data: negative labels": pairs("images", "labels - 1", "a label is -1; number the classes from 0"),
     "data: huge labels": pairs("images", "labels * 10**6", "label 3000000 is too large for 80 images"),
     "data: labels beyond int64": pairs("images", "labels.astype('u8') << 62", "a label is 13835058055282163712"),
     "data: one class": pairs("images", "labels * 0", "all 40 training labels are 0"),
@@ -659,7 +661,7 @@ CASES = {
     "ticket: flipped metadata": transfer(lambda b: b.replace(b"lenet_16", b"lenet_17"), "checksum does not match"),
     "ticket: somebody else's": transfer(lambda b: b"\x08\0\0\0\0\0\0\0{}      ", "has no key 'ticket'"),
     "ticket: of a version to come": transfer(
-        lambda b: b.replace(b"ticket.1", b"ticket.2"), "has the format 'ticket_search"
+        lambda b: b.replace(b"ticket.1", b"ticket.2"), "is 'ticket_search.ticket.2'"
     ),
     "ticket: twice": transfer(
         lambda b: b, "the same ticket as another of the files", arguments="ticket --dataset digits"
@@ -696,11 +698,13 @@ CASES = {
     "suggestions: garbage": damaged("resume --engine inline", SUGGESTIONS, garbage, "suggestions.jsonl' is damaged"),
     "suggestions: a number": damaged("store", SUGGESTIONS, says("3\n"), "suggestions.jsonl' is damaged"),
     "suggestions: other order": damaged(
-        "store", SUGGESTIONS, with_fields(number=7), "line 1 holds suggestion 7, not 0"
+        "store", SUGGESTIONS, with_fields(number=7), "line 1 contains suggestion 7 instead of 0"
     ),
-    "suggestions: no values": damaged("store", SUGGESTIONS, with_fields(values=3), "its values 3 is not a dict"),
+    "suggestions: no values": damaged(
+        "store", SUGGESTIONS, with_fields(values=3), "its values must be of type dict, not 3"
+    ),
     "suggestions: an odd name": damaged(
-        "store", SUGGESTIONS, with_fields(trajectory_id=3), "its trajectory_id 3 is not a str"
+        "store", SUGGESTIONS, with_fields(trajectory_id=3), "its trajectory_id must be of type str, not 3"
     ),
     "suggestions: other fields": damaged(
         "resume --engine inline", SUGGESTIONS, with_fields(values={"x": 1}), "{'x': 1}, which are not in the space"

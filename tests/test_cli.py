@@ -186,8 +186,14 @@ BAD = {
     "out of range": (["--set", "pruning.pruning_rate=1.5"], "1.5 is not valid"),
     "low >= high": (["--set", "space.pruning_rate={low: 0.6, high: 0.2}"], "low 0.6 must be less than high 0.2"),
     "empty list": (["--set", "space.strategy=[]"], "the list [] is empty"),
-    "rewind past the end": (["--set", "space.rewind_iteration=[0, 400]"], "400 is past the training of 400"),
-    "rewind past the end, in epochs": (["--set", "training.iterations=1ep"], "100 is past the training of 33"),
+    "rewind past the end": (
+        ["--set", "space.rewind_iteration=[0, 400]"],
+        "400 is not before the end of training at iteration 400",
+    ),
+    "rewind past the end, in epochs": (
+        ["--set", "training.iterations=1ep"],
+        "100 is not before the end of training at iteration 33",
+    ),
     "unknown dataset": (["--set", "dataset.name=imagenet"], "unknown dataset 'imagenet'; known: digits, mnist"),
     "unknown model": (["--set", "model.name=resnet"], "unknown model 'resnet' (did you mean 'resnet20'?)"),
     "unknown torchvision model": (

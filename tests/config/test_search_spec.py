@@ -176,9 +176,9 @@ def test_the_corners_combine_every_two_values_of_every_two_fields(search):
 
 
 def test_the_latest_rewind_is_checked_with_the_shortest_training(search):
-    with pytest.raises(SpecError, match="30 is past the training of 25 iterations"):
+    with pytest.raises(SpecError, match="30 is not before the end of training at iteration 25"):
         search({"rewind_iteration": [0, 30], "training.iterations": [40, 25]})
-    with pytest.raises(SpecError, match="30 is past the training of 25 iterations"):
+    with pytest.raises(SpecError, match="30 is not before the end of training at iteration 25"):
         search({"training.iterations": [40, 25], "pruning.rewind_iteration": [0, 30]})
 
 

@@ -63,7 +63,7 @@ def test_the_fingerprint_holds_the_source(own):
         (splits(pair(3, "np.full((n, 2, 2), 1e300)"), pair(2)), "train: images contain nan or infinity"),
         (splits(pair(3, labels="np.arange(4)"), pair(2)), r"train: labels have the shape \[4\]; 3 images need \[3\]"),
         (splits(pair(3, labels="np.arange(n) * 1.0"), pair(2)), "train: labels are float64; give integers"),
-        (splits(pair(3), pair(2, labels="np.arange(n) - 1")), "test: a label is -1; labels count from 0"),
+        (splits(pair(3), pair(2, labels="np.arange(n) - 1")), "test: a label is -1; number the classes from 0"),
         (
             splits(pair(3, "np.zeros((n, 8, 8, 3))"), pair(2, "np.zeros((n, 8, 8, 3))")),
             r"train: images have the shape \[3, 8, 8, 3\], whose last axis .* channels; give .*transpose\(0, 3, 1, 2\)",

@@ -105,7 +105,10 @@ def test_verdicts(monkeypatch, gain, leads, verdict):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"points": [{"pruning_rate": 0.5}], "sampler": "random"}, "points are for the grid sampler, not for 'random'"),
+        (
+            {"points": [{"pruning_rate": 0.5}], "sampler": "random"},
+            "points are only for the grid sampler, not for 'random'",
+        ),
         (
             {"points": [{"pruning_rate": 0.4}], "sampler": "grid"},
             r"points: pruning_rate 0.4 is not in space.pruning_rate",

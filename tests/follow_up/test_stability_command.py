@@ -83,14 +83,16 @@ def test_a_rewind_past_a_training_in_epochs_is_refused_before_anything_is_traine
     before = entries(tmp_path / "run")
     said = in_process("stability", tmp_path / "run", ticket, "--rewind", 17, "--engine", "inline")
     assert said.returncode == 2
-    assert said.stderr == ("error: pruning.rewind_iteration: 17 is past the training of 17 iterations; give 0 to 16\n")
+    assert said.stderr == (
+        "error: pruning.rewind_iteration: 17 is not before the end of training at iteration 17; give 0 to 16\n"
+    )
     assert entries(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["TICKET", "--rewind", 40], "pruning.rewind_iteration: 40 is past the training of 40 iterations"),
+        (["TICKET", "--rewind", 40], "pruning.rewind_iteration: 40 is not before the end of training at iteration 40"),
         (["aa/1"], "unknown ticket 'aa/1'"),
         (["TICKET", "--copies", 1], "1 is not in the range 2<=x<=1000"),
         (["TICKET", "--points", 2], "2 is not in the range 3<=x<=10000"),

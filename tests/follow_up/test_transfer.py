@@ -316,7 +316,7 @@ def altered(file, changes, tensors=()):
     [
         ({"figures": [1, 2]}, "figures: [1, 2] is not valid: input should be a mapping of keys to values"),
         ({"classes": "ten"}, "classes: 'ten' is not valid: input should be a valid integer"),
-        ({"classes": None}, "it has neither 'image_shape' and 'classes' nor 'inputs'"),
+        ({"classes": None}, "it needs 'image_shape' and 'classes', or else 'inputs'"),
         ({"image_shape": [1, 8, -8]}, "image_shape.2: -8 is not valid: input should be greater than or equal to 1"),
         ({"mask": []}, "mask: [] is not valid"),
         ({"mask": ["fc9.weight"]}, "it has no tensor mask/fc9.weight, which its metadata lists"),
@@ -388,8 +388,8 @@ def test_metadata_with_another_network_are_refused(files, tmp_path, model, messa
     [
         ("{", "is a damaged ticket: its metadata is not JSON"),
         ("[" * 10**5, "is a damaged ticket: its metadata is not JSON"),
-        ("[]", "has the format None; this version reads 'ticket_search.ticket.1'"),
-        ('{"format": "ticket_search.ticket.9"}', "has the format 'ticket_search.ticket.9'; this version reads"),
+        ("[]", "is None, but this version reads 'ticket_search.ticket.1'"),
+        ('{"format": "ticket_search.ticket.9"}', "is 'ticket_search.ticket.9', but this version reads"),
     ],
     ids=["not JSON", "too deep", "a list", "another format"],
 )
@@ -429,7 +429,7 @@ def test_an_entry_that_is_not_a_ticket_is_refused(search, tmp_path, stores):
 
     LevelStore(tmp_path / "shared").save(KEY, Entry(record={"level": 1}, tensors={}))
     spec = search({"ticket": [KEY]}, sampler="grid", trials=None).model_copy(update={"store": str(tmp_path / "shared")})
-    with pytest.raises(SpecError, match=f"the entry '{KEY}' of the level store is not a ticket: it has the format"):
+    with pytest.raises(SpecError, match=f"the entry '{KEY}' of the level store is not a ticket: its format is"):
         run_search(spec, tmp_path / "run")
 
 
@@ -452,7 +452,7 @@ def test_a_transfer_resumes_after_an_interruption_and_a_prune(files, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ticket": "a/1"}, "'a/1' is not the key of a ticket, 32 hexadecimal digits"),
+        ({"ticket": "a/1"}, r"'a/1' is not a ticket key \(32 hexadecimal digits\)"),
         ({"ticket": KEY, "retrain": "finetune"}, "give retrain 'weights', or ticket null"),
         ({"ticket": KEY, "early_bird": {}}, "give early_bird null, or ticket null"),
         ({"ticket": KEY, "target_densities": 0.1}, "give target_densities null, or ticket null"),

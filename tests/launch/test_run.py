@@ -15,7 +15,7 @@ def test_three_fields_that_are_incompatible_after_converting_epochs(search):
             "training.iterations": [60, "1ep"],
         }
     )
-    with pytest.raises(SpecError, match="20 is past the training of 2 iterations"):
+    with pytest.raises(SpecError, match="20 is not before the end of training at iteration 2"):
         preflight.check(spec, local=True)
 
 

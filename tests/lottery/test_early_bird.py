@@ -174,7 +174,7 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
-            "early_bird.threshold 0.1 would end every training at its first masks: with pruning_rate 0.05, two masks "
+            "early_bird.threshold 0.1 would end level 0 at the first comparison: with pruning_rate 0.05, two masks "
             "differ in at most 0.1 of the weights; give a threshold below that",
         ),
         (
@@ -187,7 +187,7 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         ),
         ({"early_bird": {"window": 1}}, "early_bird.window: 1 is not valid"),
         ({"early_bird": {"threshold": 1.0}}, "early_bird.threshold: 1.0 is not valid"),
-        ({"early_bird": {"every": "0ep"}}, "'0ep' is not a length of training"),
+        ({"early_bird": {"every": "0ep"}}, "'0ep' is not a training duration"),
         (
             {"early_bird": {"every": 30, "window": 2}},
             "2 masks, one every 30 iterations, need 60 iterations, but the training has 40",

@@ -168,7 +168,9 @@ class TestRewinding:
         ]
 
     def test_a_rewind_past_a_training_in_epochs_is_refused(self, bench, trajectory, stores):
-        with pytest.raises(SpecError, match="rewind_iteration: 17 is past the training of 17 iterations; give 0 to 16"):
+        with pytest.raises(
+            SpecError, match="rewind_iteration: 17 is not before the end of training at iteration 17; give 0 to 16"
+        ):
             bench.run(trajectory({"training.iterations": "1ep", "rewind_iteration": 17}), stores())
 
 

@@ -201,7 +201,7 @@ class TestAnUnfinishedSearch:
         run_by_hand(grid(0.3, 0.5), tmp_path, say=said.append)
         aside = next((tmp_path / "store/damaged").iterdir())
         assert said == [
-            f"the store's entry {damaged} was damaged (it is not a whole entry); it was moved to {aside}, "
+            f"the store's entry {damaged} was damaged (it is incomplete or not an entry); it was moved to {aside}, "
             "and its level is trained again"
         ]
         assert {key: count for key, count in finished_levels(tmp_path).items() if count > 1} == {damaged: 2}

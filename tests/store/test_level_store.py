@@ -164,7 +164,7 @@ class TestDamage:
         monkeypatch.setattr(level_store, "_FORMAT", "ticket_search.entry.9")
         data = encode(entry())
         monkeypatch.undo()
-        with pytest.raises(ValueError, match=r"its format is 'ticket_search.entry.9', but this ticket_search reads"):
+        with pytest.raises(ValueError, match=r"its format is 'ticket_search.entry.9', but this version reads"):
             decode(data)
 
     @pytest.mark.parametrize("damage", [b"", b"\x00", b"not a store's entry at all", save({"w": torch.zeros(1)})])

@@ -1,4 +1,4 @@
-"""Describes exceptions in one line, whose text may have many lines or, for a user's own exception, raise."""
+"""Describes an exception in one line. The text of a user's exception may have many lines, or itself raise."""
 
 import os
 import sysconfig

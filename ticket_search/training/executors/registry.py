@@ -1,4 +1,4 @@
-"""Choosing a level's executor, identifying it in level keys, and creating it."""
+"""Choose a level's executor, identify it in level keys, and create it."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ _KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR}
 
 
 def chosen_executor(training: TrainingSpec) -> str:
-    """Return the name of the executor that trains a level. It depends on the settings alone, never on the load."""
+    """Return the name of the executor that trains a level. The choice depends only on the level's settings."""
     return "plain" if training.executor == "auto" else training.executor
 
 
