@@ -1,4 +1,4 @@
-"""The plan for clusters of every kind, and the refusal of trajectories that no node could ever run."""
+"""The plan for each kind of cluster, and the refusal of trajectories that no node could ever run."""
 
 from types import SimpleNamespace
 
