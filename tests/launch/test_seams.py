@@ -1,4 +1,4 @@
-"""A user's own task and executor work with `run_search` without a change to the package."""
+"""A user's own task and executor work with `run_search` without any change to the package."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ TESTS = Path(__file__).parents[1]
 REGRESSION = {
     "name": "regression",
     "task": "regression_task:Regression",
-    "dataset": {"name": "digits", "validation": 128},  # the task makes its own data
+    "dataset": {"name": "digits", "validation": 128},  # the name is ignored: the task generates its data
     "model": {"name": "regression_task:network"},
     "training": {
         "optimizer": {"name": "adam", "lr": 0.02},
