@@ -1,4 +1,4 @@
-"""How a command ends when it is interrupted, loses its terminal, or meets a bug."""
+"""How a command ends when it is interrupted, loses its terminal, or has a bug."""
 
 import signal
 import subprocess
