@@ -1,4 +1,4 @@
-"""Measure the overhead of a search with thousands of trajectories: in time, in memory, and for reading its tables.
+"""Measure the time and memory overhead of a search with thousands of trajectories, and the time to read its tables.
 
 Everything is real (Ray Tune, sampler, early stopping, record of suggestions, tables, TensorBoard files, events) except
 the training: each level sleeps for SECONDS instead. The ideal time is the total time slept, divided by the number of

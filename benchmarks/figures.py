@@ -1,4 +1,4 @@
-"""Draw the figures of the replication pages, test accuracy against density, from the Parquet files in this folder.
+"""Draw the replication pages' plots of test accuracy against density from the Parquet files in this folder.
 
     python benchmarks/figures.py [--output docs/figures]
 

@@ -41,7 +41,7 @@ def speed_table(rows: pd.DataFrame) -> str:
 
 
 def lead_table(rows: pd.DataFrame, figure: str) -> str:
-    """Return a table of the ticket's lead over each control: percentage points of test accuracy, and the slowdown."""
+    """Return a table of the ticket's lead over each control, in test accuracy and in the early-stop iteration."""
     lines = ["| weights | control | ticket's lead | early-stop iteration over the ticket's |", "|---:|---|---|---|"]
     for row in rows[~rows["arm"].isin(TRAJECTORY_ARMS)].to_dict("records"):
         lead, slowdown = _ends(row, f"{figure}_lead", 100, "+.2f"), _ends(row, "slowdown", 1, ".2f")

@@ -57,7 +57,7 @@ training: {optimizer: {name: sgd, lr: 0.05, momentum: 0.9}, batch_size: 64, iter
 pruning: {max_levels: 3}
 seeds: [0, 1, 2]
 """
-#: The order of levels of two workers is random. TPE and early stopping depend on it, so this search uses neither.
+#: Two workers finish levels in random order. TPE and early stopping depend on the order, so this search uses neither.
 TWO_WORKERS = """
 space: {pruning_rate: RATES, rewind_iteration: [0, 20]}
 search: {trials: null, sampler: grid, early_stopping: null, checkpoint_seconds: 0.2, max_failures: 1000}
@@ -95,7 +95,7 @@ def make_space(one_worker, *, iterations, size):
 
 
 def bombard(space, run_dir, kills, chooser, *, engine="ray", window=None, log=None):
-    """Run a search to its end, with up to `kills` kills on the way; return a `Tally`."""
+    """Run a search to its end, killing up to `kills` of its processes; return a `Tally`."""
     tally = Tally()
     while True:
         tally.starts += 1

@@ -66,7 +66,7 @@ def trajectory():
 def search():
     """A factory for searches: ``search({"pruning_rate": [0.2]}, sampler="random")``.
 
-    The keyword arguments that it does not name, like ``sampler``, go into the section ``search``.
+    Additional keyword arguments, like ``sampler``, go into the section ``search``.
     """
 
     def make(space, seeds=(0, 1, 2), base=(), **settings):
@@ -132,7 +132,7 @@ def ray_address():
 
     from ticket_search.engines.ray.connection import ray
 
-    # As in `connect(None)`, but Ray also listens at this machine's network address, as it does in a cluster.
+    # Start Ray like `connect(None)`, but make it reachable at this machine's network address, as in a cluster.
     ray.init(
         "local",
         include_dashboard=False,
@@ -172,7 +172,7 @@ def credentials():
 
 
 class S3Server:
-    """An S3 server in a subprocess, which can be killed and restarted with its contents."""
+    """An S3 server in a subprocess; it keeps its contents when it is killed and restarted."""
 
     def __init__(self, journal):
         self._journal = journal
@@ -207,7 +207,7 @@ def s3(tmp_path_factory):
 
 @pytest.fixture(params=["disk", "s3"])
 def folder(request, tmp_path):
-    """An empty folder: one on a disk, and one in object storage."""
+    """An empty folder. Tests run once with a folder on a disk and once with a folder in object storage."""
     if request.param == "disk":
         return open_folder(tmp_path / "folder")
     return open_folder(request.getfixturevalue("s3").location(uuid4().hex))

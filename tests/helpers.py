@@ -28,14 +28,14 @@ def command(*arguments):
 
 
 def run_command(*arguments, cwd=None, **env):
-    """Run ``ticket-search`` in a process of its own; return the completed process."""
+    """Run ``ticket-search`` in a process of its own; return a `CompletedProcess`."""
     return subprocess.run(
         command(*arguments), cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=240
     )
 
 
 def in_process(*arguments, cwd=None, **env):
-    """Run ``ticket-search`` in this process, which saves seconds of startup; return it as a completed process.
+    """Run ``ticket-search`` in this process, which saves seconds of startup; return a `CompletedProcess`.
 
     Afterwards, the signal handlers and the import path are restored. A search needs ``--engine inline``; otherwise, it
     would use the Ray cluster of this process. Warnings are errors, as in all tests. An unexpected exception is raised,

@@ -1,4 +1,4 @@
-"""Imports between folders must be allowed here, and some entry points must not load any heavy library.
+"""Folders import only what `ALLOWED` lists, and some entry points must not load any heavy library.
 
 A new import between folders needs an entry in `ALLOWED`, and a good reason.
 """
@@ -13,7 +13,7 @@ import pytest
 import ticket_search
 
 ROOT = Path(ticket_search.__file__).parent
-#: The parts that each part of the package may import; "" is the package itself, imported for its version.
+#: For each part of the package, the parts that it may import; "" is the package itself, imported for its version.
 ALLOWED = {
     "": {"results", "lottery", "launch"},
     "errors": set(),
@@ -41,7 +41,7 @@ ALLOWED = {
     "analysis": {"errors", "config", "results"},
     "cli": {"", "errors", "config", "storage", "results", "search", "runs", "launch", "follow_up", "analysis"},
 }
-#: The only folders that may import each library.
+#: For each library, the only folders that may import it.
 ONLY_IN = {
     "ray": {"engines/ray"},
     "optuna": {"search"},

@@ -106,7 +106,7 @@ def python(key, source, message, **other):
 
 
 def data(returned, message, before=""):
-    """Return a run with a user's data set: an expression of `images` (40 of 8x8) and `labels` (0 to 3)."""
+    """Return a run with a user's data set, given as an expression of `images` (40 of 8x8) and `labels` (0 to 3)."""
     head = "import numpy as np\nimages = np.zeros((40, 8, 8), np.uint8)\nlabels = np.arange(40) % 4\n"
     return python("dataset.name", f"{head}def mine():\n    {before}\n    return {returned}\n", message)
 
@@ -117,7 +117,7 @@ def pairs(images, labels, message):
 
 
 def network(made, message, forward="return self.fc(x.flatten(1))", **other):
-    """Return a run with a user's network: an expression of the class `Net`, which has this forward pass."""
+    """Return a run with a user's network, given as an expression of the class `Net` with this forward pass."""
     head = "import sys, torch\nfrom torch import nn\nclass Net(nn.Module):\n"
     head += "    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(64, 10)\n"
     head += f"    def forward(self, x):\n        {forward}\n"
@@ -125,7 +125,7 @@ def network(made, message, forward="return self.fc(x.flatten(1))", **other):
 
 
 def idx(message, number, content, suffix=""):
-    """Return a run on MNIST in which the file with this number (0 to 3) has another content."""
+    """Return a run on MNIST in which the file with this number (0 to 3) has this content."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     files = {f"data/MNIST/raw/{name}": a for name, a in zip(names, (IMAGES, LABELS) * 2, strict=True)}
     del files[f"data/MNIST/raw/{names[number]}"]
@@ -268,7 +268,7 @@ CASES = {
     "10,001 values": setting(
         f"space.rewind_iteration=[{', '.join(map(str, range(10_001)))}]", "10001 values are too many"
     ),
-    # floats for integers
+    # floats in place of integers
     "60.0 iterations": setting("training.iterations=60.0", "60.0 is not a length of training: write 60, not 60.0"),
     "a batch of 60.0": setting("training.batch_size=60.0", "60.0 is not valid: write 60, not 60.0"),
     # networks that are too large
@@ -331,7 +331,7 @@ CASES = {
     "another rewind": option("resume --set pruning.rewind_iteration=999", "that would be another search"),
     "another network, and unknown": option("resume --set model.name=nothing", "unknown model 'nothing'"),
     "a changeable field, wrongly": option("resume --set search.early_stopping.patience=0", "patience: 0 is not valid"),
-    # more of YAML
+    # more cases of YAML
     "nothing": file("", "a mapping of keys to values, not None"),
     "a comment alone": file("# x\n", "a mapping of keys to values, not None"),
     "a list": file("- a\n", "not ['a']"),
@@ -780,7 +780,7 @@ def ticket_of(search):
 
 @pytest.fixture
 def fresh_modules(tmp_path, monkeypatch):
-    """Forget the modules that a test has written and imported, after the test."""
+    """After a test, forget the modules that it has written and imported."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
     for name, module in list(sys.modules.items()):

@@ -1,4 +1,4 @@
-"""The commands as used by a person or a script: their output, exit codes and files."""
+"""Tests for the output, exit codes and files of commands, as a person or a script uses them."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""Stopping a search, resuming it with changed settings and pruning its store, all from the command line."""
+"""Tests for stopping a search, resuming it with changed settings and pruning its store by command."""
 
 import os
 import re

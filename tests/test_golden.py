@@ -124,7 +124,7 @@ def test_the_search_and_its_run_are_read():
 
 
 def test_the_checksums_of_the_store_cover_the_file():
-    """Each checksum is recomputed here, as that of the whole file with the digits of the checksum replaced by zeros."""
+    """Each checksum must be that of the whole file, with the digits of the checksum itself replaced by zeros."""
     entries = sorted((GOLDEN / "store").glob("??/*.safetensors"))
     assert len(entries) == 8
     for path in entries:

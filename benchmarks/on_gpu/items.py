@@ -8,7 +8,7 @@ from work_queue import Item, Step
 ROOT = Path(__file__).parents[2]
 #: Files with tests that need a GPU. They are listed because other test files import packages that may not be installed.
 TESTS = ("lottery/test_follow_ups_on_cuda", "lottery/test_on_cuda", "training/test_devices", "data/test_dataset")
-#: Settings for CIFAR-10 as JPEGs in Parquet files, which are in a folder of the data directory: docs/cifar10_conv2.md.
+#: Settings for CIFAR-10 as JPEGs, stored as Parquet files in the data directory; see docs/cifar10_conv2.md.
 JPEG = ("dataset.name=parquet", "dataset.path=cifar10-jpeg")
 
 

@@ -2,7 +2,7 @@
 
 An item consists of a few commands that run one after another. Each call works on one item for a limited time. If a
 command is still running when the time is up, it is interrupted as if by Ctrl-C. The next call runs the same command
-again, which resumes from its saved work.
+again, which resumes where it was interrupted.
 """
 
 import json

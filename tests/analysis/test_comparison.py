@@ -47,7 +47,7 @@ def test_one_seed_has_a_mean_but_no_interval():
 
 
 def test_a_ratio_of_means_is_paired():
-    """If every seed takes twice as long, so does every resample of seeds."""
+    """If the ratio is 2 for every seed, it is 2 for every resample of the seeds."""
     assert ratio_of_means([200, 400, 900], [100, 200, 450]) == (2.0, 2.0, 2.0)
     ratio, low, high = ratio_of_means([100, 300], [100, 100])
     assert (ratio, low, high) == (2.0, 1.0, 3.0)
@@ -63,7 +63,7 @@ def test_crossed_with_one_ticket_or_one_seed_is_an_ordinary_interval():
 
 
 def test_crossed_resamples_tickets_and_seeds_independently():
-    """If only the ticket affects the values, the interval is that over tickets. If only the seed does, over seeds."""
+    """The interval is that over tickets if only the ticket matters, and that over seeds if only the seed matters."""
     for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
         assert crossed(matrix) == (0.5, 0.0, 1.0)
         assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)

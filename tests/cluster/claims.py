@@ -54,7 +54,7 @@ class Claim:
         return f"{self._prefix}br"
 
     def host(self, number):
-        """Return the name of a host; as the name of a network interface too, it has at most 15 characters."""
+        """Return the name of a host. As it is also a network interface's name, it has at most 15 characters."""
         return f"{self._prefix}h{number}"
 
     @property
@@ -139,4 +139,4 @@ def _free_network():
             network = ipaddress.ip_network(f"{address}/24")
             if not any(network.overlaps(other) for other in used):
                 return network
-    raise RuntimeError(f"found no private /24 that overlaps none of this machine's routes: {', '.join(map(str, used))}")
+    raise RuntimeError(f"found no private /24 outside this machine's routes: {', '.join(map(str, used))}")

@@ -39,7 +39,7 @@ def missing():
 
 
 class Hosts:
-    """Hosts on a network of their own, which no other hosts on this machine can join.
+    """Hosts on a network that they share with no other hosts on this machine.
 
     Args:
         folder: the folder for the hosts' homes, which is removed at the end. It must not be below /tmp or /root,

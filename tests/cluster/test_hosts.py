@@ -13,7 +13,7 @@ import pytest
 from claims import run
 from hosts import Hosts
 
-#: Start two hosts, check that they reach each other, print their names and addresses, and wait for a line of input.
+#: A script that starts two hosts that reach each other, prints their names and addresses, and waits for a line.
 RUN = """
 import json, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`ray up`, `ray submit` and `ray job submit` on simulated hosts, with the shipped cluster file."""
+"""Tests for `ray up`, `ray submit` and `ray job submit` on simulated hosts, with the shipped cluster file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The shipped cluster files conform to their launchers' schemas, open few ports and upload only what is needed.
+"""The shipped cluster files conform to their launchers' schemas, open no needless ports and upload no needless files.
 
 The Slurm script is also run, with stubs for `srun`, `ray` and `ticket-search`.
 """

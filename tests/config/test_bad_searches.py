@@ -26,7 +26,7 @@ search: {trials: 4}
 
 @pytest.fixture
 def message(tmp_path):
-    """A function that returns the error message for `GOOD` or another text with settings; FILE stands for the path."""
+    """A function that returns the error message for a search with settings, with FILE in place of the file's path."""
     path = tmp_path / "space.yaml"
 
     def refused(*settings, text=GOOD):
@@ -90,7 +90,7 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("space.pruning_rate=0.2", "pruning_rate: 0.2 is neither a list of values nor a range {low: ..., high: ...}"),
         ("space.pruning_rate={low: a, high: 0.5}", "pruning_rate: low: 'a' is not valid"),
         ("space.pruning_rate={low: 0.2}", "pruning_rate: high: is missing"),
-        # length of the training
+        # training lengths
         (
             "training.iterations=soon",
             f"training.iterations: 'soon' {NOT_A_LENGTH} iterations (20000) or epochs ('20ep')",

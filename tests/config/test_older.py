@@ -1,4 +1,4 @@
-"""A file that uses the older name of the section ``pruning``, ``trajectory``, keeps its meaning."""
+"""Files that use the older name of the section ``pruning``, which is ``trajectory``, keep their meaning."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A local Ray instance listens on loopback only, a signal can interrupt its start, and its version has been tested."""
+"""A local Ray instance listens on loopback only, a signal can interrupt its start, and its version is supported."""
 
 import os
 import shutil

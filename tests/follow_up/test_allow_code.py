@@ -32,7 +32,7 @@ def make(image_shape, classes):
 
 @pytest.fixture
 def imported(tmp_path, monkeypatch):
-    """Put the module ``stranger`` into the working directory; return a function that tells if it has been imported."""
+    """Put the module ``stranger`` into the working directory; return a function that tells whether it was imported."""
     (tmp_path / "stranger.py").write_text(STRANGER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

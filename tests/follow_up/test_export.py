@@ -1,4 +1,4 @@
-"""Tickets as files: their contents, and training runs that start from them."""
+"""Tests for ticket files: their contents, and training runs that start from them."""
 
 import json
 import subprocess

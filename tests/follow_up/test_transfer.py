@@ -1,4 +1,4 @@
-"""The transfer of a ticket to another data set: its training runs, its table, and the refusal of bad input."""
+"""Tests for the transfer of a ticket to another data set: training runs, the table, and the refusal of bad input."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ def other_data(tmp_path, monkeypatch):
 
 @pytest.fixture
 def found(trajectory, digits, stores):
-    """A factory for tickets with half the weights, and their levels: ``found({"rewind_iteration": 7}, seed=1)``."""
+    """A factory for a ticket with half the weights and its level: ``found({"rewind_iteration": 7}, seed=1)``."""
 
     def make(changes=(), seed=1):
         spec = trajectory({"max_levels": 1, "pruning_rate": 0.5, **dict(changes)}, seed=seed)

@@ -1,4 +1,4 @@
-"""The estimate of a search's disk usage, compared with its actual usage."""
+"""The estimate of a search's disk usage is close to its actual usage."""
 
 import math
 from dataclasses import replace

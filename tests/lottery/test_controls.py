@@ -1,4 +1,4 @@
-"""Controls: training runs that a ticket is compared with."""
+"""Tests for controls, the training runs that a ticket is compared with."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Copies of a level that are trained with other data orders, and the errors on the line between two copies."""
+"""Tests for copies of a level with other data orders, and for the errors on the line between two copies."""
 
 import dataclasses
 import math

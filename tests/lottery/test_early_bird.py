@@ -93,7 +93,7 @@ def test_the_dense_training_ends_early_and_gives_the_tickets_mask(bench, traject
 
 
 def watched(bench, spec, iteration):
-    """Return the mask that keeps the larger half of each layer's weights after `iteration` dense iterations."""
+    """Return the mask that keeps the larger half of each layer's weights at this iteration of dense training."""
     final = next(out.weights for out in bench.outputs if out.iterations == iteration)
     mask = {}
     for name in ("fc1.weight", "output.weight"):

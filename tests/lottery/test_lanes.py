@@ -1,4 +1,4 @@
-"""Trajectories that run side by side, with one executor that trains their levels together."""
+"""Tests for trajectories that run side by side, with one executor that trains their levels together."""
 
 import sys
 import time
@@ -72,7 +72,7 @@ def test_trajectories_train_a_shared_level_0_once_and_the_other_levels_together(
     side.run()
     alone = {rate: list(run_trajectory(spec, digits, stores())) for rate, spec in specs.items()}
     assert {rate: figures(levels) for rate, levels in side.levels.items()} == {r: figures(a) for r, a in alone.items()}
-    assert pair.together[0] == [alone[0.2][0].key]  # the other trajectory waits for it
+    assert pair.together[0] == [alone[0.2][0].key]  # the other trajectory waits for this level
     assert {frozenset(keys) for keys in pair.together[1:] if len(keys) == 2} == {
         frozenset({alone[0.2][n].key, alone[0.5][n].key}) for n in (1, 2)
     }
@@ -110,7 +110,7 @@ def test_a_diverging_trajectory_does_not_end_the_others(digits, trajectory, stor
 
 
 def test_an_exception_fails_all_trajectories_trained_together(digits, trajectory, stores, pair, monkeypatch):
-    """The executor cannot know which trajectory caused it. All claims are released, and new trajectories can run."""
+    """The executor cannot tell which trajectory is at fault. All claims are released, so new trajectories can run."""
     side, store = Side(digits, pair), stores()
     for seed in (0, 1):
         side.add(seed, trajectory(seed=seed), store)

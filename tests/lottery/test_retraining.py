@@ -1,4 +1,4 @@
-"""The initial weights, learning rates and masks of levels, by retraining, reinitialization, schedule and criterion."""
+"""Tests for the ways to retrain and reinitialize a ticket, for the pruning schedules and for the criteria."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The networks for CIFAR with batch normalization, and named initializations."""
+"""Tests for the CIFAR networks with batch normalization, and for named initializations."""
 
 import math
 

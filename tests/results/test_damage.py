@@ -201,7 +201,7 @@ def some_table():
 
 
 def test_no_flipped_byte_of_a_chunk_passes():
-    """The exception is the name of the checksum: without it, the chunk counts as one of an earlier version."""
+    """Only flips in the name of the checksum pass: without it, the chunk counts as one of an earlier version."""
     table = some_table()
     data = write_chunk(table)
     unseen = []

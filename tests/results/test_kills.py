@@ -34,7 +34,7 @@ def die():
 
 
 def killed(target, moment, act, *arguments):
-    """Call `act` in this child process, which dies at `moment` of writing a file with `target` in its name."""
+    """Call `act` in this child process, and kill the process at `moment` of writing a file named like `target`."""
     sync, replace = os.fsync, os.replace
 
     def name_of(handle):
@@ -128,7 +128,7 @@ def flush(run_dir, numbers):
 
 
 def test_killed_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path):
-    """After a kill between any two of the four tables, `levels` may be ahead of `trajectories` but never behind."""
+    """Wherever the kill falls between the four tables, `levels` may be ahead of `trajectories` but never behind."""
     flush(tmp_path, [0])
     seen = []
     for nth in range(1, 5):

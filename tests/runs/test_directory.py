@@ -1,4 +1,4 @@
-"""A run directory belongs to one search, which at most one process runs; this process can be asked to stop."""
+"""A run directory belongs to one search. At most one process runs the search, and it can be asked to stop."""
 
 import json
 import os
@@ -372,7 +372,7 @@ def test_a_search_whose_fields_have_new_names_is_resumed_in_its_tables(search, t
 
 
 def test_deleting_the_store_ends_a_running_search_at_the_next_level(search, tmp_path):
-    """If it recreated the store, the search would end with code 0 but with tickets that `export` refuses."""
+    """If the search recreated the store, it would end with code 0 but with tickets that `export` refuses."""
     spec = search({"pruning_rate": [0.5]}, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
     store = tmp_path / "run" / "store"
 

@@ -1,4 +1,4 @@
-"""The entries of a store and the searches that need them: pruning never removes an entry that any search needs."""
+"""Pruning a store never removes an entry that any of its searches needs."""
 
 import shutil
 import subprocess
@@ -128,7 +128,7 @@ class TestAFinishedSearch:
         assert entries(finished / "store") == set()
 
     def test_keeps_diverged_levels(self, search, tmp_path):
-        """If they were removed, a resume with more trials would train these levels again, with the same result."""
+        """If diverged levels were removed, a resume with more trials would train them again, with the same result."""
         spec = search({"training.optimizer.lr": [1e30]}, seeds=(0,), sampler="grid", trials=None)
         run_by_hand(spec, tmp_path)
         use = inspect(open_folder(tmp_path))
@@ -296,7 +296,7 @@ class TestAMovedSearch:
         assert (use.searches, use.gone) == ([], [str(tmp_path / "here")])
 
     def test_is_not_mistaken_for_its_older_copy(self, grid, tmp_path):
-        """The search itself may just be unreachable at the moment, for example on a disk that is not mounted."""
+        """The original search may just be unreachable at the moment, for example on a disk that is not mounted."""
         spec = grid(0.5, 0.3, store=tmp_path / "store")
         run_by_hand(spec, tmp_path / "it", levels=2)
         shutil.copytree(tmp_path / "it", tmp_path / "copy")
@@ -373,7 +373,7 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
 
 
 def test_stability_locks_the_directory(finished_search):
-    """Otherwise, `store --keep-best` could remove the copies, and another `stability` could overwrite the table."""
+    """Without the lock, `store --keep-best` could remove copies, and another `stability` could overwrite the table."""
     folder, refused = LocalFolder(finished_search), []
     ticket = f"{load_results(folder).levels['trajectory_id'][0]}/1"
     options = {"copies": 2, "points": 3, "engine": "inline"}

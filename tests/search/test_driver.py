@@ -1,4 +1,4 @@
-"""The driver of a search, which these tests call directly, without an engine."""
+"""Tests that call the driver of a search directly, without an engine."""
 
 import json
 from collections import Counter

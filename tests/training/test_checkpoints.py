@@ -69,7 +69,7 @@ def test_killed_after_every_iteration(digits, optimizer, masked):
     saved = Saved(kill_after=0)
     for _ in range(30):
         saved.left = 0
-        other = make(nn.BatchNorm1d(12), nn.Dropout(0.3), seed=9)  # as in a new process, the network has other weights
+        other = make(nn.BatchNorm1d(12), nn.Dropout(0.3), seed=9)  # the network has other weights, as in a new process
         try:
             (outputs,) = train_levels([level], other, digits, training, [saved])
             break

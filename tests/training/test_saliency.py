@@ -1,4 +1,4 @@
-"""Saliency criteria, compared with computations by hand."""
+"""The saliency criteria agree with computations by hand."""
 
 import pytest
 import torch
