@@ -1,4 +1,4 @@
-"""Bad input of every kind gives one message of a few lines and the right exit code, quickly, and leaves nothing behind.
+"""Bad input of any kind quickly gives one message of a few lines and the right exit code, and leaves nothing behind.
 
 To add a case, add a row to `CASES`.
 """
@@ -23,10 +23,10 @@ from helpers import in_process
 from PIL import Image
 
 MOST_LINES = 8
-#: A refusal takes milliseconds; the first one of a process also imports torch.
+#: The longest time that a refusal may take. It usually takes milliseconds, but the first one also imports torch.
 MOST_SECONDS = 20
 HUGE = "9" * 400
-#: Python refuses to read or write an integer of this length.
+#: Python refuses to convert an integer with this many digits to or from text.
 TOO_HUGE = "9" * 5000
 LONG = "x" * 300
 INLINE = ("--engine", "inline")
@@ -36,18 +36,18 @@ Content = str | bytes | Callable[[Path], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Bad:
-    """Arguments that must be refused.
+    """A command that must be refused.
 
     Attributes:
-        arguments: of `ticket-search`, which runs in an otherwise empty directory; TICKET stands for the name
-            of a ticket.
+        arguments: the arguments of `ticket-search`, which runs in a directory that contains only the files described
+            here; TICKET stands for the name of a ticket.
         message: text that stderr must contain.
-        files: the directory's files: path -> text or bytes, or a function that makes the file.
+        files: the contents of files in the directory, by path: text, bytes, or a function that creates the file.
         search: whether the directory also contains a finished search, ``finished_search``.
-        ticket: also put an exported ticket there, as ``ticket``, changed by this function.
-        damage: called with ``finished_search`` before the command.
-        code: the exit code. With 0 the command mends the damage, and with 1 it may set damaged files aside with their
-            bytes unchanged.
+        ticket: a function that changes the bytes of an exported ticket, which the directory contains as ``ticket``.
+        damage: a function that is called with the path of ``finished_search`` before the command runs.
+        code: the exit code. With 0, the command repairs the damage; with 1, it may move damaged files aside, with
+            their bytes unchanged.
         absent: text that stderr must not contain.
     """
 
@@ -62,62 +62,62 @@ class Bad:
 
 
 def command(arguments, message, **other):
-    """A command in an empty directory."""
+    """Return a command in an empty directory."""
     return Bad(arguments=tuple(arguments.split(" ")), message=message, **other)
 
 
 def setting(value, message, **other):
-    """A run of the shipped search `digits` with a setting."""
+    """Return a run of the shipped search `digits` with a setting."""
     return Bad(arguments=("run", "digits", "--set", value), message=message, **other)
 
 
 def file(text, message, **other):
-    """A search space file with this content."""
+    """Return a run of a search space file with this content."""
     return Bad(arguments=("run", "bad.yaml"), files={"bad.yaml": text}, message=message, **other)
 
 
 def option(arguments, message, **other):
-    """A command on a finished search."""
+    """Return a command on a finished search."""
     name, *rest = arguments.split(" ")
     return Bad(arguments=(name, "finished_search", *rest), message=message, search=True, **other)
 
 
 def resume(value, message):
-    """A setting with which the finished search is resumed."""
+    """Return the command that resumes a finished search with a setting."""
     arguments = ("resume", "finished_search", *INLINE, "--set", value)
     return Bad(arguments=arguments, message=message, search=True)
 
 
 def damaged(arguments, path, how, message, **other):
-    """A command on a finished search, of which `how` has damaged the file at the first path of this pattern."""
+    """Return a command on a finished search; `how` has damaged the first of its files that match the pattern `path`."""
     return option(arguments, message, damage=lambda search: how(sorted(search.glob(path))[0]), **other)
 
 
 def transfer(how, message, arguments="--dataset digits", **other):
-    """`transfer` of a ticket's file, changed by `how`."""
+    """Return a `transfer` of a ticket file that `how` has changed."""
     arguments = ("transfer", "ticket", *INLINE, *arguments.split(" "))
     return Bad(arguments=arguments, message=message, ticket=how, **other)
 
 
 def python(key, source, message, **other):
-    """A run with a module of the user's, which a field names."""
+    """Return a run in which a field names a user's module with this source."""
     arguments = ("run", "digits", *INLINE, "--set", f"{key}=mine:mine", "--set", "dataset.validation=10")
     return Bad(arguments=arguments, message=message, files={"mine.py": source}, **other)
 
 
 def data(returned, message, before=""):
-    """A data set of the user's: `images`, 40 of 8x8, and `labels`, 0 to 3, or what is made of them."""
+    """Return a run with a user's data set, given as an expression of `images` (40 of 8x8) and `labels` (0 to 3)."""
     head = "import numpy as np\nimages = np.zeros((40, 8, 8), np.uint8)\nlabels = np.arange(40) % 4\n"
     return python("dataset.name", f"{head}def mine():\n    {before}\n    return {returned}\n", message)
 
 
 def pairs(images, labels, message):
-    """A data set whose training and test images are alike."""
+    """Return a run with a user's data set whose training and test images are the same."""
     return data(f"{{'train': ({images}, {labels}), 'test': ({images}, {labels})}}", message)
 
 
 def network(made, message, forward="return self.fc(x.flatten(1))", **other):
-    """A network of the user's, a `Net` with this forward pass, or what is made of it."""
+    """Return a run with a user's network, given as an expression of the class `Net` with this forward pass."""
     head = "import sys, torch\nfrom torch import nn\nclass Net(nn.Module):\n"
     head += "    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(64, 10)\n"
     head += f"    def forward(self, x):\n        {forward}\n"
@@ -125,7 +125,7 @@ def network(made, message, forward="return self.fc(x.flatten(1))", **other):
 
 
 def idx(message, number, content, suffix=""):
-    """Four files of MNIST, of which this one has another content."""
+    """Return a run on MNIST in which the file with this number (0 to 3) has this content."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     files = {f"data/MNIST/raw/{name}": a for name, a in zip(names, (IMAGES, LABELS) * 2, strict=True)}
     del files[f"data/MNIST/raw/{names[number]}"]
@@ -135,7 +135,7 @@ def idx(message, number, content, suffix=""):
 
 
 def ubyte(array):
-    """An array as the bytes of an IDX file."""
+    """Return an array as the bytes of an IDX file."""
     return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
@@ -143,20 +143,20 @@ IMAGES, LABELS = ubyte(np.zeros((40, 8, 8))), ubyte(np.arange(40) % 4)
 
 
 def parquet(message, train, path="d", **files):
-    """A Parquet data set whose training file has this content."""
+    """Return a run on a Parquet data set whose training file has this content."""
     arguments = ("run", "digits", *INLINE, "--set", f"dataset={{name: parquet, path: {path}, validation: 10}}")
     files = {"data/d/train.parquet": train, "data/d/test.parquet": pictures([png()] * 40, range(40)), **files}
     return Bad(arguments=arguments, message=message, files={name: c for name, c in files.items() if c is not None})
 
 
 def png(mode="L", size=(8, 8)):
-    """A black picture."""
+    """Return the bytes of a PNG file with a black image."""
     Image.new(mode, size).save(made := io.BytesIO(), "PNG")
     return made.getvalue()
 
 
 def pictures(images, labels, kind=None, of=None):
-    """The bytes of a Parquet file of images and labels, which have these types."""
+    """Return the bytes of a Parquet file with images of type `of` and labels of type `kind`."""
     kind, of = kind or pa.int64(), of or pa.binary()
     rows = pa.array([{"bytes": image} for image in images], pa.struct([("bytes", of)]))
     pq.write_table(pa.table({"image": rows, "label": pa.array(list(labels), kind)}), made := io.BytesIO())
@@ -191,12 +191,12 @@ def pipe(path):
 
 
 def says(text):
-    """Replaces the content of a file."""
+    """Return a function that replaces the content of a file."""
     return lambda path: path.write_text(text)
 
 
 def with_fields(**fields):
-    """Sets fields in the first line of a file of JSON lines; a value of ... removes the field."""
+    """Return a function that sets fields in the first line of a JSON Lines file; the value ... removes a field."""
 
     def damage(path):
         first, *rest = path.read_text().splitlines(keepends=True)
@@ -219,7 +219,7 @@ space: {pruning_rate: [0.5]}
 seeds: [0]
 search: {trials: 1}
 """
-#: Every command on a run directory, and the arguments that it needs.
+#: Every command on a run directory, with the additional arguments that it needs.
 COMMANDS = {
     **dict.fromkeys(("resume", "stop", "status", "tickets", "confirm", "store"), ""),
     "pull": " new",
@@ -231,12 +231,12 @@ SUGGESTIONS, LEVELS, ENTRIES = "suggestions.jsonl", "levels/part-00000.parquet",
 
 
 def every(how):
-    """Damages every entry of a store."""
+    """Return a function that damages every entry of a store."""
     return lambda store: [how(path) for path in sorted(store.glob("??/*"))]
 
 
 CASES = {
-    # integers that no field can hold
+    # integers that are too large for any field
     "400 digits for an integer": setting(f"training.batch_size={HUGE}", "...", absent=HUGE),
     "400 digits for a float": setting(f"training.optimizer.lr={HUGE}", NO_NUMBER, absent=HUGE),
     "400 digits in a list": setting(f"space.pruning_rate=[0.5, {HUGE}]", NO_NUMBER, absent=HUGE),
@@ -268,7 +268,7 @@ CASES = {
     "10,001 values": setting(
         f"space.rewind_iteration=[{', '.join(map(str, range(10_001)))}]", "10001 values are too many"
     ),
-    # floats for integers
+    # floats in place of integers
     "60.0 iterations": setting("training.iterations=60.0", "60.0 is not a training duration: write 60, not 60.0"),
     "a batch of 60.0": setting("training.batch_size=60.0", "60.0 is not valid: write 60, not 60.0"),
     # networks that are too large
@@ -331,7 +331,7 @@ CASES = {
     "another rewind": option("resume --set pruning.rewind_iteration=999", "that would be another search"),
     "another network, and unknown": option("resume --set model.name=nothing", "unknown model 'nothing'"),
     "a changeable field, wrongly": option("resume --set search.early_stopping.patience=0", "patience: 0 is not valid"),
-    # more of YAML
+    # more cases of YAML
     "nothing": file("", "a mapping of keys to values, not None"),
     "a comment alone": file("# x\n", "a mapping of keys to values, not None"),
     "a list": file("- a\n", "not ['a']"),
@@ -779,7 +779,7 @@ def listing(folder):
 
 @pytest.fixture(scope="module")
 def ticket_file(_finished_search, tmp_path_factory):
-    """The bytes of an exported ticket."""
+    """The bytes of a file with an exported ticket."""
     path = tmp_path_factory.mktemp("ticket") / "ticket"
     said = in_process("export", _finished_search, ticket_of(_finished_search), path)
     assert said.returncode == 0, said.stderr
@@ -787,13 +787,13 @@ def ticket_file(_finished_search, tmp_path_factory):
 
 
 def ticket_of(search):
-    """The name of a ticket of a search."""
+    """Return the name of a ticket of a search."""
     return json.loads((search / SUGGESTIONS).read_text().splitlines()[0])["trajectory_id"] + "/1"
 
 
 @pytest.fixture
 def fresh_modules(tmp_path, monkeypatch):
-    """Forgets the modules that a test has written and imported."""
+    """After a test, forget the modules that it has written and imported."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
     for name, module in list(sys.modules.items()):

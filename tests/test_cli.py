@@ -1,4 +1,4 @@
-"""The commands as a person or a script uses them: output, exit codes, files left behind."""
+"""Tests for the output, exit codes and files of commands, as a person or a script uses them."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def finished(ray_address, tmp_path_factory):
-    """The working directory of a small search that the command ran, and the command's output."""
+    """The working directory of a small search run by the command, and the output of the command."""
     cwd = tmp_path_factory.mktemp("finished")
     said = run_command("run", "digits", "--trials", 4, "--address", ray_address, *SMALL, cwd=cwd)
     return cwd, said
@@ -129,7 +129,7 @@ def test_another_search_is_refused_and_nothing_changes(finished):
 
 
 def test_an_interrupted_search_prints_the_command_that_resumes_it(tmp_path):
-    """SIGTERM gives exit code 130 and the command that resumes. While the search runs, a second process is refused."""
+    """After SIGTERM, the exit code is 130. While the search runs, a second process is refused."""
     run = command("run", "digits", "--engine", "processes")
     driver = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     levels = tmp_path / "runs/digits/levels/part-00000.parquet"
@@ -216,7 +216,7 @@ BAD = {
 }
 
 
-#: Cases that run the command in a new process: they need a real exit code, and this process already has a Ray.
+#: Cases that need a new process, for a real exit code and because this process already has a Ray instance.
 ELSEWHERE = {"a GPU without one", "a cluster that is not there"}
 
 
@@ -308,7 +308,7 @@ def test_help_is_quick_and_names_the_commands(tmp_path):
     assert min(seconds) < 0.4
 
 
-def test_the_search_of_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weights(tmp_path):
+def test_the_search_of_the_demo_finds_a_matching_ticket_with_a_tenth_of_the_weights(tmp_path):
     said = in_process("run", "digits", "--trials", 6, "--engine", "inline", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")

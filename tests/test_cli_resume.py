@@ -1,4 +1,4 @@
-"""Stopping a search, resuming it with changed settings, and its store, from the command line."""
+"""Tests for stopping a search, resuming it with changed settings and pruning its store by command."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def levels_of(run_dir, event):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A search stopped at its first level: its working directory, the output of `stop`, the output of the search."""
+    """A search stopped at its first level: its working directory, and the outputs of `stop` and of the search."""
     cwd = tmp_path_factory.mktemp("stopped")
     run = command("run", *SPACE, "--engine", "processes")
     with subprocess.Popen(run, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:

@@ -7,7 +7,10 @@ from ticket_search.analysis.stability import barriers, plot, stability_table
 
 
 def lines(*arms):
-    """Rows of (arm, rewind iteration, first, second, validation errors along the line); test errors are 0.1 higher."""
+    """Return a table of lines between copies; the test errors are 0.1 higher than the validation errors.
+
+    Each arm is a tuple (arm, rewind iteration, first copy, second copy, validation errors along the line).
+    """
     return pd.DataFrame(
         {"ticket": "aa/3", "arm": arm, "rewind_iteration": k, "density": 0.2 if arm == "ticket" else 1.0}
         | {"first": first, "second": second, "position": i / (len(errors) - 1), "val_error": e, "test_error": e + 0.1}

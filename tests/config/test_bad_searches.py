@@ -1,4 +1,4 @@
-"""Every problem in a search is one message that quotes the value."""
+"""Every problem in a search gives one message that quotes the value."""
 
 import pytest
 
@@ -26,7 +26,7 @@ search: {trials: 4}
 
 @pytest.fixture
 def message(tmp_path):
-    """Returns the error message for a search, by default `GOOD` with settings; FILE replaces the path in it."""
+    """A function that returns the error message for a search with settings, with FILE in place of the file's path."""
     path = tmp_path / "space.yaml"
 
     def refused(*settings, text=GOOD):
@@ -90,7 +90,7 @@ NOT_A_LENGTH = "is not a training duration: give"
         ("space.pruning_rate=0.2", "pruning_rate: 0.2 is neither a list of values nor a range {low: ..., high: ...}"),
         ("space.pruning_rate={low: a, high: 0.5}", "pruning_rate: low: 'a' is not valid"),
         ("space.pruning_rate={low: 0.2}", "pruning_rate: high: is missing"),
-        # lengths of training
+        # training lengths
         (
             "training.iterations=soon",
             f"training.iterations: 'soon' {NOT_A_LENGTH} iterations (20000) or epochs ('20ep')",
@@ -318,7 +318,7 @@ def test_each_problem_is_one_line(message):
 
 
 def test_two_incompatible_fields_are_found_before_the_start(search):
-    """Each value is valid with the first values of the other fields, but adam with momentum is not."""
+    """Each value is valid with the first values of the other fields, but adam and momentum are incompatible."""
     with pytest.raises(SpecError, match=r"momentum 0\.9 is only for sgd"):
         search(
             {

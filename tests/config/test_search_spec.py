@@ -35,7 +35,7 @@ def load(tmp_path):
         ("20ep", "20ep"),
         ("null", None),
         ("'1e-3'", "1e-3"),
-        # YAML 1.1 reads the following as 64, 90, True and False.
+        # YAML 1.1 would read the following values as 64, 90, True and False.
         ("0100", 100),
         ("1:30", "1:30"),
         ("yes", "yes"),
@@ -50,7 +50,7 @@ def test_numbers_in_yaml(text, value):
 
 @pytest.mark.parametrize("name", ["1e5", "1e-5", "0100", "0812", "0_8", "yes", "2026-01-01", "0o17", "null", "1.5"])
 def test_a_name_that_looks_like_another_type_stays_a_string(search, load, name):
-    """YAML 1.1 and YAML 1.2 read the written file alike, so earlier versions of the package can read it too."""
+    """YAML 1.1 and YAML 1.2 agree on the written file, so earlier versions of the package can read it too."""
     import yaml
 
     text = search({"pruning_rate": [0.5, 1e-3]}).model_copy(update={"name": name}).to_yaml()

@@ -11,7 +11,7 @@ from ticket_search.errors import SpecError
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A user's module that this process has not imported yet: its name and its file."""
+    """The name and the file of a user's module that this process has not imported yet."""
     name = f"own_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text("def f():\n    return 1\n\nnot_callable = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -73,7 +73,7 @@ class TestOneLine:
     def of(self, module, body):
         name, file = module
         file.write_text(f"import json\n\ndef f():\n    {body}\n")
-        with pytest.raises(Exception) as error:  # noqa: PT011 (any that the body raises)
+        with pytest.raises(Exception) as error:  # noqa: PT011 (the body may raise any exception)
             load_function(f"{name}:f")()
         return one_line(error.value).replace(str(file), "FILE")
 

@@ -12,13 +12,13 @@ SPEC = DatasetSpec(name="own_dataset:load", validation=1)
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes the module of a user's data set."""
+    """A function that writes a module with a user's data set."""
 
     def write(body):
         (tmp_path / "own_dataset.py").write_text(f"import numpy as np\n\ndef load():\n    {body}\n")
 
     monkeypatch.syspath_prepend(tmp_path)
-    # Otherwise, a file that changes within a second would be loaded from the bytecode of its first version.
+    # Otherwise, if a file changes twice within a second, Python would load the bytecode of the earlier version.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     sys.modules.pop("own_dataset", None)
     yield write
@@ -40,7 +40,7 @@ def test_floats_become_float32_and_grey_images_get_a_channel(own):
     assert (arrays.test_images[0].tolist(), arrays.classes) == ([[[0.25, 0.25], [0.25, 0.25]]], 3)
 
 
-def test_the_fingerprint_holds_the_source(own):
+def test_the_fingerprint_contains_the_source(own):
     own(splits(pair(3), pair(2)))
     before = read_arrays(SPEC, None)
     sys.modules.pop("own_dataset")

@@ -1,4 +1,4 @@
-"""The plan for clusters of every kind, and the refusal of trajectories that no node could ever run."""
+"""Tests for the plan of each kind of cluster, and for the refusal of trajectories that no node could ever run."""
 
 from types import SimpleNamespace
 

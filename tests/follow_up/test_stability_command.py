@@ -1,4 +1,4 @@
-"""The command `stability`: parallel copies, tables, a plot, a second call, bad input."""
+"""The command `stability` trains copies in parallel, writes tables and a plot, reuses copies and refuses bad input."""
 
 import os
 import sys
@@ -46,19 +46,19 @@ def test_the_command_writes_tables_and_a_plot_and_a_second_run_trains_nothing(se
     assert len(lines) == 3 * 3 * 5
     assert lines.groupby(["arm", "rewind_iteration", "first", "second"]).size().tolist() == [5] * 9
     assert lines[["val_error", "test_error"]].to_numpy().max() < 1
-    # A copy is an end of several lines and must have the same error on all of them.
+    # Each copy is an end point of several lines, and its error must be the same on all of them.
     ends = lines[lines["position"].isin([0.0, 1.0])]
     ends = ends.assign(copy=ends["first"].where(ends["position"] == 0.0, ends["second"]))
     assert (ends.groupby(["arm", "rewind_iteration", "copy"])["test_error"].nunique() == 1).all()
     assert (folder / "plots" / f"stability-{ticket.replace('/', '-')}.svg").read_bytes().startswith(b"<?xml")
     assert said.stdout.splitlines()[-1].startswith("plot: ")
-    # The search itself is unchanged.
+    # The tables of the search itself are unchanged.
     pd.testing.assert_frame_equal(load_results(folder).levels, before.levels)
     trained = entries(folder)
     again = in_process("stability", *options)
     assert (again.returncode, again.stdout) == (0, said.stdout)
     assert entries(folder) == trained
-    # Pruning the store keeps the copies, unless it is told to keep only the best tickets.
+    # Pruning the store keeps the copies, unless only the best tickets are to be kept.
     use = inspect(LocalFolder(folder))
     assert (len(use.kinds["copies"]), use.unneeded) == (9, [])
     best = inspect(LocalFolder(folder), lambda results: results.levels.head(0))
@@ -76,7 +76,7 @@ def test_dense_networks_are_copied_at_the_given_rewinds(searched):
     assert said[-1] == "measured 3 of 3"
 
 
-def test_a_rewind_past_a_training_in_epochs_is_refused_before_anything_is_trained(search, tmp_path):
+def test_a_rewind_past_the_end_of_training_in_epochs_is_refused_before_anything_is_trained(search, tmp_path):
     spec = search({"pruning_rate": [0.5]}, seeds=(1,), base={"training.iterations": "1ep"}, sampler="grid", trials=None)
     run_search(spec, tmp_path / "run", engine="inline")
     ticket = f"{load_results(tmp_path / 'run').levels['trajectory_id'][0]}/1"
@@ -107,7 +107,7 @@ def test_bad_input_is_one_message(searched, arguments, message):
     assert "Traceback" not in said.stderr
 
 
-# The functions of this module are sent to workers by value, because a restarted worker cannot import test modules.
+# Send the functions of this module to workers by value, because a restarted worker cannot import test modules.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

@@ -1,4 +1,4 @@
-"""A run directory holds one search, and at most one process runs it; that process can be asked to stop."""
+"""A run directory belongs to one search. At most one process runs the search, and it can be asked to stop."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def held_elsewhere(spec, run_dir, tmp_path):
-    """Another process that holds the lock of the directory."""
+    """Another process, which holds the lock of the run directory."""
     (tmp_path / "space.yaml").write_text(spec.to_yaml())
     command = [sys.executable, "-c", HOLD, str(run_dir), str(tmp_path / "space.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -71,7 +71,7 @@ def held_elsewhere(spec, run_dir, tmp_path):
 
 @pytest.fixture
 def far(run_dir, monkeypatch):
-    """The lock folder of the directory. A process on another machine holds the lock, which expires soon."""
+    """The lock folder of the run directory. A process on another machine holds the lock, which expires soon."""
     for module in (lease, directory):
         monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.8)
     hurried = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: time.sleep(0.05))
@@ -161,7 +161,7 @@ class TestLock:
                 run._check_held(run_dir, held)
 
     def test_a_suspended_process_that_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
-        """While its machine was suspended, another process broke the lock and resumed the search."""
+        """While the machine of this process was suspended, another process broke the lock and resumed the search."""
         now = [0.0]
         monkeypatch.setattr(lease, "_clock", lambda: now[0])
         with hold(run_dir, spec) as held:
@@ -360,7 +360,7 @@ def test_notices_of_a_level_are_passed_on_in_order(spec, tmp_path):
 
 
 def test_a_search_whose_fields_have_new_names_is_resumed_in_its_tables(search, tmp_path):
-    """``trajectory.retrain`` is the older name of ``pruning.retrain``; the column keeps the name that it has."""
+    """``trajectory.retrain`` is the older name of ``pruning.retrain``; an existing column keeps its older name."""
     settings = {"seeds": (0,), "sampler": "grid", "trials": None}
     old = search({"trajectory.retrain": ["weights"]}, **settings)
     run_search(old, tmp_path / "run", engine="inline")
@@ -372,7 +372,7 @@ def test_a_search_whose_fields_have_new_names_is_resumed_in_its_tables(search, t
 
 
 def test_deleting_the_store_ends_a_running_search_at_the_next_level(search, tmp_path):
-    """If the search recreated the store, it would end with exit code 0 and with tickets that `export` refuses."""
+    """If the search recreated the store, it would end with code 0 but with tickets that `export` refuses."""
     spec = search({"pruning_rate": [0.5]}, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
     store = tmp_path / "run" / "store"
 

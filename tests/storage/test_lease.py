@@ -1,4 +1,4 @@
-"""A claim has at most one owner, which is alive; tested on a disk and on an S3 server."""
+"""A claim has at most one owner, a running process; tested on a disk and on an S3 server."""
 
 import json
 import os
@@ -26,7 +26,7 @@ with Leases(open_folder(sys.argv[1])).try_acquire("key"):
 
 @pytest.fixture
 def elsewhere():
-    """A process on another machine."""
+    """The owner of a claim, a process on another machine."""
     return replace(module._this_process(), machine="elsewhere", host="far", pid=1)
 
 
@@ -55,8 +55,8 @@ def test_names_are_independent(folder):
 
 
 def test_an_error_releases_a_lease(folder):
-    with pytest.raises(RuntimeError, match="no"), Leases(folder).try_acquire("key"):
-        raise RuntimeError("no")
+    with pytest.raises(RuntimeError, match="failed"), Leases(folder).try_acquire("key"):
+        raise RuntimeError("the work failed")
     assert isinstance(Leases(folder).try_acquire("key"), Lease)
 
 
@@ -115,7 +115,7 @@ def test_an_owner_elsewhere_is_alive_as_long_as_its_heartbeat_changes(folder, el
         for _ in range(3):
             assert leases.try_acquire("key").host == "far"
             now[0] += 19.0
-        time.sleep(1.1)  # times in S3 have a resolution of one second
+        time.sleep(1.1)  # S3 stores times with a resolution of one second
         folder.write("key.aaaaaaaaaaaa.beat", b"")
     for _ in range(4):
         assert isinstance(leases.try_acquire("key"), Owner)
@@ -176,7 +176,7 @@ def test_a_claim_broken_during_acquisition_is_not_held(folder, monkeypatch):
     def late(name):
         looks.append(name)
         if len(looks) == 2:
-            folder.remove_all()  # another process broke the claim, did its work and released the name
+            folder.remove_all()  # as if another process broke the claim, did its work and released the lease
         return look(name)
 
     monkeypatch.setattr(leases, "_claims", late)
@@ -196,7 +196,7 @@ def test_the_claim_of_a_running_local_process_without_a_heartbeat_expires(folder
         assert [owner.pid for owner in held.broken] == [os.getppid()]
 
 
-def test_a_process_that_may_not_be_signalled_counts_as_running(monkeypatch):
+def test_a_process_that_may_not_be_signaled_counts_as_running(monkeypatch):
     def refuse(pid, number):
         raise PermissionError
 

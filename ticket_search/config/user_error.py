@@ -15,7 +15,7 @@ def headline(error: BaseException) -> str:
     """Return the type of an exception and the first line of its message, of at most 300 characters."""
     try:
         text = str(error)
-    except Exception:  # the exception is the user's too
+    except Exception:  # str() runs the exception's own __str__, which may itself raise
         text = ""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
