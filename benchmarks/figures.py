@@ -4,6 +4,7 @@
 
 Each line is the mean over seeds, and the band around it is the 95% interval (`ticket_search.analysis.comparison`).
 Every run writes identical files: they contain no dates, and their IDs are fixed.
+The README's figure is also drawn in light colors on a dark background, as `mnist_lenet_dark.svg`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -22,9 +24,11 @@ from ticket_search.analysis.comparison import compare
 from ticket_search.analysis.transfer import transfer_table
 
 HERE = Path(__file__).parent
-#: Okabe and Ito's colors, which color-blind readers can tell apart.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
+#: Places in the color cycle, so that each style has colors of its own.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "C4"
 STYLE = {
+    # Okabe and Ito's colors, which color-blind readers can tell apart.
+    "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"]),
     "svg.fonttype": "none",  # keep text as text: the files are smaller, and browsers can search them
     "svg.hashsalt": "ticket_search",  # IDs are random by default
     # On a transparent background, black text would be unreadable on a dark page.
@@ -43,16 +47,29 @@ STYLE = {
     "axes.titleweight": "bold",
     "legend.frameon": False,
 }
+DARK = STYLE | {
+    "axes.prop_cycle": cycler(color=["#56B4E9", "#E69F00", "#2BC79A", "#E08FBE", "#A0A8B0"]),
+    "savefig.facecolor": "#0d1117",  # GitHub's dark background
+    "axes.facecolor": "#0d1117",
+    "grid.color": "#262c34",
+    "text.color": "#f0f6fc",
+    "axes.labelcolor": "#f0f6fc",
+    "xtick.color": "#f0f6fc",
+    "ytick.color": "#f0f6fc",
+}
 
 
 def mnist_lenet() -> Figure:
-    """Plot the tickets of LeNet-300-100 and both controls."""
+    """Plot the tickets of LeNet-300-100 and both controls, with ticks at the densities that have controls."""
     figure, axes, rows = _with_tickets("mnist_lenet")
     _line(axes, _arm(rows, "random_reinit"), "same mask, random reinitialization", ORANGE, "s")
     _line(axes, _arm(rows, "shuffled_mask"), "mask shuffled within layers", PURPLE, "^")
-    _finish(axes, "LeNet-300-100 on MNIST, five seeds", rows)
+    shuffled = _arm(rows, "shuffled_mask").set_index("density")["test_accuracy"]
+    _finish(axes, "LeNet-300-100 on MNIST, five seeds", rows, [1, *shuffled.index])
     axes.set_ylim(94.9, 98.75)
-    axes.annotate("to 88.6% at 1.2%", (0.0255, 95.02), fontsize=9, color="#9c4a75", horizontalalignment="left")
+    # The last two means of this line are below the axes, which would otherwise flatten the other lines.
+    below = [f"{accuracy:.1%} at {_percent(density)}" for density, accuracy in shuffled[shuffled < 0.949].items()]
+    axes.annotate("shuffled:\n" + "\n".join(below), (0.0238, 95.0), fontsize=9)
     axes.legend(loc="lower left")
     return figure
 
@@ -115,12 +132,12 @@ def _with_tickets(folder: str) -> tuple[Figure, Axes, pd.DataFrame]:
     rows = compare(load_results(HERE / folder))
     figure, (axes,) = _panels(1)
     _dense(axes, rows)
-    _line(axes, _arm(rows, "ticket"), "winning ticket", BLUE, "o")
+    _line(axes, _arm(rows, "ticket"), "ticket", BLUE, "o")
     return figure, axes, rows
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
-    figure, axes = plt.subplots(1, count, figsize=(7.2 if count == 1 else 10.5, 4.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, count, figsize=(9.2, 3.7) if count == 1 else (10.5, 4.2), sharey=True, squeeze=False)
     return figure, list(axes[0])
 
 
@@ -149,14 +166,20 @@ def _points(axes: Axes, rows: pd.DataFrame, label: str, color: str, marker: str,
     )
 
 
-def _finish(axes: Axes, title: str, rows: pd.DataFrame) -> None:
+def _percent(density: float) -> str:
+    return f"{round(100 * density, 1):g}%"
+
+
+def _finish(
+    axes: Axes, title: str, rows: pd.DataFrame, ticks: Sequence[float] = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+) -> None:
     axes.set_title(title, pad=12)
     axes.set_xscale("log")
     sparsest = rows["density"].min()
     axes.set_xlim(1.12, sparsest / 1.12)
-    axes.xaxis.set_major_locator(FixedLocator([x for x in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01) if x > sparsest / 1.12]))
+    axes.xaxis.set_major_locator(FixedLocator([x for x in ticks if x > sparsest / 1.12]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _percent(x)))
     axes.set_xlabel("density: weights kept (sparser to the right)")
     axes.set_ylabel("test accuracy (%)")
 
@@ -176,9 +199,10 @@ def main() -> None:
     output: Path = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
-    with mpl.rc_context(STYLE):
-        for name, make in FIGURES.items():
-            make().savefig(output / f"{name}.svg", metadata={"Date": None})
+    files = [(name, name, STYLE) for name in FIGURES] + [("mnist_lenet", "mnist_lenet_dark", DARK)]
+    for figure, name, style in files:
+        with mpl.rc_context(style):
+            FIGURES[figure]().savefig(output / f"{name}.svg", metadata={"Date": None})
             plt.close("all")
 
 

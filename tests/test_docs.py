@@ -103,5 +103,23 @@ def test_figures_are_small_and_readable_on_any_background():
     for figure in figures:
         text = figure.read_text()
         assert len(text) < 200_000
-        assert "fill: #ffffff" in text[: text.index("axes_1")]
+        background = "#0d1117" if figure.stem.endswith("_dark") else "#ffffff"
+        assert f"fill: {background}" in text[: text.index("axes_1")]
         assert "<text" in text
+
+
+def test_dark_figures_show_the_same_data_as_the_light_ones():
+    dark_figures = list((ROOT / "docs" / "figures").glob("*_dark.svg"))
+    assert dark_figures
+    for dark in dark_figures:
+        light = dark.with_name(dark.name.replace("_dark", ""))
+        # Ids are hashes that include colors, so only texts and the coordinates of paths can be compared.
+        shown = re.compile(r">([^<>\n]+)</text>|<path d=\"([^\"]+)\"")
+        assert shown.findall(dark.read_text()) == shown.findall(light.read_text())
+
+
+def test_the_readmes_figure_has_a_dark_variant():
+    light, dark = "docs/figures/mnist_lenet.svg", "docs/figures/mnist_lenet_dark.svg"
+    readme = (ROOT / "README.md").read_text()
+    assert f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">' in readme
+    assert f'<img src="{light}"' in readme
