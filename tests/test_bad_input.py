@@ -257,7 +257,7 @@ CASES = {
         "space.pruning_rate=[1.0e-12]",
         "pruning_rate 1e-12 needs 3912023005426 levels to reach density 0.02, more than 10000; give a greater",
     ),
-    "the least rate there is": setting("space.pruning_rate=[5.0e-324]", "takes 1000000000000000000 levels"),
+    "the least rate there is": setting("space.pruning_rate=[5.0e-324]", "needs 1000000000000000000 levels"),
     "10^18 iterations": setting("training.iterations=1000000000000000000", "give 1 to 1000000000 iterations"),
     "too many epochs": setting("training.iterations=999999999ep", "is 32999999967 iterations, more than 1000000000"),
     "10^9 controls": setting("controls={kinds: [random_mask], draws: 1000000000}", "less than or equal to 10000"),
@@ -525,7 +525,7 @@ CASES = {
     "resume, a store in /proc": resume("store=/proc/x", "cannot write to '/proc/x'"),
     "resume, fewer of a grid": option("resume --trials 8", "--trials 8: the search already runs its whole grid"),
     # data sets
-    "data: nothing": data("None", 'must be {"train": (images, labels), '),
+    "data: nothing": data("None", 'must be a dict {"train": (images, labels), '),
     "data: no test images": data("{'train': (images, labels)}", "KeyError: 'test'"),
     "data: no labels": data("{'train': (images,), 'test': (images,)}", "IndexError"),
     "data: it raises": data("1 / 0", "the function raised ZeroDivisionError: division by zero"),
@@ -545,8 +545,8 @@ CASES = {
     "data: objects for images": pairs("images.astype(object)", "labels", "images are object"),
     "data: nan in images": pairs("images * np.nan", "labels", "images contain nan or infinity"),
     "data: ragged images": pairs("[[1], [1, 2]]", "labels", "inhomogeneous shape"),
-    "data: float labels": pairs("images", "labels * 1.0", "labels are float64; give integers from 0"),
-    "data: words for labels": pairs("images", "labels.astype(str)", "give integers from 0"),
+    "data: float labels": pairs("images", "labels * 1.0", "labels are float64; give integers, starting at 0"),
+    "data: words for labels": pairs("images", "labels.astype(str)", "give integers, starting at 0"),
     "data: a label too few": pairs("images", "labels[1:]", "labels have the shape [39]; 40 images need the shape [40]"),
     "data: one-hot labels": pairs("images", "np.eye(4)[labels]", "labels have the shape [40, 4]"),
     "data: negative labels": pairs("images", "labels - 1", "a label is -1; number the classes from 0"),
@@ -640,7 +640,7 @@ CASES = {
         "(setattr(n := Net(), 'output_layer', 'no'), n)[1]", "output_layer is 'no'"
     ),
     "network: a state of its own": network(
-        "type('Own', (Net,), {'get_extra_state': lambda s: {}})()", "'_extra_state' of its state is {}"
+        "type('Own', (Net,), {'get_extra_state': lambda s: {}})()", "its state dict has {} as '_extra_state'"
     ),
     "executor: None": python("training.executor", "def mine(): pass\n", "the function returned None"),
     "executor: it exits": python("training.executor", "def mine(): raise SystemExit\n", "raised SystemExit"),

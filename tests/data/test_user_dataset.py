@@ -61,7 +61,10 @@ def test_the_fingerprint_contains_the_source(own):
         (splits(pair(3, "np.zeros((n, 2, 2), int)"), pair(2)), "train: images are int64; give uint8"),
         (splits(pair(3, "np.full((n, 2, 2), np.nan)"), pair(2)), "train: images contain nan or infinity"),
         (splits(pair(3, "np.full((n, 2, 2), 1e300)"), pair(2)), "train: images contain nan or infinity"),
-        (splits(pair(3, labels="np.arange(4)"), pair(2)), r"train: labels have the shape \[4\]; 3 images need \[3\]"),
+        (
+            splits(pair(3, labels="np.arange(4)"), pair(2)),
+            r"train: labels have the shape \[4\]; 3 images need the shape \[3\]",
+        ),
         (splits(pair(3, labels="np.arange(n) * 1.0"), pair(2)), "train: labels are float64; give integers"),
         (splits(pair(3), pair(2, labels="np.arange(n) - 1")), "test: a label is -1; number the classes from 0"),
         (

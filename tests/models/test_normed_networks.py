@@ -52,7 +52,9 @@ def test_networks_accept_images(name, shape):
 
 
 def test_images_too_small_for_the_pools_are_refused():
-    with pytest.raises(SpecError, match="'vgg16': images of 8x8 pixels are too small for 4 pools of 2x2; it needs at"):
+    with pytest.raises(
+        SpecError, match="'vgg16': images of 8x8 pixels are too small for 4 pools of 2x2; the network needs at"
+    ):
         made("vgg16", (1, 8, 8))
 
 

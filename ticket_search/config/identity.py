@@ -11,8 +11,8 @@ from ticket_search.config.pruning import Control, EarlyBirdSpec, PruningSpec
 from ticket_search.config.trajectory import TrajectorySpec
 
 #: The version of the numerical results, which is part of every level key. Increase it whenever the same inputs produce
-#: different results, and whenever a default in a specification changes: the canonical form leaves out fields at their
-#: defaults (so that a new field does not change existing keys), and would not show the change.
+#: different results, and whenever a default in a specification changes. The canonical form leaves out fields at their
+#: defaults, so that a new field does not change existing keys, and therefore does not reflect a changed default.
 ENGINE_VERSION = 1
 #: The properties of an executor that affect its numerical results: two executors may differ in the last bits.
 ExecutorKey = Mapping[str, Any]

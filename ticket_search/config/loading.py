@@ -126,7 +126,7 @@ def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str,
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
-    # In `space`, dots are part of a key: the key is "training.optimizer.lr" itself, and mappings are not nested.
+    # Dots are part of a key in `space`: the key is "training.optimizer.lr", not a path through nested mappings.
     if key.startswith("space."):
         space = raw.setdefault("space", {})
         if isinstance(space, dict):

@@ -279,7 +279,7 @@ _Dumper.add_representer(str, _text)
 
 
 def _ends_of_many(values: list[Any]) -> list[Any]:
-    """Return the values; of too many, return only the smallest and the largest or, if not numbers, the first few."""
+    """Return the values or, if they are too many, only the two extremes of numbers or the first few of others."""
     if len(values) <= _MOST_PAIRED:
         return values
     if all(isinstance(value, int | float) for value in values):

@@ -207,7 +207,7 @@ class TrainingSpec(Spec):
         optimizer: the optimizer and its settings.
         schedule: the learning rate schedule.
         batch_size: the number of examples per iteration; the last batch of an epoch is dropped if it is smaller.
-        iterations: the number of optimizer updates of level 0, or of epochs as ``"20ep"``.
+        iterations: the length of level 0: a number of optimizer updates, or of epochs as ``"20ep"``.
         evaluate_every: the number of iterations between two points of the learning curve, or of epochs as ``"1ep"``.
         precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` in the operations that torch's
             autocast supports. Weights, updates, masks and losses are always fp32.

@@ -198,8 +198,8 @@ def make_dataset(spec: DatasetSpec, arrays: Arrays, device: torch.device | str =
     On the CPU, the training and test images are not copied; they may be read-only memory shared with other processes.
 
     The validation images are the first `spec.validation` of ``RandomState(spec.split_seed).permutation(n)``, whose
-    output numpy guarantees not to change; each split keeps the order of the data set. The seed of
-    a trajectory has no effect.
+    output numpy guarantees not to change; each split keeps the order of the data set. The seed of a trajectory has no
+    effect.
     """
     order = np.random.RandomState(spec.split_seed).permutation(len(arrays.train_images))
     held_out, kept = np.sort(order[: spec.validation]), np.sort(order[spec.validation :])
@@ -268,9 +268,7 @@ def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="The given NumPy array is not writable"
-        )  # nothing writes to the tensor
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
         return torch.from_numpy(np.ascontiguousarray(array))
 
 

@@ -75,12 +75,7 @@ def _read_table(path: Path) -> Any:
                 f"{str(path)!r} has the columns {columns}; it needs image: struct{{bytes, path}} and label: integer"
             )
         table = file.read(columns=["image.bytes", "label"])
-    except (
-        OSError,
-        pa.ArrowException,
-        ValueError,
-        KeyError,
-    ) as error:  # e.g. column names that are not UTF-8 or not unique
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:  # e.g. column names that are not unique
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
     if table["label"].null_count:
         raise DataError(f"{str(path)!r}: {table['label'].null_count} of its labels are null; every image needs a label")

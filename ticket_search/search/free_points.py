@@ -13,7 +13,7 @@ from ticket_search.config.space import Domain, Range
 class FreePoints:
     """The free points of a finite space, in the order of `SearchSpec.grid`.
 
-    The points are not stored, because a space may have millions of them. Only the positions of taken points are.
+    A space may have millions of points, so only the positions of those that are taken are stored.
 
     Args:
         space: the domain of each field, by name; every range must be finite.

@@ -127,7 +127,7 @@ class LevelStore:
         return (self._root / _DAMAGED).place(aside[-1]) if aside else None
 
     def save(self, key: str, entry: Entry) -> None:
-        """Write an entry. If the key already has an entry, that entry is equal, and it is replaced.
+        """Write an entry. An entry that the key already has is replaced; the two are equal.
 
         Raises:
             StorageError: the entry cannot be written, or the store was deleted.

@@ -1,4 +1,4 @@
-"""Saliency criteria, which score weights before training by running the network. The lowest-scoring weights are pruned.
+"""Saliency criteria, which score weights before training by running the network. The lowest scores are pruned first.
 
 All scores are computed at the initial values of the surviving weights, with pruned weights set to zero.
 """
