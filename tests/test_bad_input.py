@@ -443,14 +443,16 @@ CASES = {
     "an output that is a file": command("run digits --output f", "Directory 'f' is a file", files={"f": ""}),
     "an output that is a FIFO": command("run digits --output f", "is not a directory", files={"f": os.mkfifo}),
     "an output of something else": command(
-        "run digits --output d", "is not empty and holds no search", files={"d/f": ""}
+        "run digits --output d", "is not empty and contains no search", files={"d/f": ""}
     ),
     "status of two": option("status x", "Got unexpected extra argument (x)"),
     "an output that is a broken link": command(
         "run digits --output l", "is broken", files={"l": lambda p: p.symlink_to("nowhere/x")}
     ),
     "another search in the output": Bad(
-        arguments=("run", "digits", *INLINE, "--output", "finished_search"), message="holds another search", search=True
+        arguments=("run", "digits", *INLINE, "--output", "finished_search"),
+        message="contains another search",
+        search=True,
     ),
     "a bucket without a name": command("run digits --output s3:///x", "names no bucket"),
     "another protocol": command("run digits --output ftp://h/x", "Unrecognized filesystem type"),
@@ -663,9 +665,7 @@ CASES = {
     "ticket: of a version to come": transfer(
         lambda b: b.replace(b"ticket.1", b"ticket.2"), "is 'ticket_search.ticket.2'"
     ),
-    "ticket: twice": transfer(
-        lambda b: b, "the same ticket as another of the files", arguments="ticket --dataset digits"
-    ),
+    "ticket: twice": transfer(lambda b: b, "the same ticket as another file", arguments="ticket --dataset digits"),
     "ticket: no data set": transfer(lambda b: b, "Missing option '--dataset'", arguments="--seeds 1"),
     "ticket: an unknown data set": transfer(lambda b: b, "unknown dataset 'x'", arguments="--dataset x"),
     "ticket: no seeds": transfer(lambda b: b, "0 is not in the range", arguments="--dataset digits --seeds 0"),
@@ -677,7 +677,7 @@ CASES = {
     ),
     "ticket: another space": transfer(
         lambda b: b,
-        "the space of a transfer must hold only its tickets",
+        "the space of a transfer must contain only its tickets",
         arguments="--dataset digits --set space.pruning_rate=[0.5]",
     ),
     # a damaged run directory
@@ -732,9 +732,9 @@ CASES = {
     "trajectories: half": damaged("status", "trajectories/part*", half, "part-00000.parquet' is damaged"),
     "curves: empty": damaged("status", "curves/part*", empty, "part-00000.parquet' is damaged"),
     "layers: garbage": damaged("confirm", "layers/part*", garbage, "part-00000.parquet' is damaged"),
-    "levels: half, and resumed": damaged("resume --engine inline", LEVELS, half, "rows are rebuilt", code=0),
+    "levels: half, and resumed": damaged("resume --engine inline", LEVELS, half, "rows will be rebuilt", code=0),
     "trajectories: empty, and resumed": damaged(
-        "resume --engine inline", "trajectories/part*", empty, "rows are rebuilt", code=0
+        "resume --engine inline", "trajectories/part*", empty, "rows will be rebuilt", code=0
     ),
     "events: no time": damaged("store --dry-run", "events/*", with_fields(time="x"), "", code=0),
     "events: no level": damaged("store --dry-run", "events/*", with_fields(event="level_finished"), "", code=0),
@@ -743,7 +743,7 @@ CASES = {
     "events: odd, and resumed": damaged(
         *("resume --engine inline", "events/*"),
         lambda p: (with_fields(event="trajectory_ended")(p), empty(p.parents[1] / LEVELS)),
-        "rows are rebuilt",
+        "rows will be rebuilt",
         code=0,
     ),
     "store's note: half": damaged("store", "store/searches/*", half, "it is unknown which search uses the store"),

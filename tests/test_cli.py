@@ -123,7 +123,7 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     before = {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")}
     said = in_process("run", "digits", *SMALL, "--set", "search.tolerance=0.5", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
-    assert f"{cwd}/runs/digits' holds another search ('digits', which differs in search.tolerance); " in said.stderr
+    assert f"{cwd}/runs/digits' contains another search ('digits', which differs in search.tolerance); " in said.stderr
     assert f"--store '{cwd}/runs/digits/store' to reuse the levels that both searches have in common" in said.stderr
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
@@ -174,7 +174,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
     assert said.returncode == 3, said.stderr
     assert "2/2 failed" in said.stdout
     assert said.stderr.splitlines()[-1] == (
-        "1 of 2 trajectories failed; the column error of runs/digits/trajectories has their tracebacks"
+        "1 of 2 trajectories failed; the column error of runs/digits/trajectories contains their tracebacks"
     )
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
     assert "no more than one" in trajectories["error"].dropna().item()
@@ -283,7 +283,7 @@ def test_a_narrow_terminal_names_the_columns_that_it_leaves_out(finished_search)
         shown[width] = console.file.getvalue()
     assert shown[80].splitlines()[-1] == (
         "not shown: compression, test_accuracy, dense_test_accuracy; "
-        "they need 120 columns, or --json: ticket-search tickets x --json"
+        "widen the terminal to 120 columns, or use --json: ticket-search tickets x --json"
     )
     assert "not shown" not in shown[120]
     assert "compression" in shown[120]

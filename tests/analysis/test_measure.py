@@ -85,7 +85,7 @@ def test_searches_judged_by_accuracy_keep_their_columns():
 
 def test_levels_of_two_metrics_are_not_compared():
     levels = pd.DataFrame({"metric": ["accuracy", "return"], "higher_is_better": [True, True]})
-    with pytest.raises(ValueError, match=r"judged by \['accuracy', 'return'\] cannot be compared"):
+    with pytest.raises(ValueError, match=r"with the metrics \['accuracy', 'return'\] cannot be compared"):
         measure_of(levels)
 
 
@@ -109,5 +109,5 @@ def test_the_table_on_the_terminal_says_which_metric(capsys):
 @pytest.mark.parametrize("table", [confirm_table, transfer_table])
 @pytest.mark.parametrize("margin", [float("nan"), float("inf"), -0.001])
 def test_an_invalid_margin_is_refused(table, margin):
-    with pytest.raises(SpecError, match=rf"margin {margin!r} is not valid: give a finite number of 0 or more"):
+    with pytest.raises(SpecError, match=rf"margin {margin!r} is not valid: give a finite number that is at least 0"):
         table(frame(WORSE, WORSE, higher_is_better=True), margin=margin)

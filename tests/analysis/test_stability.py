@@ -66,10 +66,10 @@ def test_the_plot_names_every_arm_and_is_the_same_every_time():
     text = " ".join(ElementTree.fromstring(image).itertext())
     for said in (
         "ticket, density 0.2, rewound to 0",
-        "dense from 0 on",
-        "dense from 500 on",
+        "dense network from iteration 0",
+        "dense network from iteration 500",
         "of aa/3",
-        "stable below",
+        "stability threshold",
     ):
         assert said in text
     assert plot(THREE) == image

@@ -65,7 +65,7 @@ def test_a_dry_run_prints_the_plan_and_creates_nothing(cluster):
     said = cluster.submit("run", "digits", "--dry-run", "--output", str(cluster.shared / "planned"))
     assert said.returncode == 0, said.stdout + said.stderr
     cpus = os.cpu_count()
-    assert f"plan: {2 * cpus} trajectories side by side, each with 1 CPU and 1 thread" in said.stdout
+    assert f"plan: {2 * cpus} trajectories at a time, each with 1 CPU and 1 thread" in said.stdout
     assert f"  2 nodes of {cpus} CPUs and 0 GPUs: {cpus} each" in said.stdout
     assert "disk: about" in said.stdout
     assert not (cluster.shared / "planned").exists()

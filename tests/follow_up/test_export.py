@@ -226,12 +226,12 @@ class TestRefused:
         other = read_arrays(DatasetSpec(name="digits", validation=300), Path())
         object.__setattr__(other, "fingerprint", "0" * 32)
         monkeypatch.setattr("ticket_search.tasks.classification.read_arrays", lambda *_: other)
-        with pytest.raises(SpecError, match="the data are not those that the search was run on"):
+        with pytest.raises(SpecError, match="the data differ from those that the search used"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     def test_pruned_weights_that_are_not_zero(self, run, tmp_path):
         folder, _, name = run(reinit_pruned="initial")
-        with pytest.raises(SpecError, match=r"holds its pruned weights at their initial values"):
+        with pytest.raises(SpecError, match=r"keeps its pruned weights at their initial values"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     @pytest.mark.parametrize("content", [b"", b"nonsense", None])

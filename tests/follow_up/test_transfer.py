@@ -207,7 +207,7 @@ def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
     again = tmp_path / "again.safetensors"
     ticket = read_ticket(files[0])
     again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
-    with pytest.raises(SpecError, match="holds the same ticket as another of the files"):
+    with pytest.raises(SpecError, match="contains the same ticket as another file"):
         read_tickets([files[0], again])
     for name in ("fc1.weight", "fc1.bias"):
         weights = ticket.weights | {name: ticket.weights[name] + 1}
@@ -291,7 +291,7 @@ def test_the_command_writes_the_table_and_a_second_run_trains_nothing(files, tmp
         (["--dataset", "digits", "--set", "retrain=finetune"], "give retrain 'weights', or ticket null"),
         (
             ["--dataset", "digits", "--set", "space.strategy=[global]"],
-            "the space of a transfer must hold only its tickets",
+            "the space of a transfer must contain only its tickets",
         ),
     ],
 )

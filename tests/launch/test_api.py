@@ -65,7 +65,7 @@ def test_a_second_run_resumes_and_reports_each_trajectory_once(tmp_path):
     assert [row["pruning_rate"] for row in ended] == [0.5, 0.3]
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
     assert said[0] == "plan: 1 trajectory at a time in this process, with 1 CPU and 1 thread"
-    with pytest.raises(RunDirectoryError, match="holds another search"):
+    with pytest.raises(RunDirectoryError, match="contains another search"):
         run(SEARCH, tmp_path / "run", settings={"training.iterations": 60})
 
 

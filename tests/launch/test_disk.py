@@ -106,7 +106,7 @@ def test_too_little_free_space_is_reported(search, tmp_path, where):
     said = describe(spec, huge, open_folder(tmp_path / where))
     assert said.startswith("disk: about 1000000.0 TB (1000000.0 TB of weights, 0 B of masks and curves, ")
     assert "for 1 trajectory of 1 level, if none is stopped early; only " in said
-    assert said.endswith(f" are free at {tmp_path}")
+    assert said.endswith(f" is free at {tmp_path}")
 
 
 def test_enough_free_space_is_not_reported(search, tmp_path, s3):
@@ -119,7 +119,7 @@ def test_a_small_disk_is_reported_as_too_small(search, small_disk):
     spec = search({"pruning_rate": {"low": 0.2, "high": 0.5}}, base={"model.name": "lenet_300_100"})
     found = estimate(spec, preflight.check(spec, local=False).sizes)
     said = describe(spec, found, open_folder(small_disk / "run/store"))
-    assert said.endswith(f"; only 410 kB are free at {small_disk}")
+    assert said.endswith(f"; only 410 kB is free at {small_disk}")
 
 
 @pytest.mark.parametrize(

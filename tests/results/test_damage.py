@@ -92,7 +92,10 @@ def test_resume_rebuilds_a_table_whose_folder_was_removed(finished_search, gone)
     said = in_process("resume", finished_search, "--engine", "inline")
     assert said.returncode == 0, said.stderr
     for name in gone:
-        assert said.stderr.count(f"{finished_search / name} is missing; its rows are rebuilt from the level store") == 1
+        assert (
+            said.stderr.count(f"{finished_search / name} is missing; its rows will be rebuilt from the level store")
+            == 1
+        )
     assert_equal_tables(finished_search, before)
     assert finished_levels(finished_search) == trained
     assert not (finished_search / REBUILD_FILE).exists()
@@ -121,7 +124,7 @@ def test_a_rebuild_first_says_how_many_levels_are_trained_again(finished_search)
     said = in_process("resume", finished_search, "--engine", "inline")
     assert said.returncode == 0, said.stderr
     # Four trajectories share each seed's level 0.
-    line = "the level store no longer has 18 of the 18 levels whose rows are rebuilt; 18 will be trained again"
+    line = "the level store no longer has 18 of the 18 levels whose rows must be rebuilt; 18 will be trained again"
     assert said.stderr.splitlines().count(line) == 1
     assert len(tables(finished_search)["curves"]) == len(before["curves"])
 
@@ -140,7 +143,7 @@ def test_only_trajectories_that_lack_rows_are_replayed(finished_search):
     (finished_search / "curves" / "part-00001.parquet").unlink()
     said = in_process("resume", finished_search, "--engine", "inline")
     assert said.returncode == 0, said.stderr
-    assert "no longer has 3 of the 3 levels whose rows are rebuilt" in said.stderr
+    assert "no longer has 3 of the 3 levels whose rows must be rebuilt" in said.stderr
     again = Counter(
         event["trajectory_id"] for event in read_events(finished_search) if event["event"] == "trajectory_ended"
     )
@@ -173,7 +176,7 @@ def test_the_rows_of_a_missing_chunk_are_rebuilt_at_the_end(tmp_path):
     (tmp_path / "part-00001.parquet").unlink()
     again = opened()
     assert len(told) == 1
-    assert told[0].endswith("part-00001.parquet is missing; its rows are rebuilt from the level store")
+    assert told[0].endswith("part-00001.parquet is missing; its rows will be rebuilt from the level store")
     assert [n for n in range(7) if ("a", n) not in again] == [3, 4, 5]
     for level in range(8):
         again.put(row | {"level": level})

@@ -104,7 +104,7 @@ def test_a_group_is_written_once_and_stays_in_one_chunk(tmp_path):
         again.put_group([row(n, id_=id_) for n in range(2)])
     again.flush()
     assert stamps(tmp_path) == before
-    with pytest.raises(ValueError, match="a group has one"):
+    with pytest.raises(ValueError, match="all rows of a group must have the same"):
         again.put_group([row(0, id_="d"), row(0, id_="e")])
 
 

@@ -197,13 +197,13 @@ class TestDirectory:
         ("changes", "lines"),
         [
             ({}, []),
-            ({"early_stopping": {"patience": 3}}, ["search.early_stopping.patience was 2 and is 3 from here on"]),
+            ({"early_stopping": {"patience": 3}}, ["search.early_stopping.patience was 2 and is now 3"]),
             (
                 {"trials": 30, "max_concurrent": 2, "checkpoint_seconds": None},
                 [
-                    "search.checkpoint_seconds was 60.0 and is null from here on",
-                    "search.max_concurrent was null and is 2 from here on",
-                    "search.trials was 24 and is 30 from here on",
+                    "search.checkpoint_seconds was 60.0 and is now null",
+                    "search.max_concurrent was null and is now 2",
+                    "search.trials was 24 and is now 30",
                 ],
             ),
         ],
@@ -235,7 +235,7 @@ class TestDirectory:
         with hold(run_dir, spec):
             pass
         refusal = (
-            rf"run' holds another search \('x', which differs in space.pruning_rate\); give another --output, "
+            rf"run' contains another search \('x', which differs in space.pruning_rate\); give another --output, "
             rf"and --store '{run_dir}/store' to reuse the levels that both searches have in common$"
         )
         with pytest.raises(RunDirectoryError, match=refusal):
@@ -247,7 +247,7 @@ class TestDirectory:
 
     def test_refuses_a_folder_with_other_files(self, run_dir, spec):
         run_dir.write("thesis/chapter.tex", b"")
-        with pytest.raises(RunDirectoryError, match="is not empty and holds no search"):
+        with pytest.raises(RunDirectoryError, match="is not empty and contains no search"):
             check_same_search(run_dir, spec)
 
     def test_accepts_a_folder_where_a_process_died_before_its_search_began(self, run_dir, spec):

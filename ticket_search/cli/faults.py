@@ -14,7 +14,7 @@ _DEBUG = "ticket_search.debug"
 
 
 def debug_option() -> click.Option:
-    """Return the option ``--debug``. Group and commands all get it, so it works before and after a command's name."""
+    """Return the option ``--debug``. The group and all commands have it, so that its place does not matter."""
 
     def note(context: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
@@ -25,7 +25,7 @@ def debug_option() -> click.Option:
 
 
 def explain(error: Exception) -> str:
-    """Return the message of an error, or for a bug one line with its type and source line.
+    """Return the message of an error; for a bug, return one line with the type of the error and its source line.
 
     Under ``--debug`` the traceback is printed too.
     """

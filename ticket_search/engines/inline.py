@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class InlineEngine:
-    """Runs everything in this process, so that errors keep their whole traceback; see `Engine`."""
+    """Runs everything in this process, so that errors keep their full tracebacks; see `Engine`."""
 
     def plan(self, spec: SearchSpec) -> list[str]:
         """Describe the plan: one trajectory at a time, in this process."""
@@ -30,7 +30,7 @@ class InlineEngine:
         """Do nothing, because no other machine is involved."""
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """Return a handle on the data, which stay in this process."""
+        """Return a handle to the data, which stay in this process."""
         return _InMemory(data)
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
@@ -74,7 +74,7 @@ class InlineEngine:
 
 
 class _InMemory:
-    """A handle on data in this process. Its hash is that of the object, so that a cache need not hash the data."""
+    """A handle to data in this process. It is hashed by identity, so that caches do not have to hash the data."""
 
     def __init__(self, data: Mapping[Any, Any]) -> None:
         self._data = data
@@ -85,7 +85,7 @@ class _InMemory:
 
 @contextmanager
 def _process_left_as_it_was() -> Iterator[None]:
-    """Restore torch's number of threads and the import path, which a worker changes but which belong to the caller."""
+    """Restore torch's number of threads and the import path, since a worker changes these settings of the caller."""
     paths = list(sys.path)
     import torch
 
