@@ -2,7 +2,7 @@
 
     python benchmarks/cifar10_subset.py FOLDER OUT [--train 6000] [--test 2000]
 
-FOLDER holds train*.parquet and test*.parquet in Hugging Face's layout (image: {bytes, path}, label).
+FOLDER contains train*.parquet and test*.parquet in Hugging Face's layout (image: {bytes, path}, label).
 """
 
 import argparse
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 
 def main() -> None:
-    """Write the first rows of each split."""
+    """Write the first images of each split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

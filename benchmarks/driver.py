@@ -1,11 +1,11 @@
-"""Measure what the search itself costs with thousands of trajectories: time, memory, and reading its tables.
+"""Measure the time and memory overhead of a search with thousands of trajectories, and the time to read its tables.
 
 Everything is real (Ray Tune, sampler, early stopping, record of suggestions, tables, TensorBoard files, events) except
-the training: a level sleeps for SECONDS. The ideal time is the total time slept, divided by the number of workers.
-Memory is the driver's resident set after each tenth of the trajectories; its slope is fitted over the second half, when
-all libraries are loaded.
+the training: each level sleeps for SECONDS instead. The ideal time is the total time slept, divided by the number of
+workers. Memory is the driver's resident set, measured after each tenth of the trajectories; its slope is fitted over
+the second half, when all libraries are loaded.
 
-    python benchmarks/driver.py                    # 5,000 trajectories; a quarter of an hour on two cores
+    python benchmarks/driver.py                    # 5,000 trajectories; takes 15 minutes on two cores
 """
 
 import argparse
@@ -37,7 +37,7 @@ POINTS, LAYERS = 10, 3
 
 
 def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
-    """Yield the levels of a trajectory whose accuracy falls with compression, at a rate derived from its id."""
+    """Yield the levels of a trajectory, whose accuracy falls with compression at a rate derived from its ID."""
     name = trajectory_id(job.trajectory)
     fall = int(name[:4], 16) / 2**16 * 0.02
     for level in range(levels):
@@ -47,7 +47,7 @@ def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
 
 
 def report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
-    """Return the report of a level of LeNet-300-100 with scripted figures; `name` is the trajectory's id."""
+    """Return the report of a level of LeNet-300-100 with made-up figures; `name` is the trajectory's ID."""
     spec = job.trajectory
     kept = int(266_200 * (1 - spec.pruning.pruning_rate) ** level)
     key = {"trajectory_id": name, "level": level}

@@ -1,10 +1,10 @@
-"""Draw the figures of the replication pages, test accuracy against density, from the Parquet files in this folder.
+"""Draw the replication pages' plots of test accuracy against density from the Parquet files in this folder.
 
     python benchmarks/figures.py [--output docs/figures]
 
-A line is the mean over seeds, and the band around it the 95% interval (`ticket_search.analysis.comparison`). Every run
-writes the same bytes: the files have no dates, and their ids are fixed. The README's figure is also drawn in light
-colours on a dark background, as `mnist_lenet_dark.svg`.
+Each line is the mean over seeds, and the band around it is the 95% interval (`ticket_search.analysis.comparison`).
+Every run writes identical files: they contain no dates, and their IDs are fixed.
+The README's figure is also drawn in light colors on a dark background, as `mnist_lenet_dark.svg`.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from ticket_search.analysis.comparison import compare
 from ticket_search.analysis.transfer import transfer_table
 
 HERE = Path(__file__).parent
-#: Places in the colour cycle, so that each style has colours of its own.
+#: Places in the color cycle, so that each style has colors of its own.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "C4"
 STYLE = {
-    # Okabe and Ito's colours, which colour-blind readers can tell apart.
+    # Okabe and Ito's colors, which color-blind readers can tell apart.
     "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"]),
-    "svg.fonttype": "none",  # keep text as text: the files are smaller, and a browser's search finds it
-    "svg.hashsalt": "ticket_search",  # ids are random otherwise
+    "svg.fonttype": "none",  # keep text as text: the files are smaller, and browsers can search them
+    "svg.hashsalt": "ticket_search",  # IDs are random by default
     # On a transparent background, black text would be unreadable on a dark page.
     "savefig.facecolor": "white",
     "savefig.bbox": "tight",
@@ -92,8 +92,8 @@ def cifar10_resnet20() -> Figure:
         0: ("ticket rewound to its initialization", BLUE, "o"),
         156: ("ticket rewound to iteration 156", ORANGE, "s"),
     }
-    for iteration, (label, colour, marker) in arms.items():
-        _line(axes[0], _arm(rows[rows["rewind_iteration"] == iteration], "ticket"), label, colour, marker)
+    for iteration, (label, color, marker) in arms.items():
+        _line(axes[0], _arm(rows[rows["rewind_iteration"] == iteration], "ticket"), label, color, marker)
     _finish(axes[0], "ResNet-20, 5,000 images of CIFAR-10, 20 epochs, three seeds", rows)
     axes[0].set_ylim(56, 72)
     axes[0].legend(loc="upper left")
@@ -117,8 +117,8 @@ def transfer() -> Figure:
             ("random_reinit", "its mask, reinitialized", ORANGE, "s", 1.0),
             ("shuffled_mask", "random mask", PURPLE, "^", 0.89),
         ]
-        for arm, name, colour, marker, shift in arms:
-            _points(panel, _arm(moved, arm), name, colour, marker, shift)
+        for arm, name, color, marker, shift in arms:
+            _points(panel, _arm(moved, arm), name, color, marker, shift)
         _finish(panel, title, rows)
         panel.set_ylim(-2.1, 1.35)  # room for the legend below the points
         panel.legend(loc="lower left", fontsize=9)
@@ -153,16 +153,16 @@ def _dense(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axhline(100 * dense["test_accuracy"], color=GREY, linewidth=1, linestyle="--", label="dense network")
 
 
-def _line(axes: Axes, rows: pd.DataFrame, label: str, colour: str, marker: str, column: str = "test_accuracy") -> None:
+def _line(axes: Axes, rows: pd.DataFrame, label: str, color: str, marker: str, column: str = "test_accuracy") -> None:
     x, mean, low, high = rows["density"], *(100 * rows[name] for name in (column, f"{column}_low", f"{column}_high"))
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(x, mean, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label)
+    axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=color, marker=marker, markersize=5, linewidth=1.8, label=label)
 
 
-def _points(axes: Axes, rows: pd.DataFrame, label: str, colour: str, marker: str, shift: float) -> None:
+def _points(axes: Axes, rows: pd.DataFrame, label: str, color: str, marker: str, shift: float) -> None:
     mean, low, high = (100 * rows[f"test_accuracy_gain{end}"] for end in ("", "_low", "_high"))
     axes.errorbar(
-        rows["density"] * shift, mean, [mean - low, high - mean], color=colour, marker=marker, linestyle="", label=label
+        rows["density"] * shift, mean, [mean - low, high - mean], color=color, marker=marker, linestyle="", label=label
     )
 
 

@@ -1,8 +1,8 @@
-"""Measure what one training iteration of LeNet-300-100 on MNIST costs beyond its bare arithmetic.
+"""Measure the overhead of a training iteration of LeNet-300-100 on MNIST compared with its bare arithmetic.
 
-All variants run in this process, in alternating blocks, with the same optimizer, on one thread. "bare" is forward,
-backward and update on one fixed batch. "level 0" and "level n" use the training loop of a search, with data order,
-normalisation, learning-rate schedule and dropout seeding, but no evaluation; "level n" also applies a mask.
+All variants run in this process, in alternating blocks, with the same optimizer, on one thread. "bare" is the forward
+pass, backward pass and update on one fixed batch. "level 0" and "level n" use the training loop of a search, with data
+order, normalization, learning-rate schedule and dropout seeding, but without evaluation; "level n" also applies a mask.
 
     python benchmarks/iteration.py --data-dir DIR
 """

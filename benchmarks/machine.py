@@ -1,4 +1,4 @@
-"""The header of every benchmark's output: date, hardware, versions."""
+"""The header of every benchmark's output, with the date, hardware and versions."""
 
 import os
 import platform

@@ -1,12 +1,12 @@
-"""Compare one iteration of LeNet-300-100 on MNIST here with OpenLTH, the published code of the lottery-ticket authors.
+"""Compare the time of one iteration of LeNet-300-100 on MNIST with that of OpenLTH, the lottery-ticket authors' code.
 
-Both train in this process, in alternating blocks, with SGD at 0.1 and batches of 128 on one thread, starting from data
-in memory: ours with the training loop of a search, OpenLTH with its own `training.train`, loader and transforms.
-Neither evaluates. OpenLTH's last commit is from May 2020; it passes an argument that Pillow 11.3 deprecates, hence the
-filtered warning.
+Both train in this process, in alternating blocks, on one thread, with SGD at a learning rate of 0.1, batches of 128,
+and data that are already in memory. This package uses the training loop of a search; OpenLTH uses its own
+`training.train`, loader and transforms. Neither evaluates. OpenLTH, whose last commit is from May 2020, passes an
+argument that Pillow 11.3 deprecates, so that warning is filtered.
 
     git clone https://github.com/facebookresearch/open_lth
-    python benchmarks/openlth.py --openlth open_lth --data-dir DIR     # DIR holds MNIST/raw; two minutes
+    python benchmarks/openlth.py --openlth open_lth --data-dir DIR     # DIR contains MNIST/raw; takes 2 min
 """
 
 import argparse
@@ -49,7 +49,7 @@ def openlth(folder: Path, data_dir: Path) -> Callable[[], None]:
     """Return a function that trains for a block of iterations with OpenLTH's training loop."""
     sys.path.insert(0, str(folder))
     # OpenLTH breaks with current torch and NumPy in two places: a class derived from `DistributedDataParallel` has no
-    # consistent method resolution order (one device does not need the class), and `np.product` was renamed.
+    # consistent method resolution order (a single device does not need the class), and `np.product` was renamed.
     torch.nn.parallel.DistributedDataParallel = torch.nn.DataParallel
     np.product = np.prod
     import datasets.registry

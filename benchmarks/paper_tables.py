@@ -1,10 +1,10 @@
-"""Print the tables of a replication or a transfer as Markdown: tickets, their controls and the dense network.
+"""Print Markdown tables of a replication or a transfer, with its tickets, their controls and the dense networks.
 
     python benchmarks/paper_tables.py RUN_DIR [--levels 3 7 9 15 18 20]
 
-Intervals are 95% over seeds (`ticket_search.analysis.comparison`). A gain is the mean difference in test accuracy from
-the dense network of the same seed, in percentage points. A speed is the early-stop iteration of the dense network
-divided by that of the arm.
+All intervals are 95% intervals over seeds (`ticket_search.analysis.comparison`). The gain is the mean difference in
+test accuracy from the dense network of the same seed, in percentage points. The speed of an arm is the early-stop
+iteration of the dense network divided by that of the arm.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def speed_table(rows: pd.DataFrame) -> str:
 
 
 def lead_table(rows: pd.DataFrame, figure: str) -> str:
-    """Return a table of the ticket's lead over each control, in percentage points of test accuracy and in time."""
+    """Return a table of the ticket's lead over each control, in test accuracy and in the early-stop iteration."""
     lines = ["| weights | control | ticket's lead | early-stop iteration over the ticket's |", "|---:|---|---|---|"]
     for row in rows[~rows["arm"].isin(TRAJECTORY_ARMS)].to_dict("records"):
         lead, slowdown = _ends(row, f"{figure}_lead", 100, "+.2f"), _ends(row, "slowdown", 1, ".2f")

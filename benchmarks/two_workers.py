@@ -1,9 +1,10 @@
-"""Measure the speedup from a second worker: the same search with one trajectory at a time and with two, alternating.
+"""Measure the speedup from a second worker by running the same search alternately with one worker and with two.
 
-Each run is the whole command in a fresh directory, including the start and stop of Ray. The sampler is random and there
-is no early stopping, so both searches train the same levels. The trajectories of a seed share its dense network.
+Each measurement runs the whole command in a new directory, which includes starting and stopping Ray. The sampler is
+random and there is no early stopping, so both searches train the same levels. Trajectories with the same seed share a
+dense network.
 
-    python benchmarks/two_workers.py               # half an hour on two cores that have nothing else to do
+    python benchmarks/two_workers.py               # takes half an hour on two otherwise idle cores
 """
 
 import argparse
@@ -27,7 +28,7 @@ SETTINGS = {
 
 
 def run(trials: int, iterations: int, workers: int) -> tuple[float, int]:
-    """Return how many seconds the command took and how many levels it trained."""
+    """Run the command; return how many seconds it took and how many levels it trained."""
     settings = SETTINGS | {"search.max_concurrent": workers, "training.iterations": iterations}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"

@@ -1,9 +1,9 @@
-"""The script that `ray submit` runs on a cluster's head: `ticket-search` with the same arguments, on that cluster.
+"""Runs `ticket-search` on the head of a cluster; `ray submit` passes the arguments to this script.
 
     ray submit cluster/on_prem.yaml cluster/search.py -- run search_spaces/digits.yaml --output /shared/runs/digits
 
-It exits with the exit code of `ticket-search`, which `ray submit` turns into 0 or 1. Relative paths start at the copy
-of the repository on the head, ~/ticket-search.
+It exits with the exit code of `ticket-search`, which `ray submit` turns into 0 or 1. Relative paths are
+resolved against the copy of the repository on the head, ~/ticket-search.
 """
 
 import os

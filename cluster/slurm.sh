@@ -12,10 +12,11 @@
 #SBATCH --gpus-per-node=0         # <-
 #SBATCH --time=24:00:00           # <-
 #SBATCH --ntasks-per-node=1
-# Whole nodes, because `ray symmetric-run` does not start where another Ray runs, and ends all your Rays on its nodes.
+# Request whole nodes: `ray symmetric-run` does not start on a node where Ray is running, and when it ends, it stops all
+# your Ray processes on its nodes.
 #SBATCH --exclusive
-# A minute before the time is up, the search gets a signal and saves its results. If the job is preempted, Slurm starts
-# it again, and the search resumes.
+# A minute before the time is up, the search receives a signal and saves its results. If the job is preempted, Slurm
+# restarts it, and the search resumes.
 #SBATCH --signal=B:USR1@60
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -61,10 +62,10 @@ done
 address=$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127\./ {print $1}' | sed -n 1p)
 address=${address:-$(hostname -I | awk '{print $1}')}
 address=${address:-127.0.0.1}
-JOB=$(mktemp -d /tmp/ticket_search.XXXXXX)  # on this node only, whereas all nodes may share TMPDIR
+JOB=$(mktemp -d /tmp/ticket_search.XXXXXX)  # not in TMPDIR, which all nodes may share
 trap 'rm -rf "$JOB"' EXIT
 CPUS=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
-# Each job has a port of its own, below Linux's ephemeral ports and above Ray's, and each start has a folder of its own.
+# Each job uses its own port, below Linux's ephemeral ports and above Ray's, and each start of a job its own folder.
 RAY_ADDRESS=$address:$((20000 + SLURM_JOB_ID % 10000))
 RAY_TMPDIR=/tmp/ray_${SLURM_JOB_ID}_${SLURM_RESTART_COUNT:-0}
 RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
@@ -72,8 +73,8 @@ export JOB CPUS RAY_ADDRESS RAY_TMPDIR RAY_AUTH_MODE RAY_USAGE_STATS_ENABLED RAY
 export -f node search
 
 trap interrupt USR1 TERM
-# The loss of a node does not end the others. When the first node has ended, the job must end, which Ray on the others
-# would not notice.
+# If a node is lost, the others continue. When the first node has finished, the job must end, because Ray on the other
+# nodes would not notice.
 srun --export=ALL --ntasks-per-node=1 --cpus-per-task="$CPUS" --wait=0 --kill-on-bad-exit=0 \
     bash -c 'node "$@"' node "$@" &
 step=$!

@@ -1,16 +1,17 @@
 """Kill a search at random moments until it is done, and compare it with an undisturbed one.
 
-    python tests/ballistic.py --kills 100                        # half under engine ray, half under processes
+    python tests/ballistic.py --kills 100                        # half of them with engine ray, half with processes
     python tests/ballistic.py --kills 1000 --engine processes
 
-The search runs in its own process group (and on its own Ray). At a random moment one of its processes gets SIGKILL: the
-driver, a worker, the raylet, or all of them at once. When the driver has died, the same command resumes the search at
-once. If a search ends before all kills are used up, another one follows. Searches alternate between one and two workers
-and between the engines.
+The search runs in its own process group (and with its own Ray instance). At random moments, SIGKILL is sent to one of
+its processes (the driver, a worker or the raylet) or to all of them at once. After the driver has died, the same
+command immediately resumes the search. If a search is done before the requested number of kills, another search starts.
+Searches alternate between one and two workers and between the engines.
 
-At the end of each search, every trajectory must be complete, no row duplicated, each level finished exactly once and
-never started again, and the tables equal, to the bit, those of the undisturbed search, which ran in one process (engine
-inline). With one worker, TPE and early stopping are reproducible, so the suggestions and their order must be equal too.
+When a search is done, every trajectory must be complete, no row may be duplicated, every level must have finished
+exactly once and must not have been started again, and the tables must be bit-identical to those of an undisturbed
+search, which ran in one process (engine inline). With one worker, TPE and early stopping are reproducible, so the
+suggestions and their order must be equal too.
 """
 
 import argparse
@@ -35,18 +36,18 @@ from ticket_search import load_results
 from ticket_search.results.events import read_events
 
 TABLES = ("levels", "trajectories", "curves", "layers")
-#: The columns that may differ: they hold how long a training took.
+#: The columns that may differ, because they contain training times.
 CLOCK = ["train_seconds"]
-#: The victims, drawn uniformly. A worker is listed three times because half of the time none has started yet.
+#: The processes to kill, drawn uniformly. Workers are listed three times because half of the time none is running yet.
 VICTIMS = {
     "ray": ("driver", "worker", "worker", "worker", "raylet", "group"),
     "processes": ("driver", "worker", "worker", "worker", "group"),
 }
-#: Text in the name (Ray) or command line (processes) of every worker.
+#: Text that every worker has in its name (Ray) or its command line (processes).
 _WORKERS = {"ray": "ray::Trajectory", "processes": "ticket_search.engines.worker_main"}
-#: Seconds between a start and a kill. The first level takes about 8 s on Ray, 5 s in processes.
+#: The range of the wait before a kill, in seconds. The first level finishes after about 8 s (Ray) or 5 s (processes).
 _WINDOWS = {"ray": (1.0, 16.0), "processes": (0.5, 10.0)}
-#: The most kills per search in the long form, so that several searches run.
+#: The maximum number of kills per search when this file runs as a script, so that several searches run.
 _KILLS_A_SEARCH = 20
 _COMMON = """
 name: ballistic
@@ -56,7 +57,7 @@ training: {optimizer: {name: sgd, lr: 0.05, momentum: 0.9}, batch_size: 64, iter
 pruning: {max_levels: 3}
 seeds: [0, 1, 2]
 """
-#: The order of two workers is not deterministic, so this space has no sampler or rule that depends on it.
+#: Two workers finish levels in random order. TPE and early stopping depend on the order, so this search uses neither.
 TWO_WORKERS = """
 space: {pruning_rate: RATES, rewind_iteration: [0, 20]}
 search: {trials: null, sampler: grid, early_stopping: null, checkpoint_seconds: 0.2, max_failures: 1000}
@@ -69,13 +70,13 @@ search: {trials: TRIALS, sampler: tpe, max_concurrent: 1, checkpoint_seconds: 0.
 
 @dataclass
 class Tally:
-    """Counts of what happened to a search.
+    """Counts of the events in a search whose processes are killed.
 
     Attributes:
-        kills: the number of kills by kind of victim.
+        kills: the number of kills of each kind of process.
         starts: the number of times the driver was started.
         levels: the number of distinct levels trained.
-        continued: the number of trainings resumed from a checkpoint.
+        continued: the number of training runs that were resumed from a checkpoint.
         lost: the number of finished levels that were trained again.
     """
 
@@ -87,14 +88,14 @@ class Tally:
 
 
 def make_space(one_worker, *, iterations, size):
-    """A search space's YAML; `size` is the number of trials, or of pruning rates on the grid."""
+    """Return the YAML of a search; `size` is the number of trials or, for the grid, of pruning rates."""
     rates = [round(0.2 + 0.6 * i / size, 3) for i in range(size)]
     text = _COMMON + (ONE_WORKER if one_worker else TWO_WORKERS)
     return text.replace("ITERATIONS", str(iterations)).replace("TRIALS", str(size)).replace("RATES", str(rates))
 
 
 def bombard(space, run_dir, kills, chooser, *, engine="ray", window=None, log=None):
-    """Run a search to its end while killing up to `kills` processes; return a `Tally`."""
+    """Run a search to its end, killing up to `kills` of its processes; return a `Tally`."""
     tally = Tally()
     while True:
         tally.starts += 1
@@ -133,7 +134,7 @@ def _bombard_one(driver, kills, chooser, engine, window, tally, log):
 
 
 def shoot(driver, victim, chooser, engine="ray"):
-    """SIGKILL a process of the kind `victim`; return the kind, or None if no such process runs."""
+    """Send SIGKILL to a process of the kind `victim`. Return the kind, or None if no such process is running."""
     try:
         family = psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -167,7 +168,7 @@ def _kill(process):
 
 
 def _end_group(pid):
-    """Kill what is left of the driver's group: Ray's agents outlive a killed raylet and would pile up."""
+    """Kill the remaining processes of the driver's group: Ray's agents outlive a killed raylet and would accumulate."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -179,7 +180,7 @@ def check(run_dir, alone, tally, *, one_worker):
     results, expected = load_results(run_dir), load_results(alone)
     assert set(results.trajectories["status"]) <= {"completed", "stopped"}
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
-    # Which of two workers trains a level that both need depends on timing.
+    # If two workers need the same level, timing decides which one trains it and which one reuses it.
     skip = CLOCK if one_worker else [*CLOCK, "reused"]
     for table in TABLES:
         mine, theirs = (getattr(r, table).drop(columns=skip, errors="ignore") for r in (results, expected))
@@ -205,7 +206,7 @@ def _suggestions(run_dir):
 
 
 def run_alone(space, run_dir):
-    """Run the undisturbed search, in one process."""
+    """Run the search in one process and without kills; return its run directory."""
     run = command("run", space, "--output", run_dir, "--engine", "inline")
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -30,11 +30,11 @@ _TRAJECTORY = {
 }
 
 
-@pytest.hookimpl(optionalhook=True)  # the hook is xdist's, which may not be installed
+@pytest.hookimpl(optionalhook=True)  # xdist, which defines this hook, may not be installed
 def pytest_xdist_make_scheduler(config, log):
-    """Run each file's tests on one worker, and all files that need Ray on the same one, so that only one Ray starts.
+    """Run each file on one worker, and all files that need Ray on the same one, so that only one Ray instance starts.
 
-    The marker `xdist_group` does not help: under pytest 9.2, xdist 3.8 sends such tests to any worker.
+    The marker `xdist_group` does not help: with pytest 9.2, xdist 3.8 sends the tests of a group to any worker.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -58,13 +58,16 @@ def _plain(changes):
 
 @pytest.fixture(scope="session")
 def trajectory():
-    """Builds a small trajectory on digits: ``trajectory({"pruning_rate": 0.5}, seed=1)``."""
+    """A factory for small trajectories on the digits: ``trajectory({"pruning_rate": 0.5}, seed=1)``."""
     return lambda changes=(), seed=0: validate(TrajectorySpec, _plain(dict(changes)) | {"seed": seed})
 
 
 @pytest.fixture(scope="session")
 def search():
-    """Builds a search: ``search({"pruning_rate": [0.2]}, sampler="random")``; `settings` go into its section search."""
+    """A factory for searches: ``search({"pruning_rate": [0.2]}, sampler="random")``.
+
+    Additional keyword arguments, like ``sampler``, go into the section ``search``.
+    """
 
     def make(space, seeds=(0, 1, 2), base=(), **settings):
         raw = _plain(dict(base))
@@ -106,7 +109,7 @@ def digits():
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """Records each training: its `levels`, copies of their weights as `inputs`, and its `outputs`."""
+    """A record of all training runs: their `levels`, copies of their initial weights as `inputs`, and `outputs`."""
     from ticket_search.training.executors import plain
 
     seen = SimpleNamespace(levels=[], inputs=[], outputs=[])
@@ -124,12 +127,12 @@ def trainings(monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray_address():
-    """The address of a Ray that the whole test session shares, also with searches in other processes."""
+    """The address of a Ray cluster that all tests share, including searches in other processes."""
     import logging
 
     from ticket_search.engines.ray.connection import ray
 
-    # Like `connect(None)`, but reachable under this machine's address, as a cluster would be.
+    # Start Ray like `connect(None)`, but make it reachable at this machine's network address, as in a cluster.
     ray.init(
         "local",
         include_dashboard=False,
@@ -143,7 +146,7 @@ def ray_address():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """No test may connect to another machine."""
+    """Fail any test that tries to connect to another machine."""
     import socket
 
     connect = socket.socket.connect
@@ -160,7 +163,7 @@ def no_network():
 
 @pytest.fixture(scope="session", autouse=True)
 def credentials():
-    """Credentials for the tests' S3 server; set before Ray starts, because its workers inherit the environment."""
+    """Set credentials for the tests' S3 server before Ray starts, because Ray's workers inherit the environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -169,7 +172,7 @@ def credentials():
 
 
 class S3Server:
-    """An S3 server in a subprocess, which can be killed and restarted with its contents."""
+    """An S3 server in a subprocess; it keeps its contents when it is killed and restarted."""
 
     def __init__(self, journal):
         self._journal = journal
@@ -204,7 +207,7 @@ def s3(tmp_path_factory):
 
 @pytest.fixture(params=["disk", "s3"])
 def folder(request, tmp_path):
-    """An empty folder of each kind: on disk and in object storage."""
+    """An empty folder. Tests run once with a folder on a disk and once with a folder in object storage."""
     if request.param == "disk":
         return open_folder(tmp_path / "folder")
     return open_folder(request.getfixturevalue("s3").location(uuid4().hex))

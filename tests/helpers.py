@@ -1,4 +1,4 @@
-"""Helpers for many tests: run the command, and count the levels that a search has trained."""
+"""Helpers for many tests, which run the command and count the levels that a search has trained."""
 
 import contextlib
 import os
@@ -17,28 +17,29 @@ from ticket_search.results.events import read_events
 
 
 def finished_levels(*run_dirs):
-    """Level key -> how often that level finished training."""
+    """Return how often each level finished training, by its key."""
     events = [event for run_dir in run_dirs for event in read_events(run_dir)]
     return Counter(event["level_key"] for event in events if event["event"] == "level_finished")
 
 
 def command(*arguments):
-    """The argument list that runs ``ticket-search`` with this installation."""
+    """Return the argument list that runs ``ticket-search`` with this Python installation."""
     return [sys.executable, "-m", "ticket_search.cli", *map(str, arguments)]
 
 
 def run_command(*arguments, cwd=None, **env):
-    """Run the command in its own process."""
+    """Run ``ticket-search`` in a process of its own; return a `CompletedProcess`."""
     return subprocess.run(
         command(*arguments), cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=240
     )
 
 
 def in_process(*arguments, cwd=None, **env):
-    """Run the command in this process, which saves seconds of startup, and restore the process afterwards.
+    """Run ``ticket-search`` in this process, which saves seconds of startup; return a `CompletedProcess`.
 
-    A search needs ``--engine inline``; otherwise it would find the Ray of this process. Warnings are errors. A bug is
-    raised, whereas the command would print one line and exit with 1.
+    Afterwards, the signal handlers and the import path are restored. A search needs ``--engine inline``; otherwise, it
+    would use the Ray cluster of this process. Warnings are errors, as in all tests. An unexpected exception is raised,
+    whereas the command would print it in one line and exit with code 1.
     """
     arguments = [str(argument) for argument in arguments]
     with _restored_process(), pytest.MonkeyPatch.context() as patch:
@@ -53,7 +54,7 @@ def in_process(*arguments, cwd=None, **env):
 
 @contextlib.contextmanager
 def _restored_process():
-    """Restore what the command changes: signal handlers, and the import path."""
+    """Restore the signal handlers and the import path, which the command changes, at the end of the block."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     path = list(sys.path)
     try:

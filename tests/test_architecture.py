@@ -1,4 +1,4 @@
-"""The allowed imports between folders, and the entry points that must load no heavy library.
+"""Folders import only what `ALLOWED` lists, and some entry points must not load any heavy library.
 
 A new import between folders needs an entry in `ALLOWED`, and a good reason.
 """
@@ -13,7 +13,7 @@ import pytest
 import ticket_search
 
 ROOT = Path(ticket_search.__file__).parent
-#: Part of the package -> the parts that it may import; "" is the package itself, imported for its version.
+#: For each part of the package, the parts that it may import; "" is the package itself, imported for its version.
 ALLOWED = {
     "": {"results", "lottery", "launch"},
     "errors": set(),
@@ -41,7 +41,7 @@ ALLOWED = {
     "analysis": {"errors", "config", "results"},
     "cli": {"", "errors", "config", "storage", "results", "search", "runs", "launch", "follow_up", "analysis"},
 }
-#: Library -> the only folders that may import it.
+#: For each library, the only folders that may import it.
 ONLY_IN = {
     "ray": {"engines/ray"},
     "optuna": {"search"},
@@ -54,13 +54,13 @@ ONLY_IN = {
 
 
 def part_of(path):
-    """The part of the package that a file belongs to."""
+    """Return the part of the package that a file belongs to."""
     first = path.relative_to(ROOT).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 
 
 def imported(source):
-    """The modules that Python source imports, anywhere in it; ``from a import b`` gives both ``a`` and ``a.b``."""
+    """Return the modules that Python source imports anywhere; ``from a import b`` counts as both ``a`` and ``a.b``."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -72,13 +72,13 @@ def imported(source):
 
 
 def folder_of(path):
-    """The folder of a file, relative to the package; for a module at the top of the package, its name."""
+    """Return the folder of a file, relative to the package; for a module at the top of the package, its name."""
     parts = path.relative_to(ROOT).parts
     return "/".join(parts[:-1]) if len(parts) > 1 else part_of(path)
 
 
 def forbidden(folder, source):
-    """The forbidden imports in the source of a file in a folder."""
+    """Return the forbidden imports in the source of a file in a folder."""
     found, part = [], folder.partition("/")[0]
     for name in sorted(imported(source)):
         library, _, rest = name.partition(".")
@@ -100,7 +100,7 @@ def test_no_forbidden_import():
 
 
 def test_imports_between_folders_have_no_cycle():
-    """Each folder can be understood without the folders that use it."""
+    """Without cycles, each folder can be understood without the folders that use it."""
     order, left = [], {part: set(targets) for part, targets in ALLOWED.items() if part}
     while ready := sorted(part for part, targets in left.items() if targets - {""} <= set(order)):
         order += ready
@@ -143,7 +143,7 @@ HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "tensorboard", "torchvis
 
 
 def loaded(statement, *arguments):
-    """The heavy libraries that a fresh process has loaded after running a statement."""
+    """Return the heavy libraries that a new process has loaded after running a statement."""
     code = (
         "import atexit, sys\n"
         f"atexit.register(lambda: print('LOADED', *(name for name in {HEAVY} if name in sys.modules)))\n{statement}"

@@ -1,4 +1,4 @@
-"""Bad input of every kind gives one message of a few lines and the right exit code, quickly, and leaves nothing behind.
+"""Bad input of any kind quickly gives one message of a few lines and the right exit code, and leaves nothing behind.
 
 To add a case, add a row to `CASES`.
 """
@@ -23,10 +23,10 @@ from helpers import in_process
 from PIL import Image
 
 MOST_LINES = 8
-#: A refusal takes milliseconds; the first one of a process also imports torch.
+#: The longest time that a refusal may take. It usually takes milliseconds, but the first one also imports torch.
 MOST_SECONDS = 20
 HUGE = "9" * 400
-#: Python refuses to read or write an integer of this length.
+#: Python refuses to convert an integer with this many digits to or from text.
 TOO_HUGE = "9" * 5000
 LONG = "x" * 300
 INLINE = ("--engine", "inline")
@@ -36,18 +36,18 @@ Content = str | bytes | Callable[[Path], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Bad:
-    """Arguments that must be refused.
+    """A command that must be refused.
 
     Attributes:
-        arguments: of `ticket-search`, which runs in an otherwise empty directory; TICKET stands for the name
-            of a ticket.
+        arguments: the arguments of `ticket-search`, which runs in a directory that contains only the files described
+            here; TICKET stands for the name of a ticket.
         message: text that stderr must contain.
-        files: the directory's files: path -> text or bytes, or a function that makes the file.
+        files: the contents of files in the directory, by path: text, bytes, or a function that creates the file.
         search: whether the directory also contains a finished search, ``finished_search``.
-        ticket: also put an exported ticket there, as ``ticket``, changed by this function.
-        damage: called with ``finished_search`` before the command.
-        code: the exit code. With 0 the command mends the damage, and with 1 it may set damaged files aside with their
-            bytes unchanged.
+        ticket: a function that changes the bytes of an exported ticket, which the directory contains as ``ticket``.
+        damage: a function that is called with the path of ``finished_search`` before the command runs.
+        code: the exit code. With 0, the command repairs the damage; with 1, it may move damaged files aside, with
+            their bytes unchanged.
         absent: text that stderr must not contain.
     """
 
@@ -62,62 +62,62 @@ class Bad:
 
 
 def command(arguments, message, **other):
-    """A command in an empty directory."""
+    """Return a command in an empty directory."""
     return Bad(arguments=tuple(arguments.split(" ")), message=message, **other)
 
 
 def setting(value, message, **other):
-    """A run of the shipped search `digits` with a setting."""
+    """Return a run of the shipped search `digits` with a setting."""
     return Bad(arguments=("run", "digits", "--set", value), message=message, **other)
 
 
 def file(text, message, **other):
-    """A search space file with this content."""
+    """Return a run of a search space file with this content."""
     return Bad(arguments=("run", "bad.yaml"), files={"bad.yaml": text}, message=message, **other)
 
 
 def option(arguments, message, **other):
-    """A command on a finished search."""
+    """Return a command on a finished search."""
     name, *rest = arguments.split(" ")
     return Bad(arguments=(name, "finished_search", *rest), message=message, search=True, **other)
 
 
 def resume(value, message):
-    """A setting with which the finished search is resumed."""
+    """Return the command that resumes a finished search with a setting."""
     arguments = ("resume", "finished_search", *INLINE, "--set", value)
     return Bad(arguments=arguments, message=message, search=True)
 
 
 def damaged(arguments, path, how, message, **other):
-    """A command on a finished search, of which `how` has damaged the file at the first path of this pattern."""
+    """Return a command on a finished search; `how` has damaged the first of its files that match the pattern `path`."""
     return option(arguments, message, damage=lambda search: how(sorted(search.glob(path))[0]), **other)
 
 
 def transfer(how, message, arguments="--dataset digits", **other):
-    """`transfer` of a ticket's file, changed by `how`."""
+    """Return a `transfer` of a ticket file that `how` has changed."""
     arguments = ("transfer", "ticket", *INLINE, *arguments.split(" "))
     return Bad(arguments=arguments, message=message, ticket=how, **other)
 
 
 def python(key, source, message, **other):
-    """A run with a module of the user's, which a field names."""
+    """Return a run in which a field names a user's module with this source."""
     arguments = ("run", "digits", *INLINE, "--set", f"{key}=mine:mine", "--set", "dataset.validation=10")
     return Bad(arguments=arguments, message=message, files={"mine.py": source}, **other)
 
 
 def data(returned, message, before=""):
-    """A data set of the user's: `images`, 40 of 8x8, and `labels`, 0 to 3, or what is made of them."""
+    """Return a run with a user's data set, given as an expression of `images` (40 of 8x8) and `labels` (0 to 3)."""
     head = "import numpy as np\nimages = np.zeros((40, 8, 8), np.uint8)\nlabels = np.arange(40) % 4\n"
     return python("dataset.name", f"{head}def mine():\n    {before}\n    return {returned}\n", message)
 
 
 def pairs(images, labels, message):
-    """A data set whose training and test images are alike."""
+    """Return a run with a user's data set whose training and test images are the same."""
     return data(f"{{'train': ({images}, {labels}), 'test': ({images}, {labels})}}", message)
 
 
 def network(made, message, forward="return self.fc(x.flatten(1))", **other):
-    """A network of the user's, a `Net` with this forward pass, or what is made of it."""
+    """Return a run with a user's network, given as an expression of the class `Net` with this forward pass."""
     head = "import sys, torch\nfrom torch import nn\nclass Net(nn.Module):\n"
     head += "    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(64, 10)\n"
     head += f"    def forward(self, x):\n        {forward}\n"
@@ -125,7 +125,7 @@ def network(made, message, forward="return self.fc(x.flatten(1))", **other):
 
 
 def idx(message, number, content, suffix=""):
-    """Four files of MNIST, of which this one has another content."""
+    """Return a run on MNIST in which the file with this number (0 to 3) has this content."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     files = {f"data/MNIST/raw/{name}": a for name, a in zip(names, (IMAGES, LABELS) * 2, strict=True)}
     del files[f"data/MNIST/raw/{names[number]}"]
@@ -135,7 +135,7 @@ def idx(message, number, content, suffix=""):
 
 
 def ubyte(array):
-    """An array as the bytes of an IDX file."""
+    """Return an array as the bytes of an IDX file."""
     return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
@@ -143,20 +143,20 @@ IMAGES, LABELS = ubyte(np.zeros((40, 8, 8))), ubyte(np.arange(40) % 4)
 
 
 def parquet(message, train, path="d", **files):
-    """A Parquet data set whose training file has this content."""
+    """Return a run on a Parquet data set whose training file has this content."""
     arguments = ("run", "digits", *INLINE, "--set", f"dataset={{name: parquet, path: {path}, validation: 10}}")
     files = {"data/d/train.parquet": train, "data/d/test.parquet": pictures([png()] * 40, range(40)), **files}
     return Bad(arguments=arguments, message=message, files={name: c for name, c in files.items() if c is not None})
 
 
 def png(mode="L", size=(8, 8)):
-    """A black picture."""
+    """Return the bytes of a PNG file with a black image."""
     Image.new(mode, size).save(made := io.BytesIO(), "PNG")
     return made.getvalue()
 
 
 def pictures(images, labels, kind=None, of=None):
-    """The bytes of a Parquet file of images and labels, which have these types."""
+    """Return the bytes of a Parquet file with images of type `of` and labels of type `kind`."""
     kind, of = kind or pa.int64(), of or pa.binary()
     rows = pa.array([{"bytes": image} for image in images], pa.struct([("bytes", of)]))
     pq.write_table(pa.table({"image": rows, "label": pa.array(list(labels), kind)}), made := io.BytesIO())
@@ -191,12 +191,12 @@ def pipe(path):
 
 
 def says(text):
-    """Replaces the content of a file."""
+    """Return a function that replaces the content of a file."""
     return lambda path: path.write_text(text)
 
 
 def with_fields(**fields):
-    """Sets fields in the first line of a file of JSON lines; a value of ... removes the field."""
+    """Return a function that sets fields in the first line of a JSON Lines file; the value ... removes a field."""
 
     def damage(path):
         first, *rest = path.read_text().splitlines(keepends=True)
@@ -219,7 +219,7 @@ space: {pruning_rate: [0.5]}
 seeds: [0]
 search: {trials: 1}
 """
-#: Every command on a run directory, and the arguments that it needs.
+#: Every command on a run directory, with the additional arguments that it needs.
 COMMANDS = {
     **dict.fromkeys(("resume", "stop", "status", "tickets", "confirm", "store"), ""),
     "pull": " new",
@@ -231,18 +231,18 @@ SUGGESTIONS, LEVELS, ENTRIES = "suggestions.jsonl", "levels/part-00000.parquet",
 
 
 def every(how):
-    """Damages every entry of a store."""
+    """Return a function that damages every entry of a store."""
     return lambda store: [how(path) for path in sorted(store.glob("??/*"))]
 
 
 CASES = {
-    # integers that no field can hold
+    # integers that are too large for any field
     "400 digits for an integer": setting(f"training.batch_size={HUGE}", "...", absent=HUGE),
     "400 digits for a float": setting(f"training.optimizer.lr={HUGE}", NO_NUMBER, absent=HUGE),
     "400 digits in a list": setting(f"space.pruning_rate=[0.5, {HUGE}]", NO_NUMBER, absent=HUGE),
     "400 digits in a range": setting(f"space.rewind_iteration={{low: 0, high: {HUGE}}}", "high: 9999", absent=HUGE),
     "400 digits for a step": setting(f"space.pruning_rate={{low: 0.1, high: 0.5, step: {HUGE}}}", "step: 9999"),
-    "400 digits of iterations": setting(f"training.iterations={HUGE}", "is not a length of training", absent=HUGE),
+    "400 digits of iterations": setting(f"training.iterations={HUGE}", "is not a training duration", absent=HUGE),
     "400 digits of trajectories": setting(f"search.early_stopping.min_trajectories={HUGE}", "less than or equal"),
     "400 digits of CPUs": setting(f"resources.cpus={HUGE}", NO_NUMBER),
     "400 digits of a seed": setting(f"seeds=[{HUGE}]", "seeds.0: 9999", absent=HUGE),
@@ -255,9 +255,9 @@ CASES = {
     # numbers that would take too much time or memory
     "a rate of 1e-12": setting(
         "space.pruning_rate=[1.0e-12]",
-        "pruning_rate 1e-12 takes 3912023005426 levels to density 0.02, more than 10000; give a greater pruning_rate",
+        "pruning_rate 1e-12 needs 3912023005426 levels to reach density 0.02, more than 10000; give a greater",
     ),
-    "the least rate there is": setting("space.pruning_rate=[5.0e-324]", "takes 1000000000000000000 levels"),
+    "the least rate there is": setting("space.pruning_rate=[5.0e-324]", "needs 1000000000000000000 levels"),
     "10^18 iterations": setting("training.iterations=1000000000000000000", "give 1 to 1000000000 iterations"),
     "too many epochs": setting("training.iterations=999999999ep", "is 32999999967 iterations, more than 1000000000"),
     "10^9 controls": setting("controls={kinds: [random_mask], draws: 1000000000}", "less than or equal to 10000"),
@@ -268,8 +268,8 @@ CASES = {
     "10,001 values": setting(
         f"space.rewind_iteration=[{', '.join(map(str, range(10_001)))}]", "10001 values are too many"
     ),
-    # floats for integers
-    "60.0 iterations": setting("training.iterations=60.0", "60.0 is not a length of training: write 60, not 60.0"),
+    # floats in place of integers
+    "60.0 iterations": setting("training.iterations=60.0", "60.0 is not a training duration: write 60, not 60.0"),
     "a batch of 60.0": setting("training.batch_size=60.0", "60.0 is not valid: write 60, not 60.0"),
     # networks that are too large
     "layers of a million": setting("model.name=lenet_1000000_1000000", "a layer has 1 to 999999 units"),
@@ -280,7 +280,7 @@ CASES = {
     "20,000 layers": setting("model.name=resnet20000", "'resnet20000': a ResNet has at most 9998 layers"),
     "a ResNet of 5,000 digits": setting(f"model.name=resnet{TOO_HUGE}", "at most 9998 layers", absent=TOO_HUGE),
     # many problems, or one very long value
-    "3,000 unknown keys": file(UNKNOWN_KEYS, "more"),
+    "3,000 unknown keys": file(UNKNOWN_KEYS, "and 3,004 more"),
     "3,000 wrong seeds": setting(f"seeds=[{', '.join(['a'] * 3000)}]", "and 2,997 more"),
     "a network of 300 letters": setting(f"model.name={LONG}", "unknown model 'xxx", absent=LONG),
     "a data set of 300 letters": setting(f"dataset.name={LONG}", "unknown dataset 'xxx", absent=LONG),
@@ -310,7 +310,7 @@ CASES = {
     "a folder": Bad(
         arguments=("run", "folder"), files={"folder": Path.mkdir}, message="'folder': it is not a regular file"
     ),
-    "a megabyte": file(million_bytes, "1000001 bytes, more than 1000000"),
+    "a megabyte": file(million_bytes, "1000001 bytes; give at most 1000000"),
     "a loop of links": Bad(
         arguments=("run", "loop"),
         files={"loop": lambda p: p.symlink_to("loop")},
@@ -331,7 +331,7 @@ CASES = {
     "another rewind": option("resume --set pruning.rewind_iteration=999", "that would be another search"),
     "another network, and unknown": option("resume --set model.name=nothing", "unknown model 'nothing'"),
     "a changeable field, wrongly": option("resume --set search.early_stopping.patience=0", "patience: 0 is not valid"),
-    # more of YAML
+    # more cases of YAML
     "nothing": file("", "a mapping of keys to values, not None"),
     "a comment alone": file("# x\n", "a mapping of keys to values, not None"),
     "a list": file("- a\n", "not ['a']"),
@@ -416,13 +416,13 @@ CASES = {
     "--set of a store": setting("store=3", "store: 3 is not valid: input should be a valid string"),
     "--set of a store without a bucket": setting("store=s3://", "names no bucket"),
     "--set of a batch too many": setting("training.batch_size=1078", "1078 is more than the 1077 training images"),
-    "--set of half an epoch": setting("training.iterations=0.5ep", "'0.5ep' is not a length of training"),
-    "--set of a fullwidth epoch": setting("training.iterations=\uff11ep", "is not a length of training"),
+    "--set of half an epoch": setting("training.iterations=0.5ep", "'0.5ep' is not a training duration"),
+    "--set of a fullwidth epoch": setting("training.iterations=\uff11ep", "is not a training duration"),
     "--set of CPUs": setting("resources.cpus=1000", "resources.cpus: 1000 is more than this machine's"),
     "--set of GPUs": setting("resources.gpus=999", "resources.gpus: 999 is more than this machine's"),
     "--set of no validation images": setting("dataset.validation=0", "dataset.validation: 0 is not valid"),
     "--set of validation images alone": setting("dataset.validation=1437", "1437 leaves none of the 1437"),
-    "--set of a ticket's key": setting("pruning.ticket=abc", "'abc' is not the key of a ticket"),
+    "--set of a ticket's key": setting("pruning.ticket=abc", "'abc' is not a ticket key"),
     "--set of a ticket not there": setting(f"pruning.ticket={'a' * 32}", "is not in the level store"),
     # commands and their options
     "no such command": command("nothing", "No such command 'nothing'"),
@@ -443,14 +443,16 @@ CASES = {
     "an output that is a file": command("run digits --output f", "Directory 'f' is a file", files={"f": ""}),
     "an output that is a FIFO": command("run digits --output f", "is not a directory", files={"f": os.mkfifo}),
     "an output of something else": command(
-        "run digits --output d", "is not empty and holds no search", files={"d/f": ""}
+        "run digits --output d", "is not empty and contains no search", files={"d/f": ""}
     ),
     "status of two": option("status x", "Got unexpected extra argument (x)"),
     "an output that is a broken link": command(
         "run digits --output l", "is broken", files={"l": lambda p: p.symlink_to("nowhere/x")}
     ),
     "another search in the output": Bad(
-        arguments=("run", "digits", *INLINE, "--output", "finished_search"), message="holds another search", search=True
+        arguments=("run", "digits", *INLINE, "--output", "finished_search"),
+        message="contains another search",
+        search=True,
     ),
     "a bucket without a name": command("run digits --output s3:///x", "names no bucket"),
     "another protocol": command("run digits --output ftp://h/x", "Unrecognized filesystem type"),
@@ -468,7 +470,9 @@ CASES = {
     "confirm, an address": option("confirm --engine inline --address x", "--address 'x' is for engine 'ray'"),
     "stability, one copy": option("stability TICKET --copies 1", "1 is not in the range"),
     "stability, two points": option("stability TICKET --points 2", "2 is not in the range"),
-    "stability, a late rewind": option("stability TICKET --rewind 40", "40 is past the training of 40 iterations"),
+    "stability, a late rewind": option(
+        "stability TICKET --rewind 40", "40 is not before the end of training at iteration 40"
+    ),
     "stability, no ticket": option("stability x", "unknown ticket 'x'"),
     "stability, a dense network": option("stability 0/0", "unknown ticket '0/0'"),
     "export, no ticket": option("export x out", "unknown ticket 'x'"),
@@ -486,14 +490,23 @@ CASES = {
     "pull below a file": option("pull f/g", "f' is not a directory", files={"f": ""}),
     "pull to object storage": option("pull s3://b", "'s3://b' is not a local directory"),
     "stop what does not run": option("stop", "is not being run, so there is nothing to stop"),
-    **{f"{c}, nothing there": command(f"{c} d{rest}", "is n", files={}) for c, rest in COMMANDS.items()},
+    **{f"{c}, nothing there": command(f"{c} d{rest}", " a run directory") for c, rest in COMMANDS.items()},
     **{
-        f"{c}, an empty folder": command(f"{c} d{rest}", "is n", files={"d": Path.mkdir})
+        f"{c}, an empty folder": command(f"{c} d{rest}", " a run directory", files={"d": Path.mkdir})
         for c, rest in COMMANDS.items()
     },
-    **{f"{c}, no run directory": command(f"{c} d{rest}", "is n", files={"d/f": ""}) for c, rest in COMMANDS.items()},
-    **{f"{c}, a FIFO": command(f"{c} d{rest}", "is n", files={"d": os.mkfifo}) for c, rest in COMMANDS.items()},
-    **{f"{c}, a file": command(f"{c} d{rest}", "'", files={"d": ""}) for c, rest in COMMANDS.items()},
+    **{
+        f"{c}, no run directory": command(f"{c} d{rest}", " a run directory", files={"d/f": ""})
+        for c, rest in COMMANDS.items()
+    },
+    **{
+        f"{c}, a FIFO": command(f"{c} d{rest}", " a run directory", files={"d": os.mkfifo})
+        for c, rest in COMMANDS.items()
+    },
+    **{
+        f"{c}, a file": command(f"{c} d{rest}", " a run directory" if c == "pull" else "'d' is a file", files={"d": ""})
+        for c, rest in COMMANDS.items()
+    },
     **{f"{c}, 300 letters": command(f"{c} {LONG}{rest}", "name too long", absent=LONG) for c, rest in COMMANDS.items()},
     # resuming with changed fields
     "resume, nan": resume("training.optimizer.lr=.nan", "training.optimizer.lr: nan is not valid"),
@@ -514,7 +527,7 @@ CASES = {
     "resume, a store in /proc": resume("store=/proc/x", "cannot write to '/proc/x'"),
     "resume, fewer of a grid": option("resume --trials 8", "--trials 8: the search already runs its whole grid"),
     # data sets
-    "data: nothing": data("None", 'must be {"train": (images, labels), '),
+    "data: nothing": data("None", 'must be a dict {"train": (images, labels), '),
     "data: no test images": data("{'train': (images, labels)}", "KeyError: 'test'"),
     "data: no labels": data("{'train': (images,), 'test': (images,)}", "IndexError"),
     "data: it raises": data("1 / 0", "the function raised ZeroDivisionError: division by zero"),
@@ -534,11 +547,11 @@ CASES = {
     "data: objects for images": pairs("images.astype(object)", "labels", "images are object"),
     "data: nan in images": pairs("images * np.nan", "labels", "images contain nan or infinity"),
     "data: ragged images": pairs("[[1], [1, 2]]", "labels", "inhomogeneous shape"),
-    "data: float labels": pairs("images", "labels * 1.0", "labels are float64; give integers from 0"),
-    "data: words for labels": pairs("images", "labels.astype(str)", "give integers from 0"),
-    "data: a label too few": pairs("images", "labels[1:]", "labels have the shape [39]; 40 images need [40]"),
+    "data: float labels": pairs("images", "labels * 1.0", "labels are float64; give integers, starting at 0"),
+    "data: words for labels": pairs("images", "labels.astype(str)", "give integers, starting at 0"),
+    "data: a label too few": pairs("images", "labels[1:]", "labels have the shape [39]; 40 images need the shape [40]"),
     "data: one-hot labels": pairs("images", "np.eye(4)[labels]", "labels have the shape [40, 4]"),
-    "data: negative labels": pairs("images", "labels - 1", "a label is -1; labels count from 0"),
+    "data: negative labels": pairs("images", "labels - 1", "a label is -1; number the classes from 0"),
     "data: huge labels": pairs("images", "labels * 10**6", "label 3000000 is too large for 80 images"),
     "data: labels beyond int64": pairs("images", "labels.astype('u8') << 62", "a label is 13835058055282163712"),
     "data: one class": pairs("images", "labels * 0", "all 40 training labels are 0"),
@@ -629,7 +642,7 @@ CASES = {
         "(setattr(n := Net(), 'output_layer', 'no'), n)[1]", "output_layer is 'no'"
     ),
     "network: a state of its own": network(
-        "type('Own', (Net,), {'get_extra_state': lambda s: {}})()", "'_extra_state' of its state is {}"
+        "type('Own', (Net,), {'get_extra_state': lambda s: {}})()", "its state dict has {} as '_extra_state'"
     ),
     "executor: None": python("training.executor", "def mine(): pass\n", "the function returned None"),
     "executor: it exits": python("training.executor", "def mine(): raise SystemExit\n", "raised SystemExit"),
@@ -650,11 +663,9 @@ CASES = {
     "ticket: flipped metadata": transfer(lambda b: b.replace(b"lenet_16", b"lenet_17"), "checksum does not match"),
     "ticket: somebody else's": transfer(lambda b: b"\x08\0\0\0\0\0\0\0{}      ", "has no key 'ticket'"),
     "ticket: of a version to come": transfer(
-        lambda b: b.replace(b"ticket.1", b"ticket.2"), "has the format 'ticket_search"
+        lambda b: b.replace(b"ticket.1", b"ticket.2"), "is 'ticket_search.ticket.2'"
     ),
-    "ticket: twice": transfer(
-        lambda b: b, "the same ticket as another of the files", arguments="ticket --dataset digits"
-    ),
+    "ticket: twice": transfer(lambda b: b, "the same ticket as another file", arguments="ticket --dataset digits"),
     "ticket: no data set": transfer(lambda b: b, "Missing option '--dataset'", arguments="--seeds 1"),
     "ticket: an unknown data set": transfer(lambda b: b, "unknown dataset 'x'", arguments="--dataset x"),
     "ticket: no seeds": transfer(lambda b: b, "0 is not in the range", arguments="--dataset digits --seeds 0"),
@@ -666,7 +677,7 @@ CASES = {
     ),
     "ticket: another space": transfer(
         lambda b: b,
-        "the space of a transfer must hold only its tickets",
+        "the space of a transfer must contain only its tickets",
         arguments="--dataset digits --set space.pruning_rate=[0.5]",
     ),
     # a damaged run directory
@@ -687,11 +698,13 @@ CASES = {
     "suggestions: garbage": damaged("resume --engine inline", SUGGESTIONS, garbage, "suggestions.jsonl' is damaged"),
     "suggestions: a number": damaged("store", SUGGESTIONS, says("3\n"), "suggestions.jsonl' is damaged"),
     "suggestions: other order": damaged(
-        "store", SUGGESTIONS, with_fields(number=7), "line 1 holds suggestion 7, not 0"
+        "store", SUGGESTIONS, with_fields(number=7), "line 1 contains suggestion 7 instead of 0"
     ),
-    "suggestions: no values": damaged("store", SUGGESTIONS, with_fields(values=3), "its values 3 is not a dict"),
+    "suggestions: no values": damaged(
+        "store", SUGGESTIONS, with_fields(values=3), "its values must be of type dict, not 3"
+    ),
     "suggestions: an odd name": damaged(
-        "store", SUGGESTIONS, with_fields(trajectory_id=3), "its trajectory_id 3 is not a str"
+        "store", SUGGESTIONS, with_fields(trajectory_id=3), "its trajectory_id must be of type str, not 3"
     ),
     "suggestions: other fields": damaged(
         "resume --engine inline", SUGGESTIONS, with_fields(values={"x": 1}), "{'x': 1}, which are not in the space"
@@ -719,9 +732,9 @@ CASES = {
     "trajectories: half": damaged("status", "trajectories/part*", half, "part-00000.parquet' is damaged"),
     "curves: empty": damaged("status", "curves/part*", empty, "part-00000.parquet' is damaged"),
     "layers: garbage": damaged("confirm", "layers/part*", garbage, "part-00000.parquet' is damaged"),
-    "levels: half, and resumed": damaged("resume --engine inline", LEVELS, half, "rows are rebuilt", code=0),
+    "levels: half, and resumed": damaged("resume --engine inline", LEVELS, half, "rows will be rebuilt", code=0),
     "trajectories: empty, and resumed": damaged(
-        "resume --engine inline", "trajectories/part*", empty, "rows are rebuilt", code=0
+        "resume --engine inline", "trajectories/part*", empty, "rows will be rebuilt", code=0
     ),
     "events: no time": damaged("store --dry-run", "events/*", with_fields(time="x"), "", code=0),
     "events: no level": damaged("store --dry-run", "events/*", with_fields(event="level_finished"), "", code=0),
@@ -730,7 +743,7 @@ CASES = {
     "events: odd, and resumed": damaged(
         *("resume --engine inline", "events/*"),
         lambda p: (with_fields(event="trajectory_ended")(p), empty(p.parents[1] / LEVELS)),
-        "rows are rebuilt",
+        "rows will be rebuilt",
         code=0,
     ),
     "store's note: half": damaged("store", "store/searches/*", half, "it is unknown which search uses the store"),
@@ -741,7 +754,7 @@ CASES = {
         "store",
         "run.json",
         lambda p: (p.parent / "copies").mkdir() or says("x")(p.parent / "copies/a-1.json"),
-        "copies",
+        "it is unknown which copies it lists",
     ),
     "store: a file": damaged(
         *("resume --engine inline", "store", lambda p: (shutil.rmtree(p), p.write_text(""))),
@@ -766,7 +779,7 @@ def listing(folder):
 
 @pytest.fixture(scope="module")
 def ticket_file(_finished_search, tmp_path_factory):
-    """The bytes of an exported ticket."""
+    """The bytes of a file with an exported ticket."""
     path = tmp_path_factory.mktemp("ticket") / "ticket"
     said = in_process("export", _finished_search, ticket_of(_finished_search), path)
     assert said.returncode == 0, said.stderr
@@ -774,13 +787,13 @@ def ticket_file(_finished_search, tmp_path_factory):
 
 
 def ticket_of(search):
-    """The name of a ticket of a search."""
+    """Return the name of a ticket of a search."""
     return json.loads((search / SUGGESTIONS).read_text().splitlines()[0])["trajectory_id"] + "/1"
 
 
 @pytest.fixture
 def fresh_modules(tmp_path, monkeypatch):
-    """Forgets the modules that a test has written and imported."""
+    """After a test, forget the modules that it has written and imported."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
     for name, module in list(sys.modules.items()):

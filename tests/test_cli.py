@@ -1,4 +1,4 @@
-"""The commands as a person or a script uses them: output, exit codes, files left behind."""
+"""Tests for the output, exit codes and files of commands, as a person or a script uses them."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def finished(ray_address, tmp_path_factory):
-    """The working directory of a small search that the command ran, and the command's output."""
+    """The working directory of a small search run by the command, and the output of the command."""
     cwd = tmp_path_factory.mktemp("finished")
     said = run_command("run", "digits", "--trials", 4, "--address", ray_address, *SMALL, cwd=cwd)
     return cwd, said
@@ -123,13 +123,13 @@ def test_another_search_is_refused_and_nothing_changes(finished):
     before = {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")}
     said = in_process("run", "digits", *SMALL, "--set", "search.tolerance=0.5", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
-    assert f"{cwd}/runs/digits' holds another search ('digits', which differs in search.tolerance); " in said.stderr
+    assert f"{cwd}/runs/digits' contains another search ('digits', which differs in search.tolerance); " in said.stderr
     assert f"--store '{cwd}/runs/digits/store' to reuse the levels that both searches have in common" in said.stderr
     assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*")} == before
 
 
 def test_an_interrupted_search_prints_the_command_that_resumes_it(tmp_path):
-    """SIGTERM gives exit code 130 and the command that resumes. While the search runs, a second process is refused."""
+    """After SIGTERM, the exit code is 130. While the search runs, a second process is refused."""
     run = command("run", "digits", "--engine", "processes")
     driver = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     levels = tmp_path / "runs/digits/levels/part-00000.parquet"
@@ -174,7 +174,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
     assert said.returncode == 3, said.stderr
     assert "2/2 failed" in said.stdout
     assert said.stderr.splitlines()[-1] == (
-        "1 of 2 trajectories failed; the column error of runs/digits/trajectories has their tracebacks"
+        "1 of 2 trajectories failed; the column error of runs/digits/trajectories contains their tracebacks"
     )
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
     assert "no more than one" in trajectories["error"].dropna().item()
@@ -186,8 +186,14 @@ BAD = {
     "out of range": (["--set", "pruning.pruning_rate=1.5"], "1.5 is not valid"),
     "low >= high": (["--set", "space.pruning_rate={low: 0.6, high: 0.2}"], "low 0.6 must be less than high 0.2"),
     "empty list": (["--set", "space.strategy=[]"], "the list [] is empty"),
-    "rewind past the end": (["--set", "space.rewind_iteration=[0, 400]"], "400 is past the training of 400"),
-    "rewind past the end, in epochs": (["--set", "training.iterations=1ep"], "100 is past the training of 33"),
+    "rewind past the end": (
+        ["--set", "space.rewind_iteration=[0, 400]"],
+        "400 is not before the end of training at iteration 400",
+    ),
+    "rewind past the end, in epochs": (
+        ["--set", "training.iterations=1ep"],
+        "100 is not before the end of training at iteration 33",
+    ),
     "unknown dataset": (["--set", "dataset.name=imagenet"], "unknown dataset 'imagenet'; known: digits, mnist"),
     "unknown model": (["--set", "model.name=resnet"], "unknown model 'resnet' (did you mean 'resnet20'?)"),
     "unknown torchvision model": (
@@ -210,7 +216,7 @@ BAD = {
 }
 
 
-#: Cases that run the command in a new process: they need a real exit code, and this process already has a Ray.
+#: Cases that need a new process, for a real exit code and because this process already has a Ray instance.
 ELSEWHERE = {"a GPU without one", "a cluster that is not there"}
 
 
@@ -277,7 +283,7 @@ def test_a_narrow_terminal_names_the_columns_that_it_leaves_out(finished_search)
         shown[width] = console.file.getvalue()
     assert shown[80].splitlines()[-1] == (
         "not shown: compression, test_accuracy, dense_test_accuracy; "
-        "they need 120 columns, or --json: ticket-search tickets x --json"
+        "widen the terminal to 120 columns, or use --json: ticket-search tickets x --json"
     )
     assert "not shown" not in shown[120]
     assert "compression" in shown[120]
@@ -302,7 +308,7 @@ def test_help_is_quick_and_names_the_commands(tmp_path):
     assert min(seconds) < 0.4
 
 
-def test_the_search_of_the_demo_finds_a_matching_ticket_of_a_tenth_of_the_weights(tmp_path):
+def test_the_search_of_the_demo_finds_a_matching_ticket_with_a_tenth_of_the_weights(tmp_path):
     said = in_process("run", "digits", "--trials", 6, "--engine", "inline", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")

@@ -1,4 +1,4 @@
-"""How a command ends when it is interrupted, loses its terminal, or meets a bug."""
+"""Tests for how a command ends when it is interrupted, loses its terminal, or hits a bug."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Stopping a search, resuming it with changed settings, and its store, from the command line."""
+"""Tests for stopping a search, resuming it with changed settings and pruning its store by command."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def levels_of(run_dir, event):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A search stopped at its first level: its working directory, the output of `stop`, the output of the search."""
+    """A search stopped at its first level: its working directory, and the outputs of `stop` and of the search."""
     cwd = tmp_path_factory.mktemp("stopped")
     run = command("run", *SPACE, "--engine", "processes")
     with subprocess.Popen(run, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
@@ -127,7 +127,7 @@ def test_a_stopped_search_is_finished_by_resume_and_nothing_is_trained_twice(res
 def test_a_changed_setting_is_reported_in_a_line(resumed):
     cwd, said = resumed
     changed, plan = said.stderr.splitlines()
-    assert changed == "search.early_stopping.patience was 2 and is 3 from here on"
+    assert changed == "search.early_stopping.patience was 2 and is now 3"
     assert plan.startswith("plan: ")
     assert "patience: 3" in (cwd / "run/search.yaml").read_text()
 
@@ -137,10 +137,12 @@ def test_a_changed_space_is_refused_with_advice(stopped):
     before = (cwd / "as_stopped/search.yaml").read_text()
     said = in_process("resume", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
-    assert "--set space.pruning_rate=[0.3, 0.5]: that would be another search; search.trials, search." in said.stderr
+    assert (
+        "--set space.pruning_rate=[0.3, 0.5]: that would be another search; only search.trials, search." in said.stderr
+    )
     said = in_process("run", *SPACE, "--output", "as_stopped", "--set", "space.pruning_rate=[0.3, 0.5]", cwd=cwd)
     assert (said.returncode, said.stdout) == (2, "")
-    assert "holds another search ('digits', which differs in space.pruning_rate)" in said.stderr
+    assert "contains another search ('digits', which differs in space.pruning_rate)" in said.stderr
     assert f"--store '{cwd}/as_stopped/store'" in said.stderr
     assert (cwd / "as_stopped/search.yaml").read_text() == before
 

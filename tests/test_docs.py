@@ -1,4 +1,4 @@
-"""In the documentation, commands parse, links resolve and examples compile."""
+"""All commands in the documentation parse, all links resolve and all examples compile."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ def blocks(page, *languages):
 
 
 def commands(page):
-    """Each ``ticket-search ...`` on a page, and whether the command is complete."""
+    """Yield each ``ticket-search ...`` command on a page, and whether it has all its arguments."""
     for block in blocks(page, "", "bash", "sh", "shell", "console"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.lstrip("$ ").startswith("ticket-search "):
@@ -37,12 +37,12 @@ def words(line):
     if not re.search(r"'.*\[", line):
         line = line.translate(str.maketrans("[]", "  "))
     given = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
-    # Without the scheme: the location of a bucket would be looked up on the network.
+    # Remove the scheme, because the location of a bucket would be looked up on the network.
     return ["1" if word in NUMBERS else word.replace("s3://", "") for word in given]
 
 
 def anchors(page):
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub generates for a page's headings."""
     headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.M)
     texts = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in texts}

@@ -1,4 +1,4 @@
-"""``docs/api.md`` has the names and signatures of the code."""
+"""The names and signatures in ``docs/api.md`` are those of the code."""
 
 import ast
 import inspect
@@ -17,7 +17,7 @@ ENTRIES = dict(re.findall(r"^### `(ticket_search[\w.]*)`\n+```python\n(.*?)```",
 
 
 class _Plain(ast.NodeTransformer):
-    """Removes docstrings, bodies, irrelevant decorators and quotes around annotations."""
+    """A transformer that removes docstrings, bodies, irrelevant decorators and quotes around annotations."""
 
     def visit_FunctionDef(self, node):
         node.body = [ast.Expr(ast.Constant(...))]
@@ -45,7 +45,7 @@ def _is_public(part):
 
 
 def signature(source):
-    """The part of a function's or class's source that the page shows."""
+    """Return the part of a function's or class's source that the page shows."""
     return ast.unparse(ast.fix_missing_locations(_Plain().visit(ast.parse(textwrap.dedent(source)))))
 
 

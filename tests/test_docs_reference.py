@@ -21,7 +21,7 @@ def specs_in(annotation):
 
 
 def keys(spec, prefix=""):
-    """Each key of a section with its default as plain data, or "required"."""
+    """Yield each key of a section with its default as plain data or, without a default, "required"."""
     for name, field in spec.model_fields.items():
         default = field.get_default()
         if field.is_required():

@@ -1,6 +1,6 @@
 """Run directories of an earlier version (``golden/version_1``, made by ``golden/make.py``) can be read and resumed.
 
-A failure here means that users lose their results and stores: fix the code, never the files.
+If a test here fails, users would lose their results and stores: fix the code, never the files.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def copy(tmp_path):
 @pytest.fixture
 def nothing_is_trained(monkeypatch):
     def train(request):
-        raise AssertionError("a level of the golden store was not found")
+        raise AssertionError("a level was trained, although the golden store contains it")
 
     monkeypatch.setattr("ticket_search.training.executors.plain.train", train)
 
@@ -124,7 +124,7 @@ def test_the_search_and_its_run_are_read():
 
 
 def test_the_checksums_of_the_store_cover_the_file():
-    """Compute each checksum independently of the code: over the file with the digits of the checksum set to zero."""
+    """Each checksum must be that of the whole file, with the digits of the checksum itself replaced by zeros."""
     entries = sorted((GOLDEN / "store").glob("??/*.safetensors"))
     assert len(entries) == 8
     for path in entries:
@@ -166,7 +166,7 @@ def test_rewind_weights_are_found_by_their_key(copy):
     assert entry.tensors["fc1.bias"].tolist() == REWIND_BIAS
 
 
-def test_replaying_it_trains_nothing_and_gives_the_same_levels(copy, digits, nothing_is_trained):
+def test_a_replay_trains_nothing_and_yields_the_same_levels(copy, digits, nothing_is_trained):
     spec = read_spec(open_folder(copy))
     for suggestion in SuggestionRecord(copy).read():
         events = []
@@ -182,7 +182,7 @@ def test_replaying_it_trains_nothing_and_gives_the_same_levels(copy, digits, not
 
 
 def test_a_longer_trajectory_trains_only_the_new_level(copy, digits):
-    """The third pruning of the second trajectory is new; its mask and weights come from the golden ones."""
+    """Level 3 of the second trajectory is new; its mask and its initial weights come from the golden store."""
     spec = read_spec(open_folder(copy), ("pruning.max_levels=3",))
     events = []
     log = lambda event, **fields: events.append((event, fields["level"]))  # noqa: E731
@@ -204,7 +204,7 @@ def test_resuming_it_leaves_nothing_to_do(copy):
 
 
 def test_with_more_trials_it_continues_after_the_last(copy, digits):
-    """Two of the four points are left, and the store has level 0 of both."""
+    """Two of the four points are left, and the store contains level 0 of both."""
     spec = read_spec(open_folder(copy), ("search.trials=4",))
     driven = SearchDriver(spec, copy)
     third, fourth = driven.next(), driven.next()

@@ -22,7 +22,7 @@ LATER = {
     "curves": ["val_metric"],
     "controls": ["val_metric", "test_metric", "early_stop_test_metric"],
 }
-#: Figures that are missing from all records of the golden store.
+#: Columns whose values are missing from all records of the golden store.
 TRAINED_WITH = ["torch_version", "device", "threads", "ticket_search_version"]
 
 
@@ -95,7 +95,7 @@ def test_replaying_it_from_its_store_gives_the_same_rows(copy):
         )
 
 
-#: The time of the golden search's last event.
+#: The time of the last event in the golden search.
 STARTED = max(event["time"] for event in read_events(GOLDEN))
 
 

@@ -1,4 +1,4 @@
-"""The wheel contains everything that is needed and nothing else."""
+"""The wheel contains all files that are needed and no others."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ def test_every_shipped_search_is_valid_and_named_like_its_file(path):
     assert load_search(path).name == path.stem
 
 
-def test_the_wheel_carries_the_searches_the_digits_and_the_licences(tmp_path):
+def test_the_wheel_carries_the_searches_the_digits_and_the_licenses(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "--wheel-dir", tmp_path, ROOT], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -51,6 +51,6 @@ def test_the_metadata_list_the_pythons_of_ci():
 
 
 def test_no_file_is_a_symbolic_link():
-    """Windows checkouts and many archives turn a link into a text file."""
+    """Windows checkouts and many archive formats turn a symbolic link into a text file."""
     listed = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []

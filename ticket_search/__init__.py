@@ -19,12 +19,12 @@ _HOMES = {
 
 
 def __dir__() -> list[str]:
-    """Include the public names that are imported on first use, so that notebooks complete them."""
+    """Include public names that have not been imported yet, so that notebooks can complete them."""
     return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names on first use, so that ``import ticket_search`` does not import torch."""
+    """Import a public name on first use, so that ``import ticket_search`` does not import torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

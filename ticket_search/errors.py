@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 
 class TicketSearchError(Exception):
-    """Base class of the errors that this package raises on purpose."""
+    """Base class of all errors that this package raises deliberately."""
 
     exit_code = 1
 
 
 class SpecError(TicketSearchError):
-    """A search that cannot be run as written."""
+    """A search, an option or an argument that is not valid."""
 
     exit_code = 2
 
@@ -22,7 +22,7 @@ class DataError(SpecError):
 
 
 class RunDirectoryError(SpecError):
-    """A run directory that holds a different search, holds no search, or is in use."""
+    """A run directory that contains a different search or no search, is damaged, or is in use."""
 
 
 class StorageError(TicketSearchError):
@@ -33,7 +33,7 @@ class StorageError(TicketSearchError):
 
 
 class Fault(TicketSearchError):
-    """A bug in this package or in a library below it. The command line shows its traceback with ``--debug``."""
+    """A bug in this package or in a library that it uses. The command line shows its traceback with ``--debug``."""
 
 
 class Diverged(TicketSearchError):
@@ -64,7 +64,7 @@ def shortened(text: str, limit: int = 66) -> str:
 
 
 class _Quote(reprlib.Repr):
-    """Limits the depth too: with YAML aliases, 200 bytes can stand for a value whose repr takes gigabytes."""
+    """A `reprlib.Repr` that limits the depth, because 200 bytes of YAML with aliases can have a repr of gigabytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ _QUOTE = _Quote()
 
 
 class UserExit(TicketSearchError):
-    """A call of ``sys.exit`` in user code, which would otherwise end the process and look like an interrupt."""
+    """A call to ``sys.exit`` in user code. Without this error, the process would exit as if it had been interrupted."""
 
 
 @contextmanager
@@ -93,8 +93,8 @@ def user_exit_as_error() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        # Ray's SIGTERM handler also raises SystemExit, marked by this attribute, when a node is being drained. The
-        # worker must then exit.
+        # When a node is being drained, Ray's SIGTERM handler raises a SystemExit with this attribute, and the worker
+        # must exit.
         if hasattr(error, "ray_terminate_msg"):
             raise
-        raise UserExit(f"sys.exit({error.code!r}) was called where a network, data or a metric is computed") from error
+        raise UserExit(f"the code of a network, data set or metric called sys.exit({error.code!r})") from error

@@ -1,4 +1,4 @@
-"""Work for some minutes on the next unfinished item of items.py, on a machine with a GPU.
+"""Work on the next unfinished item of items.py for a few minutes. This needs a GPU.
 
 python benchmarks/on_gpu/run.py --data-dir DIR
 """

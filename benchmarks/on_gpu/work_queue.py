@@ -1,7 +1,8 @@
-"""A queue of work that is done piece by piece, whenever a machine is available.
+"""A queue of work that is done a few minutes at a time, whenever a machine is available.
 
-An item is a few commands, run one after another. A call works on one item for some minutes. A command that is still
-running at the end is interrupted as by Ctrl-C; the next call runs it again, and it continues from its finished work.
+An item consists of a few commands that run one after another. Each call works on one item for a limited time. If a
+command is still running when the time is up, it is interrupted as if by Ctrl-C. The next call runs the same command
+again, which resumes where it was interrupted.
 """
 
 import json
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: The parts of a run directory that are copied to the results: neither the level store nor the events.
+#: The parts of a run directory that are copied to the results. The level store and the events are not copied.
 TABLES = ("search.yaml", "levels", "trajectories", "curves", "layers", "controls", "early_bird")
 INTERRUPTED = 130
 #: How long an interrupted command has to save its work before it is killed.
@@ -24,11 +25,11 @@ _SECONDS_TO_END = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One command.
+    """One command of an item.
 
     Attributes:
         name: the step's name, unique within the item.
-        command: returns the argument list for the item's run directory; a command that is run again continues.
+        command: returns the argument list, given the item's run directory. Running the command again resumes its work.
         writes_tables: whether the command is a search, whose tables are copied to the results.
     """
 
@@ -39,11 +40,11 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A question to answer on the machine.
+    """A question, and the commands that answer it.
 
     Attributes:
         name: the name of the item's folder and record.
-        question: the question, and roughly how long the answer takes.
+        question: the question, and roughly how long it takes to answer it.
         steps: the commands, in the order in which they run.
     """
 
@@ -57,8 +58,8 @@ class WorkQueue:
 
     Args:
         items: the items, most valuable first.
-        out: a folder. Its ``results/`` belongs in the repository: a record ``NAME.json`` and a folder ``NAME`` for each
-            item. Its ``runs/NAME`` is the run directory from which an item continues.
+        out: the output folder. Its subfolder ``results``, which is to be committed, contains a record ``NAME.json`` and
+            a folder ``NAME`` for each item. ``runs/NAME`` is the item's run directory, from which it is resumed.
     """
 
     def __init__(self, items: Sequence[Item], out: Path) -> None:
@@ -70,7 +71,7 @@ class WorkQueue:
         return str(self._record(item)["state"])
 
     def next(self) -> Item | None:
-        """Return the first item that is not done, failed ones last; None if all are done."""
+        """Return the next item that is not done, or None if all are done. Failed items come last."""
         states = {item.name: self.state(item) for item in self._items}
         open_items = [item for item in self._items if states[item.name] != "done"]
         return min(open_items, key=lambda item: states[item.name] == "failed", default=None)
@@ -143,7 +144,7 @@ def _outcome(words: Sequence[str], seconds: float, cwd: Path, env: dict[str, str
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """Wait for an interrupted process; kill it and its children if it does not end in time."""
+    """Wait for an interrupted process to exit; if it does not exit in time, kill it and its children."""
     try:
         process.wait(_SECONDS_TO_END)
     except subprocess.TimeoutExpired:

@@ -22,7 +22,7 @@ def test_the_ends_are_quantiles_of_resampled_means():
 
 
 @pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (5, 2.776), (30, 2.045)])
-def test_the_percentiles_are_where_students_t_puts_them(n, t):
+def test_the_percentiles_agree_with_students_t(n, t):
     low, high = _percentiles(n, 0.95)
     assert low == pytest.approx(NormalDist().cdf(-t * math.sqrt(n / (n - 1))), rel=5e-3)
     assert high == 1 - low
@@ -47,7 +47,7 @@ def test_one_seed_has_a_mean_but_no_interval():
 
 
 def test_a_ratio_of_means_is_paired():
-    """If every seed takes twice as long, so does every resample of seeds."""
+    """If the ratio is 2 for every seed, it is 2 for every resample of the seeds."""
     assert ratio_of_means([200, 400, 900], [100, 200, 450]) == (2.0, 2.0, 2.0)
     ratio, low, high = ratio_of_means([100, 300], [100, 100])
     assert (ratio, low, high) == (2.0, 1.0, 3.0)
@@ -63,11 +63,11 @@ def test_crossed_with_one_ticket_or_one_seed_is_an_ordinary_interval():
 
 
 def test_crossed_resamples_tickets_and_seeds_independently():
-    """If only the ticket matters, the interval is that over tickets; if only the seed matters, that over seeds."""
+    """The interval is that over tickets if only the ticket matters, and that over seeds if only the seed matters."""
     for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
         assert crossed(matrix) == (0.5, 0.0, 1.0)
         assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)
-    # One cell of four is 1. A resample that repeats this cell's ticket and seed has a mean of 1.
+    # Only one of the four values is 1. A resample that repeats its ticket and its seed has a mean of 1.
     assert crossed(np.array([[0.0, 0.0], [0.0, 1.0]])) == (0.25, 0.0, 1.0)
 
 
@@ -90,7 +90,12 @@ LEVEL = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude",
 
 
 def results(accuracies, controls=()):
-    """Tables with levels 0 and 1 from pairs of accuracies, by seed, and controls from (seed, kind, draw, accuracy)."""
+    """Return tables of levels and controls.
+
+    Args:
+        accuracies: the accuracies of levels 0 and 1 for each seed.
+        controls: (seed, kind, draw, accuracy) of each control.
+    """
     levels = [
         LEVEL
         | {"trajectory_id": f"t{seed}", "level": level, "seed": seed, "density": 1 - 0.2 * level}
@@ -116,7 +121,7 @@ def row(frame, arm):
 
 
 def test_a_ticket_is_compared_with_the_dense_network_of_its_own_seed():
-    """Accuracies differ far more between seeds than between ticket and dense network, but the gain is constant."""
+    """Accuracies differ more between seeds than between a ticket and its dense network, but the gain is constant."""
     found = row(compare(results([(0.90, 0.91), (0.80, 0.81), (0.70, 0.71)])), "ticket")
     assert found["test_accuracy"] == pytest.approx(0.81)
     assert found["test_accuracy_high"] - found["test_accuracy_low"] > 0.1

@@ -1,4 +1,4 @@
-"""Verdicts for metrics other than accuracy: results mirrored about 0 get the same verdicts."""
+"""Verdicts for metrics other than accuracy do not change if all values are negated and the direction is reversed."""
 
 import dataclasses
 
@@ -16,14 +16,14 @@ from ticket_search.errors import SpecError
 from ticket_search.results.reading import Results
 
 SEEDS = 5
-#: For each seed, the gain of a ticket over its dense network, or of a control over its ticket.
+#: The gain of a ticket over its dense network, or of a control over its ticket, for each seed.
 BETTER = [0.02, 0.021, 0.022, 0.019, 0.018]
 WORSE = [-gain for gain in BETTER]
 FINAL, EARLY = "test_metric", "early_stop_test_metric"
 
 
 def frame(ticket_gain, control_lead, *, higher_is_better):
-    """Results with one ticket and one control per seed, in a metric whose dense values are 2.0, 2.5 and so on."""
+    """Return results with one ticket and one control per seed; the dense networks have the metrics 2.0, 2.5, ..."""
     sign = 1 if higher_is_better else -1
     head = {"pruning_rate": 0.2, "strategy": "global", "criterion": "magnitude", "rewind_iteration": 0}
     levels, controls = [], []
@@ -37,7 +37,7 @@ def frame(ticket_gain, control_lead, *, higher_is_better):
                 | {"kept_weights": 100 >> level, "prunable_weights": 100, "density": 0.5**level}
                 | {"metric": "nats_per_character", "higher_is_better": higher_is_better}
                 | {FINAL: value, EARLY: value, "early_stop_iteration": 100}
-                # null, as for every metric other than accuracy
+                # null, as for any metric other than accuracy
                 | {"test_accuracy": np.nan, "early_stop_test_accuracy": np.nan}
             )
         value = ticket + sign * control_lead[seed]
@@ -85,7 +85,7 @@ def test_searches_judged_by_accuracy_keep_their_columns():
 
 def test_levels_of_two_metrics_are_not_compared():
     levels = pd.DataFrame({"metric": ["accuracy", "return"], "higher_is_better": [True, True]})
-    with pytest.raises(ValueError, match=r"judged by \['accuracy', 'return'\] cannot be compared"):
+    with pytest.raises(ValueError, match=r"with the metrics \['accuracy', 'return'\] cannot be compared"):
         measure_of(levels)
 
 
@@ -109,5 +109,5 @@ def test_the_table_on_the_terminal_says_which_metric(capsys):
 @pytest.mark.parametrize("table", [confirm_table, transfer_table])
 @pytest.mark.parametrize("margin", [float("nan"), float("inf"), -0.001])
 def test_an_invalid_margin_is_refused(table, margin):
-    with pytest.raises(SpecError, match=rf"margin {margin!r} is not valid: give a finite number of 0 or more"):
+    with pytest.raises(SpecError, match=rf"margin {margin!r} is not valid: give a finite number that is at least 0"):
         table(frame(WORSE, WORSE, higher_is_better=True), margin=margin)

@@ -7,7 +7,10 @@ from ticket_search.analysis.stability import barriers, plot, stability_table
 
 
 def lines(*arms):
-    """Rows of (arm, rewind iteration, first, second, validation errors along the line); test errors are 0.1 higher."""
+    """Return a table of lines between copies; the test errors are 0.1 higher than the validation errors.
+
+    Each arm is a tuple (arm, rewind iteration, first copy, second copy, validation errors along the line).
+    """
     return pd.DataFrame(
         {"ticket": "aa/3", "arm": arm, "rewind_iteration": k, "density": 0.2 if arm == "ticket" else 1.0}
         | {"first": first, "second": second, "position": i / (len(errors) - 1), "val_error": e, "test_error": e + 0.1}
@@ -63,10 +66,10 @@ def test_the_plot_names_every_arm_and_is_the_same_every_time():
     text = " ".join(ElementTree.fromstring(image).itertext())
     for said in (
         "ticket, density 0.2, rewound to 0",
-        "dense from 0 on",
-        "dense from 500 on",
+        "dense network from iteration 0",
+        "dense network from iteration 500",
         "of aa/3",
-        "stable below",
+        "stability threshold",
     ):
         assert said in text
     assert plot(THREE) == image

@@ -1,4 +1,4 @@
-"""The work queue for a GPU picks the next item, stops in time, continues an item and records the outcome."""
+"""The work queue for a GPU picks the next item, stops in time, resumes items and records their outcomes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "on_gpu"
 MACHINE = {"date": "2026-11-25 10:00", "gpu": "a GPU", "torch": "2.11.0", "cuda": "13.0"}
-#: A script that counts to 100 in steps of 0.03 s. If interrupted, it saves the count, and the next run continues there.
+#: A script that counts to 100, one number every 0.03 s. If interrupted, it saves its count for the next run to resume.
 COUNT = """
 import sys, time
 from pathlib import Path
@@ -44,7 +44,7 @@ def queue(monkeypatch):
 
 @pytest.fixture
 def take(tmp_path):
-    """Works on the next item for at most `seconds`; returns its name and state."""
+    """A function that works on the next item for at most `seconds` and returns the item's name and state."""
 
     def make(work, seconds=20.0):
         item = work.next()
@@ -54,7 +54,7 @@ def take(tmp_path):
 
 
 def item(queue, name, *codes):
-    """An item whose steps are Python scripts."""
+    """Return an item whose steps are Python scripts."""
     steps = tuple(
         queue.Step(
             name=f"step{number}",
@@ -90,7 +90,7 @@ def test_a_call_ends_in_time_and_the_next_one_continues(queue, take, tmp_path):
     assert (tmp_path / "results/long/levels/count").read_text() == "100"
     assert not (tmp_path / "results/long/store").exists()
     assert (tmp_path / "runs/long/store").exists()
-    # The record has the date and the hardware of each call.
+    # The record contains the date and the hardware of each call.
     record = json.loads((tmp_path / "results/long.json").read_text())
     assert (record["item"], record["question"], record["state"]) == ("long", "what is long?", "done")
     assert [call["state"] for call in record["calls"]] == ["partial", "done"]

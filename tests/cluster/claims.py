@@ -1,7 +1,8 @@
-"""Claims of test runs on networks of this machine, so that the hosts of concurrent runs do not collide.
+"""Claims on networks of this machine, so that the simulated hosts of concurrent test runs do not collide.
 
-A run claims an unused private /24. The names of its bridge and its hosts are derived from that network, so they are
-unique too. If a run is killed before it can clean up, the next run that makes a claim removes what it left behind.
+A test run claims an unused private /24. The names of its bridge and its hosts are derived from that network, so they
+are unique too. If a test run is killed before it can clean up, the next one that makes a claim removes the hosts, the
+network and the folder of the killed one.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-#: Writable by root only and, like the namespaces, empty after a reboot.
+#: The default folder of the claims. Only root can write to it, and a reboot clears it, like the network namespaces.
 _CLAIMS = Path("/run/ticket_search_hosts")
 _PRIVATE = [ipaddress.ip_network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 
@@ -35,8 +36,8 @@ class Claim:
 
     Attributes:
         network: the /24.
-        file: the file that records the claim while it is held.
-        folder: the folder of the run's hosts, which is removed with them.
+        file: the file that records the claim until it is given back.
+        folder: the folder with the files of the run's hosts, which is removed together with the hosts.
     """
 
     network: ipaddress.IPv4Network
@@ -53,7 +54,7 @@ class Claim:
         return f"{self._prefix}br"
 
     def host(self, number):
-        """The name of a host, without hyphens and within the 15 characters of a network interface's name."""
+        """Return the name of a host. As it is also a network interface's name, it has at most 15 characters."""
         return f"{self._prefix}h{number}"
 
     @property
@@ -62,13 +63,13 @@ class Claim:
         return self.network[254]
 
     def hosts(self):
-        """The names of the hosts that exist."""
+        """Return the names of the existing hosts."""
         listed = [line.split()[0] for line in run("ip netns list").stdout.splitlines()]
         return [name for name in listed if name.startswith(f"{self._prefix}h")]
 
 
 def claim(folder, claims=None):
-    """Make a `Claim` for this process and its bridge, after removing the claims and hosts of dead processes."""
+    """Remove the claims and hosts of dead processes, then claim a network for this process and create its bridge."""
     with _locked(claims or _CLAIMS) as claims:
         for file in claims.glob("*.json"):
             left = json.loads(file.read_text())
@@ -76,8 +77,8 @@ def claim(folder, claims=None):
                 give_back(Claim(ipaddress.ip_network(left["network"]), file, Path(left["folder"])))
         network = _free_network()
         made = Claim(network, claims / f"{network.network_address}.json", Path(folder))
-        # This comes before the claim is recorded: if somebody else's bridge has the name, it fails, and no later run
-        # removes that bridge.
+        # Create the bridge before recording the claim. If an unrelated bridge already has this name, the command fails
+        # and no claim is recorded, so that no later test run removes that bridge.
         run(f"ip link add {made.bridge} type bridge")
         owner = {"pid": os.getpid(), "started": _started(os.getpid()), "network": str(network), "folder": str(folder)}
         aside = made.file.with_suffix(".part")
@@ -100,14 +101,14 @@ def give_back(claimed):
 def remove(name):
     """Remove a host and kill its processes."""
     for pid in run(f"ip netns pids {name}").stdout.split():
-        with suppress(ProcessLookupError):  # it has just exited
+        with suppress(ProcessLookupError):  # the process has just exited
             os.kill(int(pid), signal.SIGKILL)
     run(f"ip netns del {name}")
     _remove_link(name)
 
 
 def _remove_link(name):
-    with suppress(subprocess.CalledProcessError):  # it was removed with the namespace, or never made
+    with suppress(subprocess.CalledProcessError):  # the link was removed with its namespace or never created
         run(f"ip link del {name}")
 
 
@@ -120,7 +121,7 @@ def _locked(claims):
 
 
 def _started(pid):
-    """The start time of a process in clock ticks since boot; None if there is no such process."""
+    """Return the start time of a process in clock ticks since boot, or None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -129,7 +130,7 @@ def _started(pid):
 
 
 def _free_network():
-    """A private /24 that overlaps no address or route of this machine."""
+    """Return a private /24 that overlaps no address or route of this machine."""
     routes = json.loads(run("ip -json -4 route show table all").stdout)
     used = [ipaddress.ip_network(route["dst"]) for route in routes if route.get("dst", "default") != "default"]
     for block in _PRIVATE:
@@ -138,4 +139,4 @@ def _free_network():
             network = ipaddress.ip_network(f"{address}/24")
             if not any(network.overlaps(other) for other in used):
                 return network
-    raise RuntimeError(f"found no private /24 that is free of routes; there are routes to {', '.join(map(str, used))}")
+    raise RuntimeError(f"found no private /24 outside this machine's routes: {', '.join(map(str, used))}")

@@ -1,4 +1,4 @@
-"""A cluster of separate hosts, started from the shipped cluster file, and the commands that a user types."""
+"""A cluster of simulated hosts, started from the shipped cluster file, and the commands that a user would run."""
 
 import os
 import shlex
@@ -17,11 +17,11 @@ _COUNT_NODES = "import ray; ray.init('auto', log_to_driver=False); print(sum(nod
 
 
 class Cluster:
-    """A cluster whose head is the first host, and a user who types commands on another machine, namely this one.
+    """A cluster whose head is the first host; this machine is the user's machine, on which commands are run.
 
     Args:
         hosts: the running hosts.
-        folder: holds the user's home, the filled-in cluster file and the storage that all hosts share.
+        folder: the folder for the user's home, the filled-in cluster file and the storage that all hosts share.
     """
 
     def __init__(self, hosts, folder):
@@ -82,7 +82,7 @@ class Cluster:
         return self.hosts.ssh(number, f"source ~/.bashrc; cd ~/ticket-search; export {environment}; {command}")
 
     def wait_for_nodes(self, count):
-        """Wait for all nodes: `ray up` returns when the head is up, and the others join within a minute."""
+        """Wait until `count` nodes have joined: `ray up` waits only for the head; the others join within a minute."""
         for _ in range(30):
             found = self.on(self.head, f"python -c {shlex.quote(_COUNT_NODES)}")
             if found.stdout.split()[-1:] == [str(count)]:

@@ -1,6 +1,7 @@
-"""Separate hosts on one machine: each has its own network, processes, home, /tmp and sshd.
+"""Simulated hosts on one machine, each with its own network, processes, home, /tmp and sshd.
 
-They are network namespaces on a bridge. They need root, iproute2, openssh-server, rsync and util-linux.
+The hosts are network namespaces that are connected by a bridge. They need root, iproute2, openssh-server, rsync and
+util-linux.
 """
 
 import os
@@ -19,7 +20,7 @@ TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "rsync", "unshare")
 
 
 def missing():
-    """The reason why this machine cannot have separate hosts; "" if it can."""
+    """Return the reason why this machine cannot run simulated hosts, or "" if it can."""
     if os.geteuid() != 0:
         return "separate hosts need root"
     absent = [tool for tool in TOOLS if not shutil.which(tool, path=PATH)]
@@ -38,12 +39,12 @@ def missing():
 
 
 class Hosts:
-    """Hosts on a network that no other hosts on this machine share.
+    """Hosts on a network that they share with no other hosts on this machine.
 
     Args:
-        folder: the folder of their homes, removed at the end. It must not be below /tmp or /root, because each host
-            mounts its own folders there.
-        claims: the folder of the claims on networks of this machine; None means the default folder.
+        folder: the folder for the hosts' homes, which is removed at the end. It must not be below /tmp or /root,
+            because each host mounts its own folders there.
+        claims: the folder that records which networks of this machine are in use; None means the default folder.
     """
 
     def __init__(self, folder, claims=None):
@@ -65,21 +66,21 @@ class Hosts:
         give_back(self._claim)
 
     def name(self, number):
-        """The host name of a host, which is also the name of its namespace and its link to the bridge."""
+        """Return the name of a host, of its network namespace and of its link to the bridge."""
         return self._claim.host(number)
 
     def address(self, number):
-        """The address of a host."""
+        """Return the IP address of a host."""
         return str(self._claim.network[10 + number])
 
     def start(self, number):
-        """Switch on a new host, without any earlier files of this number."""
+        """Start a new host, without the files of any earlier host with this number."""
         name, home = self.name(number), self.folder / f"host{number}"
         shutil.rmtree(home, ignore_errors=True)
         for part in ("root", "tmp"):
             (home / part).mkdir(parents=True)
         (home / "tmp").chmod(0o1777)
-        # Ray's commands on the host use this installation: it is visible there, and this puts it on the path.
+        # The host can see this Python installation. Put it on the PATH, so that Ray's commands on the host use it.
         (home / "root" / ".bashrc").write_text(f"export PATH={Path(sys.prefix) / 'bin'}:$PATH\n")
         config = home / "sshd_config"
         config.write_text(
@@ -129,12 +130,12 @@ class Hosts:
 
     @property
     def options(self):
-        """The options of ssh."""
+        """The options of ssh, which accept any host key and use the test run's own key."""
         named = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5")
         return [*(word for option in named for word in ("-o", option)), "-i", str(self.key)]
 
     def tunnel(self, number, port):
-        """Forward a free loopback port of this machine to a host's port; return the process and the free port."""
+        """Forward a free loopback port of this machine to a host's port; return the ssh process and the free port."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             local = free.getsockname()[1]
         leads = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:127.0.0.1:{port}"]
@@ -145,7 +146,7 @@ class Hosts:
         run(f"ip link set {self.name(number)} down")
 
     def kill(self, number):
-        """Switch a host off, which kills all its processes at once."""
+        """Stop a host by killing all its processes at once."""
         init = self._inits.pop(number)
         os.killpg(init.pid, signal.SIGKILL)
         init.wait()
@@ -153,7 +154,7 @@ class Hosts:
 
 
 def _needed_below(hidden):
-    """The folders of this installation below `hidden`, where a host has a folder of its own and would not see them."""
+    """Return this installation's folders below `hidden`, which a host hides by mounting its own folder there."""
     root = Path(__file__).parents[2]
     wanted = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), root.resolve()}
     return sorted(str(path) for path in wanted if path.is_relative_to(hidden))

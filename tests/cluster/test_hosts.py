@@ -1,4 +1,4 @@
-"""The hosts of concurrent test runs on one machine are independent."""
+"""The simulated hosts of concurrent test runs on one machine are independent."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from claims import run
 from hosts import Hosts
 
-#: A test run with two hosts that reach each other. It prints their names and addresses and ends after a line of input.
+#: A script that starts two hosts that reach each other, prints their names and addresses, and waits for a line.
 RUN = """
 import json, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ def places(tmp_path):
 
 @contextmanager
 def started(*places):
-    """Start a test run in another process, which prints its hosts' names and addresses; kill it at the end."""
+    """Run `RUN` in another process, which is killed at the end of the block."""
     command = [sys.executable, "-c", RUN, *map(str, places)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)}) as process:
@@ -58,7 +58,7 @@ def ends_well(process):
 
 
 def there():
-    """The network namespaces and links of this machine."""
+    """Return the names of the network namespaces and links of this machine."""
     names = [line.split()[0] for line in run("ip netns list").stdout.splitlines()]
     return set(names), {link["ifname"] for link in json.loads(run("ip -json link").stdout)}
 
@@ -74,7 +74,7 @@ def test_concurrent_test_runs_are_independent(places):
             # Each run has its own network.
             assert len({address.rpartition(".")[0] for address in [*mine[2:], *theirs[2:], third.address(1)]}) == 3
         assert ends_well(one)
-        # The ends of the other runs left these hosts alone.
+        # When the other test runs ended, they did not remove these hosts.
         assert set(theirs[:2]) <= there()[0]
         assert ends_well(other)
     namespaces, links = there()

@@ -1,4 +1,4 @@
-"""A search continues while hosts of its cluster are cut off, killed and added, and no finished level is lost."""
+"""A search continues while hosts of its cluster are cut off, killed and added, and it loses no finished level."""
 
 import re
 import time
@@ -21,7 +21,7 @@ SEARCH += [word for name, value in SETTINGS.items() for word in ("--set", f"{nam
 
 
 def finished_on(output):
-    """Host -> number of levels that it has finished."""
+    """Return the number of levels that each host has finished, by host name."""
     counts = Counter()
     for file in (output / "events").glob("*"):
         counts[file.name.partition("-")[0]] += file.read_text().count('"level_finished"')
@@ -50,7 +50,7 @@ def assert_whole(output):
 def test_hosts_are_cut_off_killed_and_added():
     with cluster_of(3, listed=4) as cluster:
         output = cluster.shared / "run"
-        # The levels are long, so that the running hosts cannot finish them all before another one has joined.
+        # Training is long enough that the running hosts cannot finish all levels before another host has joined.
         running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=6000", "--output", str(output))
         wait_until(lambda: all(finished_on(output)[cluster.hosts.name(n)] for n in (1, 2, 3)), running)
         cluster.hosts.cut_off(2)
@@ -72,10 +72,10 @@ def test_a_late_host_without_the_storage_is_left_out():
         assert cluster.hosts.ssh(3, f"mount -t tmpfs tmpfs {cluster.shared}").returncode == 0
         said = running.communicate(timeout=600)[0]
         assert running.returncode == 0, said
-        # `ray submit` asks for a terminal, on which lines are wrapped between sequences that move the cursor.
+        # `ray submit` allocates a terminal, which wraps lines and inserts escape sequences that move the cursor.
         said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\s", "", said)
-        line = f"left out a node, whose trajectories run on other nodes: on {cluster.hosts.name(3)}, '{output}"
-        assert said.count("leftoutanode") == said.count(line.replace(" ", "")) == 1, said
+        line = f"excluded a node, whose trajectories will run on other nodes: on {cluster.hosts.name(3)}, '{output}"
+        assert said.count("excludedanode") == said.count(line.replace(" ", "")) == 1, said
         assert not finished_on(output)[cluster.hosts.name(3)]
         assert_whole(output)
 

@@ -1,4 +1,4 @@
-"""`ray up`, `ray submit` and `ray job submit` on separate hosts, with the shipped cluster file."""
+"""Tests for `ray up`, `ray submit` and `ray job submit` on simulated hosts, with the shipped cluster file."""
 
 import json
 import os
@@ -46,10 +46,10 @@ def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):
     assert set(finished.values()) == {1}
     assert len(finished) == results.levels["level_key"].nunique()
     assert "Sparsest matching tickets" in said.stdout or "No ticket matches" in said.stdout
-    # The same command again, with --start, trains nothing.
+    # Running the same command again, with --start, trains nothing.
     again = cluster.submit(*arguments, start=True)
     assert again.returncode == 0, again.stdout + again.stderr
-    cluster.wait_for_nodes(2)  # --start has restarted Ray
+    cluster.wait_for_nodes(2)  # --start restarts Ray
     pd.testing.assert_frame_equal(load_results(output).levels, results.levels)
 
 
@@ -65,7 +65,7 @@ def test_a_dry_run_prints_the_plan_and_creates_nothing(cluster):
     said = cluster.submit("run", "digits", "--dry-run", "--output", str(cluster.shared / "planned"))
     assert said.returncode == 0, said.stdout + said.stderr
     cpus = os.cpu_count()
-    assert f"plan: {2 * cpus} trajectories side by side, each with 1 CPU and 1 thread" in said.stdout
+    assert f"plan: {2 * cpus} trajectories at a time, each with 1 CPU and 1 thread" in said.stdout
     assert f"  2 nodes of {cpus} CPUs and 0 GPUs: {cpus} each" in said.stdout
     assert "disk: about" in said.stdout
     assert not (cluster.shared / "planned").exists()
@@ -117,7 +117,7 @@ def test_a_job_is_submitted_through_a_tunnel_and_only_with_the_token(cluster):
 
 
 def status_of_job_request(port, entrypoint, token):
-    """Ask the job server for a job over plain HTTP; return the status of its answer."""
+    """Submit a job to the job server over plain HTTP; return the HTTP status of the response."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     body = json.dumps({"entrypoint": entrypoint}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/api/jobs/", body, headers)
@@ -154,7 +154,7 @@ def test_only_documented_ports_listen_beyond_loopback(cluster):
             if address.strip("[]").removeprefix("::ffff:") in ("127.0.0.1", "::1") or "sshd" in line:
                 continue
             assert documented.get(int(port)) in ("all", "head" if number == 1 else "all"), line
-        # The dashboard, which is also the job server, listens on loopback, if there is one.
+        # The dashboard, which is also the job server, may listen on loopback only.
         assert not [line for line in listening if ":8265 " in line and "127.0.0.1:8265" not in line]
 
 

@@ -1,4 +1,4 @@
-"""The shipped cluster files conform to their launchers' schemas and open and upload no more than they should.
+"""The shipped cluster files conform to their launchers' schemas, open no needless ports and upload no needless files.
 
 The Slurm script is also run, with stubs for `srun`, `ray` and `ticket-search`.
 """
@@ -38,7 +38,7 @@ def launched(name):
 def test_a_launcher_file_conforms_to_rays_schema(name):
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     jsonschema.validate(launched(name), schema)
-    # For keys that a file omits, Ray fills in defaults, among them commands that install another version of Ray.
+    # Ray fills in defaults for the keys that a file omits, including commands that install another version of Ray.
     prepared = prepare_config(launched(name))
     validate_config(prepared)
     for role in ("head", "worker"):
@@ -62,7 +62,7 @@ def test_ray_starts_with_the_token_and_with_the_dashboard_on_loopback(name):
     assert config["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
 
 
-def test_ray_still_has_the_setting_with_which_a_machine_that_is_off_is_waited_for():
+def test_ray_still_has_the_setting_for_how_long_to_wait_for_a_machine_that_is_off():
     start = " ".join(launched("on_prem")["head_start_ray_commands"])
     (name, seconds) = re.search(r"(AUTOSCALER_NODE_\w+)=(\d+)", start).groups()
     prints = f"from ray.autoscaler._private import updater; print(updater.{name})"
@@ -71,14 +71,14 @@ def test_ray_still_has_the_setting_with_which_a_machine_that_is_off_is_waited_fo
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_the_uploaded_paths_exist_and_hold_no_data_results_or_secrets(name):
+def test_the_uploaded_paths_exist_and_contain_no_data_results_or_secrets(name):
     config = launched(name)
     sent = [source for source in config["file_mounts"].values() if not source.startswith("~")]
     assert all((ROOT / source).exists() for source in sent)
     # Ray hashes everything that it uploads, which would take minutes for the whole repository.
     assert not {"data", "runs", ".", "./", ".git", ".venv", "tests"} & set(sent)
-    assert config["rsync_exclude"] == ["**/__pycache__"]  # not data/: the package has a folder of this name
-    # The installation on the machines reads these.
+    assert config["rsync_exclude"] == ["**/__pycache__"]  # not data/, because the package has a folder of that name
+    # Installing the package on the machines requires these.
     targets = {target.removeprefix("~/ticket-search/") for target in config["file_mounts"]}
     assert {"ticket_search", "search_spaces", "pyproject.toml", "setup.py", "constraints.txt", "Makefile"} <= targets
 
@@ -98,7 +98,7 @@ def test_all_tracked_files_are_uploaded(name, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
-def test_a_file_holds_no_secret_and_marks_where_to_fill_in(path):
+def test_a_file_contains_no_secret_and_marks_where_to_fill_in(path):
     text = path.read_text()
     assert not re.search(
         r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|auth_token: *[\"']?[0-9a-f]{16}|[0-9a-f]{40}", text
@@ -145,7 +145,7 @@ def test_gcp_workers_are_spot_machines_that_may_access_only_the_storage():
         assert node["serviceAccounts"][0]["scopes"] == ["https://www.googleapis.com/auth/devstorage.read_write"]
         assert types[name]["resources"]["CPU"] >= 1
     assert types["gpu"]["resources"]["GPU"] == 1
-    # The cluster's name is part of the machines' names, in which GCP allows neither underscores nor capitals.
+    # The cluster's name is part of the machines' names, which on GCP may contain neither underscores nor capitals.
     assert re.fullmatch("[a-z][-a-z0-9]*", config["cluster_name"])
     assert [c for c in config["head_setup_commands"] if "pip install" in c and "google-api-python-client" in c]
 
@@ -259,7 +259,7 @@ _JOB = _only(
 
 @pytest.fixture(scope="module")
 def kuberay():
-    """The RayJob, the volume claim, and the pod templates by the name of their group."""
+    """The RayJob, the volume claim, and the pod templates by group name."""
     job, claim = yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text())
     cluster = job["spec"]["rayClusterSpec"]
     pods = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
@@ -349,8 +349,9 @@ def test_slurm_is_asked_for_whole_nodes_a_warning_signal_and_requeueing():
     assert {"requeue", "exclusive"} <= set(asked)
 
 
-# `srun` runs the task once, on this machine, and then hangs like a node that does not end. `ray symmetric-run` runs the
-# command after `--`. Both record their arguments. `sleep 1` is shortened, to save time.
+# The stub for `srun` runs the task once, on this machine, and then hangs, like a node whose processes do not exit. The
+# stub for `ray symmetric-run` runs the command after `--`. Both record their arguments. `sleep 1` is shortened to save
+# time.
 _STUBS = {
     "sleep": f'[ "$1" = 1 ] && set -- 0.05; exec {shutil.which("sleep")} "$@"',
     "srun": 'printf "%s\\n" "$@" > "$SAID/srun"; while [ "$1" != bash ]; do shift; done; "$@"; exec sleep 100',
@@ -362,7 +363,7 @@ _STUBS = {
 
 @pytest.fixture
 def job(tmp_path):
-    """Starts the script as Slurm would, with the stubs first on the path, and reads what the stubs recorded."""
+    """A job that starts the script as Slurm would, with the stubs first on the PATH, and reads what they recorded."""
     folders = {name: tmp_path / name for name in ("bin", "said", "home")}
     for folder in folders.values():
         folder.mkdir()
@@ -378,7 +379,7 @@ def job(tmp_path):
         "HOME": str(folders["home"]),
         "SAID": str(folders["said"]),
         "SEARCH": "",
-        # Unique to this process, because the script derives the name of a folder in /tmp from it.
+        # Make the ID unique to this process, because the script derives the name of a folder in /tmp from it.
         "SLURM_JOB_ID": str(10_000_000 + os.getpid()),
         "SLURM_JOB_NUM_NODES": "3",
         "SLURM_CPUS_ON_NODE": "64",
@@ -428,7 +429,7 @@ def test_on_slurm_arguments_arrive_intact_and_ray_gets_the_resources(job):
     env = dict(line.split("=", 1) for line in job.told("env") if "=" in line)
     address = told[told.index("--address") + 1]
     assert address.endswith(f":{20000 + job.id % 10000}")
-    # The search finds this Ray, and no other, through the environment.
+    # These variables make the search use this Ray cluster and no other.
     assert (env["RAY_ADDRESS"], env["RAY_AUTH_MODE"]) == (address, "token")
     assert env["RAY_TMPDIR"] == f"/tmp/ray_{job.id}_0"
     assert not Path(env["RAY_TMPDIR"]).exists()
@@ -444,7 +445,7 @@ def test_on_slurm_the_exit_code_is_that_of_the_search(job, code):
     assert job.run("run", "digits", SEARCH=f"raise SystemExit({code})")[0] == code
 
 
-def test_on_slurm_a_ray_that_did_not_start_is_a_failure(job):
+def test_on_slurm_the_job_fails_if_ray_does_not_start(job):
     code, errors = job.run("run", "digits", NO_RAY="1")
     assert code == 1
     assert "the search was not started" in errors

@@ -1,4 +1,4 @@
-"""Every problem in a search is one message that quotes the value."""
+"""Every problem in a search gives one message that quotes the value."""
 
 import pytest
 
@@ -26,7 +26,7 @@ search: {trials: 4}
 
 @pytest.fixture
 def message(tmp_path):
-    """Returns the error message for a search, by default `GOOD` with settings; FILE replaces the path in it."""
+    """A function that returns the error message for a search with settings, with FILE in place of the file's path."""
     path = tmp_path / "space.yaml"
 
     def refused(*settings, text=GOOD):
@@ -49,7 +49,7 @@ PRUNING_FIELDS = (
     "conv_layer_rate, output_layer_rate, min_density, max_levels, early_bird, ticket, ticket_weights, "
     "dataset.*, model.*, training.*, pruning.*"
 )
-NOT_A_LENGTH = "is not a length of training: give"
+NOT_A_LENGTH = "is not a training duration: give"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("space.pruning_rate=0.2", "pruning_rate: 0.2 is neither a list of values nor a range {low: ..., high: ...}"),
         ("space.pruning_rate={low: a, high: 0.5}", "pruning_rate: low: 'a' is not valid"),
         ("space.pruning_rate={low: 0.2}", "pruning_rate: high: is missing"),
-        # lengths of training
+        # training lengths
         (
             "training.iterations=soon",
             f"training.iterations: 'soon' {NOT_A_LENGTH} iterations (20000) or epochs ('20ep')",
@@ -126,7 +126,7 @@ NOT_A_LENGTH = "is not a length of training: give"
         ("space.pruning_rate={low: 0.2, high: 0.5, step: 0}", "pruning_rate: step 0 must be at least 1e-09"),
         (
             "space.rewind_iteration={low: 0, high: 50, log: true}",
-            "a log range needs low above 0 and no step, not low 0",
+            "a log range needs a low above 0 and no step, but low is 0",
         ),
         ("space.pruning_rate=[]", "pruning_rate: the list [] is empty; give at least one value"),
         ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] contains a value twice; give each once"),
@@ -143,14 +143,17 @@ NOT_A_LENGTH = "is not a length of training: give"
         # incompatible values
         (
             "space.rewind_iteration=[0, 600]",
-            "pruning.rewind_iteration: 600 is past the training of 600 iterations; give 0 to 599",
+            "pruning.rewind_iteration: 600 is not before the end of training at iteration 600; give 0 to 599",
         ),
-        ("space.rewind_iteration={low: 0, high: 700}", "pruning.rewind_iteration: 700 is past the training of 600"),
+        (
+            "space.rewind_iteration={low: 0, high: 700}",
+            "pruning.rewind_iteration: 700 is not before the end of training at iteration 600",
+        ),
         (
             "space.training.iterations=[600, 100]",
-            "pruning.rewind_iteration: 100 is past the training of 100 iterations",
+            "pruning.rewind_iteration: 100 is not before the end of training at iteration 100",
         ),
-        ("training.optimizer.momentum=0.9", "training.optimizer: momentum 0.9 is for sgd; adam takes none"),
+        ("training.optimizer.momentum=0.9", "training.optimizer: momentum 0.9 is only for sgd; adam has no momentum"),
         ("training.schedule={name: step}", "training.schedule: milestones [] do not go with schedule 'step'"),
         ("training.schedule.milestones=[3]", "training.schedule: milestones [3] do not go with schedule 'constant'"),
         ("dataset.path=x", "dataset: path 'x' does not go with dataset 'digits'"),
@@ -159,9 +162,9 @@ NOT_A_LENGTH = "is not a length of training: give"
             "dataset.normalize={mean: [0], std: [0]}",
             "dataset.normalize: mean [0.0] and std [0.0] must each have one entry",
         ),
-        ("search.trials=null", "search: trials null is for the grid sampler; 'tpe' needs a number of trials"),
+        ("search.trials=null", "search: trials may be null only for the grid sampler; 'tpe' needs a number of trials"),
         ("search.sampler=grid", "space.pruning_rate: a grid needs a list, or a range with a step"),
-        ("resources.gpus=0.3", "resources: gpus 0.3 is not 1/n, so shares would not pack; give 0.3333"),
+        ("resources.gpus=0.3", "resources: gpus 0.3 is not 1/n, so shares would not fill a GPU; give 0.3333"),
         ("resources.gpus=1.5", "resources: gpus 1.5 is neither a share 1/n nor a whole number; give 2"),
         # unknown names
         (
@@ -198,11 +201,17 @@ NOT_A_LENGTH = "is not a length of training: give"
         ),
         (
             "pruning={target_densities: 0.1, output_layer_rate: 0.5}",
-            "output_layer_rate 0.5 is a share of pruning_rate, which target_densities replace; "
+            "output_layer_rate 0.5 is a fraction of pruning_rate, which target_densities replace; "
             "give pruning.output_layer_rate 1.0, or no target_densities",
         ),
-        ("space.target_densities=[[0.5], 0.5]", "space.target_densities: [0.5] and 0.5 are the same; give one"),
-        ("space.model.name=[resnet8, resnet_8]", "space.model.name: 'resnet8' and 'resnet_8' are the same; give one"),
+        (
+            "space.target_densities=[[0.5], 0.5]",
+            "space.target_densities: [0.5] and 0.5 are the same value; give only one",
+        ),
+        (
+            "space.model.name=[resnet8, resnet_8]",
+            "space.model.name: 'resnet8' and 'resnet_8' are the same value; give only one",
+        ),
         ("controls={kinds: [random_mask], levels: []}", "controls.levels: [] is not valid"),
         ("controls={kinds: [random]}", "'random_reinit', 'random_mask' or 'shuffled_mask'"),
         (
@@ -309,8 +318,8 @@ def test_each_problem_is_one_line(message):
 
 
 def test_two_incompatible_fields_are_found_before_the_start(search):
-    """Each value is valid with the first values of the other fields, but adam with momentum is not."""
-    with pytest.raises(SpecError, match=r"momentum 0\.9 is for sgd"):
+    """Each value is valid with the first values of the other fields, but adam and momentum are incompatible."""
+    with pytest.raises(SpecError, match=r"momentum 0\.9 is only for sgd"):
         search(
             {
                 "training.optimizer.name": ["sgd", "adam"],
@@ -329,7 +338,7 @@ def test_an_integer_field_cannot_have_a_fractional_step(search):
     ("share", "right"), [(0.3334, "0.3333"), (0.1667, "0.1666"), (0.3, "0.3333"), (0.17, "0.1666")]
 )
 def test_gpu_shares_that_would_not_pack(share, right):
-    with pytest.raises(SpecError, match=rf"gpus {share} is not 1/n, so shares would not pack; give {right}"):
+    with pytest.raises(SpecError, match=rf"gpus {share} is not 1/n, so shares would not fill a GPU; give {right}"):
         validate(ResourcesSpec, {"gpus": share})
 
 

@@ -1,4 +1,4 @@
-"""Frozen keys: other people's stores and run directories contain them. If a test here fails, the code is wrong."""
+"""Keys are frozen, because users' stores and run directories contain them. If a test here fails, fix the code."""
 
 import pytest
 
@@ -38,7 +38,7 @@ PLAIN = TrajectorySpec(
     ),
     seed=3,
 )
-#: Every field differs from its default.
+#: A trajectory in which every field differs from its default.
 FULL = TrajectorySpec(
     dataset=DatasetSpec(
         name="parquet",
@@ -100,7 +100,7 @@ def test_frozen_level_keys():
     assert pruned_key("parent", PruningSpec(ticket=DATA, rewind_iteration=5), 1) == "2c01f0850b560d7b6ed92f1569d8f34c"
     early = PruningSpec(early_bird=EarlyBirdSpec(window=3))
     assert early_bird_key("dense", EarlyBirdSpec(window=3), early) == "f0999648e56a3fc70def4ce6881a6953"
-    # Early-bird is part of the parent's key only.
+    # The early-bird settings are part of the parent's key only.
     assert pruned_key("parent", early, 1) == pruned_key("parent", PLAIN.pruning, 1)
 
 
@@ -109,7 +109,7 @@ def test_frozen_search():
 
 
 def test_another_task_or_executor_changes_the_level_key():
-    """The source of a user's task or executor changes the level key too, even if the name is the same."""
+    """Editing the source of a user's task or executor changes the level key too, even if its name stays the same."""
     task = PLAIN.model_copy(update={"task": "own:Task"})
     own = {"name": "own:Executor", "source": "0"}
     keys = [
@@ -128,7 +128,7 @@ def test_another_task_or_executor_changes_the_level_key():
 
 
 def test_the_name_of_an_executor_is_not_part_of_the_level_key():
-    """The level key contains the key of the executor instead, which is the same for ``auto`` and ``plain``."""
+    """The level key contains the key of the executor instead of its name; ``auto`` and ``plain`` have the same key."""
     plain = PLAIN.model_copy(update={"training": PLAIN.training.model_copy(update={"executor": "plain"})})
     assert dense_key(plain, data=DATA, network="") == dense_key(PLAIN, data=DATA, network="")
 

@@ -1,4 +1,4 @@
-"""Files in which the section ``pruning`` has its older name, ``trajectory``, keep their meaning."""
+"""Files that use the older name of the section ``pruning``, which is ``trajectory``, keep their meaning."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_both_names_make_the_same_search():
 
 
 def test_a_searched_field_keeps_the_name_that_the_file_gives_it():
-    """The field's name is also the name of its column in the tables."""
+    """The name must not change, because it is also the name of the field's column in the tables."""
     assert list(parse_search(OLD, "old").space) == ["pruning_rate", "trajectory.min_density"]
 
 

@@ -175,7 +175,7 @@ class TestLabels:
         (notice,) = self.notices(tmp_path, [0, 1, 2], [3, 0])
         assert notice == (
             "dataset 'mnist': 1 of its 2 test images have labels that no training image has (3) and will count as "
-            "wrong; move some into training, or drop them"
+            "wrong; move some of them into the training set, or drop them"
         )
 
     def test_labels_with_gaps_or_beyond_mnists_ten_classes_give_notices(self, tmp_path):

@@ -11,7 +11,7 @@ from ticket_search.errors import DataError
 
 DIGITS = DatasetSpec(name="digits", validation=437)
 IMAGE = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
-#: If these change, all stored levels were trained on other data than their keys say.
+#: If these labels change, all stored levels were trained on different data than their keys say.
 FROZEN_LABELS = [8, 2, 6, 7, 8, 5, 2, 6, 6, 5]
 FROZEN_BATCH = [1, 3, 0, 4, 6, 9, 3, 1, 7, 6]
 
@@ -108,7 +108,7 @@ def test_augmentation_reaches_every_offset_and_pads_with_black():
     assert images.min().item() == -1.0
 
 
-def test_normalisation_by_hand():
+def test_normalization_by_hand():
     scale, shift = affine(NormalizeSpec(mean=(0.5, 0.0), std=(0.25, 1.0)), is_bytes=True)
     assert (scale.shape, scale.dtype) == ((2, 1, 1), torch.float32)
     assert scale.flatten().tolist() == [np.float32(4 / 255), np.float32(1 / 255)]
@@ -119,7 +119,7 @@ def test_normalisation_by_hand():
 def test_statistics_by_hand():
     images = np.array([[[[0, 255]], [[51, 51]]]], np.uint8)
     assert statistics(images) == NormalizeSpec(mean=(0.5, 0.2), std=(0.5, 1.0))
-    # The mean of many float32 0.1 is not exactly 0.1, but a constant channel must still get a std of 1.
+    # The mean of many copies of float32 0.1 is not exactly 0.1, but a constant channel must still have a std of 1.
     assert statistics(np.full((1000, 1, 3, 3), 0.1, np.float32)).std == (1.0,)
     assert statistics(np.array([[[[1.0, 5.0]]]], np.float32)) == NormalizeSpec(mean=(3.0,), std=(2.0,))
 

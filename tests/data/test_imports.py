@@ -4,13 +4,14 @@ import sys
 import pytest
 
 from ticket_search.config.imports import load_function, source_digest
-from ticket_search.config.user_error import one_line
+from ticket_search.config.user_error import headline, one_line
+from ticket_search.engines.worker import end_of
 from ticket_search.errors import SpecError
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A user's module that this process has not imported yet: its name and its file."""
+    """The name and the file of a user's module that this process has not imported yet."""
     name = f"own_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text("def f():\n    return 1\n\nnot_callable = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -72,7 +73,7 @@ class TestOneLine:
     def of(self, module, body):
         name, file = module
         file.write_text(f"import json\n\ndef f():\n    {body}\n")
-        with pytest.raises(Exception) as error:  # noqa: PT011 (any that the body raises)
+        with pytest.raises(Exception) as error:  # noqa: PT011 (the body may raise any exception)
             load_function(f"{name}:f")()
         return one_line(error.value).replace(str(file), "FILE")
 
@@ -96,3 +97,13 @@ class TestOneLine:
         with pytest.raises(SpecError) as error:
             load_function(f"{name}:f")
         assert str(error.value) == f"'{name}:f': importing '{name}' failed: OSError: no ({file}:1)"
+
+
+def test_a_headline_is_one_line_even_if_the_text_of_the_exception_raises():
+    odd = type("Odd", (Exception,), {"__str__": lambda self: 1 / 0})
+    errors = (ValueError("\n too deep \nbecause"), KeyError(), odd(), ValueError("x" * 1000))
+    assert [headline(error) for error in errors] == [
+        *("ValueError: too deep", "KeyError", "Odd"),
+        f"ValueError: {'x' * 288}...",
+    ]
+    assert end_of(odd()).reason == "Odd"

@@ -67,7 +67,7 @@ def test_missing_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (RGB[1, :1], r"train.parquet, row 1: the image is 3x1 RGB, but the first of its split is 3x2 RGB"),
+        (RGB[1, :1], r"train.parquet, row 1: the image is 3x1 RGB, but the first image of its split is 3x2 RGB"),
         (RGB[1, :, :, 0], r"row 1: the image is 3x2 L, but the first"),
         (np.zeros((2, 3, 4), np.uint8), "row 1: the image has mode 'RGBA'"),
         (b"no image", "row 1: the image cannot be decoded"),

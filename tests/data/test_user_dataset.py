@@ -12,13 +12,13 @@ SPEC = DatasetSpec(name="own_dataset:load", validation=1)
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes the module of a user's data set."""
+    """A function that writes a module with a user's data set."""
 
     def write(body):
         (tmp_path / "own_dataset.py").write_text(f"import numpy as np\n\ndef load():\n    {body}\n")
 
     monkeypatch.syspath_prepend(tmp_path)
-    # Otherwise, a file that changes within a second would be loaded from the bytecode of its first version.
+    # Otherwise, if a file changes twice within a second, Python would load the bytecode of the earlier version.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     sys.modules.pop("own_dataset", None)
     yield write
@@ -40,7 +40,7 @@ def test_floats_become_float32_and_grey_images_get_a_channel(own):
     assert (arrays.test_images[0].tolist(), arrays.classes) == ([[[0.25, 0.25], [0.25, 0.25]]], 3)
 
 
-def test_the_fingerprint_holds_the_source(own):
+def test_the_fingerprint_contains_the_source(own):
     own(splits(pair(3), pair(2)))
     before = read_arrays(SPEC, None)
     sys.modules.pop("own_dataset")
@@ -61,9 +61,12 @@ def test_the_fingerprint_holds_the_source(own):
         (splits(pair(3, "np.zeros((n, 2, 2), int)"), pair(2)), "train: images are int64; give uint8"),
         (splits(pair(3, "np.full((n, 2, 2), np.nan)"), pair(2)), "train: images contain nan or infinity"),
         (splits(pair(3, "np.full((n, 2, 2), 1e300)"), pair(2)), "train: images contain nan or infinity"),
-        (splits(pair(3, labels="np.arange(4)"), pair(2)), r"train: labels have the shape \[4\]; 3 images need \[3\]"),
+        (
+            splits(pair(3, labels="np.arange(4)"), pair(2)),
+            r"train: labels have the shape \[4\]; 3 images need the shape \[3\]",
+        ),
         (splits(pair(3, labels="np.arange(n) * 1.0"), pair(2)), "train: labels are float64; give integers"),
-        (splits(pair(3), pair(2, labels="np.arange(n) - 1")), "test: a label is -1; labels count from 0"),
+        (splits(pair(3), pair(2, labels="np.arange(n) - 1")), "test: a label is -1; number the classes from 0"),
         (
             splits(pair(3, "np.zeros((n, 8, 8, 3))"), pair(2, "np.zeros((n, 8, 8, 3))")),
             r"train: images have the shape \[3, 8, 8, 3\], whose last axis .* channels; give .*transpose\(0, 3, 1, 2\)",

@@ -1,4 +1,4 @@
-"""A local Ray listens on loopback only, its start can be interrupted by a signal, and its version has been tested."""
+"""A local Ray instance listens on loopback only, a signal can interrupt its start, and its version is supported."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def test_it_listens_on_loopback_only():
 
 @pytest.fixture
 def started(monkeypatch):
-    """A fake Ray that records the calls to it; a test may replace its `init`."""
+    """A fake of the package Ray that records calls of its functions; a test may replace its `init`."""
     calls = []
     node, context = {"NodeManagerAddress": "127.0.0.1"}, SimpleNamespace(gcs_address="127.0.0.1:6379")
     fake = SimpleNamespace(
@@ -113,7 +113,7 @@ def interruptible():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_start_of_ray_interrupts_after_it(started, interruptible, number):
     def init(*_, **__):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Ray does this too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ray's own `init` does
         os.kill(os.getpid(), number)
         started.calls.append("init")
 

@@ -1,4 +1,4 @@
-"""The contract of engines: with any of them, a search has the same tables and handles failures the same way."""
+"""With every engine, a search must have the same tables and handle failures in the same way."""
 
 import os
 import shutil
@@ -57,7 +57,7 @@ def always_killed(image_shape, classes):
 """
 #: Settings for tests that need only one worker; starting another takes seconds.
 ONE_WORKER = {"sampler": "grid", "trials": None, "max_concurrent": 1}
-#: A script that runs a search and kills itself once four levels have been finished.
+#: A script that runs a search and kills its own process once four levels have finished.
 RUN_AND_DIE = """
 import os, signal, sys, threading, time
 from pathlib import Path
@@ -79,7 +79,7 @@ run_search(load_search(Path(space)), output, engine=engine, address=address[0] i
 
 @pytest.fixture(params=NAMES)
 def engine(request):
-    """Each engine; searches on Ray use the Ray of the test session."""
+    """Each engine; searches with Ray use the Ray cluster of the test session."""
     if request.param == "ray":
         request.getfixturevalue("ray_address")
     return request.param
@@ -124,7 +124,7 @@ def reference(tpe_search, tmp_path_factory):
 
 
 def tables_of(run_dir):
-    """All tables, without the training time, which differs between two runs of the same search."""
+    """Return all tables without the training time, which differs between two runs of the same search."""
     results = load_results(run_dir)
     return {name: getattr(results, name).drop(columns="train_seconds", errors="ignore") for name in KEYS}
 
@@ -135,12 +135,12 @@ def assert_same_tables(one, other):
 
 
 def finished(run_dir):
-    """How often each level was finished."""
+    """Return how often each level finished, by its key."""
     return Counter(event["level_key"] for event in read_events(run_dir) if event["event"] == "level_finished")
 
 
 def run_unchecked(engine, spec, run_dir):
-    """Run a search without the checks before the start, which would refuse a broken network."""
+    """Run a search without the preflight checks, which would refuse a broken network."""
     folder = open_folder(run_dir)
     driver = SearchDriver(spec, folder)
     with open_engine(engine) as opened:
@@ -149,7 +149,7 @@ def run_unchecked(engine, spec, run_dir):
     return load_results(run_dir)
 
 
-def test_the_tables_are_the_same_to_the_bit(engine, tpe_search, reference, tmp_path):
+def test_the_tables_are_bit_identical(engine, tpe_search, reference, tmp_path):
     progress = run_search(tpe_search, tmp_path / "run", engine=engine)
     assert progress.counts == {"running": 0, "completed": 6, "stopped": 0, "diverged": 0, "failed": 0}
     assert_same_tables(tmp_path / "run", reference)
@@ -178,7 +178,7 @@ def test_a_killed_and_resumed_search_has_the_same_tables(request, engine, tpe_se
 
 
 def wait_until_workers_exit(run_dir, seconds=2.0):
-    """Wait until nothing writes events any more: workers notice within a second or two that their driver was killed."""
+    """Wait until no more events are written: workers notice within a second or two that their driver was killed."""
     last = time.monotonic()
     events = len(read_events(run_dir))
     while time.monotonic() - last < seconds:
@@ -241,7 +241,7 @@ def test_a_full_disk_gives_one_message_and_loses_no_finished_level(engine, searc
 def test_a_stop_request_ends_the_search_between_levels_and_it_can_be_resumed(engine, search, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "ticket_search.search.driver._FLUSH_SECONDS", 0.1
-    )  # the driver looks for the request at this interval
+    )  # the driver checks for a stop request at this interval
     base = {"pruning.max_levels": 20, "training.iterations": 200, "training.evaluate_every": 200}
     spec = search({"pruning_rate": [0.05]}, base=base, seeds=(0,), sampler="grid", trials=None)
     run_dir = open_folder(tmp_path / "run")
@@ -270,7 +270,7 @@ def test_a_killed_workers_trajectory_is_restarted_and_completed(
     engine_of_processes, user_module, search, tmp_path, monkeypatch
 ):
     marker = user_module / f"killed_under_{engine_of_processes}"
-    # The source contains the path because Ray's workers have the environment from the start of Ray.
+    # Put the path into the source, because Ray's workers have the environment in which Ray was started.
     source = USER_MODULE.replace('os.environ["KILLED_ONCE"]', repr(str(marker)))
     (user_module / f"killed_{engine_of_processes}.py").write_text(source)
     names = {"model.name": [f"killed_{engine_of_processes}:killed_once"]}
@@ -293,7 +293,14 @@ def test_a_worker_that_always_dies_fails_its_trajectory(engine_of_processes, use
 
 
 @pytest.mark.parametrize(
-    ("code", "how"), [(3, "exit code 3"), (-11, "killed by SIGSEGV"), (-9, "killed by SIGKILL"), (0, "exit code 0")]
+    ("code", "how"),
+    [
+        (3, "exit code 3"),
+        (0, "exit code 0"),
+        (-11, "killed by SIGSEGV"),
+        (-9, "killed by SIGKILL"),
+        (-40, "killed by signal 40"),
+    ],
 )
 def test_the_end_of_a_worker_in_words(code, how):
     assert how_it_ended(code) == how
@@ -374,7 +381,7 @@ def test_the_other_engines_open_without_ray():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 9, 15, 16])
 def test_workers_that_share_gpus_fill_one_gpu_after_another(monkeypatch, n):
-    """A search space gives a share of 1/n with four digits."""
+    """In a search space, a share of 1/n is written with four decimals."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     share = 10_000 // n / 10_000
     assert [visible_gpus(slot, share) for slot in range(2 * n)] == [["0"]] * n + [["1"]] * n

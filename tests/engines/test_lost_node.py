@@ -1,4 +1,4 @@
-"""If a cluster loses a node, only its unfinished levels are lost, and its trajectories move to another node."""
+"""If a cluster loses a node, only the node's unfinished levels are lost, and its trajectories move to another node."""
 
 import subprocess
 import time
@@ -13,7 +13,7 @@ from ticket_search.results.reading import load_results
 ARGUMENTS = ["--set", "search.sampler=grid", "--set", "search.trials=null", "--set", "space.pruning_rate=[0.3, 0.5]"]
 ARGUMENTS += ["--set", "space.rewind_iteration=[0]", "--set", "space.strategy=[global]", "--set", "seeds=[0, 1]"]
 ARGUMENTS += ["--set", "pruning.max_levels=4", "--set", "search.early_stopping=null"]
-# Long enough that the second node starts a trajectory before the first one has run all four.
+# Train long enough that the second node starts a trajectory before the first node has run all four.
 ARGUMENTS += ["--set", "training.iterations=1200"]
 
 
@@ -23,7 +23,7 @@ def run(address, run_dir):
 
 
 def running(run_dir):
-    """The trajectories that have finished a level and not ended. If there are two, each node runs one."""
+    """Return the trajectories that have finished a level but not ended. If there are two, each node is running one."""
     events = read_events(run_dir)
     ended = {event["trajectory_id"] for event in events if event["event"] == "trajectory_ended"}
     return {event["trajectory_id"] for event in events if event["event"] == "level_finished"} - ended
@@ -31,7 +31,7 @@ def running(run_dir):
 
 @pytest.fixture
 def cluster():
-    """A cluster on this machine with a head without CPUs and two nodes with one CPU each."""
+    """A cluster on this machine: a head without CPUs, and two nodes with one CPU each."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

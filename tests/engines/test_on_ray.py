@@ -1,4 +1,4 @@
-"""Searches on a real Ray: a trajectory's results must not depend on which worker ran it, when, or how often."""
+"""Searches with a real Ray instance: results must not depend on which worker runs a trajectory, when, or how often."""
 
 import os
 import signal
@@ -70,7 +70,7 @@ def test_one_worker_gives_the_same_rows_as_two(two_workers, grid_search, tmp_pat
 
 
 def test_a_reused_actor_keeps_no_state(two_workers, grid_search, search, tmp_path):
-    """The actor trains another network before the one that is compared."""
+    """The actor trains another network before it trains the one whose results are compared."""
     values, seed = {"pruning_rate": 0.6, "strategy": "global", "rewind_iteration": 20}, 1
     mixed = {n: [v] for n, v in values.items()} | {"model.name": ["lenet_32", "lenet_16"]}
     spec = search(mixed, seeds=(seed,), sampler="grid", trials=None, early_stopping=None, max_concurrent=1)
@@ -110,7 +110,7 @@ def test_a_bug_in_a_hook_is_one_line_with_its_location():
         raise TuneError(f"Traceback:\n  {trace}")
 
 
-def test_no_trajectory_is_lost_with_a_worker_killed_while_it_starts_one(ray_address, search, tmp_path):
+def test_no_trajectory_is_lost_if_a_worker_is_killed_while_it_starts_one(ray_address, search, tmp_path):
     marker = tmp_path / "killed"
 
     class DiesOnce(TrajectoryTrainable):
@@ -132,7 +132,7 @@ def test_no_trajectory_is_lost_with_a_worker_killed_while_it_starts_one(ray_addr
 
 
 def test_ends_of_short_trajectories_do_not_cancel_starting_actors(ray_address, search, tmp_path, monkeypatch):
-    """One actor is ready at once; many trajectories end while the other takes a second to start."""
+    """One actor is ready immediately. Many trajectories end while the other actor takes a second to start."""
 
     class Short(TrajectoryTrainable):
         def setup(self, config):
@@ -160,7 +160,7 @@ def test_ends_of_short_trajectories_do_not_cancel_starting_actors(ray_address, s
 
 
 def test_a_request_that_no_node_meets_ends_the_search(ray_address, search, tmp_path, monkeypatch):
-    """The node types are unknown, as on Kubernetes."""
+    """In this test, the node types are unknown, as they are on Kubernetes."""
     monkeypatch.setattr(nodes, "node_types", lambda: None)
     monkeypatch.setattr(nodes, "_LOOK_SECONDS", 0.0)
     monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", "0.5")
@@ -184,6 +184,6 @@ def test_the_search_ends_if_no_node_shares_the_storage(ray_address, search, tmp_
     with pytest.raises(StorageError, match=r"^on node7, '/shared/run' is not the folder that the search uses$"):
         run_on_ray(running, open_folder(tmp_path / "run"), trainable=Elsewhere)
     assert said == [
-        "left out a node, whose trajectories run on other nodes: "
+        "excluded a node, whose trajectories will run on other nodes: "
         "on node7, '/shared/run' is not the folder that the search uses"
     ]

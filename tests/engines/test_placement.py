@@ -1,4 +1,4 @@
-"""The plan for clusters of every kind, and the refusal of trajectories that no node could ever run."""
+"""Tests for the plan of each kind of cluster, and for the refusal of trajectories that no node could ever run."""
 
 from types import SimpleNamespace
 
@@ -56,14 +56,14 @@ def test_how_many_fit_on_a_node(wanted, node, fits):
 class TestPlan:
     def test_a_laptop(self, spec):
         assert describe(spec(cpus=2), [LAPTOP], []) == [
-            "plan: 4 trajectories side by side, each with 2 CPUs and 2 threads",
+            "plan: 4 trajectories at a time, each with 2 CPUs and 2 threads",
             "  1 node of 8 CPUs and 0 GPUs: 4",
         ]
 
     def test_nodes_of_a_kind_are_one_line(self, spec):
         gpu_type = NodeType(name="gpu", resources=GPU_NODE, most=10)
         assert describe(spec(gpus=0.25), [HEAD, GPU_NODE, GPU_NODE, GPU_NODE], [gpu_type]) == [
-            "plan: 48 trajectories side by side, each with 1 CPU, 1 thread and 1/4 of a GPU",
+            "plan: 48 trajectories at a time, each with 1 CPU, 1 thread and 1/4 of a GPU",
             "  1 node of 0 CPUs and 0 GPUs: 0",
             "  3 nodes of 16 CPUs and 4 GPUs: 16 each",
             "  up to 10 more gpu of 16 CPUs and 4 GPUs, which may be started: 16 each",
@@ -71,17 +71,17 @@ class TestPlan:
 
     def test_the_limiting_setting_is_named(self, spec):
         assert describe(spec(max_concurrent=3), [LAPTOP], [])[0].startswith(
-            "plan: 3 trajectories side by side (limited by search.max_concurrent; 8 would fit), "
+            "plan: 3 trajectories at a time (limited by search.max_concurrent; 8 would fit), "
         )
         assert describe(spec(trials=1), [LAPTOP], [])[0].startswith(
-            "plan: 1 trajectory side by side (the search has no more; 8 would fit), "
+            "plan: 1 trajectory at a time (the search has no more; 8 would fit), "
         )
         assert "would fit" not in describe(spec(max_concurrent=8), [LAPTOP], [])[0]
 
     def test_nothing_fits_yet(self, spec):
         unknown = NodeType(name="local.cluster.node", resources={}, most=3)
         assert describe(spec(gpus=1), [LAPTOP], [unknown]) == [
-            "plan: 0 trajectories side by side, each with 1 CPU, 1 thread and 1 GPU",
+            "plan: 0 trajectories at a time, each with 1 CPU, 1 thread and 1 GPU",
             "  1 node of 8 CPUs and 0 GPUs: 0",
             "  up to 3 more local.cluster.node of resources that are not known yet, which may be started: "
             "known once they have started",
@@ -252,7 +252,9 @@ class TestSlots:
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", ""])
 def test_an_invalid_time_to_wait_is_refused(monkeypatch, text):
     monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", text)
-    with pytest.raises(SpecError, match=f"TICKET_SEARCH_NODE_WAIT_SECONDS='{text}' in the environment: give a number"):
+    with pytest.raises(
+        SpecError, match=f"TICKET_SEARCH_NODE_WAIT_SECONDS='{text}' in the environment is not valid: give a number"
+    ):
         node_wait_seconds()
 
 

@@ -44,7 +44,7 @@ def test_workers_read_the_memory_of_their_node(ray_address, user_data):
     from ticket_search.engines.ray.connection import ray, share
 
     def find_the_images(spec, data):
-        """In a worker, return the memory mappings that hold the images, the fingerprint and the sum of the images."""
+        """Return the memory mappings of the images in a worker, the fingerprint, and the sum of the images."""
         import ticket_search.engines.worker as worker
 
         dataset = worker._task("classification", spec, data[0], "there is no such folder", "cpu").data
@@ -90,7 +90,7 @@ def test_results_equal_those_of_a_data_set_read_by_the_process_itself(tmp_path, 
 
 
 def test_processes_map_a_data_set_from_one_file(tmp_path):
-    """The arrays are read-only views of the file."""
+    """The arrays in the workers are read-only views of the file."""
     images = np.arange(12, dtype=np.float32).reshape(3, 4)
     data = {"numbers": {"images": images, "empty": np.empty(0), "labels": np.arange(3)}, "name": "three"}
     mapped = pickle.loads(pickle.dumps(map_data(data, tmp_path / "data")))

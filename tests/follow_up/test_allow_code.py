@@ -15,7 +15,7 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.reading import load_results
 from ticket_search.store.level_store import LevelStore
 
-#: A module that creates a file when it is imported. Its network is that of `lenet_16`.
+#: A module that creates a file when it is imported. Its network is the same as `lenet_16`.
 STRANGER = """
 from collections import OrderedDict
 from pathlib import Path
@@ -32,7 +32,7 @@ def make(image_shape, classes):
 
 @pytest.fixture
 def imported(tmp_path, monkeypatch):
-    """Puts the module ``stranger`` into the working directory; returns a function that says whether it was imported."""
+    """Put the module ``stranger`` into the working directory; return a function that tells whether it was imported."""
     (tmp_path / "stranger.py").write_text(STRANGER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -94,7 +94,7 @@ def test_code_is_found_in_the_task(search):
 
 @pytest.fixture
 def ticket(trajectory, digits, tmp_path):
-    """A file with a ticket that names the module. It was found with ``lenet_16``, which is the same network."""
+    """A ticket file that names the module. The ticket was found with ``lenet_16``, which is the same network."""
     spec, store = trajectory({"max_levels": 1}), LevelStore(tmp_path / "ticket_store")
     list(run_trajectory(spec, digits, store))
     found = FinishedTrajectory(spec, digits, store).ticket(1, "aa/1", {"density": 0.8})

@@ -1,4 +1,4 @@
-"""Confirming a search: its best configurations on fresh seeds, with controls."""
+"""Tests for confirming a search, that is, for training its best configurations with new seeds and controls."""
 
 import pandas as pd
 import pytest
@@ -14,7 +14,7 @@ from ticket_search.storage.local import LocalFolder
 
 @pytest.fixture(scope="module")
 def searched(search, tmp_path_factory):
-    """A finished search in which every ticket matches."""
+    """A finished search whose tickets all match."""
     space = {"pruning_rate": {"low": 0.3, "high": 0.6}, "criterion": ["magnitude", "random"]}
     spec = search(space, seeds=(3, 5), trials=4, sampler="random", tolerance=1.0 - 1e-9, early_stopping=None)
     folder = tmp_path_factory.mktemp("confirm") / "run"
@@ -72,7 +72,7 @@ def test_the_command_writes_the_table_and_a_second_run_trains_nothing(searched):
 
 
 def rows(gain, leads=()):
-    """Rows of `compare` for one ticket, from the interval of its gain and the lower ends of its leads over controls."""
+    """Return rows like those of `compare` for a ticket with this gain interval and these lower ends of its leads."""
     head = {"pruning_rate": 0.2, "strategy": "global", "level": 1}
     arms = [head | {"level": 0, "arm": "dense"}, head | {"arm": "ticket"}]
     arms[1] |= {"test_accuracy_gain_low": gain[0], "test_accuracy_gain_high": gain[1]}
@@ -105,7 +105,10 @@ def test_verdicts(monkeypatch, gain, leads, verdict):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"points": [{"pruning_rate": 0.5}], "sampler": "random"}, "points are for the grid sampler, not for 'random'"),
+        (
+            {"points": [{"pruning_rate": 0.5}], "sampler": "random"},
+            "points are only for the grid sampler, not for 'random'",
+        ),
         (
             {"points": [{"pruning_rate": 0.4}], "sampler": "grid"},
             r"points: pruning_rate 0.4 is not in space.pruning_rate",

@@ -1,4 +1,4 @@
-"""Tickets as files: their content, and the training that starts from them."""
+"""Tests for ticket files: their contents, and training runs that start from them."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ RATE = 0.5
 
 @pytest.fixture
 def run(tmp_path, search, digits):
-    """Runs a trajectory in a run directory; returns the directory, the levels and the name of the last ticket."""
+    """A function that runs a trajectory and returns its run directory, its levels and the name of its last ticket."""
 
     def make(seed=1, into="run", **base):
         spec = search({"pruning_rate": [RATE]}, seeds=(seed,), base=base)
@@ -82,7 +82,7 @@ TICKETS = {
 }
 
 
-def test_exported_tickets_train_in_a_new_process_to_the_same_bits_as_their_levels(run, tmp_path):
+def test_exported_tickets_trained_in_a_new_process_are_bit_identical_to_their_levels(run, tmp_path):
     files, expected = [], {}
     for kind, changes in TICKETS.items():
         folder, levels, name = run(into=kind, **changes)
@@ -157,7 +157,7 @@ def test_a_tied_weight_is_masked_under_both_its_names(run, tmp_path, monkeypatch
     assert network[1].weight_orig is network[3].weight_orig
     for layer in (network[1], network[3]):
         assert torch.equal(layer.weight != 0, kept)
-    assert len(network[1].weight[kept].abs().unique()) == 1  # the signed constant
+    assert len(network[1].weight[kept].abs().unique()) == 1  # a constant, apart from the sign
     sys.modules.pop("own_tied", None)
 
 
@@ -208,7 +208,7 @@ class TestRefused:
         data[-1] ^= 1
         entry.write_bytes(data)
         damaged = rf"level 2 \({levels[-1].key}\) was damaged in the store and was moved aside to '.*'; restore"
-        for _ in range(2):  # the first time moves the entry aside
+        for _ in range(2):  # the first attempt moves the damaged entry aside
             with pytest.raises(StorageError, match=damaged):
                 export_ticket(folder, name, tmp_path / "t.safetensors")
         assert not (tmp_path / "t.safetensors").exists()
@@ -226,12 +226,12 @@ class TestRefused:
         other = read_arrays(DatasetSpec(name="digits", validation=300), Path())
         object.__setattr__(other, "fingerprint", "0" * 32)
         monkeypatch.setattr("ticket_search.tasks.classification.read_arrays", lambda *_: other)
-        with pytest.raises(SpecError, match="the data are not those that the search was run on"):
+        with pytest.raises(SpecError, match="the data differ from those that the search used"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     def test_pruned_weights_that_are_not_zero(self, run, tmp_path):
         folder, _, name = run(reinit_pruned="initial")
-        with pytest.raises(SpecError, match=r"holds its pruned weights at their initial values"):
+        with pytest.raises(SpecError, match=r"keeps its pruned weights at their initial values"):
             export_ticket(folder, name, tmp_path / "t.safetensors")
 
     @pytest.mark.parametrize("content", [b"", b"nonsense", None])

@@ -1,4 +1,4 @@
-"""A ticket on another data set: its trainings, its table, and the refusal of bad input."""
+"""Tests for the transfer of a ticket to another data set: training runs, the table, and the refusal of bad input."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ def other_data(tmp_path, monkeypatch):
 
 @pytest.fixture
 def found(trajectory, digits, stores):
-    """Builds a ticket of half the weights, as exported, and its level: ``found({"rewind_iteration": 7}, seed=1)``."""
+    """A factory for a ticket with half the weights and its level: ``found({"rewind_iteration": 7}, seed=1)``."""
 
     def make(changes=(), seed=1):
         spec = trajectory({"max_levels": 1, "pruning_rate": 0.5, **dict(changes)}, seed=seed)
@@ -76,7 +76,7 @@ def stores(tmp_path):
 
 
 def moved(ticket, data, stores, *, weights="ticket", seed=None, controls=(), **dataset):
-    """The levels of a trajectory that trains `ticket` on `data`."""
+    """Train `ticket` on `data`; return the levels of the trajectory."""
     store = stores()
     store.save(KEY, ticket.to_entry())
     pruning = {"ticket": KEY, "ticket_weights": weights, "rewind_iteration": ticket.spec.pruning.rewind_iteration}
@@ -98,7 +98,7 @@ def points(level):
 @pytest.mark.parametrize(
     "changes", [{}, {"rewind_iteration": 7, "model.name": "resnet8"}, {"reinit_kept": "sign"}], ids=str
 )
-def test_a_ticket_on_its_own_data_and_seed_trains_to_the_same_bits(found, digits, stores, changes):
+def test_a_ticket_trained_on_its_own_data_and_seed_is_bit_identical(found, digits, stores, changes):
     ticket, level = found(changes)
     _, again = moved(ticket, digits, stores)
     assert again.number == 1
@@ -203,11 +203,11 @@ def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, 
 
 
 def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
-    """A ticket's name and figures do not affect its training, so they are not part of its key."""
+    """A ticket's name and figures do not affect how it is trained, so they are not part of its key."""
     again = tmp_path / "again.safetensors"
     ticket = read_ticket(files[0])
     again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
-    with pytest.raises(SpecError, match="holds the same ticket as another of the files"):
+    with pytest.raises(SpecError, match="contains the same ticket as another file"):
         read_tickets([files[0], again])
     for name in ("fc1.weight", "fc1.bias"):
         weights = ticket.weights | {name: ticket.weights[name] + 1}
@@ -215,6 +215,12 @@ def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
     mask = ticket.mask | {"fc1.weight": ~ticket.mask["fc1.weight"]}
     assert dataclasses.replace(ticket, mask=mask).key != ticket.key
     assert dataclasses.replace(ticket, inputs=ticket.inputs | {"classes": 9}).key != ticket.key
+
+
+def test_a_key_that_looks_like_a_number_stays_text(found):
+    key = "1234567890123456789012345678e901"
+    spec = transfer({key: found()[0]}, "digits", seeds=1, draws=1, mask_alone=False)
+    assert (spec.pruning.ticket, spec.space) == (key, {"ticket": (key,)})
 
 
 @pytest.mark.parametrize("retrain", ["finetune", "learning_rate"])
@@ -227,7 +233,7 @@ def test_trained_weights_are_not_transferred(found, retrain):
 
 
 def test_a_user_network_whose_code_has_changed_is_refused(found, digits, stores, tmp_path, monkeypatch):
-    """If the number of classes is the same, a tensor of another shape cannot be a new output layer."""
+    """If the number of classes is unchanged, a tensor with another shape cannot be a new output layer."""
     ticket, _ = found()
     shapes = {name: value.shape for name, value in ticket.weights.items()}
     wider = shapes | {"fc1.weight": torch.Size([24, 64])}
@@ -261,7 +267,7 @@ def test_the_command_writes_the_table_and_a_second_run_trains_nothing(files, tmp
     again = in_process("transfer", *options, cwd=tmp_path)
     assert again.returncode == 0
     pd.testing.assert_frame_equal(load_results(tmp_path / "run").levels, results.levels)
-    # Pruning its store keeps exactly what it needs.
+    # The transfer needs everything in its store, so pruning would remove nothing.
     use = inspect(LocalFolder(tmp_path / "run"))
     assert len(use.kinds["tickets"]) == 2
     assert use.unneeded == []
@@ -285,7 +291,7 @@ def test_the_command_writes_the_table_and_a_second_run_trains_nothing(files, tmp
         (["--dataset", "digits", "--set", "retrain=finetune"], "give retrain 'weights', or ticket null"),
         (
             ["--dataset", "digits", "--set", "space.strategy=[global]"],
-            "the space of a transfer must hold only its tickets",
+            "the space of a transfer must contain only its tickets",
         ),
     ],
 )
@@ -298,7 +304,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data
 
 
 def altered(file, changes, tensors=()):
-    """The file of a ticket with changed metadata and tensors, and without a checksum, as in older versions."""
+    """Return the bytes of a ticket file with changed metadata and tensors, without a checksum, as in older versions."""
     with safe_open(file, framework="pt") as opened:
         plain = json.loads(opened.metadata()["ticket"])
     del plain["sha256"]
@@ -310,7 +316,7 @@ def altered(file, changes, tensors=()):
     [
         ({"figures": [1, 2]}, "figures: [1, 2] is not valid: input should be a mapping of keys to values"),
         ({"classes": "ten"}, "classes: 'ten' is not valid: input should be a valid integer"),
-        ({"classes": None}, "it has neither 'image_shape' and 'classes' nor 'inputs'"),
+        ({"classes": None}, "it needs 'image_shape' and 'classes', or else 'inputs'"),
         ({"image_shape": [1, 8, -8]}, "image_shape.2: -8 is not valid: input should be greater than or equal to 1"),
         ({"mask": []}, "mask: [] is not valid"),
         ({"mask": ["fc9.weight"]}, "it has no tensor mask/fc9.weight, which its metadata lists"),
@@ -355,7 +361,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(files, tmp_path):
     whole = read_ticket(files[0]).to_bytes()
     for place in (*range(0, 400, 7), *range(400, len(data), 97), len(data) - 1):
         bad.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        # A flip that changes no value, for example one in the name of the checksum, may go unnoticed.
+        # A flip may go unnoticed if it changes no value, for example in the name of the checksum.
         try:
             assert read_ticket(bad).to_bytes() == whole, place
         except SpecError as error:
@@ -382,8 +388,8 @@ def test_metadata_with_another_network_are_refused(files, tmp_path, model, messa
     [
         ("{", "is a damaged ticket: its metadata is not JSON"),
         ("[" * 10**5, "is a damaged ticket: its metadata is not JSON"),
-        ("[]", "has the format None; this version reads 'ticket_search.ticket.1'"),
-        ('{"format": "ticket_search.ticket.9"}', "has the format 'ticket_search.ticket.9'; this version reads"),
+        ("[]", "is None, but this version reads 'ticket_search.ticket.1'"),
+        ('{"format": "ticket_search.ticket.9"}', "is 'ticket_search.ticket.9', but this version reads"),
     ],
     ids=["not JSON", "too deep", "a list", "another format"],
 )
@@ -423,7 +429,7 @@ def test_an_entry_that_is_not_a_ticket_is_refused(search, tmp_path, stores):
 
     LevelStore(tmp_path / "shared").save(KEY, Entry(record={"level": 1}, tensors={}))
     spec = search({"ticket": [KEY]}, sampler="grid", trials=None).model_copy(update={"store": str(tmp_path / "shared")})
-    with pytest.raises(SpecError, match=f"the entry '{KEY}' of the level store is not a ticket: it has the format"):
+    with pytest.raises(SpecError, match=f"the entry '{KEY}' of the level store is not a ticket: its format is"):
         run_search(spec, tmp_path / "run")
 
 
@@ -446,7 +452,7 @@ def test_a_transfer_resumes_after_an_interruption_and_a_prune(files, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ticket": "a/1"}, "'a/1' is not the key of a ticket, 32 hexadecimal digits"),
+        ({"ticket": "a/1"}, r"'a/1' is not a ticket key \(32 hexadecimal digits\)"),
         ({"ticket": KEY, "retrain": "finetune"}, "give retrain 'weights', or ticket null"),
         ({"ticket": KEY, "early_bird": {}}, "give early_bird null, or ticket null"),
         ({"ticket": KEY, "target_densities": 0.1}, "give target_densities null, or ticket null"),
@@ -459,7 +465,7 @@ def test_incompatible_fields_are_refused(trajectory, changes, message):
 
 
 def results(tickets, controls=()):
-    """Tables with levels from (ticket, seed, level, accuracy) and controls from (ticket, seed, draw, accuracy)."""
+    """Return tables: levels from (ticket, seed, level, accuracy), controls from (ticket, seed, draw, accuracy)."""
     fixed = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude", "rewind_iteration": 0}
     levels = [
         fixed
@@ -525,7 +531,7 @@ def test_the_table_does_not_depend_on_the_order_of_the_rows():
         pd.testing.assert_frame_equal(transfer_table(dataclasses.replace(tables, **shuffled), margin=0.005), table)
 
 
-def test_each_arm_counts_its_trainings():
+def test_each_arm_counts_its_training_runs():
     rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
     controls = [(t, s, 0, accuracy if t == "a" else np.nan) for t, s, accuracy in CELLS]
     # A third seed has only a dense network, because its tickets diverged.
@@ -540,7 +546,7 @@ def test_one_pair_is_undecided():
     assert table["verdict"].tolist() == [None, "undecided", None]
 
 
-def test_a_missing_training_does_not_exclude_the_others():
+def test_a_missing_training_run_does_not_exclude_the_others():
     rows = [row for t, s, accuracy in CELLS[:-1] for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
     table = transfer_table(results([*rows, ("b", 1, 0, 0.9)]), margin=0.005).set_index("arm")
     assert table.loc["ticket", "test_accuracy"] == pytest.approx(np.mean([0.93, 0.92, 0.95]))

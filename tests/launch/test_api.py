@@ -1,4 +1,4 @@
-"""`ticket_search.run_search` as called from a notebook."""
+"""`ticket_search.run_search`, called as in a notebook."""
 
 import subprocess
 import sys
@@ -65,7 +65,7 @@ def test_a_second_run_resumes_and_reports_each_trajectory_once(tmp_path):
     assert [row["pruning_rate"] for row in ended] == [0.5, 0.3]
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
     assert said[0] == "plan: 1 trajectory at a time in this process, with 1 CPU and 1 thread"
-    with pytest.raises(RunDirectoryError, match="holds another search"):
+    with pytest.raises(RunDirectoryError, match="contains another search"):
         run(SEARCH, tmp_path / "run", settings={"training.iterations": 60})
 
 
@@ -79,7 +79,7 @@ def test_bad_input_is_one_message(tmp_path):
 
 
 def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
-    """`multiprocessing` would import the script in every worker and so start the search again there."""
+    """With `multiprocessing`, every worker would import the script and thereby start the search again."""
     (tmp_path / "script.py").write_text(
         "import ticket_search\n"
         f"results = ticket_search.run_search({SEARCH!r}, 'run', engine='processes', trials=1)\n"
@@ -104,6 +104,8 @@ def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
             r"settings: 'a=b' is not valid: give a dict such as {'training.iterations': 500}",
         ),
         (SEARCH, {"settings": {5: 5}}, r"settings: \{5: 5\} is not valid: give a dict"),
+        (SEARCH, {"output": ""}, "output: '' is not valid: give a path or 's3://bucket/path', or leave it out"),
+        (SEARCH, {"store": " "}, "store: ' ' is not valid: give a path"),
         (SEARCH, {"output": 5}, "output: 5 is not valid: give a path or 's3://bucket/path'"),
         (SEARCH, {"output": "a\0b"}, r"output: 'a\\x00b' is not valid: it contains a null character"),
         (SEARCH, {"data_dir": 5}, "data_dir: 5 is not valid: give a path"),

@@ -1,4 +1,4 @@
-"""The estimate of a search's disk use, compared with the real use."""
+"""The estimate of a search's disk usage is close to its actual usage."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ from ticket_search.tasks import classification
 
 NOTHING = Estimate(levels=1.0, dense=0.0, masks=0.0, tables=0.0)
 LENET = {"model.name": "lenet_300_100"}
-#: Name -> space, base, and number of trials, where None means the whole grid.
+#: The space, the base, and the number of trials (None means the whole grid) of each search, by name.
 SPACES = {
     "few trajectories": ({"pruning_rate": [0.3, 0.6]}, {}, None),
     "many small ones": ({"pruning_rate": [0.3, 0.4, 0.5, 0.6], "rewind_iteration": [0, 5, 10, 20]}, {}, None),
@@ -70,7 +70,7 @@ def test_a_space_with_unchecked_data_sets_has_an_estimate(search):
 
 
 def test_a_space_with_invalid_points_has_an_estimate(search):
-    """A combination of three fields is invalid, which the check of every two fields does not find."""
+    """The check looks at pairs of fields, so it does not find that a combination of three fields is invalid."""
     space = {
         "rewind_iteration": [0, 20],
         "training.batch_size": [32, 512],
@@ -106,7 +106,7 @@ def test_too_little_free_space_is_reported(search, tmp_path, where):
     said = describe(spec, huge, open_folder(tmp_path / where))
     assert said.startswith("disk: about 1000000.0 TB (1000000.0 TB of weights, 0 B of masks and curves, ")
     assert "for 1 trajectory of 1 level, if none is stopped early; only " in said
-    assert said.endswith(f" are free at {tmp_path}")
+    assert said.endswith(f" is free at {tmp_path}")
 
 
 def test_enough_free_space_is_not_reported(search, tmp_path, s3):
@@ -119,7 +119,7 @@ def test_a_small_disk_is_reported_as_too_small(search, small_disk):
     spec = search({"pruning_rate": {"low": 0.2, "high": 0.5}}, base={"model.name": "lenet_300_100"})
     found = estimate(spec, preflight.check(spec, local=False).sizes)
     said = describe(spec, found, open_folder(small_disk / "run/store"))
-    assert said.endswith(f"; only 410 kB are free at {small_disk}")
+    assert said.endswith(f"; only 410 kB is free at {small_disk}")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The papers' experiments as complete searches."""
+"""The papers' experiments can be run as searches."""
 
 import pandas as pd
 import pytest

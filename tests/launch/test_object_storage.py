@@ -1,4 +1,4 @@
-"""Searches in object storage give the same numbers as on a disk, even if the server fails during the search."""
+"""Searches in object storage have the same results as on a disk, even if the server fails during the search."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def assert_each_level_finished_once(run_dir):
 
 
 def say(*arguments):
-    """Run a command in this process and return what it prints."""
+    """Run a command in this process and return its output."""
     said = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert said.exit_code == 0, said.output
     return said.stdout
@@ -68,7 +68,7 @@ def grid(search):
 
 @pytest.fixture(scope="module")
 def on_a_disk(grid, tmp_path_factory):
-    """The run directory of the grid, run by this process on a disk."""
+    """The run directory of the grid search on a disk, run by this process."""
     folder = open_folder(tmp_path_factory.mktemp("disk"))
     assert run_search(grid, folder, engine="inline").counts["completed"] == 4
     return folder
@@ -76,9 +76,9 @@ def on_a_disk(grid, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_command(grid, s3, tmp_path_factory):
-    """The grid, run by the command in object storage: its location, its empty working directory and its output.
+    """The grid search in object storage, run by the command: its location, working directory and output.
 
-    The command uses worker processes and gets the address of the server from the environment.
+    The command uses worker processes and reads the address of the server from the environment.
     """
     cwd, space = tmp_path_factory.mktemp("cwd"), tmp_path_factory.mktemp("space") / "space.yaml"
     space.write_text(grid.to_yaml())
@@ -128,7 +128,7 @@ def test_the_reading_commands_work_in_object_storage(by_command):
     assert {ticket["trajectory_id"] for ticket in tickets} == set(matching["trajectory_id"]) != set()
     store = say("store", location).splitlines()
     assert store[0] == f"store: {location.replace('command', 'command/store')}"
-    # 2 dense networks, each with 2 pruning rates of 2 levels
+    # for each of 2 seeds, a dense network and 2 levels at each of 2 pruning rates
     assert store[1].split()[:2] == ["levels", "10"]
     assert f"used by {location}" in store
     assert store[-1] == "all files are needed"

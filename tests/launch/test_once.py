@@ -1,4 +1,4 @@
-"""The events hold ``level_finished`` once for each level, even if a process is killed at the end of one."""
+"""The events contain ``level_finished`` once for each level, even if a process is killed at the end of a level."""
 
 import signal
 import subprocess
@@ -13,8 +13,8 @@ from ticket_search.engines.worker import run_job
 from ticket_search.search.reports import LevelReport
 from ticket_search.storage.folder import open_folder
 
-#: A script that runs a trajectory and kills itself at its second level, after the entry is saved, after the event is
-#: logged, or after the checkpoint is removed.
+#: A script that runs a trajectory and kills itself at the end of the second level: after the entry is saved, after the
+#: event is logged, or after the checkpoint is removed.
 KILL = """
 import os, pickle, signal, sys
 from ticket_search.results.events import EventLog

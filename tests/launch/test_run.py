@@ -15,7 +15,7 @@ def test_three_fields_that_are_incompatible_after_converting_epochs(search):
             "training.iterations": [60, "1ep"],
         }
     )
-    with pytest.raises(SpecError, match="20 is past the training of 2 iterations"):
+    with pytest.raises(SpecError, match="20 is not before the end of training at iteration 2"):
         preflight.check(spec, local=True)
 
 
@@ -29,18 +29,18 @@ def test_impossible_resources_are_refused_and_leave_nothing_behind(search, tmp_p
 
 
 def test_a_refused_search_does_not_remove_another_search(search, tmp_path, monkeypatch):
-    """Neither search found runs/ when it started, and the other search creates its files there before the refusal."""
+    """When both searches start, runs/ does not exist. The other creates files there before this one is refused."""
     monkeypatch.setattr(preflight, "_check_resources", lambda spec: None)
     spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})
-    neighbour = tmp_path / "runs" / "other" / "search.yaml"
+    neighbor = tmp_path / "runs" / "other" / "search.yaml"
 
-    def neighbour_moves_in(progress):
-        neighbour.parent.mkdir()
-        neighbour.touch()
+    def neighbor_moves_in(progress):
+        neighbor.parent.mkdir()
+        neighbor.touch()
 
     with pytest.raises(SpecError, match="no node has 1000 CPUs"):
-        run_search(spec, tmp_path / "runs" / "mine", on_start=neighbour_moves_in, engine="inline")
+        run_search(spec, tmp_path / "runs" / "mine", on_start=neighbor_moves_in, engine="inline")
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
         "runs",
         "runs/other",

@@ -1,4 +1,4 @@
-"""Complete searches with each sampler."""
+"""Each sampler works in a complete search."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A user's own task and executor work with `run_search` without a change to the package."""
+"""A user's own task and executor work with `run_search` without any change to the package."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ TESTS = Path(__file__).parents[1]
 REGRESSION = {
     "name": "regression",
     "task": "regression_task:Regression",
-    "dataset": {"name": "digits", "validation": 128},  # the task makes its own data
+    "dataset": {"name": "digits", "validation": 128},  # the name is ignored: the task generates its data
     "model": {"name": "regression_task:network"},
     "training": {
         "optimizer": {"name": "adam", "lr": 0.02},
@@ -87,7 +87,7 @@ def test_an_executor_may_train_trajectories_together_with_the_same_rows(on_the_p
     trained = paired.levels[~paired.levels["reused"]]
     assert set(trained["level_key"]) <= {key for keys in together for key in keys}
     alone = run(REGRESSION, tmp_path / "alone")
-    # With another executor, level keys and trajectory ids differ.
+    # With another executor, level keys and trajectory IDs differ.
     assert not set(paired.levels["level_key"]) & set(alone.levels["level_key"])
     order = ["pruning_rate", "seed", "level"]
     left_out = ["trajectory_id", "level_key", "train_seconds", "reused"]

@@ -14,7 +14,7 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.storage.folder import open_folder
 from ticket_search.store.level_store import LevelStore
 
-#: A script that runs trajectories, given as JSON, one after the other and logs their events to its own run directory.
+#: A script that runs trajectories (given as JSON) one after another and logs their events to its own run directory.
 WALK = """
 import json, sys, time
 from pathlib import Path
@@ -42,7 +42,7 @@ for trajectory in json.loads(sys.argv[5]):
 
 
 def walker(tmp_path, name, other, specs):
-    """Start a process that runs `specs` as soon as the process `other` is ready too."""
+    """Start a process that runs the trajectories `specs` as soon as the process `other` is ready too."""
     plain = json.dumps([spec.model_dump(mode="json") for spec in specs])
     places = (tmp_path / name, tmp_path / "store", tmp_path / f"{name}.ready", tmp_path / f"{other}.ready")
     return subprocess.Popen(
@@ -55,7 +55,7 @@ def walker(tmp_path, name, other, specs):
 
 @pytest.fixture
 def spaces(trajectory):
-    """Two lists of eight trajectories with four in common. Both need the level 0 of each seed at the same time."""
+    """Two lists of eight trajectories that have four in common. Both need level 0 of each seed at the same time."""
 
     def over(rates):
         points = [(rate, k, seed) for rate in rates for k in (0, 20) for seed in (0, 1)]
@@ -72,7 +72,7 @@ def test_two_concurrent_processes_train_each_level_once(spaces, digits, tmp_path
     assert keys[0] & keys[1]
     assert finished_levels(tmp_path / "a", tmp_path / "b") == dict.fromkeys(keys[0] | keys[1], 1)
     assert min(len(finished_levels(tmp_path / name)) for name in "ab") > 1
-    # The levels have the same losses as if one process had trained all of them.
+    # The losses are the same as if one process had trained all levels.
     assert {line for out, _ in said for line in out.splitlines()} == {
         f"{level.key} {level.val_loss}" for level in alone(spaces, digits, tmp_path)
     }

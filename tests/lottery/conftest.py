@@ -9,7 +9,7 @@ from ticket_search.store.level_store import LevelStore
 
 @dataclass
 class Bench:
-    """Runs trajectories on the digits, and records events and the inputs and outputs of the trainings."""
+    """A runner of trajectories on the digits that records events and the inputs and outputs of training runs."""
 
     task: object
     events: list = field(default_factory=list)

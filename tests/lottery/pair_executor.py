@@ -1,4 +1,4 @@
-"""A user's executor with two lanes, whose levels are trained in turns of one update."""
+"""A user's executor that trains up to two levels alternately, one update at a time."""
 
 from ticket_search.training.determinism import reproducible
 from ticket_search.training.lane import PlainLane
@@ -10,7 +10,7 @@ class Pair:
     lanes = 2
 
     def __init__(self):
-        self.together = []  # for each call of `advance`, the keys of the levels in training at its start
+        self.together = []  # the keys of the levels in training at the start of each call of `advance`
         self._held = []
 
     def submit(self, request):

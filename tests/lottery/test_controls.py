@@ -1,4 +1,4 @@
-"""Controls, the trainings that a ticket is compared with."""
+"""Tests for controls, the training runs that a ticket is compared with."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_a_control_has_the_tickets_density_per_layer_and_the_right_initial_weigh
     assert [c.level.iterations for c in ticket.controls] == [40 - k] * 6
 
 
-def test_pruned_weights_of_controls_are_held_at_the_tickets_values(bench, trajectory, stores):
+def test_pruned_weights_of_controls_are_fixed_at_the_tickets_values(bench, trajectory, stores):
     _, levels = run(bench, trajectory, stores, reinit_pruned="initial")
     initial = bench.inputs[0]
     for control, given in zip(levels[2].controls, bench.inputs[3:], strict=True):

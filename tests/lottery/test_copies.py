@@ -1,4 +1,4 @@
-"""Copies of a training with other data orders, and the errors on the line between them."""
+"""Tests for copies of a level with other data orders, and for the errors on the line between two copies."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from ticket_search.tasks.images import ImageTask
 
 
 class Numbers:
-    """A data set of single numbers: validation images 1 and 2, test images -1 to -4, all of class 1."""
+    """A data set whose images are single numbers: 1 and 2 for validation, -1 to -4 for testing, all of class 1."""
 
     evaluation_batch_size = 4
 
@@ -24,7 +24,7 @@ class Numbers:
 
 
 def scores(weight, bias):
-    """A network that predicts class 1 for x if ``weight * x + bias > 0``, and its weights."""
+    """Return a network that predicts class 1 for x if ``weight * x + bias > 0``, and its weights."""
     network = nn.Linear(1, 2)
     values = {"weight": torch.tensor([[0.0], [weight]]), "bias": torch.tensor([0.0, bias])}
     return network, values
@@ -64,7 +64,7 @@ def test_statistics_are_interpolated_and_counters_are_not():
 
 @pytest.fixture
 def trained(bench, trajectory, stores):
-    """Runs a trajectory and clears the records; returns its `FinishedTrajectory`, its levels and their inputs."""
+    """A function that runs a trajectory, clears the records and returns the `FinishedTrajectory`, levels and inputs."""
 
     def make(**changes):
         spec, store = trajectory({"pruning_rate": 0.5, **changes}, seed=3), stores()
@@ -137,7 +137,7 @@ def test_errors_to_a_diverged_copy_are_nan(bench, trained):
 
 
 def test_dense_copies_do_not_depend_on_the_pruning(bench, trajectory, stores):
-    """Early-bird does not matter either: a dense copy is trained to its end."""
+    """Early-bird makes no difference either: a dense copy is always trained to the end."""
     store = stores()
     keys = set()
     for changes in ({}, {"strategy": "global"}, {"early_bird": {"window": 2, "every": 10}}):

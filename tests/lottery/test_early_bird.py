@@ -1,4 +1,4 @@
-"""Early-Bird ends the dense training once the mask that pruning would draw has settled."""
+"""Early-Bird ends the training of the dense network once the mask that pruning would produce is stable."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from ticket_search.lottery.rows import control_rows, early_bird_rows, level_row
 from ticket_search.pruning.masks import distance
 from ticket_search.tasks.classification import ACCURACY
 
-#: Seven epochs of 17 iterations; the masks of lenet_16 settle within them.
+#: Seven epochs of 17 iterations, within which the masks of lenet_16 become stable.
 LONG = {"training.iterations": 119, "training.evaluate_every": 50, "pruning_rate": 0.5, "max_levels": 1}
 EARLY = {"threshold": 0.12, "window": 3}
 
@@ -93,7 +93,7 @@ def test_the_dense_training_ends_early_and_gives_the_tickets_mask(bench, traject
 
 
 def watched(bench, spec, iteration):
-    """The mask that keeps the larger half of each layer's weights after `iteration` iterations of dense training."""
+    """Return the mask that keeps the larger half of each layer's weights at this iteration of dense training."""
     final = next(out.weights for out in bench.outputs if out.iterations == iteration)
     mask = {}
     for name in ("fc1.weight", "output.weight"):
@@ -103,7 +103,7 @@ def watched(bench, spec, iteration):
 
 
 def test_tickets_are_compared_with_the_fully_trained_dense_network(bench, trajectory, stores):
-    """A dense network whose training ended early would be too easy to match."""
+    """A dense network whose training ended early would be too easily matched."""
     store, spec = stores(), trajectory({**LONG, "early_bird": EARLY})
     plain = bench.run(trajectory(LONG), store)
     levels = bench.run(spec, store)
@@ -174,7 +174,7 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
-            "early_bird.threshold 0.1 would end every training at its first masks: with pruning_rate 0.05, two masks "
+            "early_bird.threshold 0.1 would end level 0 at the first comparison: with pruning_rate 0.05, two masks "
             "differ in at most 0.1 of the weights; give a threshold below that",
         ),
         (
@@ -187,7 +187,7 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         ),
         ({"early_bird": {"window": 1}}, "early_bird.window: 1 is not valid"),
         ({"early_bird": {"threshold": 1.0}}, "early_bird.threshold: 1.0 is not valid"),
-        ({"early_bird": {"every": "0ep"}}, "'0ep' is not a length of training"),
+        ({"early_bird": {"every": "0ep"}}, "'0ep' is not a training duration"),
         (
             {"early_bird": {"every": 30, "window": 2}},
             "2 masks, one every 30 iterations, need 60 iterations, but the training has 40",

@@ -1,4 +1,4 @@
-"""Early-Bird, transfer, copies and data splits work on a GPU as on the CPU. Skipped without a GPU."""
+"""Early-Bird, transfer, copies and data splits work on a GPU as they do on the CPU. Skipped without a GPU."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ticket_search.tasks.images import ImageTask
 
 DEVICE = "cuda"
 DIGITS = DatasetSpec(name="digits", validation=300)
-#: Seven epochs of 17 iterations; the masks of lenet_16 settle within them.
+#: Seven epochs of 17 iterations, within which the masks of lenet_16 become stable.
 LONG = {"training.iterations": 119, "training.evaluate_every": 50, "pruning_rate": 0.5, "max_levels": 1}
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -42,7 +42,7 @@ def test_early_bird_ends_the_dense_training_at_the_same_iteration_twice(trajecto
 
 
 @pytest.mark.parametrize("changes", [{}, {"rewind_iteration": 7, "model.name": "resnet8"}], ids=str)
-def test_a_ticket_transferred_to_its_own_data_trains_to_the_same_bits(trajectory, task, tmp_path, changes):
+def test_a_ticket_transferred_to_its_own_data_is_bit_identical(trajectory, task, tmp_path, changes):
     spec = trajectory({"max_levels": 1, "pruning_rate": 0.5, **changes}, seed=1)
     found, store = LevelStore(tmp_path / "found"), LevelStore(tmp_path / "transferred")
     level = list(run_trajectory(spec, task, found))[-1]

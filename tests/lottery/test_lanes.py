@@ -1,4 +1,4 @@
-"""Trajectories side by side, whose levels one executor trains together."""
+"""Tests for trajectories that run side by side, with one executor that trains their levels together."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ def pair():
 
 
 class Side:
-    """Runs named trajectories side by side, and records their levels, ends and events."""
+    """A runner of named trajectories side by side that records their levels, ends and events."""
 
     def __init__(self, task, executor):
         self.task, self.lanes = task, Lanes(lambda name: executor)
@@ -52,7 +52,7 @@ class Side:
 
 
 def figures(levels):
-    """All data of levels except the training time and whether they were reused."""
+    """Return all data of levels except the training time and whether they were reused."""
 
     def plain(value):
         if isinstance(value, torch.Tensor):
@@ -72,7 +72,7 @@ def test_trajectories_train_a_shared_level_0_once_and_the_other_levels_together(
     side.run()
     alone = {rate: list(run_trajectory(spec, digits, stores())) for rate, spec in specs.items()}
     assert {rate: figures(levels) for rate, levels in side.levels.items()} == {r: figures(a) for r, a in alone.items()}
-    assert pair.together[0] == [alone[0.2][0].key]  # the other trajectory waits for it
+    assert pair.together[0] == [alone[0.2][0].key]  # the other trajectory waits for this level
     assert {frozenset(keys) for keys in pair.together[1:] if len(keys) == 2} == {
         frozenset({alone[0.2][n].key, alone[0.5][n].key}) for n in (1, 2)
     }
@@ -86,7 +86,7 @@ def test_trajectories_train_a_shared_level_0_once_and_the_other_levels_together(
 
 
 def test_more_trajectories_than_lanes(digits, trajectory, stores, pair):
-    """Trajectories of three seeds share no level: two are trained at a time, and the one that has waited is next."""
+    """Trajectories with three seeds share no level. Two are trained at a time, and the third waits for its turn."""
     specs = [trajectory({"max_levels": 1, "controls": {"kinds": ["random_mask"]}}, seed=seed) for seed in range(3)]
     side, store = Side(digits, pair), stores()
     for seed, spec in enumerate(specs):
@@ -110,7 +110,7 @@ def test_a_diverging_trajectory_does_not_end_the_others(digits, trajectory, stor
 
 
 def test_an_exception_fails_all_trajectories_trained_together(digits, trajectory, stores, pair, monkeypatch):
-    """The executor cannot know which one caused it. No claim is left behind, and the next trajectory is trained."""
+    """The executor cannot tell which trajectory is at fault. All claims are released, so new trajectories can run."""
     side, store = Side(digits, pair), stores()
     for seed in (0, 1):
         side.add(seed, trajectory(seed=seed), store)
@@ -132,7 +132,7 @@ def test_advance_trains_no_further_than_the_level_that_it_returns(digits, trajec
     assert (len(side.lanes), len(pair.together)) == (0, 1)
 
 
-def test_closing_in_the_middle_of_a_training_releases_its_claim(digits, trajectory, stores, pair):
+def test_closing_in_the_middle_of_a_training_run_releases_its_claim(digits, trajectory, stores, pair):
     store, side = stores(), Side(digits, pair)
     steps = trajectory_steps(TrajectoryLevels(trajectory(), digits, store))
     request = next(steps)
@@ -145,7 +145,7 @@ def test_closing_in_the_middle_of_a_training_releases_its_claim(digits, trajecto
 
 
 def test_the_steps_of_a_trajectory(digits, trajectory, stores):
-    """One training gives level 0 and its rewind weights, and another trajectory waits for this level."""
+    """One training run yields level 0 and its rewind weights, and a second trajectory waits for this level."""
     store, executor = stores(), PlainExecutor()
     spec = trajectory({"max_levels": 1})
     one, other = (trajectory_steps(TrajectoryLevels(spec, digits, store)) for _ in range(2))
@@ -164,7 +164,7 @@ def test_the_steps_of_a_trajectory(digits, trajectory, stores):
 
 
 def test_waiting_for_a_claimed_level_does_not_busy_wait(digits, trajectory, stores, pair):
-    """Somebody else holds the claim on the level and releases it after a while."""
+    """Another owner holds the claim on the level and releases it after the level has been requested a few times."""
     store, side = stores(), Side(digits, pair)
     spec = trajectory({"max_levels": 1})
     levels = TrajectoryLevels(spec, digits, store)

@@ -29,7 +29,7 @@ def cuda_digits():
 
 
 def figures(levels):
-    """All data of levels except the training time, whether they were reused, and controls."""
+    """Return all data of levels except the training time, whether they were reused, and their controls."""
     return [
         {k: v for k, v in asdict(level).items() if k not in ("train_seconds", "reused", "controls")}
         | {name: {n: t.tolist() for n, t in (getattr(level, name) or {}).items()} for name in ("mask", "next_mask")}
@@ -41,7 +41,7 @@ def figures(levels):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("model", ["lenet_30", "conv2", "resnet8"])
 @pytest.mark.parametrize("retrain", ["weights", "finetune"])
-def test_a_second_run_is_the_same_to_the_bit(trajectory, cuda_digits, tmp_path, model, precision, retrain):
+def test_a_second_run_is_bit_identical(trajectory, cuda_digits, tmp_path, model, precision, retrain):
     spec = trajectory({"model.name": model, "training.precision": precision, "retrain": retrain, "rewind_iteration": 7})
     one, other = (list(run_trajectory(spec, cuda_digits, LevelStore(tmp_path / name))) for name in "ab")
     assert figures(one) == figures(other)
@@ -49,8 +49,8 @@ def test_a_second_run_is_the_same_to_the_bit(trajectory, cuda_digits, tmp_path, 
 
 
 @pytest.mark.parametrize("model", ["conv2", "resnet8"])
-def test_a_training_resumed_from_checkpoints_has_the_same_bits(trajectory, cuda_digits, model, tmp_path):
-    """The training is interrupted after every eighth checkpoint and resumed from the last one."""
+def test_a_training_run_resumed_from_checkpoints_is_bit_identical(trajectory, cuda_digits, model, tmp_path):
+    """The training run is interrupted after every eighth checkpoint and resumed from the last one."""
     training = trajectory().resolve(1137).training
     network = build(ModelSpec(name=model), **cuda_digits.inputs, seed=0).to("cuda")
     weights = {name: value.clone() for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The initial weights, learning rates and masks of levels, by retraining, reinitialization, schedule and criterion."""
+"""Tests for the ways to retrain and reinitialize a ticket, for the pruning schedules and for the criteria."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ STEP = {"training.schedule": {"name": "step", "milestones": [20], "gamma": 0.5}}
 
 @pytest.fixture
 def rates(monkeypatch):
-    """The learning rates of all updates, in one list per training."""
+    """The learning rates of all updates, in one list per training run."""
     found = []
     original, start = lane.learning_rate, lane.PlainLane.__init__
 
@@ -63,7 +63,7 @@ class TestRetraining:
         for number in (1, 2):
             assert equal(bench.inputs[number], masked(bench.outputs[number - 1].weights, levels[number].mask))
         assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[1e-3] * 30] * 2
-        # The data order continues from the previous training, but iterations count from 10, as for the other kinds.
+        # The data order continues from the previous level's, but iterations count from 10, as for the other kinds.
         assert [(level.start, level.start + level.shift) for level in bench.levels] == [(0, 0), (10, T), (10, T + 30)]
         assert [[p.iteration for p in level.curve] for level in levels] == [[20, 40]] * 3
 
@@ -118,7 +118,7 @@ class TestReinitialization:
         assert torch.equal(given["fc1.bias"], rewind["fc1.bias"])
 
     @pytest.mark.parametrize("k", [0, 7])
-    def test_pruned_weights_held_at_their_initial_values(self, bench, trajectory, stores, k):
+    def test_pruned_weights_fixed_at_their_initial_values(self, bench, trajectory, stores, k):
         mask, given, after = self.run(bench, trajectory, stores, reinit_pruned="initial", rewind_iteration=k)
         rewind = bench.outputs[0].kept[k]
         assert equal(given, rewind)
@@ -159,7 +159,7 @@ class TestSchedules:
         bench.run(trajectory({"target_densities": [0.5, 0.2, 0.1], "max_levels": None}), store)
         bench.counts()
         bench.run(trajectory({"target_densities": [0.5, 0.2, 0.05], "max_levels": None}), store)
-        # Level 2 is not shared, because it includes the mask of level 3, which differs.
+        # Level 2 is not shared, because its entry includes the mask of level 3, which differs.
         assert bench.counts() == {"level_reused": 2, "level_started": 2, "level_finished": 2}
 
     def test_the_pruning_rate_is_ignored(self, bench, trajectory, stores):
@@ -210,7 +210,7 @@ class TestCriteria:
 
 
 class Spy:
-    """A data set with its `stream` replaced."""
+    """A wrapper around a data set that replaces its `stream`."""
 
     def __init__(self, data, stream):
         self._data, self.stream = data, stream

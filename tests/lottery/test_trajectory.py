@@ -17,7 +17,7 @@ from ticket_search.training.provenance import trained_with
 
 @pytest.fixture
 def own_network(tmp_path, monkeypatch):
-    """A user's network with batch normalisation and dropout."""
+    """A user's network with batch normalization and dropout."""
     (tmp_path / "own_normed.py").write_text(
         "from torch import nn\n\n\n"
         "def make(image_shape, classes):\n"
@@ -31,7 +31,7 @@ def own_network(tmp_path, monkeypatch):
 
 
 def figures(levels):
-    """All data of levels except the training time and whether they were reused."""
+    """Return all data of levels except the training time and whether they were reused."""
     return [
         {k: v for k, v in asdict(level).items() if k != "reused"}
         | {
@@ -141,9 +141,7 @@ class TestRewinding:
         first, same, other = (bench.inputs[i]["fc1.weight"] for i in (0, 2, 4))
         assert (torch.equal(first, same), torch.equal(first, other)) == (True, False)
 
-    def test_rewind_weights_computed_after_level_0_are_the_same_to_the_bit(
-        self, bench, trajectory, stores, own_network
-    ):
+    def test_rewind_weights_computed_after_level_0_are_bit_identical(self, bench, trajectory, stores, own_network):
         spec = trajectory({**own_network, "rewind_iteration": 13})
         first, later = stores(), stores()
         asked_at_first = bench.run(spec, first)
@@ -167,8 +165,10 @@ class TestRewinding:
             False,
         ]
 
-    def test_a_rewind_past_a_training_in_epochs_is_refused(self, bench, trajectory, stores):
-        with pytest.raises(SpecError, match="rewind_iteration: 17 is past the training of 17 iterations; give 0 to 16"):
+    def test_a_rewind_past_the_end_of_training_in_epochs_is_refused(self, bench, trajectory, stores):
+        with pytest.raises(
+            SpecError, match="rewind_iteration: 17 is not before the end of training at iteration 17; give 0 to 16"
+        ):
             bench.run(trajectory({"training.iterations": "1ep", "rewind_iteration": 17}), stores())
 
 
@@ -254,7 +254,7 @@ class TestDivergence:
             assert bench.counts() == expected
 
     def test_the_levels_before_it_were_yielded(self, bench, trajectory, stores, digits, monkeypatch):
-        """Level 2 diverges, because the test puts a huge number into its weights."""
+        """Level 2 diverges because the test puts a huge number into its weights."""
 
         def poisoned(request):
             if sum(int(kept.sum()) for kept in request.level.mask.values()) == 1184 // 4:
@@ -309,7 +309,7 @@ def test_two_processes_train_each_level_once(trajectory, tmp_path):
 
 
 def test_a_reused_level_keeps_its_training_environment(bench, trajectory, stores, monkeypatch):
-    """The number of threads, the versions and the device's name may differ, because the key does not contain them."""
+    """The key does not contain the number of threads, the versions or the device's name, so these may differ."""
     store, spec = stores(), trajectory({"pruning_rate": 0.5, "max_levels": 1})
     elsewhere = {"torch_version": "1.0", "device": "a GPU", "threads": 7, "ticket_search_version": "0.0.1"}
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The networks for CIFAR with batch normalisation, and initializations by name."""
+"""Tests for the CIFAR networks with batch normalization, and for named initializations."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_layers_of_resnet_and_vgg(name, convolutions, weights, norms):
 
 
 def test_resnet20_has_as_many_parameters_as_in_he_et_al():
-    """He et al. (table 6) give 0.27 million parameters, without the projections in our shortcuts (2,560 + 192)."""
+    """He et al. (table 6) report 0.27 million parameters, without the projections in our shortcuts (2,560 + 192)."""
     total = sum(p.numel() for p in made("resnet20").parameters())
     assert total - (2_560 + 2 * (32 + 64)) == 269_722
 
@@ -52,7 +52,9 @@ def test_networks_accept_images(name, shape):
 
 
 def test_images_too_small_for_the_pools_are_refused():
-    with pytest.raises(SpecError, match="'vgg16': images of 8x8 pixels are too small for 4 pools of 2x2; it needs at"):
+    with pytest.raises(
+        SpecError, match="'vgg16': images of 8x8 pixels are too small for 4 pools of 2x2; the network needs at"
+    ):
         made("vgg16", (1, 8, 8))
 
 
@@ -103,7 +105,7 @@ def test_an_initialization_follows_the_seed_and_the_draw():
 
 
 def test_evaluation_does_not_change_batch_norm_statistics(trajectory, tmp_path, digits):
-    """A level that is evaluated eight times as often has the same running statistics."""
+    """Evaluating a level eight times as often leaves its running statistics the same."""
     changes = {"model.name": "resnet8", "rewind_iteration": 3, "max_levels": 1, "training.iterations": 8}
     often, once = (
         list(

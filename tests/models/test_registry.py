@@ -20,7 +20,7 @@ def count(network):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes a module with a user's network."""
+    """A function that writes a module with a user's network."""
 
     def write(body):
         (tmp_path / "own_network.py").write_text(
@@ -90,7 +90,7 @@ def test_lenet_and_conv_layers():
 
 
 @pytest.mark.parametrize("name", ["lenet_300_100", "conv2", "torchvision/resnet18"])
-def test_initialisation_is_a_function_of_the_seed(name):
+def test_initialization_is_a_function_of_the_seed(name):
     torch.manual_seed(0)
     first = build(ModelSpec(name=name), CIFAR10, 10, seed=0)
     torch.manual_seed(1)

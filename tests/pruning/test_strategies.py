@@ -58,7 +58,7 @@ def test_the_count_is_rounded(survivors, rate, count):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 class TestOneTensor:
-    """With one tensor, both strategies give the same mask."""
+    """With only one tensor, both strategies yield the same mask."""
 
     def prune(self, strategy, mask, scores, rate):
         return bits(pruned(strategy, mask_of(a=mask), scores_of(a=scores), rate, 1.0))["a"]
@@ -101,7 +101,7 @@ def test_layerwise_and_global_differ():
     layerwise = pruned("layerwise", mask, scores, 0.5, 1.0)
     assert bits(layerwise) == {"a": [0, 0, 1, 1], "b": [0, 0, 1, 1]}
     globally = pruned("global", mask, scores, 0.5, 1.0)
-    # The fourth lowest score is the best of `a`, which is kept, so the fifth lowest is pruned instead.
+    # The weight with the fourth lowest score is the best of `a`, so it is kept and the fifth lowest is pruned instead.
     assert bits(globally) == {"a": [0, 0, 0, 1], "b": [0, 1, 1, 1]}
 
 
@@ -127,7 +127,7 @@ def test_global_keeps_the_best_weight_of_every_tensor():
 
 
 def test_the_densities_of_lenet_300_100():
-    """At 20% per level and 10% in the output layer, the densities are those of the paper."""
+    """If 20% of the weights and 10% of the output layer are pruned per level, the densities are those of the paper."""
     shapes = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "output.weight": (10, 100)}
     weights = {name: torch.rand(shape, generator=generator()) for name, shape in shapes.items()}
     mask, percents = full_mask(weights, weights), []

@@ -92,14 +92,17 @@ def test_resume_rebuilds_a_table_whose_folder_was_removed(finished_search, gone)
     said = in_process("resume", finished_search, "--engine", "inline")
     assert said.returncode == 0, said.stderr
     for name in gone:
-        assert said.stderr.count(f"{finished_search / name} is missing; its rows are rebuilt from the level store") == 1
+        assert (
+            said.stderr.count(f"{finished_search / name} is missing; its rows will be rebuilt from the level store")
+            == 1
+        )
     assert_equal_tables(finished_search, before)
     assert finished_levels(finished_search) == trained
     assert not (finished_search / REBUILD_FILE).exists()
 
 
 @pytest.mark.parametrize("name", ["controls", "early_bird"])
-def test_a_table_that_the_first_version_did_not_write_is_no_damage(tmp_path, name):
+def test_a_missing_table_that_the_first_version_did_not_write_is_no_damage(tmp_path, name):
     run_dir = Path(shutil.copytree(GOLDEN, tmp_path / "run"))
     shutil.rmtree(run_dir / name)
     assert getattr(load_results(run_dir), name).empty
@@ -114,20 +117,20 @@ def test_a_chunk_is_read_once_when_its_table_is_opened(finished_search, monkeypa
     assert seen == {CHUNK: 1}
 
 
-def test_a_rebuilding_says_first_how_many_levels_are_trained_again(finished_search):
+def test_a_rebuild_first_says_how_many_levels_are_trained_again(finished_search):
     before = tables(finished_search)
     assert in_process("store", finished_search, "--keep-best", "0").returncode == 0
     shutil.rmtree(finished_search / "curves")
     said = in_process("resume", finished_search, "--engine", "inline")
     assert said.returncode == 0, said.stderr
     # Four trajectories share each seed's level 0.
-    line = "the level store no longer has 18 of the 18 levels whose rows are rebuilt; 18 will be trained again"
+    line = "the level store no longer has 18 of the 18 levels whose rows must be rebuilt; 18 will be trained again"
     assert said.stderr.splitlines().count(line) == 1
     assert len(tables(finished_search)["curves"]) == len(before["curves"])
 
 
 def test_only_trajectories_that_lack_rows_are_replayed(finished_search):
-    """Of two chunks of a table one is lost, after the store has been pruned."""
+    """One of the two chunks of a table is lost after the store has been pruned."""
     before = tables(finished_search)
     curves = pq.read_table(finished_search / "curves" / CHUNK)
     lost = {curves["trajectory_id"][-1].as_py()}
@@ -140,7 +143,7 @@ def test_only_trajectories_that_lack_rows_are_replayed(finished_search):
     (finished_search / "curves" / "part-00001.parquet").unlink()
     said = in_process("resume", finished_search, "--engine", "inline")
     assert said.returncode == 0, said.stderr
-    assert "no longer has 3 of the 3 levels whose rows are rebuilt" in said.stderr
+    assert "no longer has 3 of the 3 levels whose rows must be rebuilt" in said.stderr
     again = Counter(
         event["trajectory_id"] for event in read_events(finished_search) if event["event"] == "trajectory_ended"
     )
@@ -173,7 +176,7 @@ def test_the_rows_of_a_missing_chunk_are_rebuilt_at_the_end(tmp_path):
     (tmp_path / "part-00001.parquet").unlink()
     again = opened()
     assert len(told) == 1
-    assert told[0].endswith("part-00001.parquet is missing; its rows are rebuilt from the level store")
+    assert told[0].endswith("part-00001.parquet is missing; its rows will be rebuilt from the level store")
     assert [n for n in range(7) if ("a", n) not in again] == [3, 4, 5]
     for level in range(8):
         again.put(row | {"level": level})
@@ -201,7 +204,7 @@ def some_table():
 
 
 def test_no_flipped_byte_of_a_chunk_passes():
-    """But for the bytes that say that there is a checksum: without them the chunk counts as an earlier version's."""
+    """Only flips in the name of the checksum pass: without it, the chunk counts as one of an earlier version."""
     table = some_table()
     data = write_chunk(table)
     unseen = []
@@ -219,7 +222,7 @@ def test_no_flipped_byte_of_a_chunk_passes():
 
 
 def test_no_flipped_byte_of_a_page_of_an_earlier_version_passes():
-    """Its pages have checksums, but its footer has none."""
+    """In a chunk of an earlier version, the pages have checksums, but the footer has none."""
     table, sink = some_table(), pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     data, unseen, seen = sink.getvalue().to_pybytes(), [], 0
@@ -236,7 +239,7 @@ def test_no_flipped_byte_of_a_page_of_an_earlier_version_passes():
     assert (unseen, seen > 100) == ([], True)
 
 
-def test_a_damaged_name_of_a_column_is_no_bug(finished_search):
+def test_a_damaged_column_name_is_not_reported_as_a_bug(finished_search):
     chunk = finished_search / "curves" / CHUNK
     table = pq.read_table(chunk)
     version = {name: value for name, value in table.schema.metadata.items() if b"version" in name}
@@ -277,7 +280,7 @@ def report(suggestion, level, accuracy):
 
 
 def replayed(driver, levels):
-    """Report up to `levels` levels of the next trajectory, until it is stopped; return how many were reported."""
+    """Report up to `levels` levels of the next trajectory until it is stopped; return how many were reported."""
     suggestion = driver.next()
     for level in range(levels):
         if reason := driver.level_finished(suggestion.number, report(suggestion, level, 0.9 if level < 2 else 0.1)):

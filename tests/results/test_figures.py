@@ -28,7 +28,7 @@ NEW = Figure(
 
 
 def markdown(name):
-    """The columns of a table, formatted as in ``docs/tables.md``."""
+    """Return the columns of a table, formatted as in ``docs/tables.md``."""
     lines = ["| column | type | meaning |", "|---|---|---|"]
     for column in table_columns()[name]:
         head = "*searched fields* | " if column is SEARCHED else f"`{column.name}` | {column.type}"
@@ -38,7 +38,7 @@ def markdown(name):
 
 @pytest.mark.parametrize("name", KEYS)
 def test_the_documentation_equals_the_declaration(name):
-    """If it differs, copy the right-hand side into ``docs/tables.md``."""
+    """If this test fails, copy the right-hand side of the assertion into ``docs/tables.md``."""
     section = DOCS.read_text().split(f"\n## {name}\n")[1].split("\n## ")[0]
     found = "".join(f"{line}\n" for line in section.splitlines() if line.startswith("|"))
     assert found == markdown(name)
@@ -96,7 +96,7 @@ def test_an_added_figure_is_null_for_older_levels_of_a_resumed_search(spec, tmp_
 
 
 def test_the_levels_of_two_searches_can_be_concatenated(spec, search, tmp_path):
-    """The network is searched in only one of them, but both tables have columns for network, data set and machine."""
+    """Only one of the searches varies the network, but both tables have columns for network, data set and machine."""
     settings = {"base": {"max_levels": 1}, "seeds": (0,), "sampler": "grid", "trials": None}
     searched = search({"pruning_rate": [0.5], "model.name": ["lenet_8", "lenet_4"]}, **settings)
     plain = search({"pruning_rate": [0.5]}, **settings)

@@ -23,8 +23,8 @@ from ticket_search.store.level_store import Entry, LevelStore
 
 SCHEMA = pa.schema([("id", pa.string()), ("n", pa.int32()), ("x", pa.float64())], {"ticket_search.schema_version": "1"})
 KEY = "ab12"
-#: The moments of a kill: the temporary file has half of its content, it is complete, or it has been renamed but the
-#: folder is not synced yet.
+#: The moments of a kill: when the temporary file has half of its content, when it is complete, and when it has been
+#: renamed but the folder has not been synced.
 MOMENTS = ["half", "aside", "renamed"]
 SUGGESTIONS = [Suggestion(number=n, values={"pruning_rate": 0.5}, seed=n, trajectory_id=f"t{n}") for n in range(4)]
 
@@ -34,7 +34,7 @@ def die():
 
 
 def killed(target, moment, act, *arguments):
-    """Call `act` in this child process and die at `moment` of the write of a file whose name contains `target`."""
+    """Call `act` in this child process, and kill the process at `moment` of writing a file named like `target`."""
     sync, replace = os.fsync, os.replace
 
     def name_of(handle):
@@ -56,12 +56,12 @@ def killed(target, moment, act, *arguments):
 
     os.fsync, os.replace = fsync, rename
     act(*arguments)
-    os._exit(1)  # the moment was never reached
+    os._exit(1)  # the process was not killed
 
 
 @pytest.fixture(scope="module")
 def kill():
-    """Runs ``killed(target, moment, act, ...)`` in a child, forked from a process without threads."""
+    """A function that runs ``killed(target, moment, act, ...)`` in a child, forked from a process without threads."""
     context = multiprocessing.get_context("forkserver")
     ours = ("results.reading", "results.tables", "search.run_directory", "search.suggestions", "store.level_store")
     context.set_forkserver_preload(["pytest", *(f"ticket_search.{name}" for name in ours)])
@@ -128,7 +128,7 @@ def flush(run_dir, numbers):
 
 
 def test_killed_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path):
-    """Whichever of the four tables was replaced last, `levels` may be ahead of `trajectories`, but never behind."""
+    """Wherever the kill falls between the four tables, `levels` may be ahead of `trajectories` but never behind."""
     flush(tmp_path, [0])
     seen = []
     for nth in range(1, 5):
@@ -147,7 +147,7 @@ def test_killed_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path
 
 
 def _flush_and_die_at(run_dir, number, nth):
-    """Die at the `nth` rename."""
+    """Add the rows of a trajectory and flush them, with the kill at the `nth` rename."""
     dying, plain, count = os.replace, os.rename, iter(range(1, 99))
     os.replace = lambda source, to: (dying if next(count) == nth else plain)(source, to)
     flush(run_dir, [number])
@@ -169,7 +169,7 @@ def test_killed_while_a_suggestion_is_recorded(kill, tmp_path, moment, before):
 
 
 def _append(run_dir, suggestion, before):
-    """Append a suggestion such that the kill cuts off half of the new line, not of the whole file."""
+    """Append a suggestion so that the kill cuts off half of the new line rather than half of the whole file."""
     size = (run_dir / "suggestions.jsonl").stat().st_size if before else 0
     truncate = os.truncate
     os.truncate = lambda handle, _: truncate(handle, (size + os.fstat(handle).st_size) // 2)
@@ -188,7 +188,7 @@ def spec(search):
 
 @pytest.fixture
 def more(search):
-    """The same search with another value for a setting that may change."""
+    """The same search with another value for a setting that may be changed on resume."""
     return search({"pruning_rate": [0.5]}, sampler="grid", trials=None, max_concurrent=1)
 
 

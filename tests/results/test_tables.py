@@ -104,7 +104,7 @@ def test_a_group_is_written_once_and_stays_in_one_chunk(tmp_path):
         again.put_group([row(n, id_=id_) for n in range(2)])
     again.flush()
     assert stamps(tmp_path) == before
-    with pytest.raises(ValueError, match="a group has one"):
+    with pytest.raises(ValueError, match="all rows of a group must have the same"):
         again.put_group([row(0, id_="d"), row(0, id_="e")])
 
 
@@ -114,7 +114,7 @@ def test_putting_the_same_rows_again_changes_nothing(tmp_path):
         table.put(row(n, n / 3))
     table.flush()
     before = parts(tmp_path)
-    again = keyed(tmp_path, capacity=5)  # another capacity applies to new rows only
+    again = keyed(tmp_path, capacity=5)  # another capacity applies only to new rows
     for n in reversed(range(7)):
         again.put(row(n, n / 3))
     again.flush()
@@ -338,7 +338,7 @@ def test_five_thousand_levels_are_flushed_quickly(tmp_path):
 
 
 def test_an_interrupted_upgrade_leaves_a_readable_table_and_is_completed_later(tmp_path, monkeypatch):
-    """Three chunks of version 1; the process dies after rewriting one of them."""
+    """The table has three chunks of version 1, and the process dies after rewriting one of them."""
     now = schemas({})["curves"]
     then = pa.schema([field for field in now if field.name != "val_metric"], {"ticket_search.schema_version": "1"})
     for chunk in range(3):

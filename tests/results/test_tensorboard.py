@@ -133,7 +133,7 @@ def written(folder, *numbers):
 
 
 def test_every_flush_is_readable_exactly_once(folder, tmp_path):
-    """Each flush writes a new file in object storage, where files cannot be appended to."""
+    """In object storage, files cannot be appended to, so each flush writes a new file."""
     written(folder, 0, 1, 2)
     for file in folder.files(recursive=True):
         copy = tmp_path / "copy" / file.name

@@ -1,4 +1,4 @@
-"""A run directory holds one search, and at most one process runs it; that process can be asked to stop."""
+"""A run directory belongs to one search. At most one process runs the search, and it can be asked to stop."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def held_elsewhere(spec, run_dir, tmp_path):
-    """Another process that holds the lock of the directory."""
+    """Another process, which holds the lock of the run directory."""
     (tmp_path / "space.yaml").write_text(spec.to_yaml())
     command = [sys.executable, "-c", HOLD, str(run_dir), str(tmp_path / "space.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -71,7 +71,7 @@ def held_elsewhere(spec, run_dir, tmp_path):
 
 @pytest.fixture
 def far(run_dir, monkeypatch):
-    """The lock folder of the directory. A process on another machine holds the lock, which expires soon."""
+    """The lock folder of the run directory. A process on another machine holds the lock, which expires soon."""
     for module in (lease, directory):
         monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.8)
     hurried = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: time.sleep(0.05))
@@ -161,7 +161,7 @@ class TestLock:
                 run._check_held(run_dir, held)
 
     def test_a_suspended_process_that_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
-        """While its machine was suspended, another process broke the lock and resumed the search."""
+        """While the machine of this process was suspended, another process broke the lock and resumed the search."""
         now = [0.0]
         monkeypatch.setattr(lease, "_clock", lambda: now[0])
         with hold(run_dir, spec) as held:
@@ -197,13 +197,13 @@ class TestDirectory:
         ("changes", "lines"),
         [
             ({}, []),
-            ({"early_stopping": {"patience": 3}}, ["search.early_stopping.patience was 2 and is 3 from here on"]),
+            ({"early_stopping": {"patience": 3}}, ["search.early_stopping.patience was 2 and is now 3"]),
             (
                 {"trials": 30, "max_concurrent": 2, "checkpoint_seconds": None},
                 [
-                    "search.checkpoint_seconds was 60.0 and is null from here on",
-                    "search.max_concurrent was null and is 2 from here on",
-                    "search.trials was 24 and is 30 from here on",
+                    "search.checkpoint_seconds was 60.0 and is now null",
+                    "search.max_concurrent was null and is now 2",
+                    "search.trials was 24 and is now 30",
                 ],
             ),
         ],
@@ -235,7 +235,7 @@ class TestDirectory:
         with hold(run_dir, spec):
             pass
         refusal = (
-            rf"run' holds another search \('x', which differs in space.pruning_rate\); give another --output, "
+            rf"run' contains another search \('x', which differs in space.pruning_rate\); give another --output, "
             rf"and --store '{run_dir}/store' to reuse the levels that both searches have in common$"
         )
         with pytest.raises(RunDirectoryError, match=refusal):
@@ -247,7 +247,7 @@ class TestDirectory:
 
     def test_refuses_a_folder_with_other_files(self, run_dir, spec):
         run_dir.write("thesis/chapter.tex", b"")
-        with pytest.raises(RunDirectoryError, match="is not empty and holds no search"):
+        with pytest.raises(RunDirectoryError, match="is not empty and contains no search"):
             check_same_search(run_dir, spec)
 
     def test_accepts_a_folder_where_a_process_died_before_its_search_began(self, run_dir, spec):
@@ -360,7 +360,7 @@ def test_notices_of_a_level_are_passed_on_in_order(spec, tmp_path):
 
 
 def test_a_search_whose_fields_have_new_names_is_resumed_in_its_tables(search, tmp_path):
-    """``trajectory.retrain`` is the older name of ``pruning.retrain``; the column keeps the name that it has."""
+    """``trajectory.retrain`` is the older name of ``pruning.retrain``; an existing column keeps its older name."""
     settings = {"seeds": (0,), "sampler": "grid", "trials": None}
     old = search({"trajectory.retrain": ["weights"]}, **settings)
     run_search(old, tmp_path / "run", engine="inline")
@@ -372,7 +372,7 @@ def test_a_search_whose_fields_have_new_names_is_resumed_in_its_tables(search, t
 
 
 def test_deleting_the_store_ends_a_running_search_at_the_next_level(search, tmp_path):
-    """If the search recreated the store, it would end with exit code 0 and with tickets that `export` refuses."""
+    """If the search recreated the store, it would end with code 0 but with tickets that `export` refuses."""
     spec = search({"pruning_rate": [0.5]}, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
     store = tmp_path / "run" / "store"
 

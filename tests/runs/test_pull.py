@@ -22,7 +22,7 @@ ON_THIS_MACHINE = '#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"
 
 @pytest.fixture(params=["disk", "s3", "host"])
 def source(request, tmp_path, finished_search, monkeypatch):
-    """A finished search: its location as given to `pull`, and its folder."""
+    """The location of a finished search, as given to `pull`, and its folder."""
     if request.param == "s3":
         folder = open_folder(request.getfixturevalue("s3").location(f"pull {tmp_path.name}/run"))
         for file in open_folder(finished_search).files(recursive=True):
@@ -84,7 +84,7 @@ def test_many_files_are_read_at_once(finished_search, tmp_path, monkeypatch):
 
     def met(self, name):
         if name.startswith("many/") and int(name[5:7]) < 8:
-            together.wait(timeout=10)  # times out with an error if files are read one by one
+            together.wait(timeout=10)  # raises an error if files are read one by one
         return read(self, name)
 
     monkeypatch.setattr(LocalFolder, "read", met)

@@ -1,4 +1,4 @@
-"""A machine that does not share the search's storage is detected before anything is trained on it."""
+"""A node that does not share the search's storage is detected before anything is trained on it."""
 
 import pytest
 from by_hand import run_by_hand
@@ -23,7 +23,7 @@ def on_a_node(monkeypatch):
 
 @pytest.fixture
 def begun(folder, search):
-    """The specification of a finished search, and the arguments with which a node checks its storage."""
+    """The specification of a finished search, and the arguments with which a node checks the storage."""
     spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
     run_by_hand(spec, folder)
     check_shared_once.cache_clear()
@@ -70,16 +70,16 @@ def test_a_worker_checks_the_storage_once(begun, monkeypatch):
 
 def test_a_search_that_a_node_cannot_join_leaves_nothing_behind(ray_address, tmp_path, search, monkeypatch):
     def refuse(function, arguments):
-        function(*arguments)  # this machine reaches the storage
-        raise SpecError("node 10.0.0.2: it is not")
+        function(*arguments)  # the check succeeds on this machine
+        raise SpecError("node 10.0.0.2 cannot reach the storage")
 
     monkeypatch.setattr("ticket_search.engines.ray.engine.on_each_other_node", refuse)
     spec = search({"pruning_rate": [0.5]}, seeds=[0], sampler="grid", trials=None)
     shared = tmp_path / "shared" / "store"
-    with pytest.raises(SpecError, match="it is not"):
+    with pytest.raises(SpecError, match="cannot reach the storage"):
         run_search(spec.model_copy(update={"store": str(shared)}), tmp_path / "runs" / "run")
     assert list(tmp_path.iterdir()) == []
-    open_folder(shared).write("ab/kept", b"of another search")
-    with pytest.raises(SpecError, match="it is not"):
+    open_folder(shared).write("ab/kept", b"an entry of another search")
+    with pytest.raises(SpecError, match="cannot reach the storage"):
         run_search(spec.model_copy(update={"store": str(shared)}), tmp_path / "runs" / "run")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["kept"]

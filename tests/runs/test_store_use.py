@@ -1,4 +1,4 @@
-"""What a store holds and which searches need it: pruning never removes what any search needs."""
+"""Pruning a store never removes an entry that any of its searches needs."""
 
 import shutil
 import subprocess
@@ -38,7 +38,7 @@ def keep_best(count):
 
 
 def keys(run_dir):
-    """(pruning rate, level) -> level key, for a search with one seed."""
+    """Return the level keys of a search with one seed, by (pruning rate, level)."""
     levels = load_results(run_dir).levels
     return dict(zip(zip(levels["pruning_rate"], levels["level"], strict=True), levels["level_key"], strict=True))
 
@@ -48,13 +48,13 @@ def names(files):
 
 
 def entries(store):
-    """The keys of the entries in the store."""
+    """Return the keys of the entries in a store."""
     return {path.stem for path in store.glob("??/*.safetensors")}
 
 
 @pytest.fixture(scope="module")
 def grid(search):
-    """Builds a grid search; every level matches, so the sparsest ticket is the last level of the highest rate."""
+    """A factory for grid searches. All levels match, so the sparsest ticket is the last level of the highest rate."""
 
     def make(*rates, store=None):
         space = {"pruning_rate": list(rates), "rewind_iteration": [5]}
@@ -128,7 +128,7 @@ class TestAFinishedSearch:
         assert entries(finished / "store") == set()
 
     def test_keeps_diverged_levels(self, search, tmp_path):
-        """Without them, a resume with more trials would train these levels again, with the same result."""
+        """If diverged levels were removed, a resume with more trials would train them again, with the same result."""
         spec = search({"training.optimizer.lr": [1e30]}, seeds=(0,), sampler="grid", trials=None)
         run_by_hand(spec, tmp_path)
         use = inspect(open_folder(tmp_path))
@@ -201,7 +201,7 @@ class TestAnUnfinishedSearch:
         run_by_hand(grid(0.3, 0.5), tmp_path, say=said.append)
         aside = next((tmp_path / "store/damaged").iterdir())
         assert said == [
-            f"the store's entry {damaged} was damaged (it is not a whole entry); it was moved to {aside}, "
+            f"the store's entry {damaged} was damaged (it is incomplete or not an entry); it was moved to {aside}, "
             "and its level is trained again"
         ]
         assert {key: count for key, count in finished_levels(tmp_path).items() if count > 1} == {damaged: 2}
@@ -209,7 +209,7 @@ class TestAnUnfinishedSearch:
 
 @pytest.fixture
 def two(grid, tmp_path):
-    """A folder with two finished searches, a and b, and their store. They share level 0 and the levels of rate 0.5."""
+    """A folder with two finished searches, a and b, and their store. Both need level 0 and the levels of rate 0.5."""
     for name, rates in {"a": (0.3, 0.5), "b": (0.5, 0.6)}.items():
         run_by_hand(grid(*rates, store=tmp_path / "store"), tmp_path / name)
     return tmp_path
@@ -296,7 +296,7 @@ class TestAMovedSearch:
         assert (use.searches, use.gone) == ([], [str(tmp_path / "here")])
 
     def test_is_not_mistaken_for_its_older_copy(self, grid, tmp_path):
-        """The search itself may just be out of reach, for example on a disk that is not mounted."""
+        """The original search may just be unreachable at the moment, for example on a disk that is not mounted."""
         spec = grid(0.5, 0.3, store=tmp_path / "store")
         run_by_hand(spec, tmp_path / "it", levels=2)
         shutil.copytree(tmp_path / "it", tmp_path / "copy")
@@ -321,7 +321,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("note", [None, {"a.json": "{}"}, {"notes.txt": "x", "search.yaml": "name: x"}])
     def test_a_directory_that_is_not_a_store(self, tmp_path, note):
-        """A user's folder may contain other files and a folder named ``searches``."""
+        """The directory may be a user's folder with other files and a folder that happens to be named ``searches``."""
         (tmp_path / "01").mkdir()
         (tmp_path / f"01/{KEY}.safetensors").touch()
         if note is not None:
@@ -373,7 +373,7 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
 
 
 def test_stability_locks_the_directory(finished_search):
-    """Otherwise `store --keep-best` could remove its copies, and another `stability` could overwrite its table."""
+    """Without the lock, `store --keep-best` could remove copies, and another `stability` could overwrite the table."""
     folder, refused = LocalFolder(finished_search), []
     ticket = f"{load_results(folder).levels['trajectory_id'][0]}/1"
     options = {"copies": 2, "points": 3, "engine": "inline"}

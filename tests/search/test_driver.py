@@ -1,4 +1,4 @@
-"""The driver of a search, called by the tests instead of an engine."""
+"""Tests that call the driver of a search directly, without an engine."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ SPACE = {"pruning_rate": [0.5, 0.25, 0.2], "training.optimizer.lr": [0.1, 0.2]}
 
 
 def report(suggestion, level, accuracy=0.9, dense=0.9):
-    """The report of a level of a network with 100 weights, half of which are pruned at each level."""
+    """Return the report of a level of a network with 100 weights, half of which are pruned at each level."""
     trajectory = {"trajectory_id": suggestion.trajectory_id, "level": level}
     kept = 100 >> level
     row = trajectory | {
@@ -54,7 +54,7 @@ def report(suggestion, level, accuracy=0.9, dense=0.9):
 
 
 def finish(search, suggestion, *accuracies, **end):
-    """Report a whole trajectory: a dense network, a level for each accuracy, and the end."""
+    """Report a whole trajectory: the dense network, a level for each accuracy, and the end."""
     for level, accuracy in enumerate((0.9, *accuracies)):
         search.level_finished(suggestion.number, report(suggestion, level, accuracy))
     search.ended(suggestion.number, EndReport(**{"status": "completed"} | end))
@@ -70,7 +70,7 @@ def spec(search):
 
 
 class TestTheTables:
-    def test_hold_each_level_once(self, spec, tmp_path):
+    def test_contain_each_level_once(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         first, second = driven.next(), driven.next()
         for level in (0, 1):
@@ -83,7 +83,7 @@ class TestTheTables:
         assert Counter((r["trajectory_id"], r["level"]) for r in rows(tmp_path, "curves")) == dict.fromkeys(keys, 2)
         assert Counter((r["trajectory_id"], r["level"]) for r in rows(tmp_path, "layers")) == dict.fromkeys(keys, 2)
 
-    def test_hold_the_searched_fields(self, spec, tmp_path):
+    def test_contain_the_searched_fields(self, spec, tmp_path):
         driven = SearchDriver(spec, tmp_path)
         finish(driven, driven.next())
         driven.flush()
@@ -160,7 +160,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("sampler", ["grid", "tpe", "nsga2"])
     def test_a_point_with_three_incompatible_fields_fails_alone(self, search, tmp_path, sampler):
-        """Any two of the fields are compatible, so the check of the corners before the start passes."""
+        """Any two of the fields are compatible, so the check before the start passes: it looks at pairs of fields."""
         space = {
             "training.iterations": [400, 120],
             "pruning.early_bird.window": [2, 6],
@@ -348,7 +348,7 @@ class TestResume:
 
 
 def test_a_resumed_trajectory_is_not_stopped_at_a_level_that_it_had_passed(search, tmp_path):
-    """It is interrupted after level 4. Then four others do better, so that a replay would stop it at level 2."""
+    """A trajectory is interrupted after level 4. Then four others do better, so a replay would stop it at level 2."""
     rules = {"patience": 2, "worst_fraction": 0.5, "min_trajectories": 3, "collapse": 0.9}
     spec = search(SPACE, early_stopping=rules)
     driven = SearchDriver(spec, tmp_path)

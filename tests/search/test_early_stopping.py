@@ -9,9 +9,9 @@ from ticket_search.tasks.metric import Metric
 ACCURACY = Metric(name="accuracy", higher_is_better=True, unit="fraction of the images")
 NATS = Metric(name="nats_per_character", higher_is_better=False, unit="nats")
 
-#: Rules under which only the comparison can stop a trajectory.
+#: Rules with which only the comparison can stop a trajectory.
 COMPARE = {"collapse": 1.0, "margin": 0.05, "patience": 2, "worst_fraction": 0.5, "min_trajectories": 4}
-#: Rules under which only collapse can.
+#: Rules with which only a collapse can stop a trajectory.
 COLLAPSE = {"collapse": 0.2, "collapse_levels": 2, "margin": 0.05, "patience": 99}
 
 
@@ -20,7 +20,7 @@ def stopping(tolerance=0.0, **rules):
 
 
 class Course:
-    """A trajectory that is reported level by level, after a dense network with the accuracy `dense`."""
+    """A trajectory whose levels are reported one by one, after a dense network with the accuracy `dense`."""
 
     def __init__(self, watch, name, dense=0.9):
         self.watch, self.name, self.dense = watch, name, dense
@@ -34,7 +34,7 @@ class Course:
 
 
 def ladder(rate, lost, levels=8):
-    """The (compression, accuracy) of levels that lose `lost` of accuracy with each halving of the density."""
+    """Return the (compression, accuracy) of levels that lose `lost` of accuracy with each halving of the density."""
     compressions = [(1 - rate) ** -n for n in range(1, levels + 1)]
     return [(c, 0.9 - lost * log2(c)) for c in compressions]
 
@@ -132,7 +132,7 @@ class TestTheComparison:
         assert Course(watch, "high", dense=0.45).tell((2.0, 0.38), (4.0, 0.38)) == [None, None]
 
     def test_gaps_are_interpolated_over_the_logarithm_of_the_compression(self):
-        """At compression 4, halfway between 2 and 8 on a log scale, the others have (0.8 + 0.4) / 2 = 0.6."""
+        """At compression 4, halfway between 2 and 8 on a log scale, the others are at (0.8 + 0.4) / 2 = 0.6."""
         for accuracy, dropped in ((0.59, True), (0.61, False)):
             watch = stopping(**COMPARE)
             for name in "abc":
@@ -177,7 +177,7 @@ def test_nothing_is_stopped_without_early_stopping():
 
 
 def test_equal_leads_are_treated_equally_if_lower_is_better():
-    """Values mirrored about the dense network's value, in a metric of the other direction, get the same answers."""
+    """Mirroring all values about that of the dense network and reversing the metric's direction changes no decision."""
     answers = []
     for metric, sign in ((ACCURACY, 1), (NATS, -1)):
         watch, said = stopping(**COLLAPSE), []

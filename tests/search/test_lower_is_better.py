@@ -1,4 +1,4 @@
-"""A search with a metric where lower is better: nats per character. Every dense network has 2."""
+"""Tests for a metric where lower is better, nats per character. Every dense network has a value of 2."""
 
 import pytest
 

@@ -16,7 +16,7 @@ STEPS = {"pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1}, "strategy": ["l
 
 
 def outcome(suggestion):
-    """The outcome of a trajectory, a function of the suggestion; about every eighth has failed."""
+    """Return the outcome of a trajectory, which depends on the suggestion alone; about one in eight has failed."""
     draw = random.Random(suggestion.trajectory_id)
     return Outcome(failed=draw.random() < 0.125, score=4 * draw.random(), merit=draw.random())
 
@@ -30,7 +30,7 @@ def exhaust(sampler, limit=200):
 
 
 def run(spec, count, *, side_by_side=1, restart_at=None):
-    """The first `count` suggestions of a search, whose process is restarted after `restart_at` of them."""
+    """Return the first `count` suggestions of a search whose process is restarted after `restart_at` of them."""
     sampler, made, told, running = Sampler(spec), [], {}, []
     choose = random.Random(1)
     while len(made) < count:
@@ -139,10 +139,10 @@ class TestSuggestions:
         while asked.ask() is not None:
             counts.append(len(looked_at))
             looked_at.clear()
-        assert counts == [3] * 2 * points  # with each of the two seeds, and the suggestion itself
+        assert counts == [3] * 2 * points  # the point with each of the two seeds, and the suggestion itself
 
     def test_the_point_is_drawn_from_the_free_ones_in_the_order_of_the_grid(self, search, monkeypatch):
-        """As earlier versions drew it, which listed them: a resumed search goes on with the same points."""
+        """Earlier versions drew from a list in this order, so their searches are resumed with the same points."""
         monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
         space = {
             "pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1},
@@ -195,7 +195,7 @@ class TestSuggestions:
         assert (draws[0] == draws[1], draws[0] == draws[2]) == (True, False)
 
     def test_tpe_learns(self, search):
-        """The last 12 of 24 draws are nearer to the optimum than the uniform draws at the start."""
+        """The last 12 of 24 draws are closer to the optimum than the uniform draws at the start."""
         asked, distances = Sampler(search({"pruning_rate": {"low": 0.1, "high": 0.9}})), []
         for _ in range(24):
             suggestion = asked.ask()

@@ -1,4 +1,4 @@
-"""The contract of all kinds of folders, tested on a disk and on an S3 server."""
+"""The contract of every kind of folder, tested on a disk and on an S3 server."""
 
 import errno
 import os
@@ -57,7 +57,7 @@ class TestContract:
     def test_a_rewrite_changes_the_time(self, folder):
         folder.write("a", b"1")
         (before,) = folder.files()
-        time.sleep(1.1)  # times in S3 have a resolution of one second
+        time.sleep(1.1)  # S3 stores times with a resolution of one second
         folder.write("a", b"1")
         (after,) = folder.files()
         assert after.modified > before.modified

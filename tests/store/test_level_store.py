@@ -41,7 +41,7 @@ def number(found):
 
 
 def get_or_compute(store, key, compute, saved=lambda: None):
-    """Return the entry of a key, computed here if necessary, and whether it was found in the store."""
+    """Return the entry for a key, after computing it if necessary, and whether it was found in the store."""
     while (claim := store.claim(key)) is None:
         time.sleep(store.poll_seconds)
     if isinstance(claim, Entry):
@@ -114,11 +114,11 @@ class TestEntries:
         _, written = peak(lambda: store.save(KEY, Entry(record={}, tensors={"w": values})))
         found, read = peak(lambda: store.load(KEY))
         assert torch.equal(found.tensors["w"], values)
-        # A write holds the bytes of the file in memory; a read holds these and the tensors.
+        # A write needs memory for the bytes of the file; a read needs memory for these bytes and for the tensors.
         assert (written < 1.1, read < 2.1) == (True, True), (written, read)
 
     def test_the_bytes_of_an_entry_are_frozen(self):
-        """The order of the metadata is an exception, because safetensors makes it random."""
+        """Only the order of the metadata is not frozen, because safetensors writes them in random order."""
         tensors = {"w": torch.tensor([1.5, 2.0]), "m": torch.tensor([3], dtype=torch.uint8)}
         data = encode(Entry(record={"a": "é"}, tensors=tensors))
         metadata = {"format": "ticket_search.entry.1", "record": json.dumps({"a": "é"}), "sha256": "0" * 64}
@@ -145,13 +145,13 @@ class TestDamage:
         data = encode(entry())
         assert decode(data).record == {"number": 1}
         for place in range(len(data)):
-            with pytest.raises(ValueError, match=r"not a whole entry|checksum"):
+            with pytest.raises(ValueError, match=r"not an entry|checksum"):
                 decode(flipped(data, place))
 
     def test_every_missing_or_added_byte_is_noticed(self):
         data = encode(entry())
         for size in range(len(data)):
-            with pytest.raises(ValueError, match=r"not a whole entry|checksum"):
+            with pytest.raises(ValueError, match=r"not an entry|checksum"):
                 decode(data[:size])
         with pytest.raises(ValueError, match="checksum"):
             decode(data + b"0")
@@ -164,7 +164,7 @@ class TestDamage:
         monkeypatch.setattr(level_store, "_FORMAT", "ticket_search.entry.9")
         data = encode(entry())
         monkeypatch.undo()
-        with pytest.raises(ValueError, match=r"its format is 'ticket_search.entry.9', but this ticket_search reads"):
+        with pytest.raises(ValueError, match=r"its format is 'ticket_search.entry.9', but this version reads"):
             decode(data)
 
     @pytest.mark.parametrize("damage", [b"", b"\x00", b"not a store's entry at all", save({"w": torch.zeros(1)})])
@@ -313,9 +313,9 @@ class TestComputing:
 
     def test_a_failed_computation_releases_its_claim(self, store):
         def fail():
-            raise RuntimeError("no")
+            raise RuntimeError("cannot compute")
 
-        with pytest.raises(RuntimeError, match="no"):
+        with pytest.raises(RuntimeError, match="cannot compute"):
             get_or_compute(store, KEY, fail)
         assert store.load(KEY) is None
         assert get_or_compute(store, KEY, entry)[1] is False
@@ -349,7 +349,7 @@ class TestComputing:
         assert number(get_or_compute(store, KEY, compute)[0]) == 2
 
     def test_a_waiter_takes_over_from_a_killed_process(self, store, folder, events):
-        """The waiter waits as long as the owner is alive."""
+        """As long as the owner is alive, the waiter keeps waiting."""
         code = (
             "import sys, time; from ticket_search.store.level_store import LevelStore\n"
             "wait = lambda: print('computing', flush=True) or time.sleep(60)\n"

@@ -1,4 +1,4 @@
-"""A complete user-defined task: predict one number from eight, judged by the mean squared error.
+"""A complete user-defined task: to predict one number from eight, judged by the mean squared error.
 
 With this folder on the import path, a search space names the task as ``task: regression_task:Regression`` and its
 network as ``model.name: regression_task:network``. ``dataset.name`` is ignored.
@@ -21,7 +21,7 @@ EXAMPLES, FEATURES = 640, 8
 
 
 def network(features):
-    """A network with one hidden layer."""
+    """Return a network with one hidden layer."""
     return nn.Sequential(nn.Linear(features, 24), nn.Tanh(), nn.Linear(24, 1))
 
 
@@ -63,7 +63,7 @@ class Regression(TaskKind):
 
 
 def _training(dataset):
-    """The number of training examples; validation examples follow them, and the last 128 are for testing."""
+    """Return the number of training examples. Validation examples come next, and the last 128 are for testing."""
     return EXAMPLES - 128 - dataset.validation
 
 
@@ -103,7 +103,7 @@ class OnDevice(Task):
 
 
 class Draws(Session):
-    """Batches drawn with replacement. Their number is a state that a checkpoint has to keep."""
+    """Batches drawn with replacement. A checkpoint must contain the number of batches drawn so far."""
 
     def __init__(self, x, y, seed, batch_size):
         self._x, self._y, self._seed, self._batch_size = x, y, seed, batch_size

@@ -27,7 +27,7 @@ REGRESSION = {"task": "regression_task:Regression", "model.name": "regression_ta
 
 @pytest.fixture
 def regression(trajectory):
-    """Builds a small trajectory on the regression task."""
+    """A factory for small trajectories on the regression task."""
 
     def make(changes=(), seed=0) -> TrajectorySpec:
         return trajectory({**REGRESSION, "training.iterations": 60, "pruning_rate": 0.5, **dict(changes)}, seed=seed)
@@ -236,8 +236,8 @@ class TestRegression:
         assert not {level.key for level in first} & {level.key for level in changed}
 
 
-def test_a_training_uses_the_given_task(digits, trajectory, tmp_path, monkeypatch):
-    """The training requests hold the task that was passed in."""
+def test_a_training_run_uses_the_given_task(digits, trajectory, tmp_path, monkeypatch):
+    """Training requests contain the task that was passed to the trajectory."""
     seen = []
     train = plain.train
     monkeypatch.setattr(plain, "train", lambda request: seen.append(request.task) or train(request))

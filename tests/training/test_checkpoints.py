@@ -1,4 +1,4 @@
-"""A training that is interrupted at any iteration, any number of times, gives the same bits."""
+"""A training run that is interrupted at any iteration, any number of times, has bit-identical results."""
 
 import dataclasses
 import json
@@ -22,7 +22,10 @@ class Killed(Exception):
 
 
 class Saved:
-    """Checkpoints that are encoded to bytes and back; after `kill_after` of them, the next save kills the training."""
+    """Checkpoints in memory, encoded as in the store.
+
+    After `kill_after` successful saves, the next save raises `Killed` as soon as it has stored its checkpoint.
+    """
 
     seconds = 0.0
 
@@ -58,7 +61,7 @@ def assert_same(outputs, expected):
 @pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM, SGD], ids=["adam", "momentum", "sgd"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_killed_after_every_iteration(digits, optimizer, masked):
-    """The training has batch norm, dropout, a schedule, kept weights, and evaluations between the kills."""
+    """The training run uses batch norm, dropout, a schedule and kept weights, and evaluates between the kills."""
     training = spec(optimizer, iterations=23, evaluate_every=5, name="step", milestones=(8, 15), warmup=4)
     network = make(nn.BatchNorm1d(12), nn.Dropout(0.3))
     level = inputs(network, half(network) if masked else None, start=2, keep=(2, 7, 20))
@@ -66,9 +69,7 @@ def test_killed_after_every_iteration(digits, optimizer, masked):
     saved = Saved(kill_after=0)
     for _ in range(30):
         saved.left = 0
-        other = make(
-            nn.BatchNorm1d(12), nn.Dropout(0.3), seed=9
-        )  # as in another process, the network has other weights
+        other = make(nn.BatchNorm1d(12), nn.Dropout(0.3), seed=9)  # the network has other weights, as in a new process
         try:
             (outputs,) = train_levels([level], other, digits, training, [saved])
             break
@@ -121,7 +122,7 @@ def test_a_state_is_plain_json_and_tensors(digits):
 
 
 def test_the_store_keeps_a_checkpoint_until_the_level_is_finished(digits, tmp_path, trajectory):
-    """Each run that is killed in the middle of a level is resumed by the next; no checkpoint is left at the end."""
+    """Each run is killed in the middle of a level and resumed by the next one; no checkpoint is left at the end."""
     from ticket_search.lottery.trajectory import run_trajectory
 
     spec = trajectory({"pruning_rate": 0.5, "rewind_iteration": 20})
@@ -156,7 +157,7 @@ def test_the_store_keeps_a_checkpoint_until_the_level_is_finished(digits, tmp_pa
 
 
 class _Killing:
-    """A data set that simulates a kill at one iteration."""
+    """A wrapper around a data set that simulates a kill at one iteration."""
 
     def __init__(self, data, at):
         self.data, self.at = data, at
@@ -188,14 +189,14 @@ def test_resuming_does_not_change_the_inputs(digits):
     assert same(level.weights, before)
 
 
-def test_a_killed_early_bird_training_ends_at_the_same_iteration(digits):
-    """The masks that early-bird compares were drawn before and after kills."""
+def test_a_killed_early_bird_run_ends_at_the_same_iteration(digits):
+    """Early-bird compares masks from before a kill with masks from after it."""
     training = spec(ADAM, iterations=40, evaluate_every=7)
     network = make(nn.ReLU())
     start, seen = inputs(network), {}
 
     def draw(weights):
-        """A random mask for each new set of weights, but the same one from the fourth on."""
+        """Return a random mask for each new set of weights, but the same mask from the fourth on."""
         place = seen.setdefault(weights["1.weight"].sum().item(), len(seen))
         generator = torch.Generator().manual_seed(min(place, 3))
         return {"1.weight": torch.rand(weights["1.weight"].shape, generator=generator) > 0.5}

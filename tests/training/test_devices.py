@@ -1,4 +1,4 @@
-"""The CUDA settings of training. The first test needs no CUDA device, the second one does."""
+"""Tests for the CUDA settings of training. Only the second one needs a CUDA device."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from ticket_search.training.determinism import reproducible
 
 
 def test_on_cuda_tf32_is_off_and_deterministic_cudnn_is_on(monkeypatch):
-    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())  # it needs a device
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: torch.no_grad())  # `fork_rng` needs a CUDA device
     matmul = torch.backends.cuda.matmul.allow_tf32
     with reproducible(torch.device("cuda", 0)):
         assert torch.backends.cudnn.enabled
@@ -25,7 +25,7 @@ def test_on_cuda_tf32_is_off_and_deterministic_cudnn_is_on(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("model", ["lenet_32", "torchvision/resnet18"])
-def test_the_same_bits_twice_on_cuda(model):
+def test_training_twice_on_cuda_is_bit_identical(model):
     from pathlib import Path
 
     from ticket_search.config.trajectory import DatasetSpec, ModelSpec

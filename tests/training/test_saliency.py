@@ -1,4 +1,4 @@
-"""Saliency criteria, compared with computations by hand."""
+"""The saliency criteria agree with computations by hand."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def scores(criterion, mask=None, images=None):
 
 
 def slope(z):
-    """The first and second derivative of ``-log softmax([0, z])[1]``."""
+    """Return the first and second derivative of ``-log softmax([0, z])[1]``."""
     p = 1 / (1 + torch.exp(-z))
     return p - 1, p * (1 - p)
 
@@ -121,7 +121,7 @@ def test_saliency_with_batch_norm_and_dropout_is_reproducible(criterion):
 
 
 def test_synflow_does_not_empty_layers_that_magnitude_empties():
-    """At a density of 0.001, without the rule that keeps the best weight of every tensor."""
+    """Both prune to a density of 0.001, without the rule that keeps the best weight of every tensor."""
     network = build(ModelSpec(name="lenet_300_100_100"), (1, 28, 28), 10, seed=0)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))
@@ -130,7 +130,7 @@ def test_synflow_does_not_empty_layers_that_magnitude_empties():
     sample = ImageSample(images, torch.arange(64) % 10)
 
     def emptied(found, mask):
-        """The tensors without any of the best-scored thousandth of all weights."""
+        """Return the tensors that lose all weights if only the best thousandth of all weights is kept."""
         every = torch.cat([torch.where(kept, found[name], -1.0).flatten() for name, kept in mask.items()])
         cut = every.sort(descending=True).values[round(total * 1e-3) - 1]
         return [name for name, kept in mask.items() if not (kept & (found[name] >= cut)).any()]

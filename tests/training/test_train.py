@@ -29,7 +29,7 @@ def spec(optimizer=SGD, iterations=30, evaluate_every=10, batch_size=64, **sched
 
 
 def make(*middle, seed=0):
-    """A network of 64 inputs, 12 hidden units and 10 outputs."""
+    """Return a network with 64 inputs, 12 hidden units and 10 outputs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), *middle, nn.ReLU(), nn.Linear(12, 10))
@@ -56,7 +56,7 @@ def train(network, data, training, level=None):
 
 
 def same(a, b):
-    """Whether two sets of weights are equal to the bit."""
+    """Return whether two sets of weights are bit-identical and have the same names in the same order."""
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -65,7 +65,7 @@ def curve(outputs):
 
 
 class Watched:
-    """A data set that calls `watch(iteration)` whenever a batch is requested."""
+    """A wrapper around a data set that calls `watch(iteration)` whenever a batch is requested."""
 
     def __init__(self, task, watch):
         self.data, self.watch = task.data, watch
@@ -96,7 +96,7 @@ class TestTheMask:
         assert sum(int(outputs.weights[name][~kept].count_nonzero()) for name, kept in mask.items()) == 0
 
     def test_without_a_mask_the_weights_are_trained(self, digits):
-        """The previous test is not vacuous: the gradients of pruned weights are not zero."""
+        """This shows that the previous test is not vacuous: the gradients of pruned weights are not zero."""
         network = make()
         mask = half(network)
         level = inputs(network, mask)
@@ -238,7 +238,7 @@ class TestStartAndStop:
     @pytest.mark.parametrize(
         "middle", [(), (nn.Dropout(0.5),), (nn.BatchNorm1d(12),)], ids=["plain", "dropout", "batch_norm"]
     )
-    def test_a_training_continued_from_kept_weights_gives_the_same_weights(self, digits, k, middle):
+    def test_training_resumed_from_kept_weights_yields_the_same_weights(self, digits, k, middle):
         network = make(*middle)
         training = spec(name="cosine", warmup=5)
         whole = train(network, digits, training, inputs(make(*middle), keep=(k,)))
@@ -266,7 +266,7 @@ class TestStartAndStop:
 
 class TestReproducibility:
     @pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM], ids=["adam", "momentum"])
-    def test_a_second_training_is_the_same_to_the_bit(self, digits, optimizer):
+    def test_a_second_training_run_is_bit_identical(self, digits, optimizer):
         network = make(nn.Dropout(0.5))
         first = train(network, digits, spec(optimizer), inputs(make(nn.Dropout(0.5))))
         torch.rand(7)

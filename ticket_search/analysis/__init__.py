@@ -1,1 +1,1 @@
-"""Analyses that read nothing but a search's tables."""
+"""Analyses of the tables of a search."""

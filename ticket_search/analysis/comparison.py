@@ -1,4 +1,4 @@
-"""Comparison of tickets with their dense networks and controls, with confidence intervals over seeds.
+"""Compares tickets with their dense networks and controls, with confidence intervals over seeds.
 
 The spread between seeds is as large as the effect, so every comparison is paired: a ticket is compared with the dense
 network and the controls of its own seed.
@@ -27,10 +27,11 @@ TRAJECTORY_ARMS = ("dense", "early_bird", "ticket")
 def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
     """Return the mean and the ends of its bootstrap interval.
 
-    The bootstrap draws seeds with replacement. The ends are expanded percentiles (Hesterberg 2015, section 3.4). With
-    five seeds, a 95% interval from the usual percentiles covers the true mean 84% of the time, and one from expanded
-    percentiles 92% (2,000 samples from a normal distribution). Two or three values allow too few different draws for
-    either method, so the ends are then the smallest and the largest value (coverage 51% and 76%).
+    The bootstrap draws seeds with replacement. The ends are expanded percentiles (Hesterberg 2015, section 3.4). In a
+    test with 2,000 samples of five values from a normal distribution, nominal 95% intervals from the usual percentiles
+    covered the true mean 84% of the time, and those from expanded percentiles 92%. With two or three values, there are
+    too few different draws for either method, so the ends are the smallest and the largest value (and the intervals
+    covered the mean 51% and 76% of the time).
 
     Args:
         values: one value per seed. With fewer than two values, the ends are nan.
@@ -57,14 +58,14 @@ def ratio_of_means(
 
 
 def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean over tickets and seeds and the ends of its interval, for tickets each trained with each seed.
+    """Return the mean over all pairs of a ticket and a seed, and the ends of its bootstrap interval.
 
     Tickets and seeds are drawn with replacement, independently of each other (the pigeonhole bootstrap, Owen 2007,
-    arXiv 0712.1111). The interval therefore covers the noise of both, and errs on the wide side.
+    arXiv 0712.1111). The interval therefore accounts for the noise of both, and tends to be too wide.
 
     Args:
-        values: ``[tickets, seeds]``, nan where a value is missing. With one ticket, the interval is that of `interval`
-            over the seeds; with one seed, it is that over the tickets.
+        values: ``[tickets, seeds]``, nan where a value is missing. With a single ticket, the result is that of
+            `interval` over the seeds; with a single seed, it is that of `interval` over the tickets.
         confidence: the nominal coverage of the interval, in (0, 1).
         seed: the seed of the bootstrap's random draws.
     """
@@ -76,7 +77,7 @@ def crossed_ratio(
 ) -> tuple[float, float, float]:
     """Apply `crossed` to ``mean(numerators) / mean(denominators)``.
 
-    Both are ``[tickets, seeds]``; a cell counts only if neither of them is nan there.
+    Both arrays have the shape ``[tickets, seeds]``. A pair counts only if neither of its values is nan.
     """
     in_both = ~(np.isnan(numerators) | np.isnan(denominators))
     top, bottom = np.where(in_both, numerators, 0.0), np.where(in_both, denominators, 0.0)
@@ -96,13 +97,14 @@ def crossed_ratio(
 
 
 def compare(results: Results) -> pd.DataFrame:
-    """Summarise each arm at each level over seeds; arms are ``dense`` (level 0), ``ticket``, and each kind of control.
+    """Summarize each arm at each level over seeds.
 
-    If early-bird ended the training of level 0, the arm of level 0 is ``early_bird``, and ``dense`` is the control that
-    trains the dense network for all iterations.
+    The arms are ``dense`` (level 0), ``ticket``, and each kind of control. If early-bird ended the training of level 0,
+    the arm of level 0 is ``early_bird``, and ``dense`` is the control that trains the dense network for all iterations.
 
-    A seed whose trajectory did not reach a level does not count at that level (see ``seeds``). If early stopping ended
-    that trajectory, the seeds that remain are the better ones; to support a claim, run with ``early_stopping: null``.
+    A seed counts at a level only if its trajectory reached that level; the column ``seeds`` is their number. If
+    early stopping ended the other trajectories, the seeds that remain are the better ones, and the means are too
+    optimistic. To support a claim, run the search with ``early_stopping: null``.
 
     Args:
         results: the tables of a search. A control with several draws counts once per seed, as the mean of its draws.
@@ -115,12 +117,12 @@ def compare(results: Results) -> pd.DataFrame:
           mean, with the ends of its 95% interval over seeds in ``..._low`` and ``..._high``, as for all columns below.
         - ``..._gain`` for both accuracies: how much better the arm is than the dense network of the same seed.
         - ``..._lead`` for both accuracies of a control: how much better the ticket of the same seed is.
-        - ``speed``: the dense network's early-stop iteration over the arm's, as the ratio of the means;
-          ``speed_mean_of_ratios``: the mean of the ratios of single seeds, without an interval.
-        - ``slowdown`` of a control: its early-stop iteration over the ticket's.
+        - ``speed``: the dense network's early-stop iteration divided by the arm's, as a ratio of means;
+          ``speed_mean_of_ratios``: the mean of the seeds' ratios, without an interval.
+        - ``slowdown`` of a control: its early-stop iteration divided by the ticket's.
 
-        If the task's metric is not accuracy, the columns are named ``test_metric`` instead of ``test_accuracy``. Gains
-        and leads are positive for the better side even if a lower metric is better.
+        If the task's metric is not accuracy, the columns are named ``test_metric`` instead of ``test_accuracy``. A
+        positive gain or lead always means better, even if a lower metric is better.
     """
     measure = measure_of(results.levels)
     # Rows of an older version have nulls in some of these columns, which would split one configuration in two.
@@ -147,7 +149,7 @@ def compare(results: Results) -> pd.DataFrame:
 def _figures(
     arm: str, found: pd.DataFrame, ticket: pd.DataFrame, dense: pd.DataFrame, measure: Measure
 ) -> dict[str, Any]:
-    # A control that diverged has no figures and counts as missing.
+    # A control that diverged has no figures, and is treated as missing.
     found = found.dropna(subset=[measure.final])
     seeds = found.index.intersection(dense.index)
     row: dict[str, Any] = {"seeds": len(found)}

@@ -16,14 +16,16 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: the tables of the confirming search.
-        margin: how much worse than the dense network's a ticket's test metric may be and still match, 0 or more.
+        margin: the largest shortfall (at least 0) of a ticket's test metric, relative to the dense network's, that
+            still counts as a match.
 
     Returns:
         The rows of `comparison.compare` for level 0 and the last level of each configuration, with an added column
-        ``verdict``, null except for tickets. The verdict judges the test metric after the last iteration by the 95%
-        interval of the ticket's gain over the dense networks: ``better`` (the interval lies above 0), ``matches``
-        (above -margin), ``worse`` (below -margin) or ``undecided``. Then it names the controls that the ticket
-        ``beats`` (the interval of its lead lies above 0) and those it ``does not beat``.
+        ``verdict``, which is null except for tickets. The verdict depends on the 95% interval of the ticket's gain over
+        the dense networks, in the test metric after the last iteration: ``better`` if the interval lies above 0,
+        ``matches`` if it lies above -margin, ``worse`` if it lies below -margin, and otherwise ``undecided``. The
+        verdict also lists the controls that the ticket ``beats`` (the interval of its lead lies above 0) and those that
+        it ``does not beat``.
 
     Raises:
         SpecError: the margin is negative or not a finite number.
@@ -42,17 +44,25 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 
 
 def check_margin(margin: float) -> None:
-    """Check that a margin is a finite number of 0 or more; with nan, no ticket could ever match or be worse.
+    """Check that a margin is finite and not negative.
+
+    If nan were allowed, no ticket could ever match or be worse, because all comparisons with nan are false.
 
     Raises:
         SpecError: the margin is negative or not finite.
     """
     if not (math.isfinite(margin) and margin >= 0):
-        raise SpecError(f"margin {margin!r} is not valid: give a finite number of 0 or more, such as 0.005")
+        raise SpecError(f"margin {margin!r} is not valid: give a finite number that is at least 0, such as 0.005")
 
 
 def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> str:
-    """Return the verdict that `confirm_table` describes, from a ticket's row of figures and those of its controls."""
+    """Return the verdict on a ticket, as described in `confirm_table`.
+
+    Args:
+        ticket: the ticket's row of figures.
+        controls: the rows of its controls.
+        margin: see `confirm_table`.
+    """
     measured = final_column(ticket)
     low, high = ticket[f"{measured}_gain_low"], ticket[f"{measured}_gain_high"]
     if low > 0:
@@ -63,7 +73,9 @@ def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> st
         words = "worse" if high < -margin else "undecided"
     if controls.empty:
         return words
-    controls = controls[controls[f"{measured}_lead_low"].notna()]  # a single pair has no interval
+    controls = controls[
+        controls[f"{measured}_lead_low"].notna()
+    ]  # there is no interval if only one seed has both the ticket and the control
     beaten = controls[f"{measured}_lead_low"] > 0
     for word, arms in (("beats", controls.loc[beaten, "arm"]), ("does not beat", controls.loc[~beaten, "arm"])):
         words += f", {word} {' and '.join(arms)}" if len(arms) else ""

@@ -1,4 +1,4 @@
-"""The columns that hold a search's metric on the test split, and the metric's direction."""
+"""The columns that contain a search's metric on the test split, and the direction of the metric."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import pandas as pd
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """The columns that hold a search's metric on the test split.
+    """The columns that contain a search's metric on the test split, and the direction of the metric.
 
     Attributes:
         final: the column of the metric after the last iteration.
         early_stop: the column of the metric at the early-stop iteration.
-        higher_is_better: the metric's direction.
+        higher_is_better: whether a higher value of the metric is better.
     """
 
     final: str
@@ -34,7 +34,7 @@ class Measure:
     def lead(self, values: Any, references: Any) -> Any:
         """Return how much better the values are than the references, in the metric's unit.
 
-        Both may be numbers, series or arrays.
+        Both arguments may be numbers, series or arrays.
         """
         return values - references if self.higher_is_better else references - values
 
@@ -43,7 +43,7 @@ ACCURACY = Measure(final="test_accuracy", early_stop="early_stop_test_accuracy")
 
 
 def measure_of(levels: pd.DataFrame) -> Measure:
-    """Return the measure for a search's table `levels`; if the metric is accuracy, its columns are those of accuracy.
+    """Return the columns that contain the metric of a search, given the search's table `levels`.
 
     Raises:
         ValueError: the rows belong to tasks with different metrics.
@@ -53,10 +53,10 @@ def measure_of(levels: pd.DataFrame) -> Measure:
     directions = levels["higher_is_better"].unique()
     if levels["metric"].nunique() > 1 or len(directions) > 1:
         metrics = sorted(levels["metric"].unique())
-        raise ValueError(f"levels judged by {metrics} cannot be compared; pass the levels of one task")
+        raise ValueError(f"levels with the metrics {metrics} cannot be compared; pass the levels of one task")
     return Measure(final="test_metric", early_stop="early_stop_test_metric", higher_is_better=bool(directions.item()))
 
 
 def final_column(columns: Container[str]) -> str:
-    """Return the column of a table of arms that holds the metric after the last iteration."""
+    """Return the column of a table of arms that contains the metric after the last iteration."""
     return ACCURACY.final if ACCURACY.final in columns or f"{ACCURACY.final}_gain_low" in columns else "test_metric"

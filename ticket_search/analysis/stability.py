@@ -1,4 +1,4 @@
-"""Tests whether copies of a ticket, trained under different data orders, lie in one linearly connected minimum.
+"""Tests whether copies of a ticket, trained in different data orders, end in the same linearly connected minimum.
 
 The error barrier between two copies is the highest error on the line between their weights, minus the mean of the
 errors at its ends. Frankle et al. (2020, arXiv 1912.05671) call a network stable if the barrier is below 2%.
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-#: A network is stable if the mean barrier between its copies is below this (2% of the images in Frankle et al.).
+#: The mean barrier between copies below which a network counts as stable (2% of the images in Frankle et al.).
 STABLE = 0.02
 _ARM = ["ticket", "arm", "rewind_iteration", "density"]
 _PAIR = [*_ARM, "first", "second"]
@@ -24,8 +24,8 @@ def barriers(lines: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair of copies: the pair, ``val_error`` and ``test_error`` (the mean of the errors at the two
-        ends of the line), ``val_barrier`` and ``test_barrier``. If the metric is accuracy, they are fractions of the
-        images; otherwise they are in the metric's unit.
+        ends of the line), ``val_barrier`` and ``test_barrier``. If the metric is accuracy, errors and barriers
+        are fractions of the images; otherwise they are in the metric's unit.
     """
     rows: list[dict[str, Any]] = []
     for pair, line in lines.groupby(_PAIR, sort=False):
@@ -39,7 +39,7 @@ def barriers(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def stability_table(lines: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the barriers of each arm over its pairs of copies.
+    """Summarize the barriers of each arm over its pairs of copies.
 
     Args:
         lines: the table from `follow_up.stability.lines_between_copies`.
@@ -48,7 +48,8 @@ def stability_table(lines: pd.DataFrame) -> pd.DataFrame:
         A row for the ticket and for each dense network: ``copies``; ``val_error``, ``val_barrier``, ``test_error``,
         ``test_barrier`` (means over pairs), ``val_barrier_max``, ``test_barrier_max``; and ``verdict``, which is
         ``stable`` if the mean barrier on the validation split is below `STABLE`, ``diverged`` if a copy diverged, and
-        ``unstable`` otherwise. The verdict does not use the test split because it helps to choose the rewind iteration.
+        ``unstable`` otherwise. The verdict helps to choose a rewind iteration, so it does not depend on the
+        test split.
     """
     pairs = barriers(lines).groupby(_ARM, sort=False)
     table = pairs[["val_error", "val_barrier", "test_error", "test_barrier"]].agg(_mean)
@@ -75,7 +76,9 @@ def plot(lines: pd.DataFrame) -> bytes:
     measured, ticket = barriers(lines), str(lines["ticket"].iloc[0])
     for number, ((_, arm, k, density), points) in enumerate(lines.groupby(_ARM, sort=False)):
         error = points.groupby("position")["val_error"]
-        name = f"ticket, density {density:.3g}, rewound to {k}" if arm == "ticket" else f"dense from {k} on"
+        name = (
+            f"ticket, density {density:.3g}, rewound to {k}" if arm == "ticket" else f"dense network from iteration {k}"
+        )
         on_lines.plot(error.mean(), color=f"C{number}", label=name)
         on_lines.fill_between(error.mean().index, error.min(), error.max(), color=f"C{number}", alpha=0.2, linewidth=0)
     on_lines.set(xlabel="position between two copies", ylabel="validation error", xlim=(0, 1))
@@ -85,8 +88,8 @@ def plot(lines: pd.DataFrame) -> bytes:
         mean = pairs.groupby("rewind_iteration")["val_barrier"].mean()
         by_iteration.plot(pairs["rewind_iteration"], pairs["val_barrier"], ".", color=f"C{number}", alpha=0.5)
         by_iteration.plot(mean, "o-", color=f"C{number}", label="ticket" if arm == "ticket" else "dense network")
-    by_iteration.axhline(STABLE, color="grey", linestyle="--", label="stable below")
-    by_iteration.set(xlabel="trained alike for so many iterations", ylabel="error barrier")
+    by_iteration.axhline(STABLE, color="grey", linestyle="--", label="stability threshold")
+    by_iteration.set(xlabel="iteration at which the copies branch off", ylabel="error barrier")
     by_iteration.legend(fontsize="small")
     figure.suptitle(f"Linear mode connectivity of {ticket}", fontsize="medium")
     file = BytesIO()

@@ -24,7 +24,7 @@ def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
 
     Args:
         results: the tables of a search.
-        searched: the names of other searched fields, whose columns are added to the configuration.
+        searched: the names of the searched fields; each searched field outside the configuration gets its own column.
 
     Returns:
         One row for each trajectory that has a matching ticket (level 0, the dense network, is not a ticket): ``ticket``
@@ -49,7 +49,7 @@ def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def status(results: Results) -> dict[str, Any]:
-    """Return counts and totals from a search's tables, as JSON-serialisable data."""
+    """Return counts and totals from a search's tables, as JSON-serializable data."""
     by_status = results.trajectories["status"].value_counts()
     return {
         "trajectories": {str(name): int(count) for name, count in by_status.items()},

@@ -12,18 +12,21 @@ from ticket_search.results.reading import Results
 
 
 def transfer_table(results: Results, margin: float) -> pd.DataFrame:
-    """Summarise the arms of a transfer over tickets and seeds; arms are ``dense``, ``ticket``, and the control kinds.
+    """Summarize each arm of a transfer over tickets and seeds.
+
+    The arms are ``dense``, ``ticket``, and each kind of control.
 
     Args:
         results: the tables of the search that `follow_up.transfer.transfer` returns.
-        margin: how much worse than the dense network's a ticket's test metric may be and still match, 0 or more.
+        margin: the largest shortfall (at least 0) of a ticket's test metric, relative to the dense network's, that
+            still counts as a match.
 
     Returns:
         A row for each number of kept weights and arm: ``kept_weights``, ``density``, ``arm``; ``tickets`` and ``seeds``
-        (the number of each that have figures); ``trainings`` (the number of pairs of them that have figures); and the
-        figures of `comparison.compare`, with intervals from `comparison.crossed`. Gains compare an arm with the dense
-        network of the same seed; leads compare the ticket with the control of the same ticket and seed. ``verdict`` is
-        that of `confirmation.confirm_table`, null except for tickets.
+        (the numbers of tickets and seeds that have figures); ``trainings`` (the number of pairs of a ticket and a seed
+        that have figures); and the figures of `comparison.compare`, with intervals from `comparison.crossed`. Gains
+        compare an arm with the dense network of the same seed; leads compare the ticket with the control of the same
+        ticket and seed. The column ``verdict`` is described in `confirmation.confirm_table`.
 
     Raises:
         SpecError: the margin is negative or not a finite number.
@@ -37,12 +40,12 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
     for trained in reversed(tickets_of.values()):
         controls = results.controls.merge(trained[["trajectory_id", "ticket"]], on="trajectory_id")
         arms = {"ticket": trained} | {str(kind): drawn for kind, drawn in controls.groupby("control", sort=True)}
-        # Sorted because the bootstrap's draws depend on the order, and trajectories finish in any order.
+        # Sort the tickets, because trajectories finish in any order, and the bootstrap depends on the order of tickets.
         tickets = sorted(trained["ticket"].unique())
         cells = {
             arm: {name: _cells(drawn, name, tickets, seeds) for name in measure.figures} for arm, drawn in arms.items()
         }
-        # Repeated for each ticket, since all are compared with the same dense networks.
+        # Repeat the figures of the dense networks for each ticket: all tickets are compared with the same networks.
         beside = {
             name: np.tile(dense[name].reindex(seeds).to_numpy(float), (len(tickets), 1)) for name in measure.figures
         }
@@ -60,7 +63,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
 
 def _cells(rows: pd.DataFrame, name: str, tickets: Any, seeds: Any) -> Any:
-    """Return a figure as ``[tickets, seeds]``, averaged over the draws of a control."""
+    """Return the values of a figure as ``[tickets, seeds]``, each the mean over the draws of a control."""
     table = rows.pivot_table(index="ticket", columns="seed", values=name, aggfunc="mean")
     return table.reindex(index=tickets, columns=seeds).to_numpy(float)
 
@@ -79,7 +82,7 @@ def _compared(
     def put(name: str, value: tuple[float, float, float]) -> None:
         row.update(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
 
-    # The dense networks are repeated for every ticket; count each of them once.
+    # The figures of the dense networks are repeated for every ticket, so use only the first row.
     for name in measure.figures:
         put(name, crossed(cells[name][:1] if arm == "dense" else cells[name]))
     for name in measure.columns:

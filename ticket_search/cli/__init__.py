@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 
 def main(**options: Any) -> None:
-    """Run ``ticket-search``; `options` are those of `click.Command.main`.
+    """Run ``ticket-search``; `options` are passed to `click.Command.main`.
 
     The signal handlers are set before click is imported, so that an interrupt during that import prints one line
     instead of a traceback. This module must therefore import nothing heavy.

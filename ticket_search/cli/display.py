@@ -21,20 +21,20 @@ from ticket_search.config.space import dotted
 from ticket_search.results.schema import column
 from ticket_search.search.reports import Progress
 
-#: The terminal width at which the table of tickets shows every column.
+#: The minimum terminal width for showing every column of the table of tickets.
 _WIDE = 120
-#: Columns that narrower terminals leave out.
+#: Columns that are not shown on narrower terminals.
 _FOR_WIDE = ("compression", "test_accuracy", "dense_test_accuracy", "test_metric", "dense_test_metric")
-#: The fields that every trajectory's line shows first; other searched fields follow.
+#: The fields that the line of a trajectory always shows. The other searched fields follow them.
 _NAMED = ("pruning_rate", "strategy", "rewind_iteration", "seed")
 
 
 class Display:
-    """Shows the progress of a search; called with each trajectory that ends.
+    """Shows the progress of a search, which calls this object whenever a trajectory ends.
 
     Args:
         spec: the search.
-        console: the console to print on; a terminal gets the live display.
+        console: the console to print on. If it is a terminal, it shows the live display.
     """
 
     def __init__(self, spec: SearchSpec, console: Console) -> None:
@@ -105,7 +105,7 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
     """Print a table of tickets with the fields that the search varied.
 
     Args:
-        console: the console to print on; a narrow terminal gets fewer columns.
+        console: the console to print on. A narrow terminal shows fewer columns.
         tickets: the table from `analysis.tickets`.
         spec: the search that found the tickets.
         most: the maximum number of tickets to print.
@@ -128,14 +128,14 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
         table.add_row(*(_cell(row[name]) for name in columns))
     console.print(table)
     if left_out:
-        needs = f"they need {_WIDE} columns, or --json: {more} --json"
-        console.print(f"not shown: {', '.join(left_out)}; {needs}", highlight=False, soft_wrap=True)
+        advice = f"widen the terminal to {_WIDE} columns, or use --json: {more} --json"
+        console.print(f"not shown: {', '.join(left_out)}; {advice}", highlight=False, soft_wrap=True)
     if len(tickets) > most:
         console.print(f"and {len(tickets) - most} more: {more}", highlight=False)
 
 
 def print_arms(console: Console, table: pd.DataFrame, fields: Sequence[str]) -> None:
-    """Print a table of tickets, dense networks and controls, with intervals in brackets.
+    """Print a table that compares tickets, dense networks and controls, with intervals in brackets.
 
     Args:
         console: the console to print on.

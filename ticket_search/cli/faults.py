@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from ticket_search.errors import Fault, TicketSearchError, shortened
+from ticket_search.config.user_error import headline
+from ticket_search.errors import Fault, TicketSearchError
 
 _PACKAGE = str(Path(__file__).parents[1])
 _DEBUG = "ticket_search.debug"
 
 
 def debug_option() -> click.Option:
-    """Return the option ``--debug``. Group and commands all get it, so it works before and after a command's name."""
+    """Return the option ``--debug``. The group and all commands have it, so that its place does not matter."""
 
     def note(context: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
@@ -24,7 +25,7 @@ def debug_option() -> click.Option:
 
 
 def explain(error: Exception) -> str:
-    """Return the message of an error, or for a bug one line with its type and source line.
+    """Return the message of an error; for a bug, return one line with the type of the error and its source line.
 
     Under ``--debug`` the traceback is printed too.
     """
@@ -39,8 +40,6 @@ def explain(error: Exception) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    message = shortened(f"{type(error).__name__}: {first}" if first else type(error).__name__, 300)
     frames: Any = traceback.extract_tb(error.__traceback__)
     here = [frame for frame in frames if frame.filename.startswith(_PACKAGE)] or frames
-    return f"{message} ({here[-1].filename}:{here[-1].lineno})" if here else message
+    return f"{headline(error)} ({here[-1].filename}:{here[-1].lineno})" if here else headline(error)

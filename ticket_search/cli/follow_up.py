@@ -47,8 +47,8 @@ def confirm(
 ) -> None:
     """Run the best configurations of the search in DIRECTORY again, on fresh seeds and with controls.
 
-    This is a search of its own, in DIRECTORY/confirmation; run the same command again to resume it. The result is the
-    table DIRECTORY/confirm.
+    These runs are a separate search, in DIRECTORY/confirmation; run the same command again to resume it. The result is
+    the table DIRECTORY/confirm.
     """
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.cli.display import print_arms
@@ -95,9 +95,7 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_co
 @main.command()
 @click.argument("directory", type=DIRECTORY)
 @click.argument("ticket")
-@click.option(
-    "--copies", type=Count(2, 1000), default=3, show_default=True, help="Number of copies to train from each start."
-)
+@click.option("--copies", type=Count(2, 1000), default=3, show_default=True, help="Number of copies of each network.")
 @click.option(
     "--points", type=Count(3), default=30, show_default=True, help="Number of points to measure between two copies."
 )
@@ -107,7 +105,7 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_co
     type=Count(0, 10**9),
     multiple=True,
     metavar="K",
-    help="Also train the dense network from its iteration K; may be repeated.  [default: the search's rewinds]",
+    help="Train copies of the dense network from its iteration K; may be repeated.  [default: the search's rewinds]",
 )
 @DATA_DIR_OF_SEARCH
 @ENGINE
@@ -124,11 +122,12 @@ def stability(
     address: str | None,
     allow_code: bool,
 ) -> None:
-    """Train TICKET several times under different data orders, and measure the error between the copies.
+    """Train TICKET several times in different data orders, and measure the error barriers between the copies.
 
-    Copies of the dense network are trained from each rewind iteration too: the iterations from which it is stable are
-    worth rewinding to. The command writes the tables DIRECTORY/stability and DIRECTORY/stability_lines, and a plot
-    into DIRECTORY/plots. After an interruption, run the same command again to resume.
+    The command also trains copies of the dense network from each rewind iteration. Iterations from which the dense
+    network is stable are worth rewinding to. The command writes the tables DIRECTORY/stability and
+    DIRECTORY/stability_lines, and a plot into DIRECTORY/plots. After an interruption, run the same command again to
+    resume.
     """
     from ticket_search.cli.display import print_stability
     from ticket_search.config.imports import check_code_allowed
@@ -152,7 +151,7 @@ def stability(
             say=lambda line: click.echo(line, err=True),
         )
     except KeyboardInterrupt:
-        click.echo(f"interrupted; finished trainings are kept. Resume with: {this_command()}", err=True)
+        click.echo(f"interrupted; finished training runs are kept. Resume with: {this_command()}", err=True)
         sys.exit(INTERRUPTED)
     table, plot = write_stability(folder, ticket, lines)
     print_stability(console(), table)
@@ -165,7 +164,7 @@ def stability(
 @click.option("--output", type=DIRECTORY, help="Run directory.  [default: runs/<tickets>_on_<dataset>]")
 @click.option("--seeds", type=Count(), default=5, show_default=True, help="Number of seeds for each ticket.")
 @click.option("--draws", type=Count(), default=1, show_default=True, help="Number of controls of each kind.")
-@click.option("--mask-alone", is_flag=True, help="Use only the mask, on the rewind weights of the new dense networks.")
+@click.option("--mask-alone", is_flag=True, help="Use only the mask, with rewind weights from the new data set.")
 @MARGIN
 @DATA_DIR
 @STORE
@@ -190,9 +189,9 @@ def transfer(
 ) -> None:
     """Train tickets on another data set, with dense networks and controls. TICKET is a file that `export` wrote.
 
-    Each ticket is trained with each seed, with the settings of its own search. If the number of classes differs, the
-    output layer is new and dense. This is a search of its own, in the run directory; run the same command again to
-    resume it. The result is the table transfer in the run directory.
+    Each ticket is trained with each seed, with the settings of the search that found it. If the number of classes
+    differs, the ticket gets a new, dense output layer. These runs are a separate search with its own run directory; run
+    the same command again to resume it. The result is the table transfer in that directory.
     """
     from ticket_search.cli.display import print_arms
     from ticket_search.follow_up.transfer import read_tickets, write_transfer
@@ -210,7 +209,7 @@ def transfer(
     table = write_transfer(open_folder(directory), margin)
     if table is None:
         click.echo(
-            f"no ticket finished its training, so there is nothing to compare; see {directory}/trajectories", err=True
+            f"no ticket finished training, so there is nothing to compare; see {directory}/trajectories", err=True
         )
         sys.exit(code)
     print_arms(console(), table, ["tickets"])

@@ -43,7 +43,7 @@ class _Commands(click.Group):
 
 
 def _check_working_directory() -> None:
-    """Check that the working directory exists: paths are resolved against it, and torch (MKL) aborts without it."""
+    """Check that the working directory exists, because paths depend on it, and torch (MKL) aborts without it."""
     try:
         Path.cwd()
     except FileNotFoundError:

@@ -16,14 +16,14 @@ from ticket_search.storage.folder import open_folder
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(directory: str, as_json: bool) -> None:
     """Show the progress of the search in DIRECTORY."""
-    from ticket_search.analysis.tickets import status as summarise
+    from ticket_search.analysis.tickets import status as summarize
     from ticket_search.results.reading import load_results
     from ticket_search.runs.directory import held_by, read_run, read_spec
 
     folder = open_folder(directory)
     spec, owner = read_spec(folder), held_by(folder)
     figures: dict[str, Any] = {"name": spec.name, "trials": spec.planned_trials, "running": owner is not None}
-    figures |= summarise(load_results(directory))
+    figures |= summarize(load_results(directory))
     if as_json:
         print_json(figures)
         return

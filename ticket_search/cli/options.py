@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Location(click.Path):
-    """The type of a directory argument: a local path, or an object storage URI unless `local`."""
+    """The type of a directory argument: a local path or, unless `local` is true, a URI of object storage."""
 
     def __init__(self, *, local: bool = False) -> None:
         super().__init__(file_okay=False)
         self._local = local
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the local path, or the normalised URI."""
+        """Convert the argument to a local path or a normalized URI."""
         if not str(value).strip() or "\0" in str(value):
             self.fail(f"{quoted(str(value).strip())} is not a directory", param, ctx)
         if "://" not in str(value):
@@ -32,23 +32,23 @@ class Location(click.Path):
 
 
 class Count(click.IntRange):
-    """An integer in a range. Unlike click's own type, it shortens a very long number in its error message."""
+    """The type of an integer in a range. Unlike `click.IntRange`, it shortens very long numbers in error messages."""
 
-    def __init__(self, min: int = 1, max: int = 10_000) -> None:  # noqa: A002 (click's names)
+    def __init__(self, min: int = 1, max: int = 10_000) -> None:  # noqa: A002 (the names that click uses)
         super().__init__(min, max)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the integer."""
+        """Convert the argument to an integer in the range."""
         if len(str(value)) > _MOST_DIGITS:
             self.fail(f"{quoted(value)} is not in the range {self.min}<=x<={self.max}", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class Finite(click.FloatRange):
-    """A number in a range. Unlike click's own type, it rejects nan, which is neither below nor above the range."""
+    """The type of a number in a range. Unlike `click.FloatRange`, it rejects nan and infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number."""
+        """Convert the argument to a number in the range."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{number} is not in the range {self.min}<=x<={self.max}", param, ctx)
@@ -68,7 +68,7 @@ MARGIN = click.option(
     type=Finite(0, 1),
     default=0.005,
     show_default=True,
-    help="How much worse than its dense network a ticket may be and still match.",
+    help="Largest shortfall of a ticket's test metric, relative to its dense network's, that still counts as a match.",
 )
 DATA_DIR = click.option(
     "--data-dir",
@@ -111,5 +111,5 @@ def in_places(spec: "SearchSpec", data_dir: str | None, store: str | None) -> "S
 
 
 def print_json(value: object) -> None:
-    """Print JSON-serialisable data as JSON."""
+    """Print a JSON-serializable value as JSON."""
     click.echo(json.dumps(value, indent=2))

@@ -49,7 +49,7 @@ def run(
 ) -> None:
     """Run the search SPACE: a YAML file, or the name of a search that ships with ticket_search, such as digits.
 
-    If the run directory already holds this search, it is resumed.
+    If the run directory already contains this search, the search is resumed.
     """
     from ticket_search.config.loading import load_search
 
@@ -76,7 +76,7 @@ def run(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a changeable setting, e.g. search.early_stopping.patience=4.",
+    help="Change a setting that may change, e.g. search.early_stopping.patience=4.",
 )
 def resume(
     directory: str, trials: int | None, engine: str, address: str | None, allow_code: bool, settings: tuple[str, ...]
@@ -93,7 +93,7 @@ def resume(
 @main.command()
 @click.argument("directory", type=DIRECTORY)
 def stop(directory: str) -> None:
-    """Ask the search running in DIRECTORY to stop once the levels now in training are done."""
+    """Ask the search running in DIRECTORY to stop as soon as the levels now in training are finished."""
     from ticket_search.runs.directory import read_run, read_spec, request_stop
 
     folder = open_folder(directory)

@@ -1,4 +1,4 @@
-"""Runs a search for the command line: its display, signals, messages and exit code."""
+"""Runs a search for the command line: handles its display, signals, messages and exit code."""
 
 import os
 import shlex
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ticket_search.config.search import SearchSpec
 
 FAILED = 3
-#: The time to finish after SIGTERM, in seconds. Batch systems send SIGKILL ten seconds later, or more.
+#: The time to finish after SIGTERM, in seconds. Batch systems send SIGKILL at least ten seconds later.
 _SECONDS_TO_END = 9.0
 
 
@@ -104,7 +104,7 @@ def _print_results(spec: "SearchSpec", directory: str, shown: "Console", failed:
     click.echo(f"results: {directory} (pd.read_parquet('{tables}'))")
     if failed:
         click.echo(
-            f"{failed} of {done} trajectories failed; the column error of {directory}/trajectories has their "
+            f"{failed} of {done} trajectories failed; the column error of {directory}/trajectories contains their "
             "tracebacks",
             err=True,
         )
@@ -121,9 +121,9 @@ def console() -> "Console":
 
 
 def _interrupt(message: str, number: int, frame: object) -> NoReturn:
-    """Turn the first signal into an exception, and let a second one end the process at once.
+    """Turn the first signal into an exception, and let a second signal end the process at once.
 
-    If a storage server does not answer and blocks the last writes, the process ends without them after nine seconds.
+    If a storage server does not respond and blocks the last writes, the process exits without them after nine seconds.
     """
     del frame
     late = threading.Timer(_SECONDS_TO_END, _end_late, [message])
@@ -150,7 +150,7 @@ def _write(line: str) -> None:
 
 
 def this_command() -> str:
-    """Return the running command as the user typed it."""
+    """Return the command line that started this process."""
     return shlex.join(["ticket-search", *sys.argv[1:]])
 
 

@@ -15,8 +15,8 @@ from ticket_search.storage.folder import open_folder
 def pull(source: str, directory: str) -> None:
     """Copy the results of the search in SOURCE to DIRECTORY: tables, tickets and TensorBoard files, but not its store.
 
-    SOURCE is user@host:path (over rsync), s3://bucket/path, or a local path. Run again, the command copies only what
-    has changed.
+    SOURCE is user@host:path (over rsync), s3://bucket/path, or a local path. If you run it again, the command copies
+    only files that have changed.
     """
     from ticket_search.launch.disk import in_words
     from ticket_search.runs.pull import pull as copy_results
@@ -34,15 +34,15 @@ def pull(source: str, directory: str) -> None:
     is_flag=False,
     flag_value=10,
     metavar="[N]",
-    help="Prune, and of each search's finished trajectories keep only the N best tickets.  [N: 10]",
+    help="Prune, and keep only the N best tickets of each search's finished trajectories.  [N: 10]",
 )
 @click.option("--forget-gone", is_flag=True, help="Also prune the entries of searches whose directories are missing.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def store(directory: str, prune: bool, keep_best: int | None, forget_gone: bool, dry_run: bool) -> None:
-    """Show what a level store holds, and remove what no search needs.
+    """Show the contents of a level store, and remove files that no search needs.
 
-    DIRECTORY is a level store, or the run directory of a search that uses one. Rows stay in the tables when entries
-    are removed; a search that needs a removed level trains it again.
+    DIRECTORY is a level store, or the run directory of a search that uses one. Removing entries does not change the
+    tables of results; a search that needs a removed level trains it again.
     """
     from ticket_search.analysis.tickets import tickets as sparsest
     from ticket_search.launch.disk import in_words

@@ -7,7 +7,10 @@ from typing import Any, TextIO
 
 
 def outlive_audience() -> None:
-    """Let this process continue when stdout or stderr fails: a closed terminal, `| head -1`, a log on a full disk."""
+    """Let this process continue if stdout or stderr fails.
+
+    Examples are a terminal that was closed, a pipe to ``head -1``, and a log file on a full disk.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # the shell closed it: `>&-`
@@ -39,8 +42,8 @@ class _Dispensable:
         return getattr(self._stream, name)
 
     def _drop(self) -> None:
-        # The file descriptor is redirected, not just this wrapper: unwritten text stays in the stream's buffer, and
-        # Python's flush at exit would fail again and set exit code 120.
+        # Redirect the file descriptor too: unwritten text stays in the stream's buffer, and otherwise Python's flush at
+        # exit would fail again and set the exit code to 120.
         with suppress(OSError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())

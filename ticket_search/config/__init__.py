@@ -1,1 +1,1 @@
-"""Specifications of searches as frozen and validated data, and the keys that identify them. No torch, no ray."""
+"""Specifications of searches as frozen and validated data, and the keys that identify them. Without torch or ray."""

@@ -34,7 +34,7 @@ def unknown(kind: str, value: object, known: Sequence[str]) -> str:
 
 
 S = TypeVar("S", bound=Spec)
-#: The most lines of a message; a file of another format would otherwise cause one line for each of its keys.
+#: The maximum number of lines in a message; without it, a file in another format would cause a line for each key.
 _MOST_LINES = 3
 
 
@@ -48,7 +48,7 @@ def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "", context: 
         context: passed to the validators of the class; see pydantic's `ValidationInfo`.
 
     Raises:
-        SpecError: fields are wrong; the message has one line for each of the first, and the number of the others.
+        SpecError: fields are wrong; the message has a line for each of the first few, and the number of the others.
     """
     try:
         return cls.model_validate(raw, context=context)
@@ -94,7 +94,7 @@ def _explain(cls: type[Spec], problem: Any) -> str:
             return f"{quoted(value)} is not valid: {message}"
 
 
-#: Above this limit, not every integer is a float.
+#: Above this limit, not every integer can be represented as a float.
 _EXACT = 2**53
 _PLAIN_WORDS = {"a valid tuple": "a list", r"a valid dictionary( or instance of \w+)?": "a mapping of keys to values"}
 

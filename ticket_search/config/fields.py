@@ -1,4 +1,4 @@
-"""Field types that several parts of a specification share: bounded numbers, and lengths of training."""
+"""Field types that several parts of a specification share: bounded numbers, and training durations."""
 
 import re
 from typing import Annotated
@@ -7,14 +7,15 @@ from pydantic import BeforeValidator, Field
 
 from ticket_search.errors import quoted
 
-#: A hundred times the longest training in the papers. More is probably a typo, and would need terabytes for curves.
+#: A hundred times the longest training run in the papers. A larger number is probably a typo, and its learning curves
+#: would need terabytes.
 MOST_ITERATIONS = 10**9
 _EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=2**53)]
-#: Bounded because the tables hold seeds in a column of type int64.
+#: Bounded because the tables store seeds as int64.
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
@@ -22,12 +23,12 @@ def _duration(value: object, least: int = 0) -> object:
     if isinstance(value, str) and _EPOCHS.fullmatch(value):
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) <= MOST_ITERATIONS:
-        raise ValueError(f"{value} is not a length of training: write {int(value)}, not {value}")
+        raise ValueError(f"{value} is not a training duration: write {int(value)}, not {value}")
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{quoted(value)} is not a length of training: give iterations (20000) or epochs ('20ep')")
+        raise ValueError(f"{quoted(value)} is not a training duration: give iterations (20000) or epochs ('20ep')")
     if not least <= value <= MOST_ITERATIONS:
         raise ValueError(
-            f"{quoted(value)} is not a length of training: give {least} to {MOST_ITERATIONS} iterations, "
+            f"{quoted(value)} is not a training duration: give {least} to {MOST_ITERATIONS} iterations, "
             "or epochs ('20ep')"
         )
     return value
@@ -37,9 +38,9 @@ def _positive_duration(value: object) -> object:
     return _duration(value, least=1)
 
 
-#: A length of training: a number of iterations, or epochs as ``"20ep"``.
+#: A training duration: a number of iterations, or of epochs as ``"20ep"``.
 Duration = Annotated[int | str, BeforeValidator(_duration)]
-#: A length of training of at least one iteration or epoch.
+#: A training duration of at least one iteration or epoch.
 PositiveDuration = Annotated[int | str, BeforeValidator(_positive_duration)]
 
 

@@ -1,4 +1,4 @@
-"""Keys that identify computations: the same inputs have the same key on every machine and in every version."""
+"""Keys that identify computations. The same inputs have the same key on every machine and in every version."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ from ticket_search.config.older import with_older_sections
 from ticket_search.config.pruning import Control, EarlyBirdSpec, PruningSpec
 from ticket_search.config.trajectory import TrajectorySpec
 
-#: Increase it when a new version computes different numbers from the same inputs. This includes a changed default in a
-#: specification: the canonical form omits defaults, so that a new field does not change existing keys.
+#: The version of the numerical results, which is part of every level key. Increase it whenever the same inputs produce
+#: different results, and whenever a default in a specification changes. The canonical form leaves out fields at their
+#: defaults, so that a new field does not change existing keys, and therefore does not reflect a changed default.
 ENGINE_VERSION = 1
-#: The properties of an executor that its numbers depend on; two executors may differ in the last bits.
+#: The properties of an executor that affect its numerical results: two executors may differ in the last bits.
 ExecutorKey = Mapping[str, Any]
 PLAIN_EXECUTOR: ExecutorKey = {"name": "plain", "width": 1}
 
@@ -47,7 +48,7 @@ def dense_key(
     """Return the level key of level 0.
 
     Args:
-        spec: the resolved trajectory: all durations in iterations, and ``dataset.normalize`` filled in.
+        spec: the resolved trajectory: all durations are in iterations, and ``dataset.normalize`` is filled in.
         data: the fingerprint of the data set.
         network: a digest of the source of a user's own network; "" for the networks of this package.
         task: a digest of the source of a user's own task; "" for the tasks of this package.
@@ -78,7 +79,7 @@ def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: Executor
     - The ``global`` strategy ignores the rates of layers, except an output layer rate of 0.
     - Target densities replace the pruning rate. The key includes only the target of this level and of the next one,
       whose mask is stored in this level's entry.
-    - A ticket from the store replaces the pruning.
+    - If the level uses a ticket from the store, no setting of pruning affects its mask.
     - Early-bird settings are part of the parent's key. So is the executor, unless this level uses a different one.
     """
     start: dict[str, Any] = {"parent": parent} | ({} if executor is None else {"executor": dict(executor)})
@@ -93,9 +94,10 @@ def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: Executor
 
 
 def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) -> str:
-    """Return the level key of level 0 if `early_bird` may end the dense training with key `dense`.
+    """Return the key of level 0 for a dense training run that early-bird may cut short.
 
-    The key depends on how the first mask is computed, but not on how the mask is used.
+    Without early-bird, the run would have the key `dense`. The returned key depends on how the first mask is computed,
+    but not on how the mask is used.
     """
     plain = _mask_fields(pruning, idle={"rewind_iteration", "retrain", "reinit_kept", "reinit_pruned"})
     first = list((pruning.target_densities or ())[:1])
@@ -104,7 +106,7 @@ def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) 
 
 
 def _mask_fields(pruning: PruningSpec, idle: set[str]) -> dict[str, Any]:
-    """Return the fields that affect a level's pruning and training, without `idle` and the target densities."""
+    """Return the fields that affect a level's pruning and training, except those in `idle` and the target densities."""
     idle = idle | {"min_density", "max_levels", "target_densities", "early_bird"}
     if pruning.criterion == "large_final":
         pruning = pruning.model_copy(update={"criterion": "magnitude"})
@@ -121,7 +123,7 @@ def control_key(ticket: str, control: Control, draw: int) -> str:
 
 
 def copy_key(start: str, copy: int) -> str:
-    """Return the store's key of a copy: one of several trainings from the same start under different data orders.
+    """Return the store's key for a copy, one of several training runs that differ only in their data order.
 
     Args:
         start: the level key of a ticket, or the key of the rewind weights that a dense network starts from.
@@ -131,5 +133,5 @@ def copy_key(start: str, copy: int) -> str:
 
 
 def rewind_key(dense: str, iteration: int) -> str:
-    """Return the store's key of the weights after `iteration` iterations of the dense training with key `dense`."""
+    """Return the store's key for the weights after `iteration` iterations of the dense network with key `dense`."""
     return digest({"rewind": dense, "iteration": iteration})

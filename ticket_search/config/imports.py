@@ -1,4 +1,4 @@
-"""User code: finds its names in a specification, imports the functions, and computes digests of their source."""
+"""Find the names of user code in a specification, import its functions, and compute digests of its source."""
 
 import hashlib
 import importlib
@@ -18,8 +18,8 @@ from ticket_search.errors import SpecError
 
 #: The fields that may name user code.
 _FIELDS = ("task", "dataset.name", "model.name", "training.executor")
-#: Module -> digest of its source at the time of the import. If the file is edited later, the digest still describes the
-#: code that runs.
+#: Maps a module to the digest of its source at the time of the import. If the file is edited later, the digest still
+#: describes the code that runs.
 _DIGESTS: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 
 
@@ -29,7 +29,7 @@ def user_code(spec: SearchSpec | TrajectorySpec) -> list[str]:
     if isinstance(spec, SearchSpec):
         listed = [domain for field, domain in spec.space.items() if dotted(field) in _FIELDS]
         names += [name for domain in listed if isinstance(domain, tuple) for name in domain]
-    # A run directory's points are not validated again, so a "name" may have any type.
+    # A run directory's points are not validated again, so a value that should be a name may have any type.
     named = [name for name in names if isinstance(name, str) and USER_FUNCTION.fullmatch(name)]
     return list(dict.fromkeys(named))
 
@@ -43,7 +43,7 @@ def check_code_allowed(spec: SearchSpec | TrajectorySpec, source: object, *, all
         allow_code: whether user code may run.
 
     Raises:
-        SpecError: the specification names user code, which is not allowed.
+        SpecError: the specification names user code, and `allow_code` is False.
     """
     names = user_code(spec)
     if names and not allow_code:
@@ -77,7 +77,7 @@ def load_function(name: str) -> Callable[..., Any]:
     module = _module(name)
     try:
         function = getattr(module, attribute, None)
-    except Exception as error:  # from the module's own `__getattr__`
+    except Exception as error:  # raised by the module's own `__getattr__`
         raise SpecError(f"{name!r}: the module has no function {attribute!r}: {one_line(error)}") from error
     if not callable(function):
         raise SpecError(f"{name!r}: the module has no function {attribute!r}")
@@ -87,7 +87,7 @@ def load_function(name: str) -> Callable[..., Any]:
 def source_digest(name: str) -> str:
     """Return the SHA-256 digest (64 hexadecimal digits) of the source of the module in ``package.module:function``.
 
-    The source is read when this process first imports the module. Modules that it imports in turn are not included.
+    The source is read when this process first imports the module. Modules that it imports are not included.
 
     Raises:
         SpecError: the module cannot be imported, or has no source file.

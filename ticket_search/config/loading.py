@@ -1,4 +1,4 @@
-"""Reads a search space file, and applies the settings of the command line to it."""
+"""Read a search space file, and apply the settings from the command line to it."""
 
 import copy
 import stat
@@ -17,7 +17,7 @@ from ticket_search.config.search import CHECKED_BEFORE, SearchSpec
 from ticket_search.config.space import assign, dotted
 from ticket_search.errors import SpecError, quoted, shortened
 
-#: Parsing takes about 15 s per megabyte. The files of the searches that ship are smaller than 1 kB.
+#: Parsing takes about 15 s per megabyte. The files of the shipped searches are smaller than 1 kB.
 _MOST_BYTES = 1_000_000
 
 
@@ -30,19 +30,19 @@ def parse_yaml(text: str, source: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", YAMLWarning)  # ten lines about an anchor that is given a second time
+            warnings.simplefilter("ignore", YAMLWarning)  # a repeated anchor would print ten lines
             return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = str(error.problem)
-        if isinstance(error, DuplicateKeyError):  # the rest of its message is both values, however long
+        if isinstance(error, DuplicateKeyError):  # the rest of the message is the two values, however long
             problem = problem.partition(" with value")[0].replace("found duplicate key", "a second key")
         raise SpecError(f"{source}{where}: not valid YAML: {shortened(problem, 200)}") from None
     except (YAMLError, RecursionError) as error:
         raise SpecError(f"{source}: not valid YAML: {shortened(str(error).splitlines()[0], 200)}") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        # ruamel.yaml 0.19 lets them through: `!!bool x`, 2024-99-99, an integer of more than 4,300 digits.
+        # ruamel.yaml 0.19 raises these for `!!bool x`, 2024-99-99, or an integer of more than 4,300 digits.
         reason = shortened(str(error).partition(";")[0], 200)
         raise SpecError(f"{source}: not valid YAML: a value cannot be read: {reason}") from None
 
@@ -68,7 +68,7 @@ def _read(path: Path) -> str:
             raise SpecError(f"cannot read the search space {name}: it is not a regular file; give a YAML file")
         if status.st_size > _MOST_BYTES:
             raise SpecError(
-                f"cannot read the search space {name}: it has {status.st_size} bytes, more than {_MOST_BYTES}"
+                f"cannot read the search space {name}: it has {status.st_size} bytes; give at most {_MOST_BYTES}"
             )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -107,8 +107,8 @@ def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str,
     """Return a search with some of its keys replaced.
 
     Args:
-        search: the search, or its file as plain data.
-        settings: the new values by key, a dotted path in the file; ``space.NAME`` is a field of the space.
+        search: the search, or the content of its file as plain data.
+        settings: maps keys to new values. A key is a dotted path in the file; ``space.NAME`` is a field of the space.
 
     Raises:
         SpecError: one message, with a line for each problem.
@@ -126,7 +126,7 @@ def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str,
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
-    # In `space`, dots are part of a key: it holds "training.optimizer.lr" rather than nested mappings.
+    # Dots are part of a key in `space`: the key is "training.optimizer.lr", not a path through nested mappings.
     if key.startswith("space."):
         space = raw.setdefault("space", {})
         if isinstance(space, dict):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-#: The current name of each renamed section, by its old name. Level keys and identities are digests over the old names.
+#: Maps the old name of each renamed section to its current name. Level keys and identities are digests of data with the
+#: old names.
 OLDER_SECTIONS = {"trajectory": "pruning"}
 _OLDER_NAMES = {new: old for old, new in OLDER_SECTIONS.items()}
 

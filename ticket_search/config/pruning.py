@@ -1,4 +1,4 @@
-"""Settings for pruning and rewinding, early-bird, and the controls of tickets."""
+"""Settings for pruning, rewinding, early-bird and the controls of tickets."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ Strategy = Literal["layerwise", "global"]
 ValueCriterion = Literal[
     "magnitude", "random", "large_final", "magnitude_increase", "movement", "large_init", "small_final"
 ]
-#: Criteria that need the network at its rewind weights; see `ticket_search.training.saliency`.
+#: Criteria that run the network with its rewind weights; see `ticket_search.training.saliency`.
 NetworkCriterion = Literal["snip", "grasp", "synflow"]
 Criterion = Literal[ValueCriterion, NetworkCriterion]
 Control = Literal["random_reinit", "random_mask", "shuffled_mask"]
@@ -34,10 +34,10 @@ def _densities(value: object) -> object:
 
 
 class EarlyBirdSpec(Spec):
-    """When to end the dense training because its mask no longer changes (You et al. 2020, arXiv 1909.11957).
+    """When to end level 0 because its mask no longer changes (You et al. 2020, arXiv 1909.11957).
 
     Attributes:
-        threshold: two masks count as equal if they differ in at most this fraction of the prunable weights.
+        threshold: two masks count as equal if they differ in less than this fraction of the prunable weights.
         window: the number of masks to compare; the last mask must count as equal to each of the others.
         every: the number of iterations between two masks, or of epochs as ``"1ep"``.
     """
@@ -56,7 +56,7 @@ class PruningSpec(Spec):
             `min_density`. A single number prunes to that density in one shot; null prunes iteratively at the rate.
         strategy: ``layerwise`` (each tensor prunes its own share) or ``global`` (all tensors compete).
         criterion: how weights are scored; the weights with the lowest scores are pruned.
-        rewind_iteration: k; surviving weights return to their values after k iterations of the dense training.
+        rewind_iteration: k; surviving weights return to their values after k iterations of level 0.
         retrain: how to retrain after pruning (Renda et al. 2020): ``weights`` rewinds weights and schedule to k;
             ``learning_rate`` keeps the trained weights and rewinds the schedule; ``finetune`` keeps both and trains
             for as many iterations at the last learning rate.
@@ -99,7 +99,7 @@ class PruningSpec(Spec):
     def _key(cls, ticket: str | None) -> str | None:
         if ticket is not None and not re.fullmatch("[0-9a-f]{32}", ticket):
             raise ValueError(
-                f"{quoted(ticket)} is not the key of a ticket, 32 hexadecimal digits; "
+                f"{quoted(ticket)} is not a ticket key (32 hexadecimal digits); "
                 "to search with a ticket file, use `ticket-search transfer`"
             )
         return ticket
@@ -119,8 +119,9 @@ class PruningSpec(Spec):
     def _levels_are_bounded(self) -> "PruningSpec":
         if self.pruned_levels > MOST_LEVELS:
             raise ValueError(
-                f"pruning_rate {self.pruning_rate} takes {self.pruned_levels} levels to density {self.min_density}, "
-                f"more than {MOST_LEVELS}; give a greater pruning_rate or min_density, or set max_levels"
+                f"pruning_rate {self.pruning_rate} needs {self.pruned_levels} levels to reach density "
+                f"{self.min_density}, more than {MOST_LEVELS}; give a greater pruning_rate or min_density, "
+                "or set max_levels"
             )
         return self
 
@@ -129,7 +130,7 @@ class PruningSpec(Spec):
         for name in ("conv_layer_rate", "output_layer_rate"):
             if self.target_densities is not None and getattr(self, name) != 1.0:
                 raise ValueError(
-                    f"{name} {getattr(self, name)} is a share of pruning_rate, which target_densities replace; "
+                    f"{name} {getattr(self, name)} is a fraction of pruning_rate, which target_densities replace; "
                     f"give pruning.{name} 1.0, or no target_densities"
                 )
         return self
@@ -151,7 +152,7 @@ class PruningSpec(Spec):
         if self.early_bird is not None and self.criterion not in _OF_FINAL_VALUES:
             raise ValueError(
                 f"early_bird compares masks computed from the weights in training, but criterion {self.criterion!r} "
-                f"needs more than these; give one of {', '.join(_OF_FINAL_VALUES)}, or early_bird null"
+                f"needs more than the weights; give one of {', '.join(_OF_FINAL_VALUES)}, or early_bird null"
             )
         if self.early_bird is not None and self.retrain == "finetune":
             raise ValueError(
@@ -171,7 +172,7 @@ class PruningSpec(Spec):
         most = 2 * min(share, 1 - share)
         if self.early_bird.threshold >= most:
             raise ValueError(
-                f"early_bird.threshold {self.early_bird.threshold} would end every training at its first masks: with "
+                f"early_bird.threshold {self.early_bird.threshold} would end level 0 at the first comparison: with "
                 f"{name} {share}, two masks differ in at most {most:.3g} of the weights; give a threshold below that"
             )
         return self
@@ -207,7 +208,7 @@ class PruningSpec(Spec):
         """The number of levels after level 0 if each prunes its exact share of the weights."""
         if self.target_densities is not None or self.ticket is not None:
             return self.last_level or 0
-        # log1p, because 1 - 1e-17 is 1.0, and log(1.0) is 0.
+        # Use log1p, because 1 - 1e-17 is 1.0 in floating point, and log(1.0) is 0.
         reach = math.log(self.min_density) / math.log1p(-self.pruning_rate) + 1e-9
         return math.floor(min(reach, 10**18 if self.max_levels is None else self.max_levels))
 
@@ -220,7 +221,7 @@ class ControlsSpec(Spec):
     Attributes:
         kinds: any of ``random_reinit`` (the ticket's mask on a newly initialized network), ``random_mask`` (the
             ticket's weights under a random mask) and ``shuffled_mask`` (the ticket's weights under its mask, shuffled
-            within each layer). The last two have the same distribution; the literature uses both names.
+            within each layer). The last two are drawn from the same distribution; the literature uses both names.
         draws: the number of controls of each kind to train at each level.
         levels: the levels that get controls. ``last`` means the last level (according to ``pruning.max_levels`` or
             ``target_densities``); null means every level from 1 on.
@@ -254,20 +255,20 @@ def check_rewind(rewind_iteration: int, iterations: int) -> None:
     """Check that at least one iteration of training follows the rewind iteration.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no iteration follows it.
     """
     if rewind_iteration >= iterations:
         raise ValueError(
-            f"pruning.rewind_iteration: {rewind_iteration} is past the training of {iterations} iterations; "
-            f"give 0 to {iterations - 1}"
+            f"pruning.rewind_iteration: {rewind_iteration} is not before the end of training at iteration {iterations}"
+            f"; give 0 to {iterations - 1}"
         )
 
 
 def check_early_bird(early_bird: EarlyBirdSpec | None, iterations: int) -> None:
-    """Check that a window of early-bird masks fits into the training; an interval in epochs is not checked.
+    """Check that level 0 is long enough for a window of early-bird masks; an interval in epochs is not checked.
 
     Raises:
-        ValueError: the window needs more iterations than there are.
+        ValueError: the window needs more iterations than level 0 has.
     """
     if early_bird is None or isinstance(early_bird.every, str):
         return

@@ -31,13 +31,14 @@ from ticket_search.errors import SpecError, quoted
 
 #: The fields of the section ``search`` that may change when a search is resumed.
 CHANGEABLE_SETTINGS = ("trials", "early_stopping", "max_concurrent", "max_failures", "checkpoint_seconds")
-#: The keys that say where a search runs, which may change too.
+#: The keys that say where a search runs; they may also change when a search is resumed.
 PLACES = ("resources", "data_dir", "store")
 #: A space of up to this many points is checked at every point. The limit is higher for a grid (`_MANY`), which will run
 #: every point. Each check takes about 0.1 ms.
 _FEW = 500
 _MANY = 10_000
-#: Of a longer list, only the ends are paired with other fields' values: two lists of 1,000 values have a million pairs.
+#: The values of a longer list are not all paired with other fields' values, because two lists of 1,000 values have a
+#: million pairs: see `_ends_of_many`.
 _MOST_PAIRED = 30
 #: The validation context of a search whose points were checked when its file was written.
 CHECKED_BEFORE = "checked before"
@@ -57,7 +58,7 @@ class SearchSpec(Spec):
         space: the values of each searched field, by name. A name is a dotted path such as ``training.optimizer.lr``;
             fields of ``pruning`` also have a short form, such as ``pruning_rate``.
         points: the points of a grid, each with a value for every field of the space; null means every combination.
-        seeds: the seeds, spread evenly over the trials; the sampler does not model them.
+        seeds: the seeds of trajectories, spread evenly over the trials; the sampler does not model them.
         search: how points are chosen and trajectories are judged.
         resources: the resources of each trajectory.
         data_dir: the folder of the data sets; a relative path starts at the working directory.
@@ -116,7 +117,9 @@ class SearchSpec(Spec):
     def _points_of_the_space(self) -> "SearchSpec":
         for point in self.points or ():
             if self.search.sampler != "grid":
-                raise ValueError(f"points are for the grid sampler, not for {self.search.sampler!r}; give null")
+                raise ValueError(
+                    f"points are only for the grid sampler, not for {self.search.sampler!r}; set points to null"
+                )
             if set(point) != set(self.space):
                 raise ValueError(f"points: {quoted(point)} must have the fields of the space, {list(self.space)}")
             for name, value in point.items():
@@ -164,7 +167,9 @@ class SearchSpec(Spec):
                     part = getattr(part, attribute)
                 if part in seen:
                     same = domain[seen.index(part)]
-                    raise ValueError(f"space.{name}: {quoted(same)} and {quoted(value)} are the same; give one")
+                    raise ValueError(
+                        f"space.{name}: {quoted(same)} and {quoted(value)} are the same value; give only one"
+                    )
                 seen.append(part)
 
     def points_to_check(self) -> Iterable[dict[str, Any]]:
@@ -176,7 +181,8 @@ class SearchSpec(Spec):
         """Generate points that together cover every pair of values of any two fields.
 
         Pairs matter because a rewind iteration may fit one length of training but not another, or a momentum one
-        optimizer but not another. Of a range, the values are its two ends; of a long list, only the ends are paired.
+        optimizer but not another. A range is represented by its two ends. The pairs include only some
+        values of a long list; see `_ends_of_many`.
         """
         extremes = {name: ends(domain) for name, domain in self.space.items()}
         start = {name: values[0] for name, values in extremes.items()}
@@ -253,7 +259,7 @@ class SearchSpec(Spec):
         return digest(plain)
 
     def to_yaml(self) -> str:
-        """Write the search as YAML, from which `loading.load_search` reads an equal search.
+        """Return the search as YAML, from which `loading.load_search` reads an equal search.
 
         PyYAML quotes every string that YAML 1.1 would read as another type, so earlier versions can read the file too.
         """
@@ -261,15 +267,19 @@ class SearchSpec(Spec):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Also quotes strings such as ``1e5`` and ``0o17``, which are numbers in YAML 1.2 but not in YAML 1.1."""
+    """A YAML dumper that also quotes strings such as ``1e5``, ``089`` and ``0o17``, numbers in YAML 1.2 only."""
 
 
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$|0o[0-7]+$"), list("-+0123456789")
-)
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    may_be_number = text[:1] in "-+.0123456789"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if may_be_number else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def _ends_of_many(values: list[Any]) -> list[Any]:
+    """Return the values or, if they are too many, only the two extremes of numbers or the first few of others."""
     if len(values) <= _MOST_PAIRED:
         return values
     if all(isinstance(value, int | float) for value in values):

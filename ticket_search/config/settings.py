@@ -17,8 +17,8 @@ class EarlyStoppingSpec(Spec):
         margin: a ticket clearly does not match if it is worse than the dense network by more than the tolerance plus
             this margin.
         patience: the number of consecutive clearly non-matching levels after which a trajectory may be stopped.
-        worst_fraction: it is stopped if its gap to the dense network is among this worst fraction of all trajectories
-            at the same compression.
+        worst_fraction: after `patience` such levels, a trajectory is stopped if its gap to the dense network puts it
+            among this worst fraction of all trajectories at the same compression.
         min_trajectories: the number of trajectories that must have reached a compression before they are compared
             there.
     """
@@ -35,17 +35,17 @@ class SearchSettings(Spec):
     """The ``search`` section: how points are chosen and trajectories are judged.
 
     Attributes:
-        trials: the number of trajectories to run; null, for ``grid``, runs every point with every seed.
+        trials: the number of trajectories to run; null, which only ``grid`` allows, runs every point with every seed.
         sampler: ``tpe``, ``random``, ``grid``, or ``nsga2`` (whose two objectives are the validation metric and the
             compression).
-        objective: ``sparsest_matching`` is log2 of the highest compression at which the ticket still matches.
+        objective: ``sparsest_matching`` is log2 of the highest compression at which a ticket still matches.
         tolerance: a ticket matches if its validation metric is worse than its dense network's by at most this.
         max_concurrent: the maximum number of trajectories that run at once; null means as many as fit.
         max_failures: the number of times to restart a trajectory whose worker died.
-        checkpoint_seconds: the time between two checkpoints of a level in training, from which an interrupted training
-            resumes; null writes none.
+        checkpoint_seconds: the number of seconds between two checkpoints of a level in training, from which an
+            interrupted run resumes; null writes no checkpoints.
         seed: the seed of the sampler.
-        early_stopping: when to stop hopeless trajectories; null never stops any.
+        early_stopping: when to stop hopeless trajectories; null never stops a trajectory.
     """
 
     trials: PositiveInt | None = None
@@ -61,7 +61,7 @@ class SearchSettings(Spec):
     @model_validator(mode="after")
     def _grid_alone_is_finite(self) -> "SearchSettings":
         if self.trials is None and self.sampler != "grid":
-            raise ValueError(f"trials null is for the grid sampler; {self.sampler!r} needs a number of trials")
+            raise ValueError(f"trials may be null only for the grid sampler; {self.sampler!r} needs a number of trials")
         return self
 
 
@@ -89,5 +89,5 @@ class ResourcesSpec(Spec):
         # Ray counts GPUs in ten-thousandths, so n rounded shares may add up to more than one GPU (3 x 0.3334).
         n = round(1 / share) if 0 < share < 1 else 1
         if 0 < share < 1 and (n * round(share * 10_000) > 10_000 or abs(n * share - 1) > 1e-2):
-            raise ValueError(f"gpus {share} is not 1/n, so shares would not pack; give {10_000 // n / 10_000:g}")
+            raise ValueError(f"gpus {share} is not 1/n, so shares would not fill a GPU; give {10_000 // n / 10_000:g}")
         return self

@@ -1,11 +1,11 @@
-"""Finds search space files: by name if they ship with the package, otherwise by path."""
+"""Find search space files, by name if they ship with the package and otherwise by path."""
 
 from pathlib import Path
 
 from ticket_search.errors import SpecError, quoted
 
 _PACKAGE = Path(__file__).parents[1]
-#: A wheel has the files inside the package (see setup.py), and a checkout next to it.
+#: In a wheel, the files are inside the package (see setup.py); in a checkout, they are next to it.
 _SHIPPED = next(path for path in (_PACKAGE / "search_spaces", _PACKAGE.parent / "search_spaces") if path.is_dir())
 
 
@@ -21,7 +21,7 @@ def search_file(space: str) -> Path:
     path = Path(space)
     try:
         is_file, exists = path.is_file(), path.exists()
-    except OSError as error:  # a name of more than 255 bytes, a loop of symbolic links
+    except OSError as error:  # e.g. a name of more than 255 bytes, or a loop of symbolic links
         raise SpecError(f"cannot read the search space {quoted(space)}: {error.strerror}") from None
     if is_file or space not in shipped:
         if not exists:

@@ -19,7 +19,7 @@ SECTIONS: dict[str, type[Spec]] = {
 }
 
 
-#: Integers are bounded so that they can be converted to float, which one of 400 digits cannot.
+#: Integers are bounded so that they can be converted to float; an integer of 400 digits cannot be.
 Number = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | float
 
 
@@ -29,7 +29,7 @@ class Range(Spec):
     Attributes:
         low: the lower bound.
         high: the upper bound.
-        log: whether the logarithm is drawn uniformly.
+        log: whether values are drawn uniformly on a logarithmic scale.
         step: if not None, only ``low, low + step, ...`` are drawn.
     """
 
@@ -43,10 +43,12 @@ class Range(Spec):
         if self.low >= self.high:
             raise ValueError(f"low {self.low} must be less than high {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError(f"a log range needs low above 0 and no step, not low {self.low}, step {self.step}")
+            raise ValueError(
+                f"a log range needs a low above 0 and no step, but low is {self.low} and step is {self.step}"
+            )
         if self.step is not None and self.step < _LEAST_STEP:
             raise ValueError(f"step {self.step} must be at least {_LEAST_STEP}")
-        # A float, because the number of steps between -1e308 and 1e308 overflows to infinity, which no int can hold.
+        # Count in floats, because between -1e308 and 1e308 the count is infinity, which cannot be converted to int.
         if self.step is not None and (values := (self.high - self.low) / self.step + 1) > MOST_STEPS:
             raise ValueError(f"step {self.step} makes {values:.0f} values; give at most {MOST_STEPS}, or no step")
         return self
@@ -54,13 +56,13 @@ class Range(Spec):
     @property
     def count(self) -> int:
         """The number of values of a range with a step; integers without a step have step 1."""
-        # The 1e-9 compensates for rounding: in binary fractions (0.5 - 0.1) / 0.1 is 3.9999999999999996.
+        # The 1e-9 compensates for rounding: in floating point, (0.5 - 0.1) / 0.1 is 3.9999999999999996.
         return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
     def value(self, i: int) -> int | float:
         """Return the value with index i, from 0 to `count` - 1."""
         value = self.low + i * (self.step or 1)
-        # Rounded, because in binary fractions 0.1 + 2 * 0.1 is 0.30000000000000004.
+        # Round, because in floating point 0.1 + 2 * 0.1 is 0.30000000000000004.
         return value if self.is_integer else round(float(value), 12)
 
     @property

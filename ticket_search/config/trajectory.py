@@ -1,4 +1,4 @@
-"""The specification of a trajectory: everything that its numbers depend on."""
+"""The specification of a trajectory: everything that its results depend on."""
 
 import itertools
 import re
@@ -170,7 +170,7 @@ class OptimizerSpec(Spec):
     @model_validator(mode="after")
     def _momentum_is_for_sgd(self) -> "OptimizerSpec":
         if self.name == "adam" and self.momentum:
-            raise ValueError(f"momentum {self.momentum} is for sgd; adam takes none")
+            raise ValueError(f"momentum {self.momentum} is only for sgd; adam has no momentum")
         return self
 
 
@@ -207,7 +207,7 @@ class TrainingSpec(Spec):
         optimizer: the optimizer and its settings.
         schedule: the learning rate schedule.
         batch_size: the number of examples per iteration; the last batch of an epoch is dropped if it is smaller.
-        iterations: the number of optimizer updates of the dense training, or of epochs as ``"20ep"``.
+        iterations: the length of level 0: a number of optimizer updates, or of epochs as ``"20ep"``.
         evaluate_every: the number of iterations between two points of the learning curve, or of epochs as ``"1ep"``.
         precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` in the operations that torch's
             autocast supports. Weights, updates, masks and losses are always fp32.
@@ -314,7 +314,7 @@ class TrajectorySpec(Spec):
 
         Raises:
             SpecError: the batch is larger than the split, the rewind iteration is not before the end of the training,
-                early-bird needs more iterations than there are, or the epochs amount to too many iterations.
+                early-bird needs more iterations than level 0 has, or the epochs amount to too many iterations.
         """
         batch = self.training.batch_size
         if batch > training_images:

@@ -1,4 +1,4 @@
-"""Describes an exception from user code in one line."""
+"""Describes an exception in one line. The text of a user's exception may have many lines, or itself raise."""
 
 import os
 import sysconfig
@@ -11,6 +11,17 @@ _LIBRARIES = (_PACKAGE, *(sysconfig.get_path(n) + os.sep for n in ("stdlib", "pu
 _LONGEST_LINE = 300
 
 
+def headline(error: BaseException) -> str:
+    """Return the type of an exception and the first line of its message, of at most 300 characters."""
+    try:
+        text = str(error)
+    except Exception:  # str() runs the exception's own __str__, which may itself raise
+        text = ""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return message if len(message) <= _LONGEST_LINE else message[:_LONGEST_LINE] + "..."
+
+
 def one_line(error: BaseException) -> str:
     """Describe an exception from user code in one line: its type, the first line of its message, and file and line.
 
@@ -18,13 +29,6 @@ def one_line(error: BaseException) -> str:
     packages. If there is no such frame because the user code is itself installed, they are those of the outermost frame
     outside this package.
     """
-    try:
-        text = str(error)
-    except Exception:  # the exception is the user's too
-        text = ""
-    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    message = message if len(message) <= _LONGEST_LINE else message[:_LONGEST_LINE] + "..."
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -32,6 +36,6 @@ def one_line(error: BaseException) -> str:
     ]
     of_user = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     if not frames:
-        return message
+        return headline(error)
     frame = of_user[-1] if of_user else frames[0]
-    return f"{message} ({frame.filename}:{frame.lineno})"
+    return f"{headline(error)} ({frame.filename}:{frame.lineno})"

@@ -1,4 +1,4 @@
-"""Reading a data set into numpy arrays of all images and labels, before any split, without torch."""
+"""Read a data set into numpy arrays of all images and labels, before any split. Does not import torch."""
 
 import hashlib
 import importlib.resources
@@ -28,7 +28,7 @@ _CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arrays:
-    """The images and labels of a data set, as read.
+    """All images and labels of a data set, before splitting and normalization.
 
     Attributes:
         train_images: ``[n, c, h, w]``, uint8 (0 to 255) or float32 (not rescaled).
@@ -48,7 +48,7 @@ class Arrays:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of 32 hexadecimal digits of the arrays' bits, shapes and types, and of the user's source."""
+        """A digest, 32 hexadecimal digits, of the arrays' content, shapes and types and the user's source code."""
         sha = hashlib.sha256(self.source.encode())
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             sha.update(f"|{array.dtype.name}{list(array.shape)}".encode())
@@ -70,7 +70,7 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
 
     Raises:
         DataError: the data set is missing or unreadable, does not have the shapes of `Arrays`, is too small for
-            `spec.validation`, or does not have the number of channels of `spec.normalize`.
+            `spec.validation`, or has a different number of channels than `spec.normalize`.
         SpecError: a user's function cannot be imported.
     """
     arrays = READERS.get(spec.name, _user)(spec, data_dir)
@@ -79,10 +79,10 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
 
 
 def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
-    """Check that the split and the normalisation fit the data.
+    """Check that the split and the normalization fit the data.
 
     Raises:
-        DataError: something does not fit; the message quotes it and says what would.
+        DataError: something does not fit; the message quotes it and says what would fit.
     """
     images = len(arrays.train_images)
     if spec.validation >= images:
@@ -99,7 +99,7 @@ def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
 
 
 def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
-    """Return warnings about labels that are valid but probably a mistake, one line per kind, saying what to do."""
+    """Return warnings about labels that are valid but probably mistaken, one line per kind with the remedy."""
     trained, tested = np.unique(arrays.train_labels), np.unique(arrays.test_labels)
     untrained = np.setdiff1d(tested, trained)
     notices = []
@@ -107,7 +107,8 @@ def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
         images = int(np.isin(arrays.test_labels, untrained).sum())
         notices.append(
             f"dataset {spec.name!r}: {images} of its {len(arrays.test_labels)} test images have labels that no "
-            f"training image has ({_some(untrained)}) and will count as wrong; move some into training, or drop them"
+            f"training image has ({_some(untrained)}) and will count as wrong; move some of them into the training "
+            "set, or drop them"
         )
     empty = arrays.classes - len(np.union1d(trained, tested))
     if empty:
@@ -163,7 +164,7 @@ def _cifar10(spec: DatasetSpec, data_dir: Path) -> Arrays:
 
 
 def _torchvision(spec: DatasetSpec, name: str, data_dir: Path, *, train: bool) -> Any:
-    # Imported only where it is needed, because it loads torch.
+    # Imported here because it loads torch, which most data sets do not need.
     import torchvision.datasets
 
     try:
@@ -183,7 +184,7 @@ def _parquet(spec: DatasetSpec, data_dir: Path) -> Arrays:
     folder = data_dir / (spec.path or "")
     try:
         shards = find_shards(folder)
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+    except (OSError, ValueError) as error:  # a name that is too long or contains a NUL
         raise DataError(
             f"dataset.path: cannot list {quoted(spec.path)}: {getattr(error, 'strerror', None) or error}"
         ) from None
@@ -218,9 +219,9 @@ READERS: dict[str, Callable[[DatasetSpec, Path], Arrays]] = {
 def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
     try:
         pairs = {split: (np.asarray(splits[split][0]), np.asarray(splits[split][1])) for split in ("train", "test")}
-    except Exception as error:  # a user's own objects may raise anything
+    except Exception as error:  # objects of the user's own classes may raise anything
         raise DataError(
-            f'dataset {name!r} must be {{"train": (images, labels), "test": (images, labels)}} of arrays: '
+            f'dataset {name!r} must be a dict {{"train": (images, labels), "test": (images, labels)}} of arrays: '
             f"{one_line(error)}"
         ) from error
     images = {split: _images(f"dataset {name!r}, {split}", pair[0]) for split, pair in pairs.items()}
@@ -233,7 +234,7 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
             f"dataset {name!r}: training images are {kinds['train']}, test images {kinds['test']}; "
             "give both the same type and shape"
         )
-    # Contiguous, so that processes can share them without a copy.
+    # Make the arrays contiguous, so that processes can share them without a copy.
     images = {split: np.ascontiguousarray(array) for split, array in images.items()}
     return Arrays(
         train_images=images["train"],
@@ -250,7 +251,7 @@ def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
     images = sum(len(array) for array in labels.values())
     if classes > max(images, 1000):
         raise DataError(
-            f"dataset {name!r}: label {classes - 1} is too large for {images} images; number classes from 0"
+            f"dataset {name!r}: label {classes - 1} is too large for {images} images; number the classes from 0"
         )
     train = labels["train"]
     if train.min() == train.max():
@@ -292,11 +293,13 @@ def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
 
 def _labels(where: str, labels: NDArray[Any], images: int) -> NDArray[np.int64]:
     if labels.shape != (images,):
-        raise DataError(f"{where}: labels have the shape {list(labels.shape)}; {images} images need [{images}]")
+        raise DataError(
+            f"{where}: labels have the shape {list(labels.shape)}; {images} images need the shape [{images}]"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{where}: labels are {labels.dtype.name}; give integers from 0")
+        raise DataError(f"{where}: labels are {labels.dtype.name}; give integers, starting at 0")
     if labels.min() < 0:
-        raise DataError(f"{where}: a label is {labels.min()}; labels count from 0")
+        raise DataError(f"{where}: a label is {labels.min()}; number the classes from 0")
     if labels.max() > np.iinfo(np.int64).max:
-        raise DataError(f"{where}: a label is {labels.max()}; give class numbers from 0")
+        raise DataError(f"{where}: a label is {labels.max()}; number the classes from 0 without gaps")
     return labels.astype(np.int64, copy=False)

@@ -1,4 +1,4 @@
-"""A data set on one device: its splits, normalisation, and training batches as a function of (seed, iteration)."""
+"""A data set on one device: its splits, its normalization, and training batches as a function of (seed, iteration)."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from ticket_search.config.trajectory import AugmentSpec, DatasetSpec, NormalizeS
 from ticket_search.data.arrays import Arrays, read_arrays
 from ticket_search.errors import DataError
 
-#: The usual normalisation constants, for images scaled to [0, 1].
+#: The usual normalization constants, for images scaled to [0, 1].
 NORMALIZE = {
     "mnist": NormalizeSpec(mean=(0.1307,), std=(0.3081,)),
     "fashion_mnist": NormalizeSpec(mean=(0.2860,), std=(0.3530,)),
@@ -34,7 +34,7 @@ class Split:
     """A subset of the images.
 
     Attributes:
-        images: ``[n, c, h, w]`` as stored, uint8 or float32. Never write to it: other processes may share the memory.
+        images: ``[n, c, h, w]``, not normalized, uint8 or float32. Never write to it: other processes may share it.
         labels: ``[n]`` int64.
         rows: ``[m]`` int64, ascending: the rows of `images` that belong to the split; None means all.
     """
@@ -48,7 +48,7 @@ class Split:
         return len(self.labels if self.rows is None else self.rows)
 
     def at(self, indices: Tensor) -> Tensor:
-        """Return the rows of `images` that hold the split's images number `indices`."""
+        """Convert indices of the split's images into row numbers of `images`."""
         return indices if self.rows is None else self.rows.index_select(0, indices)
 
 
@@ -62,9 +62,9 @@ class Dataset:
         test: the test images, used only to measure a level once it is trained.
         classes: the number of classes.
         image_shape: ``(c, h, w)``.
-        fingerprint: a digest, of 32 hexadecimal digits, of the data as read, before splitting and normalisation.
+        fingerprint: a digest, 32 hexadecimal digits, of the data before splitting and normalization.
         normalize: the constants in use: the specification's, the usual ones, or those of the data.
-        scale: ``[c, 1, 1]`` float32; an image ``x`` as stored is normalised as ``x * scale + shift``.
+        scale: ``[c, 1, 1]`` float32; an image ``x`` of a split is normalized as ``x * scale + shift``.
         shift: ``[c, 1, 1]`` float32.
         augment: the augmentation of training images.
     """
@@ -85,19 +85,20 @@ class Dataset:
         return len(self.train) // batch_size
 
     def stream(self, seed: int, batch_size: int) -> "TrainStream":
-        """Return the training batches of a run's seed."""
+        """Return the training batches for a trajectory's seed."""
         return TrainStream(self, seed, batch_size)
 
     @property
     def evaluation_batch_size(self) -> int:
         """The number of images in an evaluation batch: at most 1,000, and at most 64 MiB as float32."""
-        # Depends on the image size alone: a split's loss is summed by batches, whose size affects its last bits.
+        # This depends on the image size alone, because the loss of a split is summed batch by batch: the batch size
+        # affects the last bits of the sum.
         return max(1, min(_EVALUATED_IMAGES, _EVALUATED_BYTES // (4 * math.prod(self.image_shape))))
 
     def batches(
         self, split: Literal["validation", "test"], batch_size: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all images of a split in order, normalised to float32 ``[b, c, h, w]``, with their labels ``[b]``.
+        """Yield all images of a split in order, normalized to float32 ``[b, c, h, w]``, with their labels ``[b]``.
 
         Args:
             split: the split to read.
@@ -107,7 +108,7 @@ class Dataset:
         batch_size = batch_size or self.evaluation_batch_size
         for start in range(0, len(part.labels), batch_size):
             chosen = slice(start, start + batch_size)
-            # Not in place: a slice of float images is a view of the split.
+            # Do not multiply in place: a slice of float images is a view of the split.
             yield (part.images[chosen].float() * self.scale).add_(self.shift), part.labels[chosen]
 
 
@@ -115,7 +116,7 @@ class TrainStream:
     """Training batches as a pure function of (seed, iteration); the global generators are not used.
 
     The order and the augmentation of an epoch are drawn on the CPU, so that they are the same on every device, and
-    then moved. Only the current epoch's draws are kept; returning to another epoch draws it again.
+    then moved to the device. Only the current epoch's draws are kept; those of any other epoch are drawn again.
     """
 
     def __init__(self, dataset: Dataset, seed: int, batch_size: int) -> None:
@@ -134,10 +135,10 @@ class TrainStream:
         """Return the batch of one iteration.
 
         Args:
-            iteration: counted from 0 over the whole training, not from the epoch's start.
+            iteration: the number of the iteration, from 0, counted over all epochs.
 
         Returns:
-            The images, augmented and then normalised, ``[b, c, h, w]`` float32, and the labels, ``[b]`` int64.
+            The images, augmented and then normalized, ``[b, c, h, w]`` float32, and the labels, ``[b]`` int64.
         """
         epoch, step = divmod(iteration, self._iterations_per_epoch)
         if epoch != self._epoch:
@@ -164,7 +165,7 @@ class TrainStream:
 def crop_and_flip(images: Tensor, crop: int, offsets: Tensor, flips: Tensor) -> Tensor:
     """Pad each image with zeros, crop it back to its size, and mirror it left to right if its flip is True.
 
-    The padding is black: the images are not normalised yet.
+    The padding is black, because the images are not normalized yet.
 
     Args:
         images: ``[b, c, h, w]``.
@@ -197,7 +198,8 @@ def make_dataset(spec: DatasetSpec, arrays: Arrays, device: torch.device | str =
     On the CPU, the training and test images are not copied; they may be read-only memory shared with other processes.
 
     The validation images are the first `spec.validation` of ``RandomState(spec.split_seed).permutation(n)``, whose
-    output numpy guarantees not to change; each split keeps the order of the data set. A run's seed has no effect.
+    output numpy guarantees not to change; each split keeps the order of the data set. The seed of a trajectory has no
+    effect.
     """
     order = np.random.RandomState(spec.split_seed).permutation(len(arrays.train_images))
     held_out, kept = np.sort(order[: spec.validation]), np.sort(order[spec.validation :])
@@ -229,17 +231,17 @@ def statistics(images: NDArray[Any]) -> NormalizeSpec:
     means, stds = [], []
     for channel in images.swapaxes(0, 1):
         mean = channel.mean(dtype=np.float64)
-        # In pieces, because a float64 copy of the whole channel would take twice its memory.
+        # Sum in pieces, because a float64 copy of the whole channel would take twice its memory.
         squares = sum(float(((x - mean) ** 2).sum()) for x in np.array_split(channel, len(channel) // 1024 + 1))
         means.append(float(mean))
         std = (squares / channel.size) ** 0.5
-        # The values are compared too, because rounding can make the std of equal values slightly larger than 0.
+        # Compare the values too, because rounding can make the std of equal values slightly larger than 0.
         stds.append(std if std and channel.min() < channel.max() else 1.0)
     return NormalizeSpec(mean=tuple(means), std=tuple(stds))
 
 
 def _statistics_of_bytes(images: NDArray[Any]) -> NormalizeSpec:
-    """Use integer sums, which are equal on every machine, because the constants are part of level keys."""
+    """Compute the statistics from integer sums, which are equal on every machine: level keys depend on them."""
     means, stds = [], []
     for channel in images.swapaxes(0, 1):
         counts = np.bincount(channel.ravel(), minlength=256).tolist()
@@ -266,7 +268,7 @@ def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # and nothing writes to it
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
         return torch.from_numpy(np.ascontiguousarray(array))
 
 

@@ -1,4 +1,4 @@
-"""Reading the IDX files of MNIST and Fashion-MNIST."""
+"""Read the IDX files of MNIST and Fashion-MNIST."""
 
 import gzip
 import math
@@ -40,7 +40,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
     magic, start = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
     if raw[:4] == magic and len(raw) < start:
-        raise DataError(f"{str(path)!r} ends within its header, after {len(raw)} bytes; fetch it again")
+        raise DataError(f"{str(path)!r} ends within its header, after {len(raw)} bytes; download it again")
     if raw[:4] != magic:
         raise DataError(f"{str(path)!r} begins with {raw[:4].hex()!r}; it should begin with {magic.hex()!r}")
     shape = struct.unpack(f">{dimensions}I", raw[4:start])

@@ -1,4 +1,4 @@
-"""Reading images from Parquet files in the layout of Hugging Face image data sets."""
+"""Read images from Parquet files in the layout of Hugging Face image data sets."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -51,13 +51,13 @@ def read_shards(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.in
     width, height = first.size
     images = np.empty((len(rows), _CHANNELS[first.mode], height, width), np.uint8)
     target = images.transpose(0, 2, 3, 1)
-    # Threads would be slower: for images this small, the interpreter's lock is held most of the time.
+    # Threads would be slower, because decoding images this small holds the interpreter's lock most of the time.
     for i, (path, row, data) in enumerate(rows):
         image = _decode(path, row, data)
         if (image.size, image.mode) != (first.size, first.mode):
             raise DataError(
-                f"{path}, row {row}: the image is {_describe(image)}, but the first of its split is "
-                f"{_describe(first)}; give all the same size and mode"
+                f"{path}, row {row}: the image is {_describe(image)}, but the first image of its split is "
+                f"{_describe(first)}; give all images the same size and mode"
             )
         target[i] = np.asarray(image).reshape(target.shape[1:])
     return images, labels
@@ -75,7 +75,7 @@ def _read_table(path: Path) -> Any:
                 f"{str(path)!r} has the columns {columns}; it needs image: struct{{bytes, path}} and label: integer"
             )
         table = file.read(columns=["image.bytes", "label"])
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:  # names that are no UTF-8, or there twice
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:  # e.g. column names that are not unique
         raise DataError(f"cannot read {str(path)!r}: {error}") from error
     if table["label"].null_count:
         raise DataError(f"{str(path)!r}: {table['label'].null_count} of its labels are null; every image needs a label")
@@ -83,7 +83,7 @@ def _read_table(path: Path) -> Any:
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether the type of a column is a struct with a field ``bytes`` of bytes."""
+    """Return whether a column's type is a struct with a field ``bytes`` of binary type."""
     at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
     return at >= 0 and (pa.types.is_binary(kind.field(at).type) or pa.types.is_large_binary(kind.field(at).type))
 
@@ -101,7 +101,9 @@ def _decode(path: Path, row: int, data: bytes | None) -> Image.Image:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}, row {row}: the image cannot be decoded: {error}") from error
     if image.mode not in _CHANNELS:
-        raise DataError(f"{path}, row {row}: the image has mode {image.mode!r}; convert all images to L (grey) or RGB")
+        raise DataError(
+            f"{path}, row {row}: the image has mode {image.mode!r}; convert all images to L (grayscale) or RGB"
+        )
     return image
 
 

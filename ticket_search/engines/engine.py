@@ -1,4 +1,4 @@
-"""The interface of engines, which run the trajectories of a search, and the choice of one by name."""
+"""The interface of the engines, which run the trajectories of a search, and a function that opens an engine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,21 +30,21 @@ class Engine(Protocol):
         """Describe how the trajectories will be placed, as lines for the user.
 
         Raises:
-            SpecError: no existing node, and none that could be started, can run a trajectory.
+            SpecError: no existing node can run a trajectory, nor can any node that could be started.
         """
 
     def check_storage(self, place: Place) -> None:
         """Check that every machine that may run a trajectory can access the run directory and the store.
 
         Raises:
-            SpecError: a machine cannot; the message names it.
+            SpecError: a machine cannot access them; the message names the machine.
         """
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """Make data readable in every worker without a copy for each, and return the handle to put into a `Job`."""
+        """Share data with all workers without a copy for each worker, and return the handle to put into a `Job`."""
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
-        """Run the trajectories that the search hands out and report their results, until none is left or it must stop.
+        """Run the trajectories of the search and report their results, until none is left or the search must stop.
 
         Raises:
             TicketSearchError: the search cannot continue; finished levels are kept.
@@ -53,12 +53,12 @@ class Engine(Protocol):
     def call(
         self, function: Callable[..., T], calls: Sequence[tuple[Any, ...]], spec: SearchSpec, done: str, say: Say
     ) -> list[T]:
-        """Call a function of this package in the workers, each call with the resources of a trajectory.
+        """Call a function of this package in the workers; each call gets the resources of a trajectory.
 
         Args:
             function: the function to call.
             calls: the arguments of each call.
-            spec: a search, whose ``max_failures`` limits how often a call is repeated after its worker died.
+            spec: the search; its ``max_failures`` limits how often a call is repeated after its worker died.
             done: the participle that begins each line to `say`, as in "trained 3 of 9".
             say: receives a line for each call that has ended.
 
@@ -71,7 +71,7 @@ def is_local(name: str, address: str | None) -> bool:
     """Return whether all trajectories will run on this machine.
 
     Raises:
-        SpecError: there is no engine of this name, or it takes no address.
+        SpecError: there is no engine with this name, or an address was given for an engine that uses none.
     """
     if name not in NAMES:
         raise SpecError(unknown("engine", name, NAMES))
@@ -82,7 +82,7 @@ def is_local(name: str, address: str | None) -> bool:
 
 @contextmanager
 def open_engine(name: str, address: str | None = None, *, room: int = 0) -> Iterator[Engine]:
-    """Open the engine with this name; its workers end with the block.
+    """Open the engine with this name; its workers exit at the end of the block.
 
     Args:
         name: one of `NAMES`.
@@ -90,7 +90,7 @@ def open_engine(name: str, address: str | None = None, *, room: int = 0) -> Iter
         room: the size in bytes of the data that will be shared.
 
     Raises:
-        SpecError: there is no engine of this name, Ray is not installed, or the cluster cannot be reached.
+        SpecError: there is no engine with this name, Ray is not installed, or the cluster cannot be reached.
     """
     is_local(name, address)
     if name == "inline":

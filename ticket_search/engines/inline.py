@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ticket_search.config.search import SearchSpec
+from ticket_search.config.user_error import headline
 from ticket_search.engines import placement
 from ticket_search.engines.job import Shared
 from ticket_search.engines.place import Place
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 
 class InlineEngine:
-    """Runs everything in this process, so that errors keep their whole traceback; see `Engine`."""
+    """Runs everything in this process, so that errors keep their full tracebacks; see `Engine`."""
 
     def plan(self, spec: SearchSpec) -> list[str]:
         """Describe the plan: one trajectory at a time, in this process."""
@@ -29,7 +30,7 @@ class InlineEngine:
         """Do nothing, because no other machine is involved."""
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """Return a handle on the data, which stay in this process."""
+        """Return a handle to the data, which stay in this process."""
         return _InMemory(data)
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
@@ -67,13 +68,13 @@ class InlineEngine:
                 except TicketSearchError:
                     raise
                 except Exception as error:
-                    raise TicketSearchError(f"{type(error).__name__}: {error}") from error
+                    raise TicketSearchError(headline(error)) from error
                 say(f"{done} {len(results)} of {len(calls)}")
         return results
 
 
 class _InMemory:
-    """A handle on data in this process. Its hash is that of the object, so that a cache need not hash the data."""
+    """A handle to data in this process. It is hashed by identity, so that caches do not have to hash the data."""
 
     def __init__(self, data: Mapping[Any, Any]) -> None:
         self._data = data
@@ -84,7 +85,7 @@ class _InMemory:
 
 @contextmanager
 def _process_left_as_it_was() -> Iterator[None]:
-    """Restore torch's number of threads and the import path, which a worker changes but which belong to the caller."""
+    """Restore torch's number of threads and the import path, since a worker changes these settings of the caller."""
     paths = list(sys.path)
     import torch
 

@@ -10,11 +10,11 @@ from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.runs.places import data_path, store_folder
 from ticket_search.storage.folder import Folder
 
-#: A handle on data that several workers share: a worker calls it to get the data sets. None if nothing is shared.
+#: A handle to data that workers share: a worker calls it to get the data sets. None if nothing is shared.
 Shared = Callable[[], Mapping[Any, Any]] | None
-#: The key in the result of a Ray Tune step that holds the job's number and its report.
+#: The key under which the result of a Ray Tune step contains the job's number and its report.
 REPORT = "report"
-#: The key in the configuration of a Ray Tune trial that holds its `Job`.
+#: The key under which the configuration of a Ray Tune trial contains its `Job`.
 JOB = "job"
 
 
@@ -22,8 +22,8 @@ JOB = "job"
 class Job:
     """Everything that a worker needs to run one trajectory, as plain data.
 
-    For as long as the search runs, Ray keeps several deep copies of each trial's configuration, and its repr. A job is
-    therefore its own deep copy and has a short repr.
+    Until the search ends, Ray keeps several deep copies of each trial's configuration, and its repr. To save memory, a
+    deep copy of a job is the job itself, and its repr is short.
 
     Attributes:
         number: the number of the suggestion.
@@ -32,15 +32,15 @@ class Job:
         run_dir: the absolute location of the run directory.
         store: the absolute location of the level store.
         data_dir: the absolute path of the folder of data sets.
-        data: a handle on shared data sets, by their `DatasetSpec.source`. A worker reads other data sets from
-            `data_dir`, or all of them if `data` is None.
+        data: a handle to the shared data sets, by their `DatasetSpec.source`; None if none are shared. A worker reads
+            all other data sets from `data_dir`.
         rewind_iterations: the iterations whose weights are kept when level 0 is trained, because trajectories of this
             search may rewind to them.
-        tolerance: the tolerance of the verdict on matching.
-        checkpoint_seconds: the time between two checkpoints of a level in training; None writes none.
+        tolerance: the tolerance with which a ticket matches its dense network.
+        checkpoint_seconds: the time between two checkpoints of a level in training; None disables checkpoints.
         threads: the number of threads that torch uses.
         cpus: the number of CPUs of the worker.
-        gpus: the number of GPUs of the worker, or its share of one; if not 0, it trains on the GPU.
+        gpus: the number of GPUs of the worker, or its share of one; a worker with 0 GPUs trains on the CPU.
         left_out: the ids of the nodes that the worker must not run on.
         import_paths: the folders in which the user's modules are found.
     """
@@ -77,7 +77,7 @@ def make_job(
     data: Shared = None,
     left_out: tuple[str, ...] = (),
 ) -> Job:
-    """Make the job that runs one suggestion."""
+    """Return the job that runs one suggestion."""
     return Job(
         number=number,
         trajectory=trajectory,

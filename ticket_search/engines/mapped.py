@@ -1,4 +1,4 @@
-"""Data that the processes of one machine share: written to a file once, and mapped into the memory of each process."""
+"""Shares data among the processes of one machine, by writing them to a file that each process maps into memory."""
 
 import mmap
 import pickle
@@ -11,11 +11,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class MappedData:
-    """A handle on data in two files. Any process on this machine may call it to read the data.
+    """A handle to data in two files. Any process on this machine may call it to read the data.
 
     Attributes:
-        path: the path of the pickle file with everything but the arrays.
-        sizes: the size in bytes of each array in the other file, whose suffix is ``.arrays``.
+        path: the path of a pickle file that contains everything but the arrays.
+        sizes: the size in bytes of each array in the second file, which has the same path with the suffix ``.arrays``.
     """
 
     path: str

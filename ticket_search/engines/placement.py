@@ -1,4 +1,4 @@
-"""Placement of trajectories on nodes: how many fit, with which resources, and whether any node can run one at all."""
+"""Places trajectories on nodes: computes how many fit on each node, and checks that any node can run one at all."""
 
 import math
 import os
@@ -23,8 +23,8 @@ class NodeType:
 
     Attributes:
         name: the name of the type.
-        resources: the resources of each node; empty if they are unknown until such a node has started.
-        most: the number of further nodes that may be started.
+        resources: the resources of each node; empty if they are unknown until a node of this type has started.
+        most: the number of additional nodes that may be started.
     """
 
     name: str
@@ -37,11 +37,11 @@ def check(resources: ResourcesSpec, nodes: list[Resources], types: list[NodeType
 
     Args:
         resources: the resources of a trajectory.
-        nodes: the resources of each node, by name.
-        types: the types of nodes that may be started; None if they are unknown.
+        nodes: for each node, the amount of each resource by name.
+        types: the types of nodes that may be started; None if it is unknown which nodes can be started.
 
     Raises:
-        SpecError: no node can; the message quotes the requested and the available resources.
+        SpecError: there is no such node; the message quotes the requested and the available resources.
     """
     if any(fitting_on(resources, node) for node in nodes) or types is None:
         return
@@ -67,7 +67,7 @@ def node_wait_seconds() -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < math.inf:
-        raise SpecError(f"{NODE_WAIT}={text!r} in the environment: give a number of seconds, e.g. 900")
+        raise SpecError(f"{NODE_WAIT}={text!r} in the environment is not valid: give a number of seconds, e.g. 900")
     return seconds
 
 
@@ -89,7 +89,7 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
         "the search has no more": spec.planned_trials,
     }
     number, why = min([(fitting, ""), *((limit, why) for why, limit in limits.items() if limit is not None)])
-    head = f"plan: {number} {'trajectory' if number == 1 else 'trajectories'} side by side"
+    head = f"plan: {number} {'trajectory' if number == 1 else 'trajectories'} at a time"
     if why and number < fitting:
         head += f" ({why}; {fitting} would fit)"
     lines = [f"{head}, each with {share(resources)}"]
@@ -108,12 +108,12 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
 def fitting_on(resources: ResourcesSpec, node: Resources) -> int:
     """Return how many trajectories fit on a node that runs nothing else."""
     wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
-    # Ray counts resources in ten-thousandths, so the 1e-4 only absorbs rounding: 0.3 / 0.1 is 2.9999999999999996.
+    # Ray counts resources in ten-thousandths, so adding 1e-4 only corrects rounding: 0.3 / 0.1 is 2.9999999999999996.
     return min(int(node.get(name, 0) / amount + 1e-4) for name, amount in wanted.items() if amount)
 
 
 def this_machine(resources: ResourcesSpec) -> Resources:
-    """Return the resources of this machine. GPUs are counted only if a trajectory needs any, as this imports torch."""
+    """Return the resources of this machine. GPUs are counted only if needed, because that imports torch."""
     return {"CPU": cpus(), "GPU": gpus() if resources.gpus else 0}
 
 
@@ -144,7 +144,7 @@ def _has(resources: Resources) -> str:
 
 
 def share(resources: ResourcesSpec) -> str:
-    """Describe the resources of a trajectory in words."""
+    """Describe the resources of a trajectory, e.g. ``1 CPU, 1 thread and 1/4 of a GPU``."""
     share = Fraction(resources.gpus).limit_denominator(1000)
     gpus = f"{share} of a GPU" if 0 < resources.gpus < 1 else _of(resources.gpus, "GPU")
     given = [_of(resources.cpus, "CPU"), _of(resources.threads, "thread"), *([gpus] if resources.gpus else [])]

@@ -22,7 +22,7 @@ from ticket_search.search.driver import SearchDriver
 from ticket_search.storage.lease import is_running
 
 T = TypeVar("T")
-#: The time between two checks for a stop request or unwritten rows while no worker reports, in seconds.
+#: How often to check for a stop request and unwritten rows while no worker reports, in seconds.
 _LOOK_SECONDS = 1.0
 #: The prefix of the names of scratch folders; the process id follows.
 _SCRATCH = "ticket_search_processes_"
@@ -66,7 +66,7 @@ class ProcessEngine:
         """Do nothing, because no other machine is involved."""
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """See `Engine`: the data are written to a file in the scratch folder.
+        """See `Engine`. The data are written to a file in the scratch folder.
 
         Raises:
             StorageError: the scratch folder is full or cannot be written.
@@ -144,7 +144,7 @@ def _take_in(worker: WorkerProcess, search: SearchDriver) -> None:
 
 
 def _ready(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
-    """Wait until workers have something to report or have died, and return them; after a while, return none."""
+    """Wait for workers that have reported or died, and return them; after `_LOOK_SECONDS`, return an empty list."""
     found = wait([worker.connection for worker in workers], timeout=_LOOK_SECONDS)
     return [worker for worker in workers if worker.connection in found]
 

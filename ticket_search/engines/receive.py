@@ -9,7 +9,7 @@ from ticket_search.search.reports import EndReport, HaltReport, LevelReport, Not
 
 
 def next_job(search: SearchDriver, place: Place, data: Shared) -> Job | None:
-    """Return the job of the search's next suggestion, or None if there is none at the moment."""
+    """Return the job of the search's next suggestion, or None if it has no suggestion at the moment."""
     suggestion = search.next()
     if suggestion is None:
         return None
@@ -22,7 +22,7 @@ def died(search: SearchDriver, how: str, error: str | None) -> EndReport:
 
     Args:
         search: the search.
-        how: how the last worker died; "" if that is not known.
+        how: how the last worker died; "" if unknown.
         error: the output of the last worker or other details, in any number of lines.
     """
     reason = f"its worker died {times(search.spec.search.max_failures + 1)}" + (f": {how}" if how else "")
@@ -30,7 +30,7 @@ def died(search: SearchDriver, how: str, error: str | None) -> EndReport:
 
 
 def times(count: int) -> str:
-    """Return a number of times in words."""
+    """Return ``once``, or ``3 times`` and so on."""
     return "once" if count == 1 else f"{count} times"
 
 
@@ -47,7 +47,9 @@ def receive(search: SearchDriver, number: int, report: Report) -> bool:
         return reason is None and not search.is_ending
     if isinstance(report, NotStarted):
         search.progress.stopped = True
-    elif isinstance(report, HaltReport | NotShared):  # all workers are on this machine, so none could do better
+    elif isinstance(
+        report, HaltReport | NotShared
+    ):  # all workers are on this machine, so every other worker would fail too
         search.halt(StorageError(report.reason))
     else:
         search.ended(number, report)

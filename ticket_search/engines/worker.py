@@ -1,4 +1,4 @@
-"""The worker, which runs trajectories level by level in the processes of every engine."""
+"""The worker, which runs trajectories level by level. Every engine uses it."""
 
 import sys
 import traceback
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ticket_search.config.identity import trajectory_id
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.trajectory import DatasetSpec
+from ticket_search.config.user_error import headline
 from ticket_search.engines.job import Job
 from ticket_search.errors import Diverged, StorageError, user_exit_as_error
 from ticket_search.runs.directory import is_stop_requested
@@ -29,10 +30,10 @@ Report = LevelReport | EndReport | HaltReport | NotStarted | NotShared
 
 
 class Worker:
-    """Runs trajectories in this process, level by level: one, or as many as its executor trains together.
+    """Runs trajectories in this process, level by level: one trajectory, or as many as its executor trains together.
 
-    Ray actors, the processes of `engines.processes` and the inline engine have one worker each. They give it jobs with
-    `take`, then ask for one report at a time with `advance`; nothing runs between two reports.
+    Each Ray actor, each process of `engines.processes` and the inline engine have one worker. They pass jobs to `take`,
+    and then call `advance` for each report; nothing runs between these calls.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class Worker:
         return list(self._reporters)
 
     def take(self, job: Job) -> None:
-        """Add a trajectory. Only the data set is kept from earlier ones."""
+        """Add a trajectory. Of earlier trajectories, only the data set stays in memory."""
         self._reporters[job.number] = reporter = _Reporter(job)
         try:
             if job.run_id:  # the node may have joined after the search checked all nodes
@@ -57,7 +58,7 @@ class Worker:
             self._reports.append((job.number, NotShared(reason=str(error))))
             return
         try:
-            if is_stop_requested(open_folder(job.run_dir)):  # it may have been requested while the job waited
+            if is_stop_requested(open_folder(job.run_dir)):  # the user may have requested it while the job waited
                 self._reports.append((job.number, NotStarted()))
                 return
             with user_exit_as_error():
@@ -79,12 +80,12 @@ class Worker:
         try:
             with user_exit_as_error():
                 return self._reporters[number].report(outcome)
-        except Exception as error:  # from a user's metric, for example
+        except Exception as error:  # raised by a user-defined metric, for example
             self._lanes.remove(number)
             return end_of(error)
 
     def drop(self, number: int) -> None:
-        """Abandon the trajectory whose level the last call of `advance` returned."""
+        """Abandon the trajectory whose level was reported by the last call of `advance`."""
         del self._reporters[number]
         self._lanes.remove(number)
 
@@ -95,7 +96,7 @@ class Worker:
 
 
 def run_job(job: Job) -> Iterator[Report]:
-    """Run one trajectory, and generate its reports. The last report always says how the trajectory ended."""
+    """Run one trajectory, and yield its reports. The last report always says how the trajectory ended."""
     worker = Worker()
     worker.take(job)
     try:
@@ -106,7 +107,7 @@ def run_job(job: Job) -> Iterator[Report]:
 
 
 def lanes_of(spec: SearchSpec) -> int:
-    """Return how many trajectories one worker runs together: as many as its executor trains together."""
+    """Return how many trajectories a worker may run at a time: as many as its executor trains together."""
     from ticket_search.training.executors.registry import chosen_executor, executor_for
 
     lanes = executor_for(chosen_executor(spec.training)).lanes
@@ -114,18 +115,17 @@ def lanes_of(spec: SearchSpec) -> int:
 
 
 def end_of(error: Exception) -> HaltReport | EndReport:
-    """Return the report for an error: it ends the trajectory, or halts the search."""
+    """Return a report about an error. The report ends the trajectory or halts the search."""
     if isinstance(error, StorageError):  # any other trajectory would fail in the same way
         return HaltReport(reason=str(error))
     if isinstance(error, Diverged):
         return EndReport(status="diverged", reason=str(error))
     # The search continues without this trajectory; the table of trajectories records the reason.
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return EndReport(status="failed", reason=reason, error="".join(traceback.format_exception(error)))
+    return EndReport(status="failed", reason=headline(error), error="".join(traceback.format_exception(error)))
 
 
 def prepare(job: Job) -> "Task":
-    """Prepare this process for a job by setting its threads and import path, and return the task on its device."""
+    """Set the number of threads and the import path for a job, and return its task on the device to train on."""
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
     import torch
 
@@ -135,7 +135,7 @@ def prepare(job: Job) -> "Task":
 
 
 class _Reporter:
-    """Makes the reports of one trajectory."""
+    """Starts one trajectory, and makes its reports."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -165,7 +165,7 @@ class _Reporter:
         return trajectory_steps(levels, job.rewind_iterations)
 
     def report(self, outcome: "Level | Ended") -> Report:
-        """Return the report of a level, or of the end of the trajectory."""
+        """Return the report about a level, or about the end of the trajectory."""
         from ticket_search.lottery.lanes import Ended
         from ticket_search.lottery.rows import control_rows, curve_rows, early_bird_rows, layer_rows, level_row
 
@@ -204,7 +204,7 @@ class _Log:
             )
 
     def was_finished(self, level_key: str) -> bool | None:
-        """Return whether this search has logged that it finished a level; None if it never logged its start."""
+        """Return whether this search has logged the end of a level; None if it has not even logged the start."""
         from ticket_search.results.events import read_events
 
         if self._before is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ticket_search.config.user_error import headline
 from ticket_search.engines.worker import Worker
 from ticket_search.errors import TicketSearchError
 
@@ -19,12 +20,12 @@ def main(descriptor: int, parent: int) -> None:
     """Answer the requests of the parent process until it closes the connection.
 
     Args:
-        descriptor: the file descriptor of this end of the connection.
+        descriptor: the file descriptor of the connection to the parent process.
         parent: the process id of the parent; this process exits when the parent no longer exists.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=[parent], daemon=True).start()
-    worker: Worker | None = None  # created when needed: it imports torch, which a call may not need
+    worker: Worker | None = None  # created when first needed, because it imports torch, which some calls do not need
     with Connection(descriptor) as connection:
         while True:
             try:
@@ -51,11 +52,11 @@ def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[b
     except TicketSearchError as error:
         return False, str(error)
     except Exception as error:
-        return False, f"{type(error).__name__}: {error}"
+        return False, headline(error)
 
 
 def _end_with(parent: int) -> None:
-    """Exit once the parent process no longer exists, because it may have been killed."""
+    """Exit once the parent process no longer exists, for example because it was killed."""
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The parent's view of a worker process: sends it requests, receives its answers, and notices its death."""
+"""Controls a worker process: sends it requests, receives its answers, and notices if it has died."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from ticket_search.engines.job import Job
 from ticket_search.engines.worker import Report
 from ticket_search.errors import TicketSearchError
 
-#: The time that an idle worker has to exit by itself, in seconds.
+#: How long to wait for an idle worker to exit before killing it, in seconds.
 _LEAVE_SECONDS = 2.0
 
 
@@ -24,8 +24,8 @@ class WorkerDied(Exception):
     """A worker process has ended unexpectedly.
 
     Attributes:
-        how: its exit code, or the signal that killed it, in a few words.
-        output: its output to stderr.
+        how: a description of the exit code, or of the signal that killed the process.
+        output: what the process wrote to stderr.
     """
 
     def __init__(self, how: str, output: str) -> None:
@@ -35,14 +35,14 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess(AbstractContextManager["WorkerProcess"]):
-    """A process that runs one trajectory, or makes one call, at a time; it ends with the ``with`` block.
+    """A process that runs one trajectory or one function call at a time; it exits at the end of the ``with`` block.
 
     It is started as a separate program rather than by `multiprocessing`: a forked child would inherit locks held by
     threads of this process, and a spawned child would run the user's script again unless the script guards against it.
 
     Args:
         slot: the number of the worker on this machine, from 0.
-        resources: the resources of a trajectory; the slot decides which of the GPUs the worker sees.
+        resources: the resources of a trajectory. Which GPUs the worker can see depends on its slot.
 
     Attributes:
         connection: the connection to the process, readable once the worker has answered or died.
@@ -75,17 +75,17 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         self._errors.close()
 
     def restart(self) -> None:
-        """Replace the process."""
+        """Replace the process with a new one."""
         self._end()
         self._start()
 
     def take(self, job: Job) -> None:
-        """Start a trajectory, and run it until it has something to report."""
+        """Start a trajectory, and run it until its first report."""
         self.number = job.number
         self._send("take", job)
 
     def advance(self) -> None:
-        """Continue the trajectory until it has something more to report."""
+        """Continue the trajectory until its next report."""
         self._send("advance")
 
     def report(self) -> Report:
@@ -122,7 +122,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
     def _start(self) -> None:
         self.connection, theirs = Pipe()
-        # With -P the working directory does not come first on the import path, as in this process.
+        # Without -P, the working directory would come first on the import path, unlike in this process.
         command = [
             sys.executable,
             "-P",
@@ -173,7 +173,12 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
 def how_it_ended(code: int) -> str:
     """Describe the exit code of a process, or the signal that killed it."""
-    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"
 
 
 def visible_gpus(slot: int, each: float) -> list[str]:
@@ -181,7 +186,7 @@ def visible_gpus(slot: int, each: float) -> list[str]:
 
     Args:
         slot: the number of the worker, from 0.
-        each: the number of GPUs per worker: a whole number, or a share 1/n.
+        each: the number of GPUs per worker: a whole number, or a fraction 1/n.
     """
     known = os.environ.get("CUDA_VISIBLE_DEVICES")
     if each < 1:

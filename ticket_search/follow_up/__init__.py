@@ -1,1 +1,1 @@
-"""Work that follows a search: confirm, transfer, stability, export."""
+"""Commands that follow a search: confirm, transfer, stability, export."""

@@ -1,4 +1,4 @@
-"""Confirmation: runs the best configurations of a search again, on fresh seeds and with controls."""
+"""Confirms a search by running its best configurations again, on fresh seeds and with controls."""
 
 from collections.abc import Iterable
 
@@ -21,17 +21,18 @@ _LAST_LEVEL = "max_levels"
 def confirmation(
     run_dir: Folder, tickets: Iterable[tuple[str, int]], *, top: int, seeds: int, draws: int
 ) -> SearchSpec:
-    """Make the search that confirms another search.
+    """Return a search that confirms an original search.
 
-    Its points are the configurations of the best tickets, each trained up to the level of its best ticket. Its seeds
-    are the smallest seeds above those of the other search, whose store it shares.
+    It trains each of the best configurations up to the level of the configuration's best ticket. Its seeds are the
+    smallest ones above the seeds of the original search, and both searches share a level store.
 
     Args:
-        run_dir: the run directory of the search to confirm.
-        tickets: trajectory id and level of the matching tickets of that search, best first.
+        run_dir: the run directory of the original search.
+        tickets: the trajectory id and the level of each matching ticket of the original search, best first.
         top: the number of configurations.
         seeds: the number of fresh seeds.
-        draws: the number of controls of each kind for each ticket. Tickets whose weights are not rewound have none.
+        draws: the number of controls of each kind for each ticket. If the weights of a ticket are not rewound, no
+            ticket gets controls.
 
     Raises:
         SpecError: no ticket of the search matches.
@@ -56,14 +57,14 @@ def confirmation(
 
 
 def _points(run_dir: Folder, tickets: Iterable[tuple[str, int]], top: int) -> list[dict[str, object]]:
-    """Return the distinct configurations of the best tickets; tickets of different seeds may share one."""
+    """Return the configurations of the best tickets, without duplicates (tickets can differ only in their seeds)."""
     record = SuggestionRecord(run_dir)
     suggestions = {s.trajectory_id: s for s in record.read()}
     points: list[dict[str, object]] = []
     taken: list[object] = []
     for trajectory_id, level in tickets:
         if trajectory_id not in suggestions:
-            raise record.damaged(f"it lacks the trajectory {trajectory_id!r} of the tables")
+            raise record.damaged(f"it lacks the trajectory {trajectory_id!r}, which is in the tables")
         values = dict(suggestions[trajectory_id].values)
         if values not in taken and len(points) < top:
             taken.append(values)
@@ -77,10 +78,10 @@ def _distinct(values: list[object]) -> list[object]:
 
 
 def write_confirmation(run_dir: Folder, confirmed: Folder, margin: float) -> pd.DataFrame:
-    """Write the table ``confirm`` of a search, from the results of its confirmation; see `confirm_table`.
+    """Compute the table ``confirm`` from the results of a confirmation, and write it; see `confirm_table`.
 
     Args:
-        run_dir: the run directory of the search.
+        run_dir: the run directory of the original search, to which the table is written.
         confirmed: the run directory of the confirmation.
         margin: see `confirm_table`.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ticket_search.lottery.finished import FinishedTrajectory
 
 _SHOWN = 10
-#: A file name has 255 at most, and what is written aside first has a longer name.
+#: The longest name of a ticket file. File systems allow 255 bytes, but the temporary file has a longer name.
 _NAME_BYTES = 200
 
 
@@ -32,7 +32,7 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
         run_dir: the run directory of the search.
         name: the name of the ticket, ``<trajectory_id>/<level>``, as in `analysis.tickets.tickets`.
         path: the path of the file, which must not exist.
-        data_dir: the folder of the data sets, if it is not the search's.
+        data_dir: the folder of the data sets; None means the folder that the search used.
 
     Raises:
         SpecError: the search has no such ticket, its pruned weights are not zero, the file already exists, or its
@@ -43,8 +43,8 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
     trajectory, level, figures = find_ticket(run_dir, name)
     if trajectory.pruning.reinit_pruned != "zero":
         raise SpecError(
-            f"{name!r} holds its pruned weights at their initial values (pruning.reinit_pruned "
-            f"{trajectory.pruning.reinit_pruned!r}); a ticket file can only hold tickets whose pruned weights are zero"
+            f"{name!r} keeps its pruned weights at their initial values (pruning.reinit_pruned "
+            f"{trajectory.pruning.reinit_pruned!r}); only tickets whose pruned weights are zero can be exported"
         )
     source = read_data(run_dir, trajectory, data_dir)
     finished = open_finished(run_dir, trajectory, level, str(figures["level_key"]), source)
@@ -67,7 +67,7 @@ def _check_target(path: Path) -> None:
 
 
 def read_data(run_dir: Folder, trajectory: TrajectorySpec, data_dir: str | None) -> Source:
-    """Read a trajectory's data set from `data_dir`, or from the search's folder if that is None."""
+    """Read a trajectory's data set from `data_dir`; None means the folder that the search used."""
     folder = Path(data_dir) if data_dir else data_path(read_spec(run_dir))
     source: Source = task_kind(trajectory.task).read(trajectory.dataset, folder)
     return source
@@ -81,12 +81,12 @@ def open_finished(
     Args:
         run_dir: the run directory of the search.
         trajectory: the trajectory, whose levels are in the search's store.
-        level: the number of the level to be used.
+        level: a level of the trajectory.
         level_key: the key of that level in the tables.
         source: the data set.
 
     Raises:
-        SpecError: the level's key is no longer the same, because the data set or the code of a user's network has
+        SpecError: the level now has a different key, because the data set or the code of a user-defined network has
             changed.
     """
     from ticket_search.lottery.finished import FinishedTrajectory
@@ -97,8 +97,8 @@ def open_finished(
     finished = FinishedTrajectory(trajectory, task, LevelStore(store_folder(spec, run_dir)))
     if finished.level_key(level) != level_key:
         raise SpecError(
-            f"dataset {trajectory.dataset.name!r}: the data are not those that the search was run on, or the source of "
-            "the user's network has changed; give the --data-dir of the same data"
+            f"dataset {trajectory.dataset.name!r}: the data differ from those that the search used, or the code of a "
+            "user-defined network has changed; give the --data-dir of the original data"
         )
     return finished
 

@@ -1,4 +1,4 @@
-"""Trains copies of a ticket and of its dense network in parallel, and measures the errors between them."""
+"""Trains copies of a ticket and of its dense network in parallel, and measures the error barriers between copies."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arm:
-    """A start for several copies: a ticket, or the dense network (level 0) at its rewind iteration."""
+    """A common starting point of several copies: a ticket, or the dense network at an iteration to rewind to."""
 
     trajectory: TrajectorySpec
     level: int
@@ -58,11 +58,11 @@ def lines_between_copies(
     Args:
         run_dir: the run directory of the search.
         ticket: the name of the ticket, ``<trajectory_id>/<level>``.
-        copies: the number of copies from each start, at least 2.
+        copies: the number of copies from each starting point, at least 2.
         points: the number of points on each line, including both ends.
-        rewinds: the iterations from which copies of the dense network are trained; if empty, those that the search
-            lists, and that of the ticket.
-        data_dir: the folder of the data sets, if it is not the search's.
+        rewinds: the iterations from which copies of the dense network are trained; if empty, the rewind
+            iterations of the search and of the ticket.
+        data_dir: the folder of the data sets; None means the folder that the search used.
         engine: where copies are trained: ``inline``, ``processes`` or ``ray``.
         address: the address of a Ray cluster; see `launch.run.run_search`.
         say: receives lines about the progress.
@@ -74,9 +74,9 @@ def lines_between_copies(
 
     Raises:
         SpecError: the search has no such ticket, the data have changed, or a rewind iteration is not before the end of
-            the training.
+            training.
         RunDirectoryError: another process uses the run directory.
-        TicketSearchError: a training failed.
+        TicketSearchError: a training run failed.
     """
     spec = read_spec(run_dir)
     trajectory, level, figures = find_ticket(run_dir, ticket)
@@ -94,7 +94,7 @@ def lines_between_copies(
         data = opened.share({trajectory.dataset.source: source})
         jobs = [make_job(spec, 0, arm.trajectory, run_dir, "", data) for arm in arms]
         starts = [(job, arm.level) for job, arm in zip(jobs, arms, strict=True)]
-        say(f"{len(arms) * copies} trainings: {copies} of each of a ticket and {len(dense)} dense networks")
+        say(f"{len(arms) * copies} training runs: {copies} copies each of the ticket and {len(dense)} dense networks")
         opened.call(train_copy, [(*start, copy) for start in starts for copy in range(copies)], spec, "trained", say)
         lines = [(*start, *pair, points) for start in starts for pair in pairs]
         errors = opened.call(errors_between, lines, spec, "measured", say)
@@ -103,12 +103,12 @@ def lines_between_copies(
 
 
 def train_copy(job: Job, level: int, copy: int) -> None:
-    """Train a copy, unless it is in the store; called in a worker."""
+    """Train a copy, unless the store already has it. Workers call this function."""
     _finished(job).train_copy(level, copy)
 
 
 def errors_between(job: Job, level: int, one: int, other: int, points: int) -> list[dict[str, float]]:
-    """Measure the errors on the line between two copies in the store; called in a worker."""
+    """Measure the errors on the line between two copies. Workers call this function."""
     finished = _finished(job)
     ends = finished.train_copy(level, one), finished.train_copy(level, other)
     return [dataclasses.asdict(error) for error in finished.errors_between(*ends, points)]
@@ -124,10 +124,10 @@ def _finished(job: Job) -> "FinishedTrajectory":
 
 
 def _dense_from(iteration: int, trajectory: TrajectorySpec, task: "Task") -> TrajectorySpec:
-    """Return the trajectory of the dense network alone, with another rewind iteration.
+    """Return a trajectory that trains only the dense network, with the given rewind iteration.
 
     Raises:
-        SpecError: the iteration is not before the end of the training.
+        SpecError: the iteration is not before the end of training.
     """
     plain = trajectory.model_dump(mode="json")
     plain |= {"pruning": {"rewind_iteration": iteration}, "controls": {}}

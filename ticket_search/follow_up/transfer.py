@@ -1,11 +1,11 @@
-"""Transfer: a search that trains tickets on a different data set than the one they were found on."""
+"""Transfers tickets: makes a search that trains them on a different data set from the one they were found on."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from ticket_search.analysis.transfer import transfer_table
 from ticket_search.config.base import Spec
@@ -27,20 +27,20 @@ def read_tickets(paths: Sequence[Path], *, allow_code: bool = False) -> dict[str
 
     Args:
         paths: the paths of the files.
-        allow_code: whether code that a file names may be run; see `load_ticket`.
+        allow_code: whether code that a file refers to may be run; see `load_ticket`.
 
     Returns:
-        The tickets, by their keys in a level store.
+        The tickets, by the keys under which a level store contains them.
 
     Raises:
-        SpecError: a file is not a ticket, is given twice, or names code that is not allowed.
+        SpecError: a file is not a ticket, is given twice, or refers to code although `allow_code` is false.
     """
     tickets: dict[str, Ticket] = {}
     for path in paths:
         ticket = read_ticket(path)
         check_code_allowed(ticket.spec, path, allow_code=allow_code)
         if ticket.key in tickets:
-            raise SpecError(f"{str(path)!r} holds the same ticket as another of the files; give each ticket once")
+            raise SpecError(f"{str(path)!r} contains the same ticket as another file; give each ticket once")
         tickets[ticket.key] = ticket
     return tickets
 
@@ -54,18 +54,19 @@ def transfer(
     mask_alone: bool,
     settings: tuple[str, ...] = (),
 ) -> SearchSpec:
-    """Make the search that trains each ticket on another data set with each seed, with dense networks and controls.
+    """Return a search that trains each ticket on another data set with each seed, with dense networks and controls.
 
-    The network, the training (with lengths in iterations), the size of the validation split and the augmentation are
-    those with which the tickets were found. The seeds are the smallest above those with which they were found.
+    The network, the training settings (with lengths in iterations), the size of the validation split and the
+    augmentation are those with which the tickets were found. The seeds are the smallest ones above those of the
+    tickets.
 
     Args:
         tickets: the tickets by their keys; see `read_tickets`.
         dataset: the name of the data set to train on.
         seeds: the number of seeds.
         draws: the number of controls of each kind for each ticket and seed.
-        mask_alone: whether to start from the rewind weights of dense networks trained on that data set, instead of the
-            tickets' own rewind weights.
+        mask_alone: whether to start from the rewind weights of dense networks that are trained on the new data set,
+            instead of the tickets' own rewind weights.
         settings: ``KEY=VALUE`` strings; see `load_search`.
 
     Raises:
@@ -89,17 +90,18 @@ def transfer(
             "ticket": next(iter(tickets)),
             "ticket_weights": "own" if mask_alone else "ticket",
         },
-        # With the mask alone, the ticket is itself a random reinitialization.
+        # With only the mask, the ticket itself starts from new random weights, so this control would add nothing.
         "controls": {"kinds": ["shuffled_mask"] if mask_alone else ["random_reinit", "shuffled_mask"], "draws": draws},
         "space": {"ticket": list(tickets)},
         "seeds": list(range(fresh, fresh + seeds)),
         "search": {"sampler": "grid", "early_stopping": None},
     }
-    search = parse_search(yaml.safe_dump(plain, sort_keys=False), "transfer", settings)
+    # JSON is YAML in which every string is quoted. Unquoted, a key such as 123...8e901 would be read as a number.
+    search = parse_search(json.dumps(plain), "transfer", settings)
     if list(search.space) != ["ticket"]:
         raise SpecError(
-            f"--set: the space of a transfer must hold only its tickets, not {list(search.space)}; give other fields "
-            "a single value"
+            f"--set: the space of a transfer must contain only its tickets, not {list(search.space)}; give every "
+            "other field a single value"
         )
     return search
 
@@ -129,14 +131,14 @@ def _name(tickets: Mapping[str, Ticket], dataset: str, *, mask_alone: bool) -> s
 
 
 def _found_by(ticket: Ticket) -> Spec:
-    """Return how a ticket was found, apart from the seed, the controls and the length of its trajectory."""
+    """Return the settings with which a ticket was found, without the seed, the controls and the number of levels."""
     defaults = {name: PruningSpec.model_fields[name].default for name in ("min_density", "max_levels")}
     pruning = ticket.spec.pruning.model_copy(update=defaults)
     return ticket.spec.model_copy(update={"pruning": pruning, "controls": ControlsSpec(), "seed": 0})
 
 
 def write_transfer(run_dir: Folder, margin: float) -> pd.DataFrame | None:
-    """Write and return the table ``transfer`` of a transfer's search; None if no ticket has finished its training."""
+    """Compute, write and return the table ``transfer``; return None if no ticket has finished training."""
     table = transfer_table(load_results(run_dir), margin)
     if table.empty:
         return None

@@ -1,4 +1,4 @@
-"""Searches from Python: ``ticket-search run`` for notebooks and scripts."""
+"""Runs searches from Python, as ``ticket-search run`` does from the command line."""
 
 import copy
 import os
@@ -43,7 +43,7 @@ def run_search(
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),  # noqa: T201 (a notebook shows it)
     on_trajectory: Callable[[Mapping[str, Any]], None] = lambda row: None,
 ) -> "Results":
-    """Run a search to its end and read its results; called again on the same directory, it resumes.
+    """Run a search to its end, and return its results. If the run directory contains the search, resume it.
 
     Args:
         space: the search: a file, the name of a search that ships (``"digits"``), the content of a file as a dict, or
@@ -51,24 +51,24 @@ def run_search(
         output: the run directory, a path or ``s3://bucket/path``; None means ``runs/<name of the search>``.
         engine: where trajectories run: ``inline`` (in this process, for debugging), ``processes`` (in processes on
             this machine, without Ray) or ``ray``.
-        address: the address of a Ray cluster, such as ``auto`` on one of its nodes. None means that in ``RAY_ADDRESS``
-            if it is set, else this machine.
+        address: the address of a Ray cluster, such as ``auto`` on one of its nodes. None means the value of
+            ``RAY_ADDRESS`` if it is set, and otherwise this machine.
         trials: the number of trajectories, instead of ``search.trials``.
-        settings: values by dotted key, which replace those of the search: ``{"training.iterations": 500}``.
+        settings: values that replace those of the search, by dotted key: ``{"training.iterations": 500}``.
         data_dir: the folder of the data sets, instead of the search's ``data_dir``.
         store: a level store shared with other searches, instead of the search's ``store``.
         say: receives lines of text: the plan, the disk space that the search will need, and warnings.
         on_trajectory: receives the row of ``trajectories`` of each trajectory that ends.
 
     Returns:
-        The tables as pandas frames. The row of a failed trajectory in ``trajectories`` has its error.
+        The tables as DataFrames. The row of a failed trajectory in ``trajectories`` contains its error.
 
     Raises:
-        SpecError: the search cannot be run as written, `output` holds a different search, or an argument has the wrong
-            type. Nothing was started.
+        SpecError: the search cannot be run as written, `output` contains a different search, or an argument has the
+            wrong type. Nothing was started.
         StorageError: the storage failed, for example because the disk is full. Finished levels are kept, and the same
             call resumes the search.
-        TicketSearchError: the search had to stop for another reason. Finished levels are kept here too.
+        TicketSearchError: the search had to stop for another reason. Finished levels are kept in this case, too.
     """
     _check_types(space=space, output=output, data_dir=data_dir, store=store, address=address, settings=settings)
     _check_callable(say=say, on_trajectory=on_trajectory)
@@ -100,7 +100,7 @@ def _spec(space: SearchSpec | Mapping[str, Any] | str | Path) -> SearchSpec | Ma
         return load_search(search_file(str(space)))
     try:
         return copy.deepcopy(dict(space))
-    except Exception as error:  # copying may raise anything; a generator, for example, cannot be copied
+    except Exception as error:  # copying can raise any error; a generator, for example, cannot be copied
         raise SpecError(f"space: {error}; give plain data: dicts, lists, strings, numbers, None") from error
 
 
@@ -110,6 +110,8 @@ def _check_types(**arguments: object) -> None:
         keys = value if isinstance(value, Mapping) else ()
         if not isinstance(value, types) or not all(isinstance(key, str) for key in keys):
             raise SpecError(f"{name}: {value!r:.80} is not valid: give {words}")
+        if _TYPES[name] is _PATH and isinstance(value, str) and not value.strip():
+            raise SpecError(f"{name}: {value!r} is not valid: give {words}, or leave it out")
         if isinstance(value, str) and "\0" in value:
             raise SpecError(f"{name}: {value!r:.80} is not valid: it contains a null character")
 

@@ -1,4 +1,4 @@
-"""Estimates the disk space of a search before it starts."""
+"""Estimates how much disk space a search will need."""
 
 import math
 import random
@@ -17,7 +17,7 @@ from ticket_search.storage.local import LocalFolder
 from ticket_search.tasks.task import NetworkSize
 
 _DRAWS = 200
-# Bytes, measured on searches over the digits; tests/launch/test_disk.py compares the sum with real searches.
+# Sizes in bytes, measured on searches with the digits; tests/launch/test_disk.py compares sums with real searches.
 _POINT_IN_STORE = 65
 _POINT_IN_TABLES = 30
 _POINT_IN_TENSORBOARD = 140
@@ -33,11 +33,11 @@ Sizes = Mapping[tuple[str, DatasetSpec], tuple[NetworkSize, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The disk space of a search if every trajectory trains all of its levels, as a mean over the search space.
+    """The disk space that a search needs if every trajectory trains all of its levels, averaged over the search space.
 
     Attributes:
         levels: the mean number of levels of a trajectory, including level 0.
-        dense: the bytes of weights: the final and rewind weights of dense networks, and if levels are not rewound, the
+        dense: the bytes of weights: the final and rewind weights of dense networks and, if levels are not rewound, the
             final weights of every level.
         masks: the bytes of masks and curves in the store.
         tables: the bytes of tables, TensorBoard files and events.
@@ -50,7 +50,7 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """The bytes of everything."""
+        """The total number of bytes."""
         return self.dense + self.masks + self.tables
 
 
@@ -58,7 +58,7 @@ _FIELDS = [field.name for field in fields(Estimate)]
 
 
 def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
-    """Estimate the disk space of a search, as a mean over points drawn at random from its space.
+    """Estimate the disk space that a search needs, averaged over random points of its search space.
 
     Args:
         spec: the search.
@@ -70,14 +70,14 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
         values = {name: _drawn(domain, draw) for name, domain in spec.space.items()}
         try:
             points.append(_estimate_at(spec.trajectory_at(values, spec.seeds[0]), spec, sizes))
-        except SpecError:  # some combinations of three fields are not valid; such a trajectory will fail when it runs
+        except SpecError:  # some combinations of fields are not valid, and their trajectories will fail
             continue
     mean = {name: fmean(getattr(point, name) for point in points) if points else 0.0 for name in _FIELDS}
     return Estimate(**mean)
 
 
 def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> Estimate:
-    """Estimate the disk space of the search as if all of its trajectories were like this one."""
+    """Estimate the disk space of the search, assuming that all of its trajectories are like this one."""
     trials = spec.planned_trials or 0
     size, images = _size(sizes, trajectory)
     training, pruning = trajectory.resolve(images).training, trajectory.pruning
@@ -86,7 +86,7 @@ def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> 
     dense_nets = min(trials, len(spec.seeds) * _variants(spec))
     finals = 1 if pruning.early_bird is None else 2
     dense = dense_nets * size.values * _FLOAT * (finals + _rewinds(spec, trials / max(1, dense_nets)))
-    if pruning.retrain != "weights":  # the next level starts from this one's weights
+    if pruning.retrain != "weights":  # each level starts from the final weights of the level before
         dense += trials * (levels - 1) * size.values * _FLOAT
     mask, curve = size.prunable * _BYTES_PER_MASK_WEIGHT, points * _POINT_IN_STORE + _LEVEL_IN_STORE
     controls = trials * sum(trajectory.controls.count(level, pruning.last_level) for level in range(1, levels))
@@ -108,7 +108,7 @@ def describe(spec: SearchSpec, estimated: Estimate, folder: Folder) -> str:
         nearest = next(path for path in (folder.path, *folder.path.parents) if path.exists())
         free = shutil.disk_usage(nearest).free
         if free < estimated.total:
-            line += f"; only {in_words(free)} are free at {nearest}"
+            line += f"; only {in_words(free)} is free at {nearest}"
     return line
 
 
@@ -122,7 +122,7 @@ def in_words(size: float) -> str:
 
 
 def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
-    """Return the size of a network and the number of training images, from the most similar point that was checked."""
+    """Return the size of a network and the number of training images, using the most similar point that was checked."""
     name, dataset = trajectory.model.name, trajectory.dataset
 
     def likeness(tried: tuple[str, DatasetSpec]) -> tuple[bool, bool, int]:
@@ -132,7 +132,7 @@ def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
 
 
 def _variants(spec: SearchSpec) -> float:
-    """Return the number of dense networks for each seed: that of combinations of fields outside ``pruning``."""
+    """Return the number of dense networks for each seed: one for each combination of fields outside ``pruning``."""
     sections = {dotted(name): domain for name, domain in spec.space.items()}
     other = [domain for name, domain in sections.items() if not name.startswith("pruning.")]
     return math.prod((_count(domain) for domain in other), start=1.0)
@@ -145,12 +145,12 @@ def _count(domain: Domain) -> float:
 
 
 def _rewinds(spec: SearchSpec, sharing: float) -> float:
-    """Return how many rewind weights are kept for each dense network.
+    """Return the number of rewind iterations for which the weights of each dense network are kept.
 
     Args:
         spec: the search.
-        sharing: the number of trajectories that share a dense network. If rewind iterations are a range, each of them
-            draws its own.
+        sharing: the number of trajectories that share a dense network. If the rewind iteration has a range, each
+            of these trajectories draws a different one.
     """
     for name, domain in spec.space.items():
         if dotted(name) == "pruning.rewind_iteration":

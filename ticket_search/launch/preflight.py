@@ -31,11 +31,11 @@ class Checked:
 
     @property
     def data_size(self) -> int:
-        """The bytes of all data sets."""
+        """The size of all data sets in bytes."""
         return sum(source.size for source in self.data.values())
 
     def take_data(self) -> dict[tuple[str, str | None], Source]:
-        """Return the data, with their fingerprints computed, and release them here to free memory."""
+        """Return the data sets with their fingerprints computed, and drop them from this object to free memory."""
         taken = dict(self.data)
         self.data.clear()
         for source in taken.values():
@@ -91,7 +91,7 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 
 def _check_executor(name: str) -> None:
-    if USER_FUNCTION.fullmatch(name):  # only these need a check, which imports torch (4 s)
+    if USER_FUNCTION.fullmatch(name):  # skip the check for other names, because it imports torch (4 s)
         from ticket_search.training.executors.registry import executor_for
 
         executor_for(name)

@@ -16,10 +16,10 @@ from ticket_search.runs.directory import (
     check_same_search,
     check_writable,
     differences,
+    empty,
     hold,
     is_stop_requested,
     missing_folders,
-    remove,
     spelled_as_before,
 )
 from ticket_search.runs.places import store_folder
@@ -49,19 +49,19 @@ def run_search(
 
     Args:
         spec: the search.
-        run_dir: the run directory, a path or a URI of object storage. If it holds this search, the search resumes.
+        run_dir: the run directory, a path or a URI of object storage. If it contains this search, the search resumes.
         engine: where trajectories run: ``inline``, ``processes`` or ``ray``.
         address: the address of a Ray cluster; see `engines.ray.connection.connect`.
-        listener: called with the progress and the row of `trajectories` for each trajectory that ends.
+        listener: called when a trajectory ends, with the progress and the row of the trajectory in `trajectories`.
         on_start: called once with the progress object, which is kept up to date from then on.
-        entries: entries to put into the level store before the search starts, by key: tickets of other searches.
-        say: receives lines of text for the user: the plan, the disk space it will need, an expired lock it took over.
+        entries: tickets of other searches, by their keys, which are put into the level store before the search starts.
+        say: receives notices for the user: the plan, the disk space that the search will need, a lock that has expired.
 
     Returns:
         The progress at the end.
 
     Raises:
-        SpecError: the search cannot be run as written. Nothing was started, and no files are left.
+        SpecError: the search cannot be run as written. Nothing was started, and no files were left behind.
         StorageError: the search had to stop, for example because the disk is full. Run it again to resume.
         TicketSearchError: the search had to stop for another reason.
     """
@@ -109,17 +109,17 @@ def _driver(spec: SearchSpec, folder: Folder, held: Hold, listener: Listener, sa
 
 
 def _say_what_is_trained_again(search: SearchDriver, store: Folder, say: Say) -> None:
-    """Say how many levels a rebuilding of tables will train, since `store --prune` has removed their entries."""
+    """Tell the user how many levels must be trained again to rebuild the tables, because the store was pruned."""
     keys = search.level_keys_to_rebuild
     if keys and (removed := keys - LevelStore(store).keys()):
         say(
-            f"the level store no longer has {len(removed)} of the {len(keys)} levels whose rows are rebuilt; "
+            f"the level store no longer has {len(removed)} of the {len(keys)} levels whose rows must be rebuilt; "
             f"{len(removed)} will be trained again"
         )
 
 
 def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held: Hold) -> None:
-    """Run a search that has started, and write its results to the tables however it ends."""
+    """Drive a prepared search to its end, and flush its tables even if it fails."""
     try:
         engine.run(search, place, data)
         if search.halted:
@@ -128,20 +128,20 @@ def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held:
         held.lease.confirm()  # the directory may have been moved away
         _check_held(place.run_dir, held)
     except BaseException as error:
-        # An interrupt must end within ten seconds even if the storage cannot be reached. A failure to flush is not
-        # reported, because the error that ended the search says more.
+        # Do not retry writes: after an interrupt, the process must exit within ten seconds even if it cannot reach the
+        # storage. If flushing fails too, report only the error that ended the search.
         with impatient(), suppress(TicketSearchError):
             search.flush()
         if isinstance(error, SpecError):
-            # Once the search runs, a SpecError is a runtime failure, not bad input (exit code 1, not 2).
+            # While a search runs, a SpecError is a runtime failure (exit code 1), not bad input (exit code 2).
             raise TicketSearchError(str(error)) from error
         raise
 
 
 def _withdraw(store: Folder, folder: Folder, held: Hold, made: list[Path]) -> None:
-    """Remove everything that a search which could not start has written to its run directory and a shared store."""
+    """Remove all files that a search wrote to its run directory and to a shared store before it failed to start."""
     store.remove(note_of(folder, held.run.run_id))
-    remove(folder, [])
+    empty(folder)
     for path in sorted({*made, *notes_folder(store)}, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # another search may have started to use the folder
             path.rmdir()
@@ -152,7 +152,7 @@ def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address
 
     Args:
         spec: the search.
-        run_dir: the run directory that it would use.
+        run_dir: the run directory that the search would use.
         engine: see `run_search`.
         address: see `run_search`.
         say: receives the plan, line by line.
@@ -185,7 +185,7 @@ def _check_modules(spec: SearchSpec, engine: str) -> None:
 
 
 def _checked(spec: SearchSpec, folder: Folder, is_here: bool, entries: Mapping[str, Entry]) -> preflight.Checked:
-    """Check a search before anything is started: its directories, data, networks and tickets."""
+    """Check the directories, data, networks and tickets of a search before anything is started."""
     store = store_folder(spec, folder)
     check_same_search(folder, spec)
     check_writable(folder)
@@ -206,14 +206,14 @@ def _check_held(folder: Folder, held: Hold) -> None:
 
 
 def _changes(held: Hold, spec: SearchSpec) -> list[str]:
-    """Return a line for each allowed difference from the search as it was last run."""
+    """Return a line for each setting that has changed since the search was last run."""
     if held.before is None:
         return []
     before, now = held.before.model_dump(mode="json"), spec.model_dump(mode="json")
     changes = []
     for name in differences(held.before, spec):
         old, new = _at(before, name), _at(now, name)
-        changes.append(f"{name} was {old} and is {new} from here on")
+        changes.append(f"{name} was {old} and is now {new}")
     return changes
 
 

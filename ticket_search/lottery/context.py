@@ -24,13 +24,13 @@ class Context:
         task: the specification's task, on the training device.
 
     Attributes:
-        spec: the resolved specification: durations in iterations, normalisation constants filled in.
-        network: the network, on the training device; training and scoring overwrite its values.
+        spec: the resolved specification: durations in iterations, normalization constants filled in.
+        network: the network, on the training device; training and scoring overwrite its weights.
         initial: every parameter and buffer before training.
-        prunable: names of the prunable parameters, the output layer's last.
+        prunable: the names of the prunable parameters; the output layer's comes last.
         executor: the name of the executor that trains the levels.
         dense_key: the level key of the dense network trained for the full schedule.
-        first_key: the level key of level 0; differs from `dense_key` if early-bird may end level 0 early.
+        first_key: the level key of level 0; the same as `dense_key` unless early-bird may end level 0 early.
 
     Raises:
         SpecError: the specification does not fit the data.
@@ -69,11 +69,11 @@ class Context:
 
     @property
     def rewind_key(self) -> str:
-        """The store's key of the rewind weights, to which survivors are rewound."""
+        """The store's key for the rewind weights, to which surviving weights are reset."""
         return rewind_key(self.dense_key, self.pruning.rewind_iteration)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """Return the store's key of copy `copy` (from 0) of level `number`, trained with another data order."""
+        """Return the store's key for copy `copy` (from 0) of level `number`, trained with a different data order."""
         return copy_key(self.level_key(number) if number > 0 else self.rewind_key, copy)
 
     def whole_mask(self) -> Mask:
@@ -81,11 +81,11 @@ class Context:
         return full_mask({name: value.cpu() for name, value in self.initial.items()}, self.prunable)
 
     def draw(self, number: int) -> dict[str, Tensor]:
-        """Return initialization `number` of the network; the trajectory itself trains number 0."""
+        """Draw initialization `number` of the network; the trajectory itself uses number 0."""
         return dict(self.task.build(self.spec.model, self.spec.seed, draw=number).state_dict())
 
     def tied(self, weights: Weights) -> dict[str, Tensor]:
-        """Return the weights with all names of a tied weight referring to the same tensor.
+        """Return the weights, with all names of a tied weight mapped to the same tensor.
 
         A state dict lists a tied weight under each of its names, and `load_state_dict` keeps whichever it loads last.
         """

@@ -1,7 +1,8 @@
-"""Early-Bird tickets: You et al. (2020, arXiv 1909.11957), for single weights instead of channels.
+"""Early-Bird tickets (You et al. 2020, arXiv 1909.11957), with individual weights pruned instead of channels.
 
 While the dense network trains, the mask that pruning would produce at that moment is computed every few iterations.
-Training ends once the latest mask is close to each of the few before it: the set of survivors has settled.
+Training ends once the latest mask is close to each of the few masks before it, which shows that the set of surviving
+weights has settled.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +25,10 @@ class MaskDistance:
 
 
 class EarlyBird:
-    """A `training.request.Watch` that ends the dense training once the mask has settled.
+    """A `training.request.Watch` that ends the training of the dense network once the mask has settled.
 
     Args:
-        spec: the resolved settings: `every` is in iterations.
+        spec: the early-bird settings, with `every` in iterations.
         draw: returns the mask that pruning would produce from the given weights.
 
     Attributes:
@@ -42,7 +43,7 @@ class EarlyBird:
         self._masks: dict[int, Mask] = {}
 
     def __call__(self, iteration: int, weights: Mapping[str, Tensor]) -> bool:
-        """Return whether the window is full and the mask of `weights` is within the threshold of all others in it."""
+        """Return whether the window is full and the mask for `weights` is closer to all others than the threshold."""
         mask, others = self._draw(weights), self._spec.window - 1
         distances = [
             MaskDistance(iteration=iteration, earlier_iteration=earlier, distance=distance(before, mask))
@@ -62,7 +63,7 @@ class EarlyBird:
         return record, tensors
 
     def restore(self, record: Any, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
+        """Restore a state that `state` returned."""
         self.distances = distances_of(record["distances"])
         self._masks = {
             i: {name: unpack(tensors[f"{i}/{name}"], tuple(shape)) for name, shape in record["shapes"].items()}

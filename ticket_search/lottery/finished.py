@@ -1,4 +1,4 @@
-"""Operations on a finished trajectory: extract its tickets, train copies of its levels, compare the copies."""
+"""Operations on a finished trajectory: extract its tickets, train copies of its levels, and compare the copies."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,9 +24,9 @@ class FinishedTrajectory:
     Args:
         spec: the trajectory's specification.
         task: the specification's task, on the training device.
-        store: the store that holds the trajectory's levels.
+        store: the store that contains the trajectory's levels.
         log: receives an event when a copy is started, resumed, finished or reused.
-        checkpoint_seconds: seconds between two checkpoints of a copy's training; None disables checkpoints.
+        checkpoint_seconds: the number of seconds between two checkpoints of a copy; None disables checkpoints.
 
     Raises:
         SpecError: the specification does not fit the data.
@@ -46,7 +46,7 @@ class FinishedTrajectory:
         self._context = self._levels.context
 
     def of(self, spec: TrajectorySpec) -> "FinishedTrajectory":
-        """Return the finished trajectory of another specification, on the same data and store."""
+        """Return the finished trajectory of another specification that has the same data and store."""
         return FinishedTrajectory(spec, self.task, self._store)
 
     def level_key(self, number: int) -> str:
@@ -54,7 +54,7 @@ class FinishedTrajectory:
         return self._context.level_key(number)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """Return the store's key of the copy that `train_copy` trains."""
+        """Return the store's key for the copy that `train_copy` trains."""
         return self._context.copy_key(number, copy)
 
     def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
@@ -78,13 +78,13 @@ class FinishedTrajectory:
         )
 
     def train_copy(self, number: int, copy: int) -> Level:
-        """Train the ticket of level `number` again, from the same start but with another data order.
+        """Train the ticket of level `number` again, from the same weights but with a different data order.
 
         For level 0, train the dense network again from `rewind_iteration` on.
 
         Args:
             number: the level's number.
-            copy: the copy's number, from 0; the level's own training is not counted.
+            copy: the number of the copy, from 0; the level itself does not count as a copy.
 
         Returns:
             The trained copy, with its final weights.
@@ -96,9 +96,9 @@ class FinishedTrajectory:
         return finish(self._levels.train_copy(number, mask, copy, lambda: self._start_of(number, mask)))
 
     def errors_between(self, one: Level, other: Level, points: int) -> list[ErrorBetween]:
-        """Return the errors along the straight line between the final weights of two trainings, both ends included.
+        """Return the errors along the straight line between the final weights of two levels, both ends included.
 
-        If either training diverged, every error is nan.
+        If either level diverged, every error is nan.
         """
         if one.diverged or other.diverged:
             return unknown_errors(points)
@@ -106,7 +106,7 @@ class FinishedTrajectory:
         return errors_between(one.final_weights, other.final_weights, points, network, self.task, precision)
 
     def _start_of(self, number: int, mask: Mask) -> Steps[LevelInputs]:
-        """Return the inputs that level `number` was trained from; for level 0, the inputs of its copies."""
+        """Return the inputs from which level `number` was trained; for level 0, those of its copies."""
         pruning = self._context.pruning
         if number == 0:
             weights = yield from self._levels.starts.rewind_weights()

@@ -39,7 +39,10 @@ class Ended:
 
 @dataclass(eq=False)
 class _Lane(Generic[K]):
-    """A trajectory. `ready_at`, in seconds of monotonic time, is when it may continue; infinite while it trains."""
+    """A running trajectory.
+
+    `ready_at` is the monotonic time, in seconds, at which the trajectory may continue; infinity while it is training.
+    """
 
     name: K
     steps: Steps[Any]
@@ -48,7 +51,7 @@ class _Lane(Generic[K]):
 
 @dataclass(eq=False)
 class _Crew(Generic[K]):
-    """An executor, the trainings that it holds, and those waiting for a free lane."""
+    """An executor, the requests that it is training, and those waiting for a free lane."""
 
     executor: Executor
     waiting: deque[tuple[TrainRequest, _Lane[K]]] = field(default_factory=deque)
@@ -56,7 +59,7 @@ class _Crew(Generic[K]):
 
 
 class Lanes(Generic[K]):
-    """Named trajectories that run side by side. They share executors, which affects their speed but not their results.
+    """Named trajectories that run side by side. Sharing executors affects their speed but not their results.
 
     Args:
         executor: creates an executor from its name.
@@ -76,7 +79,7 @@ class Lanes(Generic[K]):
         self._lanes[name] = _Lane(name, steps)
 
     def remove(self, name: K) -> None:
-        """Abandon a trajectory that is paused: `advance` last returned a level for it."""
+        """Abandon a paused trajectory: one for which `advance` last returned a level."""
         self._lanes.pop(name).steps.close()
 
     def close(self) -> None:
@@ -99,7 +102,7 @@ class Lanes(Generic[K]):
                 return outcomes
 
     def _train(self) -> list[tuple[K, Level | Ended | None]]:
-        """Train until each busy executor has finished a training; if none is busy, sleep until a lane is ready."""
+        """Train until every busy executor has finished a request; if none is busy, sleep until a lane is ready."""
         busy = [crew for crew in self._crews.values() if crew.waiting or crew.held]
         if not busy:
             first = min(lane.ready_at for lane in self._lanes.values())
@@ -114,14 +117,14 @@ class Lanes(Generic[K]):
                 crew.executor.submit(request)
             with user_exit_as_error():
                 done = [(request, crew.held[request], outputs) for request, outputs in crew.executor.advance()]
-        except Exception as error:  # the executor does not say which training failed, so all of them fail
+        except Exception as error:  # the executor does not say which request failed, so all of them fail
             failed, crew.held = list(crew.held.values()), {}
             return [(lane.name, self._step(lane, lane.steps.throw, error)) for lane in failed]
         for request, _, _ in done:
             crew.held.pop(request, None)
         trained = [self._trained(lane, outputs) for _, lane, outputs in done]
         for lane in self._lanes.values():
-            if math.isfinite(lane.ready_at):  # it waits for a level, which may just have been trained
+            if math.isfinite(lane.ready_at):  # the lane is waiting for a level that may just have been trained
                 lane.ready_at = 0.0
         return trained
 
@@ -129,7 +132,7 @@ class Lanes(Generic[K]):
         return lane.name, self._step(lane, lane.steps.send, outputs)
 
     def _step(self, lane: _Lane[K], resume: Callable[[Any], object], sent: Any) -> Level | Ended | None:
-        """Run a trajectory to its next step; return its level or its end, or None if it now waits or trains."""
+        """Run a trajectory to its next step; return its level or its end, or None if it must wait or train."""
         lane.ready_at = 0.0
         try:
             with user_exit_as_error():
@@ -151,7 +154,7 @@ class Lanes(Generic[K]):
         try:
             if request.executor not in self._crews:
                 self._crews[request.executor] = _Crew(self._executor(request.executor))
-        except Exception as error:  # a user's executor that cannot be created fails only this trajectory
+        except Exception as error:  # if a user's executor cannot be created, only this trajectory fails
             return self._step(lane, lane.steps.throw, error)
         self._crews[request.executor].waiting.append((request, lane))
         return None
@@ -162,7 +165,7 @@ class Lanes(Generic[K]):
 
 
 def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_for) -> Iterator[Level]:
-    """Yield the levels of one trajectory, which has its executors to itself."""
+    """Run one trajectory, which shares its executors with no other, and yield its levels."""
     lanes: Lanes[str] = Lanes(executor)
     lanes.add("", steps)
     try:
@@ -177,7 +180,7 @@ def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_
 
 
 def finish(steps: Steps[T]) -> T:
-    """Run all steps and return the generator's value."""
+    """Run a generator of steps to its end, and return its value."""
     lanes: Lanes[str] = Lanes()
     lanes.add("", steps)
     try:

@@ -24,12 +24,12 @@ class Level:
         mask: the mask that the level was trained with.
         next_mask: the mask of the next level; None if the level is not pruned again, and for level 0, which several
             trajectories may share and prune differently.
-        final_weights: the weights after the last iteration, for level 0, copies and levels that are not rewound;
-            empty for others.
+        final_weights: the weights after the last iteration; empty unless the level is level 0, a copy, or part of a
+            trajectory that retrains without rewinding weights.
         curve: the learning curve; its last point was measured after the last iteration.
-        figures: the measurements of the training, by the names in `results.figures.stored_figures`.
+        figures: the measurements taken while training, under the names in `results.figures.stored_figures`.
         reused: whether another trajectory or another search trained the level.
-        diverged: whether the loss stopped being finite; if so, only the curve is known.
+        diverged: whether the loss stopped being finite, which ended the training; the test results are then nan.
         controls: the trained controls of the level's ticket.
         mask_distances: the distances that early-bird measured; empty except for level 0.
     """
@@ -48,12 +48,12 @@ class Level:
 
     @property
     def dense(self) -> "Level":
-        """The dense network trained for the full schedule, the baseline for tickets; only for level 0."""
+        """The dense network trained for the full schedule, the baseline for tickets; defined only for level 0."""
         return next((control.level for control in self.controls if control.kind == "dense"), self)
 
     @property
     def val_loss(self) -> float:
-        """The loss on the validation split after the last iteration; nan if the task has none."""
+        """The loss on the validation split after the last iteration; nan if the task has no loss."""
         return self.curve[-1].val_loss
 
     @property
@@ -63,7 +63,7 @@ class Level:
 
     @property
     def test_loss(self) -> float:
-        """The loss on the test split after the last iteration; nan if the task has none."""
+        """The loss on the test split after the last iteration; nan if the task has no loss."""
         return float(self.figures["test_loss"])
 
     @property
@@ -88,7 +88,7 @@ class Level:
 
     @property
     def train_seconds(self) -> float:
-        """The seconds that training took, on whichever machine trained the level."""
+        """The number of seconds that training took on the machine that trained the level."""
         return float(self.figures["train_seconds"])
 
     @property
@@ -107,7 +107,7 @@ class ControlLevel:
     """A control of a ticket, trained in the same way as the ticket.
 
     Attributes:
-        kind: a `Control`; or ``dense``, the dense network trained for the full schedule when early-bird ends level 0.
+        kind: a `Control`, or ``dense`` for the dense network trained for the full schedule if early-bird is on.
         draw: the number of the random draw, from 0.
         level: the trained control; its `mask` is the control's, not the ticket's.
     """
@@ -130,7 +130,7 @@ def to_entry(
 ) -> Entry:
     """Return the store's entry of a level: figures and owner as JSON, masks packed at one bit per weight."""
     record: dict[str, Any] = {"level": number, "trainer": owner, "diverged": outputs.diverged}
-    # Also under their older names, because an older version of this package may share the store.
+    # Store figures under their older names too, because an older version of this package may share the store.
     measured = {**vars(outputs), **trained_with}
     record |= {name: measured.get(figure.name) for figure in stored_figures() for name in figure.stored}
     record["curve"] = [[p.iteration, p.train_loss, p.val_loss, p.val_metric] for p in outputs.curve]
@@ -162,7 +162,7 @@ def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
 
 
 def _masks(entry: Entry, prefix: str) -> Mask:
-    # In the order of the record, which is the network's: pruning breaks ties between equal scores by it.
+    # Keep the order of the record, which is the network's: pruning breaks ties between equal scores by this order.
     return {
         name: unpack(entry.tensors[prefix + name], tuple(shape))
         for name, shape in entry.record["shapes"].items()

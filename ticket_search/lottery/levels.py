@@ -96,14 +96,14 @@ class TrajectoryLevels:
         return _checked((yield from self._trainer.level(number, key, compute)))
 
     def train_control(self, ticket: Level, kind: Control, draw: int) -> Steps[ControlLevel]:
-        """Train a control of a level's ticket exactly as the ticket was trained; its divergence is not an error."""
+        """Train a control of a level's ticket exactly as the ticket was trained; a control may diverge."""
         key = control_key(ticket.key, kind, draw)
         seed = derive_seed(self.context.spec.seed, "control", kind, ticket.number, draw)
         redraws = kind == "random_reinit"
         mask = ticket.mask if redraws else shuffled(ticket.mask, torch.Generator().manual_seed(seed))
 
         def compute() -> Steps[Entry]:
-            # Draw 0 is the trajectory's own initialization, and draw 1 is used by `reinit_kept: fresh`.
+            # Draw 0 is the trajectory's own initialization, and `reinit_kept: fresh` uses draw 1.
             inputs = yield from (self.starts.redrawn(mask, 2 + draw) if redraws else self.starts.rewound(mask))
             return self._entry((yield from self._trainer.train(inputs, key)), ticket.number, mask)
 
@@ -111,7 +111,7 @@ class TrajectoryLevels:
         return ControlLevel(kind=kind, draw=draw, level=level)
 
     def train_copy(self, number: int, mask: Mask, copy: int, start: Callable[[], Steps[LevelInputs]]) -> Steps[Level]:
-        """Train level `number` again from the same start with another data order, and keep the final weights."""
+        """Train level `number` again from the same start with a different data order, and keep the weights."""
         key, seed = self.context.copy_key(number, copy), derive_seed(self.context.spec.seed, "copy", copy)
 
         def compute() -> Steps[Entry]:

@@ -1,4 +1,4 @@
-"""Prune a trained level by the trajectory's criterion, strategy and amount."""
+"""Prune a trained level according to the trajectory's criterion, strategy and amount."""
 
 from collections.abc import Mapping
 
@@ -30,7 +30,7 @@ class Pruner:
         self._starts = starts
 
     def prune(self, level: Level) -> Steps[Mask]:
-        """Return the mask after pruning a level; if a ticket is transferred, return the ticket's mask instead."""
+        """Return the mask after pruning a level; with a transferred ticket, return the ticket's mask instead."""
         if (given := self._starts.given) is not None:
             return {name: given.mask.get(name, kept) for name, kept in level.mask.items()}
         if level.next_mask is not None:
@@ -38,7 +38,7 @@ class Pruner:
         return (yield from self.next_mask(level.number, level.mask, level.final_weights))
 
     def leaves_a_mask(self, number: int) -> bool:
-        """Return whether level `number` may be pruned, judging by its number alone."""
+        """Return whether the settings allow level `number` to be pruned, whatever its density."""
         return number != self._context.pruning.last_target and self._starts.given is None
 
     def next_mask(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Steps[Mask]:
@@ -55,11 +55,11 @@ class Pruner:
         return self._by_values(number, mask, weights, initial)
 
     def mask_of_values(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
-        """Return what `next_mask` would, without steps, for a criterion that needs only the trained values."""
+        """Return the mask that `next_mask` would compute, but without steps; the criterion must need only weights."""
         return self._by_values(number, mask, weights, {})
 
     def _by_values(self, number: int, mask: Mask, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Mask:
-        # On the CPU even after training on a GPU, so that equal weights produce equal masks on every machine.
+        # Score on the CPU even after training on a GPU, so that equal weights produce equal masks on every machine.
         final = {name: weights[name].cpu() for name in mask}
         generator = torch.Generator().manual_seed(self._seed(number))
         scores = CRITERIA[self._context.pruning.criterion](initial, final, generator)

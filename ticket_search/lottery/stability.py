@@ -1,6 +1,6 @@
-"""Stability: do trainings that differ only in data order reach the same linearly connected minimum?
+"""Stability: do training runs that differ only in data order reach the same linearly connected minimum?
 
-It is measured by the error along the straight line between the weights of two trainings (Frankle et al. 2020,
+It is measured by the error along the straight line between the final weights of two runs (Frankle et al. 2020,
 arXiv 1912.05671, section 2).
 """
 
@@ -18,10 +18,10 @@ from ticket_search.training.determinism import reproducible
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBetween:
-    """The errors at one point of the line between the weights of two trainings.
+    """The errors at one point on the line between the final weights of two training runs.
 
     Attributes:
-        position: 0 at the first training, 1 at the second.
+        position: the position on the line: 0 at the weights of the first run, 1 at those of the second.
         val_error, test_error: the task's metric as an error; for classification 1 - accuracy, in [0, 1].
     """
 
@@ -60,7 +60,7 @@ def errors_between(
 
 
 def unknown_errors(points: int) -> list[ErrorBetween]:
-    """Return nan at every point, for use when a training diverged."""
+    """Return an error of nan at every point, for use when one of the two runs diverged."""
     positions = torch.linspace(0.0, 1.0, points, dtype=torch.float64).tolist()
     return [ErrorBetween(position=position, val_error=math.nan, test_error=math.nan) for position in positions]
 

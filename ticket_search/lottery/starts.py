@@ -1,4 +1,4 @@
-"""The starts of levels: rewound, redrawn or trained weights, or those of a transferred ticket."""
+"""The initial weights of levels: rewound, redrawn or trained weights, or the weights of a transferred ticket."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,7 +17,7 @@ from ticket_search.training.request import LevelInputs
 
 
 class Starts:
-    """Computes the inputs that the levels of one trajectory are trained from.
+    """Computes the inputs from which the levels of one trajectory are trained.
 
     Args:
         context: the trajectory's context.
@@ -57,7 +57,7 @@ class Starts:
         return (yield from self._placed(mask, kept))
 
     def kept_weights(self) -> Steps[dict[str, Tensor]]:
-        """Return the values that kept weights start from."""
+        """Return the initial values of the kept weights."""
         context = self._context
         if context.pruning.reinit_kept == "fresh":
             return context.draw(1)
@@ -70,7 +70,7 @@ class Starts:
 
     @cached_property
     def given(self) -> Ticket | None:
-        """The transferred ticket, if any, without tensors that do not fit, such as an output layer for other classes.
+        """The transferred ticket, if any, without tensors that do not fit, such as the output layer for other classes.
 
         Raises:
             SpecError: the ticket is not in the store, or belongs to another network or other inputs.
@@ -84,7 +84,7 @@ class Starts:
         return ticket.cut_to({name: value.shape for name, value in context.initial.items()}, context.task.inputs)
 
     def rewind_weights(self) -> Steps[Mapping[str, Tensor]]:
-        """Return every parameter and buffer after `rewind_iteration` iterations of the dense training, on the CPU."""
+        """Return every parameter and buffer after `rewind_iteration` iterations of level 0, on the CPU."""
         context, key = self._context, self._context.rewind_key
         iteration = context.pruning.rewind_iteration
 

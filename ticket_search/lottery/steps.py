@@ -1,6 +1,6 @@
-"""A trajectory as a generator of steps: it requests trainings, waits for other processes, and yields its levels.
+"""A trajectory as a generator of steps: it requests training runs, waits for other processes, and yields its levels.
 
-`lanes` fulfils the requests; it may hold many trajectories and train their levels together.
+The module `lanes` carries out these requests. It can run many trajectories at once and train their levels together.
 """
 
 from collections.abc import Generator
@@ -24,5 +24,6 @@ class Wait:
 
 T = TypeVar("T")
 Step = TrainRequest | Wait | Level
-#: Yields steps and returns a value. It receives the `LevelOutputs` of a `TrainRequest`, and None for any other step.
+#: A generator that yields steps and returns a value of type T. Its caller sends the `LevelOutputs` in reply to a
+#: `TrainRequest`, and None in reply to any other step.
 Steps = Generator[Step, Any, T]

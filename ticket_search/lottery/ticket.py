@@ -1,4 +1,4 @@
-"""Tickets: a mask, the weights that training starts from, and their origin; as a file and as a store entry."""
+"""Tickets, each with a mask, initial weights and a record of its origin, and how to read and write them."""
 
 import hashlib
 import json
@@ -28,18 +28,19 @@ from ticket_search.store.level_store import Entry
 FORMAT = "ticket_search.ticket.1"
 _METADATA = "ticket"
 _CHECKSUM = "sha256"
-#: In the metadata, these inputs of image networks are top-level keys; other networks' inputs are under ``inputs``.
+#: In the metadata, these inputs of image networks are top-level keys; the inputs of other networks are under
+#: ``inputs``.
 _IMAGES = ("image_shape", "classes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """A mask, the weights that training starts from, and the trajectory that found them.
+    """A mask, the initial weights to train with it, and the trajectory that found the mask.
 
     Attributes:
         name: ``<trajectory_id>/<level>``.
         level_key: the key of the level that trained the ticket.
-        spec: the resolved specification of the trajectory: durations in iterations, normalisation constants filled in.
+        spec: the resolved specification of the trajectory: durations in iterations, normalization constants filled in.
         inputs: keyword arguments for building the network; ``image_shape`` and ``classes`` for images.
         start: the iteration of the schedule at which training starts.
         shift: see `LevelInputs.shift`; 0 except for fine-tuned tickets.
@@ -76,10 +77,10 @@ class Ticket:
         """Return the ticket that `to_entry` wrote.
 
         Raises:
-            SpecError: the entry is not a ticket, or its format is not this version's.
+            SpecError: the entry is not a ticket, or this version cannot read its format.
         """
         if entry.record.get("format") != FORMAT:
-            raise SpecError(f"it has the format {entry.record.get('format')!r}; this version reads {FORMAT!r}")
+            raise SpecError(f"its format is {entry.record.get('format')!r}, but this version reads {FORMAT!r}")
         return _ticket(entry.record, entry.tensors)
 
     @property
@@ -89,7 +90,7 @@ class Ticket:
 
     @property
     def key(self) -> str:
-        """The key in a level store: a digest of everything that training the ticket on other data depends on."""
+        """The key in a level store: a digest of everything that matters for training the ticket on other data."""
         inputs = [self.inputs[name] for name in _IMAGES] if set(self.inputs) == set(_IMAGES) else [dict(self.inputs)]
         return _digest([canonical(self.spec.model), *inputs], self._tensors())[:32]
 
@@ -98,7 +99,7 @@ class Ticket:
 
         Args:
             shapes: the shapes of the network's parameters and buffers, by name.
-            inputs: keyword arguments that the network is built with.
+            inputs: keyword arguments with which the network is built.
 
         Raises:
             SpecError: a tensor outside the output layer does not fit, so this is not the ticket's network.
@@ -149,7 +150,7 @@ class Ticket:
         """
         try:
             network = build_from(self.spec.model, self.inputs, self.spec.seed)
-        except RuntimeError as error:  # the images are too small for it, or memory ran out
+        except RuntimeError as error:  # the images are too small for the network, or memory ran out
             reason = str(error).partition("\n")[0]
             raise SpecError(
                 f"ticket {self.name!r}: the network {self.spec.model.name!r} cannot be built: {reason}"
@@ -186,12 +187,12 @@ class _Metadata(Spec):
     @model_validator(mode="after")
     def _has_inputs(self) -> "_Metadata":
         if self.inputs is None and (self.image_shape is None or self.classes is None):
-            raise ValueError("it has neither 'image_shape' and 'classes' nor 'inputs'")
+            raise ValueError("it needs 'image_shape' and 'classes', or else 'inputs'")
         return self
 
     @property
     def network_inputs(self) -> dict[str, Any]:
-        """The network's inputs; the inverse of `_plain_inputs`."""
+        """The inputs that `_plain_inputs` converted to plain data."""
         images = {"image_shape": self.image_shape, "classes": self.classes}
         return images if self.inputs is None else self.inputs
 
@@ -205,7 +206,7 @@ def ticket_in_store(
         key: the ticket's key.
         load: returns the store's entry under a key, or None.
         model: the specification of the network to train.
-        inputs: keyword arguments that the network is built with; ``classes`` may differ from the ticket's.
+        inputs: keyword arguments with which the network is built; ``classes`` may differ from the ticket's.
 
     Raises:
         SpecError: the store has no such entry, it is not a ticket, or it is for another network or other inputs.
@@ -227,7 +228,7 @@ def ticket_in_store(
     takes, given = _described(ticket.inputs), _described(inputs)
     if takes != given:
         raise SpecError(
-            f"ticket {ticket.name!r} takes {takes}, but the data set has {given}; use a data set that the ticket takes"
+            f"ticket {ticket.name!r} takes {takes}, but the data set has {given}; use a data set that fits the ticket"
         )
     return ticket
 
@@ -240,10 +241,10 @@ def _described(inputs: Mapping[str, Any]) -> str:
 
 
 def read_ticket(path: str | Path) -> Ticket:
-    """Read a ticket file, as `Ticket.to_bytes` makes it, without importing any code that it names.
+    """Read a ticket file that `Ticket.to_bytes` made, without importing any code that the file names.
 
     Raises:
-        SpecError: the file does not exist, is not a ticket, is damaged, or has another version's format.
+        SpecError: the file does not exist, is not a ticket, is damaged, or has a format that this version cannot read.
     """
     metadata, tensors = _read(str(path))
     checksum = metadata.pop(_CHECKSUM, None)
@@ -259,7 +260,7 @@ def read_ticket(path: str | Path) -> Ticket:
 def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the metadata and the tensors of a ticket file."""
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe waits for a writer
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would block until someone writes to it
             raise SpecError(f"{path!r} is not a ticket: it is not a regular file")
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA)
@@ -278,7 +279,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise SpecError(f"{path!r} is a damaged ticket: its metadata is not JSON: {error}") from None
     written = metadata.get("format") if isinstance(metadata, dict) else None
     if written != FORMAT:
-        raise SpecError(f"{path!r} has the format {written!r:.80}; this version reads {FORMAT!r}")
+        raise SpecError(f"the format of {path!r} is {written!r:.80}, but this version reads {FORMAT!r}")
     return metadata, tensors
 
 
@@ -333,8 +334,8 @@ def load_ticket(file: str | Path, allow_code: bool = False) -> nn.Module:
 
     The mask is applied by ``torch.nn.utils.prune``: a pruned parameter ``w`` is trained as ``w_orig``, and every
     forward pass uses ``w_orig * w_mask``. ``prune.remove(module, "weight")`` turns it back into a plain parameter;
-    until then ``copy.deepcopy`` fails, as for any network pruned with torch. ``network.ticket``, a `Ticket`, holds the
-    rest of the file: configuration, figures and level key.
+    until then ``copy.deepcopy`` fails, as for any network pruned with torch. ``network.ticket``, a `Ticket`,
+    has the rest of the file's content: configuration, figures and level key.
 
     Args:
         file: a file that ``ticket-search export`` wrote.

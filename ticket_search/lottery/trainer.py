@@ -1,4 +1,4 @@
-"""Train each level once: levels in the store are reused, and every training is logged."""
+"""Train each level once: levels in the store are reused, and every training run is logged."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -24,7 +24,7 @@ def no_log(event: str, **fields: object) -> None:
 
 
 class Trainer:
-    """Trains the levels of one trajectory that are not in the store yet.
+    """Trains those levels of one trajectory that are not in the store yet.
 
     Args:
         context: the trajectory's context.
@@ -53,7 +53,7 @@ class Trainer:
         self._checkpoint_seconds = checkpoint_seconds
 
     def level(self, number: int, key: str, compute: Callable[[], Steps[Entry]], **fields: object) -> Steps[Level]:
-        """Return the level with a key, loaded from the store or computed.
+        """Return the level with the given key, loaded from the store or else computed.
 
         Args:
             number: the level's number.
@@ -72,7 +72,7 @@ class Trainer:
         entry, found = yield from self.found_or_computed(key, compute_and_log, saved=finished)
         reused = found and (self.owner is None or entry.record.get("trainer") != self.owner)
         if found and not reused:
-            # An earlier process trained it for this trajectory, and may have died before logging that.
+            # An earlier process trained the level for this trajectory, and may have died before logging that.
             if self._owner_finished(key) is False:
                 finished()
             self.store.tidy(key)
@@ -105,7 +105,7 @@ class Trainer:
         return entry, entry is not computed
 
     def train(self, inputs: LevelInputs, key: str) -> Steps[LevelOutputs]:
-        """Request a training, which resumes from the key's checkpoint if there is one."""
+        """Request a training run, which resumes from the key's checkpoint if there is one, and return its outputs."""
         checkpoints = None
         if self._checkpoint_seconds is not None:
             checkpoints = _Checkpoints(self.store.checkpoint(key), self._checkpoint_seconds, key, self._log)

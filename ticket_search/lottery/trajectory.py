@@ -1,9 +1,10 @@
 """Iterative magnitude pruning: Frankle & Carbin (2019), section 2; with rewinding: Frankle et al. (2019).
 
-    1. Initialise a network randomly and train it; this is level 0.
-    2. Prune a fraction of the surviving weights, those of smallest magnitude. This gives a mask.
-    3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialisation). This is a ticket.
-    4. Train the ticket from iteration k on; this is the next level. Train its controls, if any. Go to 2.
+    1. Initialize a network randomly and train it; this is level 0.
+    2. Prune a fraction of the surviving weights, those of smallest magnitude. The result is a mask.
+    3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialization). The result is
+       a ticket.
+    4. Train the ticket from iteration k on to obtain the next level. Train its controls, if any. Go to 2.
 
 A level is a pure function of its inputs and is stored under their hash, so a restarted trajectory trains only the
 levels that are not in the store yet.
@@ -27,7 +28,7 @@ from ticket_search.training.executors.registry import executor_for
 
 
 def trajectory_steps(levels: TrajectoryLevels, rewind_iterations: Collection[int] = ()) -> Steps[None]:
-    """Run one trajectory, level by level, as a generator that requests its trainings; see `steps`.
+    """Run one trajectory, level by level, as a generator that requests training runs; see `steps`.
 
     Args:
         levels: trains and prunes the trajectory's levels.
@@ -74,8 +75,8 @@ def run_trajectory(
         owner_finished: returns whether ``level_finished`` was logged for a level key; None if the log does not mention
             the key.
         owner: identifies the run and the trajectory. Levels in the store with the same owner do not count as reused;
-            if None, all of them do.
-        checkpoint_seconds: seconds between two checkpoints of a level's training; None disables checkpoints.
+            if `owner` is None, every level found in the store does.
+        checkpoint_seconds: the number of seconds between two checkpoints of a level; None disables checkpoints.
 
     Raises:
         SpecError: the specification does not fit the data.
@@ -88,7 +89,7 @@ def run_trajectory(
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:
-    """Return whether the settings prescribe the mask, or it is dense enough and sparser than its parent."""
+    """Return whether the settings prescribe the mask, or the mask is dense enough and sparser than its parent."""
     if pruning.target_densities is not None or pruning.ticket is not None:
         return True
     dense_enough = density(mask) >= pruning.min_density

@@ -1,4 +1,4 @@
-"""The networks of Frankle & Carbin, "The Lottery Ticket Hypothesis" (ICLR 2019), Figure 2, and initializations.
+"""The networks of Frankle & Carbin, "The Lottery Ticket Hypothesis" (ICLR 2019), Figure 2, and weight initializations.
 
 As in the paper, the networks' weights are drawn from Glorot's normal distribution, and their biases are 0.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ticket_search.config.trajectory import Initialization
 from ticket_search.errors import SpecError
 
-#: Output channels of the 3x3 convolutions of each block; a 2x2 max pool ends the block.
+#: The output channels of the 3x3 convolutions in each block; every block ends with a 2x2 max pool.
 _BLOCKS = {
     "conv2": ((64, 64),),
     "conv4": ((64, 64), (128, 128)),
@@ -22,7 +22,7 @@ _CONV_HIDDEN = (256, 256)
 
 
 def lenet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Build fully connected layers of the widths in the name (``lenet_300_100``), with ReLU between them.
+    """Build a fully connected network with the layer widths in its name (``lenet_300_100``) and ReLU in between.
 
     Images may have any size. ``mlp_300_100`` is the same network with Kaiming's initialization for ReLU (He et al.
     2015) instead of Glorot's.
@@ -47,7 +47,7 @@ def conv(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Seque
     if min(height, width) < 2 ** len(blocks):
         raise SpecError(
             f"model {name!r}: images of {height}x{width} pixels are too small for {len(blocks)} pools of 2x2; "
-            f"it needs at least {2 ** len(blocks)}x{2 ** len(blocks)}"
+            f"the network needs at least {2 ** len(blocks)}x{2 ** len(blocks)}"
         )
     network = nn.Sequential()
     number = 0

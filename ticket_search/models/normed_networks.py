@@ -1,4 +1,4 @@
-"""ResNets and VGGs for CIFAR, with batch normalisation.
+"""ResNets and VGGs for CIFAR, with batch normalization.
 
 Convolutions have no bias. Weights are Kaiming normal (He et al. 2015); batch norm starts with weight 1 and bias 0.
 """
@@ -37,7 +37,7 @@ class _Block(nn.Module):
 
 
 def resnet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Build ``resnet20`` and the like: He et al. (2016), section 4.2, 6n + 2 layers of 16 to 64 channels.
+    """Build a ResNet with 6n + 2 layers of 16 to 64 channels, such as ``resnet20`` (He et al. 2016, section 4.2).
 
     Where the number of channels changes, the shortcut is a 1x1 convolution (option B), as in the code of Frankle et al.
     On CIFAR-10, resnet20 has 270,256 convolution weights, 2,560 of them in shortcuts, and 640 in the output layer.
@@ -73,7 +73,7 @@ def vgg(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequen
     if min(height, width) < smallest:
         raise SpecError(
             f"model {name!r}: images of {height}x{width} pixels are too small for {len(blocks) - 1} pools of 2x2; "
-            f"it needs at least {smallest}x{smallest}"
+            f"the network needs at least {smallest}x{smallest}"
         )
     network = nn.Sequential()
     for number, block in enumerate(blocks, 1):
@@ -92,7 +92,7 @@ def vgg(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequen
 
 
 class _MeanOfPixels(nn.Module):
-    """Average the pixels: ``[b, c, h, w]`` to ``[b, c]``. Unlike adaptive pooling, it is deterministic on CUDA."""
+    """The mean over all pixels, ``[b, c, h, w]`` to ``[b, c]``; deterministic on CUDA, unlike adaptive pooling."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the mean of each channel."""

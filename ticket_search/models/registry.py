@@ -1,4 +1,4 @@
-"""Building a network by its name, and finding the prunable parameters of a network."""
+"""Build a network by its name, and find the prunable parameters of a network."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from ticket_search.models.torchvision_networks import torchvision_network
 
 
 def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed: int, draw: int = 0) -> nn.Module:
-    """Build a network on the CPU, initialised from the seed alone; torch's global generators are left unchanged.
+    """Build a network on the CPU, initialized from the seed alone; torch's global generators are left unchanged.
 
     Args:
         spec: the network's specification.
         image_shape: ``(c, h, w)``.
         classes: the number of outputs.
-        seed: the run's seed.
-        draw: which initialization to draw: 0 is the run's own, other numbers are independent ones.
+        seed: the trajectory's seed.
+        draw: the number of the initialization: 0 is the trajectory's own; all others are drawn independently of it.
 
     Raises:
         SpecError: see `build_from`; or the images are too small for the network.
@@ -40,8 +40,8 @@ def build_from(spec: ModelSpec, inputs: Mapping[str, Any], seed: int, draw: int 
         spec: the network's specification. A user's function is called with `inputs` as keyword arguments; its random
             numbers must come from torch's global CPU generator, as those of ``torch.nn`` do.
         inputs: keyword arguments from the task. The networks of this package take only images.
-        seed: the run's seed.
-        draw: which initialization to draw: 0 is the run's own, other numbers are independent ones.
+        seed: the trajectory's seed.
+        draw: the number of the initialization: 0 is the trajectory's own; all others are drawn independently of it.
 
     Raises:
         SpecError: the name is unknown, the network does not fit the task, or a user's function fails or does not
@@ -98,7 +98,7 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
     """Build a network and run two black images through it, in training and in evaluation mode.
 
     Returns:
-        How many numbers its parameters and buffers hold, and how many of them are prunable weights.
+        The number of elements in its parameters and buffers, and how many of these are prunable weights.
 
     Raises:
         SpecError: see `build`; or the network fails, does not return floats ``[2, classes]``, or has nothing to prune.
@@ -124,12 +124,14 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
     state_dict = network.state_dict()
     for name, value in state_dict.items():
         if not isinstance(value, Tensor):
-            raise SpecError(f"model {spec.name!r}: {name!r} of its state is {quoted(value)}; only tensors can be kept")
+            raise SpecError(
+                f"model {spec.name!r}: its state dict has {quoted(value)} as {name!r}; only tensors can be saved"
+            )
     return sum(v.numel() for v in state_dict.values()), sum(state_dict[name].numel() for name in names)
 
 
 def aliases(network: nn.Module) -> dict[str, str]:
-    """Return a map from each further name of a tied parameter or buffer in the state dict to its first name."""
+    """Map every additional name that a tied parameter or buffer has in the state dict to its first name."""
     first: dict[int, str] = {}
     return {
         name: first[id(value)]
@@ -141,13 +143,14 @@ def aliases(network: nn.Module) -> dict[str, str]:
 def prunable(network: nn.Module, example: Tensor | None = None) -> tuple[str, ...]:
     """Return the names of the prunable parameters in registration order, except that the output layer's is last.
 
-    A parameter is prunable if it has at least 2 dimensions and "weight" in the last part of its name, and is not an
-    embedding's. A tied parameter appears once, under its first name. For how the output layer is found, see
-    `_output_layer`.
+    A parameter is prunable if it has at least 2 dimensions, the last part of its name contains "weight", and it does
+    not belong to an embedding. A tied parameter appears once, under its first name. `_output_layer` says how the output
+    layer is found.
 
     Args:
-        network: the network. Its values and torch's global CPU generator are left unchanged.
-        example: inputs on the network's device, to run it on once; None trusts the registration order.
+        network: the network. Its weights and torch's global CPU generator are left unchanged.
+        example: inputs, on the network's device, for running the network once to find its output layer; if None, the
+            layer registered last is the output layer.
 
     Raises:
         SpecError: no parameter is prunable, a lazy layer has no shape yet, or `network.output_layer` is not prunable.
@@ -158,9 +161,10 @@ def prunable(network: nn.Module, example: Tensor | None = None) -> tuple[str, ..
 
 
 def output_mark(network: nn.Module, names: tuple[str, ...]) -> str:
-    """Return the part of a level key that names the output layer; "" if it is registered last.
+    """Return the part of a level key that names the output layer; "" if that layer is registered last.
 
-    Earlier versions assumed this of every network, so their level keys remain valid."""
+    Earlier versions assumed that every network registers its output layer last; "" keeps their level keys valid.
+    """
     *_, last = _weights(network)
     return "" if names[-1] == last else f"|output layer {names[-1]}"
 
@@ -188,8 +192,9 @@ def _weights(network: nn.Module) -> dict[str, nn.Parameter]:
 def _output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter], example: Tensor | None) -> str:
     """Return the name of the output layer's weight.
 
-    If the network has an attribute `output_layer`, that decides. Otherwise, it is the weight of the module that starts
-    last when the network runs on the example; without an example, or if no module with a weight runs, the last weight.
+    If the network has an attribute `output_layer`, that attribute decides. Otherwise, it is the weight of the module
+    that starts last when the network runs on the example. Without an example, or if no module with a weight runs, it is
+    the weight registered last.
     """
     stated = getattr(network, "output_layer", None)
     if stated is not None and not inspect.ismethod(stated):

@@ -1,18 +1,18 @@
-"""Torchvision's classifiers, untrained. Torchvision is imported only when one of them is built."""
+"""Torchvision's classifiers, without pretrained weights. Torchvision is imported only when a classifier is built."""
 
 from torch import nn
 
 from ticket_search.config.base import unknown
 from ticket_search.errors import SpecError
 
-#: Without auxiliary classifiers there is a single output; an explicit init_weights avoids a warning from torchvision.
+#: Disabling the auxiliary classifiers leaves a single output; an explicit init_weights avoids a warning.
 _ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
 
 
 def torchvision_network(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Build the network ``torchvision/<name>`` with torchvision's own initialisation.
+    """Build the network ``torchvision/<name>`` with torchvision's own initialization.
 
-    If the images do not have 3 channels, the first convolution is replaced by one with torch's default initialisation.
+    If the images do not have 3 channels, the first convolution is replaced by one with torch's default initialization.
 
     Raises:
         SpecError: torchvision has no classifier of that name.

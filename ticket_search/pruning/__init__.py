@@ -1,1 +1,1 @@
-"""Choosing the weights that survive: named tensors in, masks out. Independent of networks, training and data."""
+"""Choose the weights that survive: named tensors in, masks out. Independent of networks, training and data."""

@@ -21,7 +21,7 @@ def magnitude(initial: Tensors, final: Tensors, generator: torch.Generator) -> S
 
 
 def random(initial: Tensors, final: Tensors, generator: torch.Generator) -> Scores:
-    """Return uniform scores in [0, 1), as a control. Drawn on the CPU, so that every device prunes the same weights."""
+    """Return random scores in [0, 1), as a control; drawn on the CPU so that every device prunes the same weights."""
     del initial
     return {name: torch.rand(w.shape, generator=generator).to(w.device) for name, w in final.items()}
 
@@ -50,7 +50,8 @@ def small_final(initial: Tensors, final: Tensors, generator: torch.Generator) ->
     return {name: -weight.abs() for name, weight in final.items()}
 
 
-#: Initial values (to which survivors are rewound), final values and a generator -> float scores of the same shapes.
+#: Each criterion maps initial values (to which survivors are rewound), final values and a generator to float scores of
+#: the same shapes.
 CRITERIA: dict[Criterion, Callable[[Tensors, Tensors, torch.Generator], Scores]] = {
     "magnitude": magnitude,
     "random": random,

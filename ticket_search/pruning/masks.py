@@ -34,7 +34,7 @@ def density(mask: Mask) -> float:
 
 
 def distance(one: Mask, other: Mask) -> float:
-    """Return the fraction of prunable weights in which two masks differ: the normalised Hamming distance."""
+    """Return the fraction of prunable weights in which two masks differ: the normalized Hamming distance."""
     differing = sum(int((kept != other[name]).sum()) for name, kept in one.items())
     return differing / prunable_weights(one)
 
@@ -61,6 +61,6 @@ def pack(kept: Tensor) -> Tensor:
 
 
 def unpack(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Unpack what `pack` packed: a boolean tensor of the given shape."""
+    """Return the boolean tensor of the given shape that `pack` has packed into `bits`."""
     count = int(np.prod(shape))
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool).reshape(shape))

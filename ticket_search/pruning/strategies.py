@@ -1,11 +1,12 @@
-"""Strategies, which decide which tensors the pruned weights come from, given a score for each weight.
+"""Strategies, which decide from which tensors weights are pruned, given a score for each weight.
 
-A strategy divides the prunable tensors into groups, and the weights in a group compete with each other. Precisely:
+A strategy divides the prunable tensors into groups, and the weights in a group compete with each other. The rules are:
 
 - at a pruning rate, ``round(rate * n)`` of a group's n survivors are pruned (halves are rounded to even); for a target
   density, ``round(target * size)`` of a group's weights are kept;
 - only survivors compete, and pruned weights stay pruned;
-- the lowest scores are pruned; among equal scores, the first ones, in the order of tensors and then of elements;
+- the weights with the lowest scores are pruned; if scores are equal, the first ones are, in the order of tensors and
+  then of elements;
 - every tensor keeps at least one weight: its survivor with the best score (the last, if several are equal).
 """
 
@@ -27,7 +28,7 @@ class Group:
 
     Attributes:
         names: the names of the tensors.
-        keep: how many of their weights survive.
+        keep: the number of their weights that survive.
     """
 
     names: tuple[str, ...]
@@ -41,8 +42,9 @@ class Amount:
     Attributes:
         rate: the fraction of the survivors to prune; ignored if there is a target.
         target: the density of each group after pruning; None prunes at the rate.
-        conv_layer_rate, output_layer_rate: factors of the rate for convolutions and for the last tensor, not for use
-            with a target; an `output_layer_rate` of 0 keeps the last tensor dense under any strategy.
+        conv_layer_rate, output_layer_rate: factors that multiply the rate for convolutions and for the last tensor.
+            They must be 1 if there is a target. An `output_layer_rate` of 0 keeps the last tensor dense under any
+            strategy.
     """
 
     rate: float
@@ -57,7 +59,7 @@ def prune_count(survivors: int, rate: float) -> int:
 
 
 def layerwise(mask: Mask, amount: Amount) -> list[Group]:
-    """Return a group per tensor; the rate is scaled for convolutions and for the last tensor, as `amount` says."""
+    """Return one group per tensor, with the rate scaled for convolutions and for the last tensor as `amount` says."""
     *_, output = mask
 
     def share(name: str) -> float:
@@ -75,7 +77,7 @@ def global_(mask: Mask, amount: Amount) -> list[Group]:
     return [_group(mask, tuple(names), amount, 1.0)] if names else []
 
 
-#: A mask and how much to prune -> the groups of tensors whose weights compete.
+#: Each strategy maps a mask and the amount to prune to the groups of tensors whose weights compete.
 STRATEGIES: dict[Strategy, Callable[[Mask, Amount], list[Group]]] = {"layerwise": layerwise, "global": global_}
 
 

@@ -1,4 +1,4 @@
-"""Chunks, the files of a table: ``part-00000.parquet``, ``part-00001.parquet``, ... Each holds its own checksum."""
+"""Reads and writes chunks, the files of a table. Each contains its own checksum."""
 
 import hashlib
 import re
@@ -8,14 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _NAME = re.compile(r"part-\d{5,}\.parquet")
-#: Precedes the file's hash, computed with zeros in its place, in the footer, which no page checksum covers.
+#: Precedes the hash of the whole file, which is computed with zeros in place of the hash itself. The hash is in the
+#: footer of the file, which Parquet's page checksums do not cover.
 _MARK = b"ticket_search.sha256="
 _ZEROS = b"0" * 64
 _KEY = b"ticket_search.checksum"
 
 
 def chunk_name(number: int) -> str:
-    """Return the file name of a table's chunk, numbered from 0."""
+    """Return the file name of a chunk, e.g. ``part-00000.parquet`` for number 0."""
     return f"part-{number:05}.parquet"
 
 
@@ -25,9 +26,10 @@ def is_chunk(name: str) -> bool:
 
 
 def write_chunk(table: pa.Table) -> bytes:
-    """Return the bytes of a chunk's file."""
+    """Return a table in the format of a chunk."""
     sink = pa.BufferOutputStream()
-    # Without checksums, a flipped byte in a number would go unnoticed. Those of pages are for other readers.
+    # Without checksums, a flipped byte in a number would go unnoticed. The page checksums are for other
+    # programs that read Parquet files.
     metadata = table.schema.metadata or {}
     schema = table.schema.with_metadata({key: value for key, value in metadata.items() if key != _KEY})
     with pq.ParquetWriter(sink, schema, write_page_checksum=True) as writer:
@@ -56,7 +58,7 @@ def read_chunk(data: bytes, columns: list[str] | None = None) -> pa.Table:
     file = _open(data)
     try:
         return file.read(columns)
-    except Exception as error:  # a damaged file of an earlier version, without a checksum, may raise anything
+    except Exception as error:  # a damaged file of an earlier version has no checksum, and may raise any error
         raise ValueError(_one_line(error)) from None
 
 
@@ -66,12 +68,12 @@ def _open(data: bytes) -> pq.ParquetFile:
     _check(data)
     try:
         return pq.ParquetFile(BytesIO(data), page_checksum_verification=True)
-    except Exception as error:  # as in `read_chunk`
+    except Exception as error:  # see `read_chunk`
         raise ValueError(_one_line(error)) from None
 
 
 def _check(data: bytes) -> None:
-    """Compare a chunk with its checksum; earlier versions wrote none.
+    """Compare a chunk with its checksum. Chunks of earlier versions have none.
 
     Raises:
         ValueError: they differ.
@@ -79,11 +81,11 @@ def _check(data: bytes) -> None:
     mark = data.rfind(_MARK)
     start = mark + len(_MARK)
     if mark >= 0 and data[start : start + len(_ZEROS)] != _hash(data, start):
-        raise ValueError("its checksum is not that of its content")
+        raise ValueError("its checksum does not match its content")
 
 
 def _hash(data: bytes, start: int) -> bytes:
-    """The hash of a chunk whose own hash lies at `start`."""
+    """Return the hash of a chunk that contains its own hash at `start`."""
     parts = memoryview(data)
     found = hashlib.sha256(parts[:start])
     found.update(_ZEROS)

@@ -1,4 +1,4 @@
-"""The declarations of all columns of the tables: name, type, meaning. `figures` declares those of a level."""
+"""Declares the name, type and meaning of every column of the tables. The module `figures` declares those of a level."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,11 @@ from ticket_search.results import figures
 from ticket_search.results.figures import CONFIGURATION, SEED, Column
 
 _TRAJECTORY = Column(name="trajectory_id", type="string", meaning="identifies the configuration and the seed")
-_LEVEL = Column(name="level", type="int32", meaning="0 = the dense network, n = after n prunings")
-#: A placeholder for the searched fields without a column of their own.
-SEARCHED = Column(name="", type="", meaning="one column for each other field of the search space, with its name")
+_LEVEL = Column(name="level", type="int32", meaning="number of times the network was pruned; 0 is the dense network")
+#: A placeholder for the columns of the searched fields that are not declared here.
+SEARCHED = Column(
+    name="", type="", meaning="one column for each other field of the search space, named after the field"
+)
 
 _LEVEL_KEY = Column(
     name="level_key",
@@ -21,7 +23,7 @@ _OUTCOME = (
         type="string",
         meaning="`running`, `completed`, `stopped` (by early stopping), `diverged`, `failed`",
     ),
-    Column(name="reason", type="string", meaning="why the trajectory was stopped, diverged or failed, in one line"),
+    Column(name="reason", type="string", meaning="why the trajectory was stopped, diverged or failed (one line)"),
     Column(name="levels", type="int32", meaning="number of finished levels"),
     Column(
         name="score",
@@ -33,14 +35,14 @@ _OUTCOME = (
         type="double",
         meaning="density of the sparsest matching ticket; null if no ticket matches",
     ),
-    Column(name="iterations", type="int64", meaning="sum over the trajectory's levels, including reused ones"),
-    Column(name="train_seconds", type="double", meaning="sum over the trajectory's levels, including reused ones"),
-    Column(name="error", type="string", meaning="traceback of a failed trajectory"),
+    Column(name="iterations", type="int64", meaning="total over the trajectory's levels, including reused levels"),
+    Column(name="train_seconds", type="double", meaning="total over the trajectory's levels, including reused levels"),
+    Column(name="error", type="string", meaning="traceback of a failed trajectory, or what its last worker printed"),
 )
 _LAYER = (
     Column(name="name", type="string", meaning="name of the tensor in the network"),
     Column(name="kept_weights", type="int64", meaning="number of its weights that the mask keeps"),
-    Column(name="weights", type="int64", meaning="number of all its weights"),
+    Column(name="weights", type="int64", meaning="total number of its weights"),
     Column(name="density", type="double", meaning="kept_weights / weights"),
 )
 _CONTROL = (
@@ -48,11 +50,11 @@ _CONTROL = (
     Column(
         name="control",
         type="string",
-        meaning="`random_reinit`, `random_mask` or `shuffled_mask`; at a level 0 that early-bird ended, `dense`: the "
-        "dense network trained for all iterations",
+        meaning="`random_reinit`, `random_mask` or `shuffled_mask`; at level 0, if early-bird ended it, `dense` (the "
+        "dense network trained for all iterations)",
     ),
     Column(name="draw", type="int32", meaning="number of the draw, from 0"),
-    Column(name="level_key", type="string", meaning="identifies the control's training"),
+    Column(name="level_key", type="string", meaning="identifies the control's training run"),
     Column(name="seed", type="int64", meaning="seed of the ticket"),
     Column(name="density", type="double", meaning="density of the ticket"),
 )

@@ -13,7 +13,7 @@ from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lines import LineFile, complete_lines
 
 #: Distinguishes this process from a later one with the same process id. A forked process has the same token, but
-#: another process id.
+#: a different process id.
 _TOKEN = uuid4().hex[:8]
 
 
@@ -22,8 +22,8 @@ class EventLog:
 
     Args:
         run_dir: the run directory; the first event creates its folder ``events/``.
-        process: the name of the file; None means host, process id and a token. No two running processes may use the
-            same name.
+        process: the name of the file; None means a name made of the host, the process id and a token. No two running
+            processes may use the same name.
     """
 
     def __init__(self, run_dir: Location, process: str | None = None) -> None:
@@ -33,7 +33,7 @@ class EventLog:
     def log(self, event: str, **fields: Any) -> None:
         """Append ``{"time": ..., "event": ..., **fields}``, with the time in Unix seconds.
 
-        Infinity and nan, which JSON does not have, become null. Objects without a JSON form become their ``str``.
+        Infinity and nan, which JSON does not have, become null. Other objects that JSON does not have become strings.
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         line = json.dumps({"time": time.time(), "event": event, **finite}, default=str)
@@ -48,14 +48,14 @@ def _file(folder: str, process: str) -> LineFile:
 
 
 def read_events(run_dir: Location) -> list[dict[str, Any]]:
-    """Read the events of all processes, sorted by time. Lines that are not events, such as half a line, are skipped."""
+    """Read the events of all processes, sorted by time. Incomplete and invalid lines are skipped."""
     folder = open_folder(run_dir) / "events"
     contents = [folder.read(file.name) or b"" for file in folder.files() if file.name.endswith(".jsonl")]
     events = (_parse(line) for content in contents for line in complete_lines(content))
     return sorted((event for event in events if event), key=lambda event: event["time"])
 
 
-#: The types of the fields that readers rely on; `time` and `event` are always there.
+#: The types of the fields that readers rely on. Every event has `time` and `event`.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "time": (int, float),
     "event": str,

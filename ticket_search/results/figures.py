@@ -1,6 +1,6 @@
-"""The declarations of all figures of a level, and where their values come from.
+"""Declares all figures of a level, and how their values are computed.
 
-The store's records, the rows, the schemas, TensorBoard and ``docs/tables.md`` follow from these lists. To add a
+These lists determine the store's records, the rows and schemas of the tables, and the TensorBoard files. To add a
 figure, increase `SCHEMA_VERSION`, add a `Figure`, and add its line to ``docs/tables.md``.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.tasks.metric import Metric
 
-#: Increase it when a column is added, or its name, type or meaning changes. A reader of version n also reads all
-#: earlier versions.
+#: Increase this number when a column is added, or when the name, type or meaning of a column changes. A reader of
+#: version n also reads all earlier versions.
 SCHEMA_VERSION = 3
 
 Row = Mapping[str, Any]
@@ -24,11 +24,11 @@ class Column:
 
     Attributes:
         name: the name of the column.
-        type: Arrow's name of its type.
-        meaning: a description in one line, which is also in ``docs/tables.md``.
+        type: the name of its Arrow type.
+        meaning: a one-line description, which ``docs/tables.md`` repeats.
         since: the schema version that added the column.
         older: the value to use for rows and store records of earlier versions.
-        older_as: the column whose value to use for such rows, instead of `older`.
+        older_as: the name of the column whose value to use for such rows, instead of `older`.
         in_tensorboard: whether TensorBoard plots the column.
     """
 
@@ -71,8 +71,8 @@ class Figure(Column):
     Attributes:
         value: computes the value from a finished level. By default, the value is the level's figure of this name if the
             store keeps the figure, and otherwise the level's attribute of this name.
-        stored: the names of the figure in the store's records, the current name first; empty if the store does not keep
-            it.
+        stored: the names that the figure has or had in the store's records, the current name first; empty if the store
+            does not keep the figure.
         of_controls: whether the table ``controls`` has the column too.
     """
 
@@ -99,15 +99,15 @@ CONFIGURATION = (
         meaning="fraction of the surviving weights that each level removes; not used if there are `target_densities`",
     ),
     Column(name="strategy", type="string", meaning="`layerwise` or `global`"),
-    Column(name="criterion", type="string", meaning="score that decides what is pruned: `magnitude`, `random`, ..."),
+    Column(name="criterion", type="string", meaning="score that decides which weights are pruned: `magnitude`, ..."),
     Column(
         name="rewind_iteration",
         type="int64",
-        meaning="k: surviving weights return to their values after k iterations of level 0",
+        meaning="k: surviving weights are rewound to their values after k iterations of level 0",
     ),
 )
 CONFIGURATION_NAMES = tuple(column.name for column in CONFIGURATION)
-SEED = Column(name="seed", type="int64", meaning="drives initialization, data order and augmentation")
+SEED = Column(name="seed", type="int64", meaning="seed of the initialization, the data order and the augmentation")
 
 FIGURES = (
     Figure(
@@ -163,7 +163,7 @@ FIGURES = (
     Figure(
         name="dense_val_accuracy",
         type="double",
-        meaning="`val_accuracy` of the dense network of the same trajectory: level 0, or if early-bird ended that, the "
+        meaning="`val_accuracy` of the dense network of the same trajectory: level 0 or, if early-bird ended it, the "
         "dense network trained for all iterations",
         value=lambda f: f.accuracy(f.dense.val_metric),
     ),
@@ -182,7 +182,7 @@ FIGURES = (
     Figure(
         name="early_stop_iteration",
         type="int64",
-        meaning="iteration of the lowest validation loss",
+        meaning="iteration of the lowest validation loss or, if the task has no loss, of the best `val_metric`",
         value=lambda f: None if f.level.diverged else f.level.early_stop_iteration,
         stored=("early_stop_iteration",),
         of_controls=True,
@@ -204,14 +204,14 @@ FIGURES = (
     Figure(
         name="train_seconds",
         type="double",
-        meaning="duration of the training, on the machine that trained the level",
+        meaning="training time in seconds, on the machine that trained the level",
         stored=("train_seconds",),
         of_controls=True,
     ),
     Figure(
         name="reused",
         type="bool",
-        meaning="whether the level was trained by another trajectory or another search",
+        meaning="whether the level was trained by another trajectory or search",
         of_controls=True,
     ),
     Figure(
@@ -233,7 +233,7 @@ FIGURES = (
     Figure(
         name="higher_is_better",
         type="bool",
-        meaning="direction of the metric",
+        meaning="whether a higher value of the metric is better",
         since=2,
         older=True,
         value=lambda f: f.metric.higher_is_better,
@@ -285,7 +285,7 @@ FIGURES = (
     Figure(
         name="torch_version",
         type="string",
-        meaning="version of PyTorch that trained the level; null for levels of older versions, as are the next three",
+        meaning="version of PyTorch that trained the level; this and the next three are null for older levels",
         since=3,
         stored=("torch_version",),
         of_controls=True,
@@ -317,14 +317,14 @@ FIGURES = (
     Figure(
         name="model.name",
         type="string",
-        meaning="network; null in rows of older versions, unless it was a searched field",
+        meaning="name of the network; null in rows of older versions, unless it was a searched field",
         since=3,
         value=lambda f: f.spec.model.name,
     ),
     Figure(
         name="dataset.name",
         type="string",
-        meaning="data set; null in rows of older versions, unless it was a searched field",
+        meaning="name of the data set; null in rows of older versions, unless it was a searched field",
         since=3,
         value=lambda f: f.spec.dataset.name,
     ),

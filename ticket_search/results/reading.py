@@ -66,7 +66,7 @@ def load_results(run_dir: Location) -> Results:
         if folder.read("search.yaml") is None:
             raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: {missing}")
         raise RunDirectoryError(f"{str(run_dir)!r} is damaged: {missing}; {_rebuilt_by(folder)}")
-    # The writer writes trajectories last. If they are read first, all the levels that they count exist already.
+    # The search writes `trajectories` last. If that table is read first, all levels that it counts already exist.
     order = ("trajectories", "levels", "layers", "curves", "controls", "early_bird")
     return Results(**{name: _empty(name) if name in absent else _read(folder, name) for name in order})
 
@@ -77,7 +77,7 @@ def _chunks(folder: Folder) -> list[str]:
 
 def _is_of_first_version(run_dir: Folder) -> bool:
     data = (run_dir / "levels").read(chunk_name(0))
-    with suppress(ValueError):  # it is damaged, which reading the table says
+    with suppress(ValueError):  # if the chunk is damaged, reading the table will report it
         return data is not None and version_of(read_schema(data)) == FIRST_VERSION
     return False
 
@@ -104,7 +104,7 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
             time.sleep(0.2)
     version = min(version_of(chunk.schema) for chunk in chunks)
     later = later_columns(name, version)
-    # While a search rewrites a table of an earlier version, some chunks have the later columns and some do not.
+    # While a search upgrades a table of an earlier version, only some of the chunks have the later columns.
     columns = _order(name, with_later_columns(chunks[0], later).column_names)
     try:
         alike = [with_later_columns(chunk, later).select(columns).replace_schema_metadata() for chunk in chunks]
@@ -129,7 +129,7 @@ def _read_chunks(folder: Folder) -> list[pa.Table]:
 
 
 def _order(name: str, columns: list[str]) -> list[str]:
-    """Return the columns of a table in the current order, with the searched fields in their place."""
+    """Return the columns of a table in their current order, with the searched fields in place of `SEARCHED`."""
     declared = [column.name for column in table_columns()[name]]
     place = declared.index(SEARCHED.name) if SEARCHED.name in declared else len(declared)
     searched = [column for column in columns if column not in declared]

@@ -1,4 +1,4 @@
-"""The schemas of the tables. They are a contract, because users' scripts read the columns."""
+"""The schemas of the tables. Change them with care, because users' scripts read the columns."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "controls": ("trajectory_id", "level", "control", "draw"),
     "early_bird": ("trajectory_id", "iteration", "earlier_iteration"),
 }
-#: Tables that a directory of the first schema version may lack. A missing one then counts as empty.
+#: Tables that a directory of the first schema version may lack. Such a table is then treated as empty.
 LATER_TABLES = ("controls", "early_bird")
 FIRST_VERSION = 1
 _VERSION = b"ticket_search.schema_version"
@@ -45,7 +45,7 @@ def later_columns(name: str, version: int) -> list[Column]:
 
 
 def version_of(schema: pa.Schema) -> int:
-    """Return the schema version that a table was written with; 0 if it has none."""
+    """Return the schema version of a table; 0 if it has none."""
     return int((schema.metadata or {}).get(_VERSION, 0))
 
 
@@ -85,14 +85,14 @@ def with_later_columns(table: pa.Table, later: Sequence[Column]) -> pa.Table:
 
 
 def configuration(space: Mapping[str, Domain]) -> list[pa.Field]:
-    """Return the columns that hold a trajectory's configuration, searched fields and seed."""
+    """Return the columns that contain a trajectory's configuration, searched fields and seed."""
     return [field for each in (*CONFIGURATION, SEED, SEARCHED) for field in _fields_of(each, space)]
 
 
 def column(name: str) -> str:
     """Return the column of the searched field `name`.
 
-    It has the same name, except for fields of ``pruning`` with a column of their own: the column of
+    The column is named after the field. Some fields of ``pruning`` have a column with a shorter name: the column of
     ``pruning.pruning_rate`` is ``pruning_rate``.
     """
     short = dotted(name).removeprefix("pruning.")
@@ -100,7 +100,7 @@ def column(name: str) -> str:
 
 
 def is_json(field: pa.Field) -> bool:
-    """Return whether a column holds JSON text, because the values of the field have different types."""
+    """Return whether a column contains JSON text, because the values of its field have different types."""
     return bool(field.metadata and field.metadata.get(_ENCODING) == b"json")
 
 

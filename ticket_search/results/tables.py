@@ -37,7 +37,7 @@ _LEVEL = ("trajectory_id", "level")
 #: The number of rows of a full chunk. Every flush rewrites the last chunk, so tables with wide rows have short chunks.
 _CAPACITY = {"levels": 10_000, "trajectories": 10_000}
 _CAPACITY_OF_OTHERS = 50_000
-#: A file that exists while rows of a damaged chunk have not been rebuilt.
+#: A marker file, which exists until the rows of damaged or missing chunks have been rebuilt.
 REBUILD_FILE = "rebuild.json"
 
 
@@ -54,11 +54,11 @@ class Table:
         on_damage: called with a notice before a damaged or missing chunk is replaced by an empty one.
 
     Attributes:
-        version: the lowest schema version of the chunks, as they were found; None if there were none.
+        version: the lowest schema version among the chunks when the table was opened; None if there were no chunks.
 
     Raises:
-        RunDirectoryError: the folder holds a table of a newer version or with different columns, or most of its chunks
-            are missing.
+        RunDirectoryError: the folder contains a table of a newer version or with different columns, or most of its
+            chunks are missing.
         StorageError: the folder cannot be read or written.
     """
 
@@ -82,7 +82,10 @@ class Table:
         self._length = 0
         self._places: dict[tuple[Any, ...], int] = {}  # for each key, the index of its first row in the table
         self._pending: dict[int, Mapping[str, Any]] = {}
-        self._last = (0, schema.empty_table())  # the number and the rows of the last chunk on disk, which still grows
+        self._last = (
+            0,
+            schema.empty_table(),
+        )  # the number and the rows of the last chunk on disk, to which rows are added
         self.version: int | None = None
         self._open(may_be_absent)
 
@@ -108,18 +111,18 @@ class Table:
         """
         keys = {self._key_of(row) for row in rows}
         if len(keys) > 1:
-            raise ValueError(f"a group has one {self._key}, not {sorted(keys)}")
+            raise ValueError(f"all rows of a group must have the same {self._key}, not {sorted(keys)}")
         for key in keys - self._places.keys():
             self._append(key, [self._encoded(row) for row in rows])
 
     def flush(self) -> None:
-        """Write the rows that were put since the last flush. If this fails, the next flush writes them."""
+        """Write the rows that were added since the last flush. If this fails, the next flush writes them."""
         for chunk, places in groupby(sorted(self._pending), key=self._chunk):
             self._write(chunk, list(places))
         self._pending.clear()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Flush, then generate all rows, or some of their columns, in order of insertion.
+        """Flush the table, and yield all rows, or some of their columns, in order of insertion.
 
         Only one chunk is in memory at a time.
         """
@@ -140,7 +143,7 @@ class Table:
             raise RunDirectoryError(f"{self._folder} is damaged: of {chunks} chunks, only {sorted(names)} are left")
         if not chunks:
             if not may_be_absent:
-                self._on_damage(f"{self._folder} is missing; its rows are rebuilt from the level store")
+                self._on_damage(f"{self._folder} is missing; its rows will be rebuilt from the level store")
             self._write(0, [])
             return
         versions = []
@@ -150,34 +153,34 @@ class Table:
             if chunk:
                 self._starts.append(self._length)
             self._last = (chunk, self._upgraded(found, self._folder.place(chunk_name(chunk))))
-            self._take_up(self._last[1].select(list(self._key)))
+            self._index(self._last[1].select(list(self._key)))
         self.version = min(versions)
-        # From the last to the first: pandas takes the columns of the first chunk and must find them in all others.
+        # Upgrade the first chunk last, because pandas expects all chunks to have the columns of the first chunk.
         for chunk in reversed(range(chunks)):
             if versions[chunk] < version_of(self._schema):
                 self._save(chunk, self._read(chunk))
 
     def _mended(self, chunk: int) -> pa.Table:
-        """Return a chunk; replace a damaged or missing one by an empty one, and keep the damaged file beside it."""
+        """Return a chunk. If it is damaged or missing, replace it with an empty chunk, and keep the damaged file."""
         name = chunk_name(chunk)
         path, data = self._folder.place(name), self._folder.read(name)
         try:
             if data is not None:
                 return read_chunk(data)
-            self._on_damage(f"{path} is missing; its rows are rebuilt from the level store")
+            self._on_damage(f"{path} is missing; its rows will be rebuilt from the level store")
         except ValueError as error:
             # pandas and pyarrow skip files whose names start with an underscore.
             aside = f"_{name}.{time.time_ns()}.damaged"
             self._on_damage(
-                f"{path} is damaged ({error}); it is kept as {aside}, and its rows are rebuilt from the level store"
+                f"{path} is damaged ({error}); it is kept as {aside}, and its rows will be rebuilt from the level store"
             )
             self._folder.write(aside, data or b"")
         empty = self._schema.empty_table()
         self._save(chunk, empty)
         return empty
 
-    def _take_up(self, keys: pa.Table) -> None:
-        """Add the keys of the next chunk to the index; the rows of a group are adjacent."""
+    def _index(self, keys: pa.Table) -> None:
+        """Add the keys of the next chunk to the index. The rows of a group are adjacent."""
         places = pa.table({**dict(zip(self._key, keys.columns, strict=True)), "": np.arange(len(keys)) + self._length})
         firsts = places.group_by(list(self._key), use_threads=False).aggregate([("", "min")])
         columns = [firsts.column(name).to_pylist() for name in self._key]
@@ -187,7 +190,7 @@ class Table:
         self._length += len(keys)
 
     def _upgraded(self, table: pa.Table, path: str) -> pa.Table:
-        """Convert a chunk to the current schema, since a chunk of an earlier version lacks some columns."""
+        """Convert a chunk to the current schema, since chunks of earlier versions lack some columns."""
         check_version(table.schema, path)
         later = later_columns(self._name, version_of(table.schema)) if self._name else []
         try:
@@ -235,7 +238,7 @@ class Table:
         path = self._folder.place(chunk_name(chunk))
         data = self._folder.read(chunk_name(chunk))
         if data is None:
-            raise RunDirectoryError(f"{path} is missing: something other than the search has removed it")
+            raise RunDirectoryError(f"{path} is missing: it was removed, but not by the search")
         try:
             if columns is None or read_schema(data) != self._schema:
                 table = self._upgraded(read_chunk(data), path)
@@ -253,17 +256,18 @@ def _interned(key: tuple[Any, ...]) -> tuple[Any, ...]:
 class Tables:
     """The tables of a run directory.
 
-    `levels` and `trajectories` take single rows (`Table.put`), and the other tables groups of rows (`Table.put_group`).
+    `levels` and `trajectories` take single rows (`Table.put`); the other tables take groups of rows
+    (`Table.put_group`).
 
     Args:
         run_dir: the run directory, local or in object storage.
         space: the search space: the domain of each field, by name.
-        say: receives a line about each damaged chunk.
+        say: receives a line about each chunk or table that is damaged or missing.
         has_begun: whether the search has run before, so that a missing table must have been removed.
 
     Attributes:
-        must_be_rebuilt: whether rows were lost with a damaged chunk, in this or an earlier process, and have not been
-            rebuilt since.
+        must_be_rebuilt: whether the tables must be rebuilt because a chunk or table was damaged or removed. The damage
+            may have been found by an earlier process.
 
     Raises:
         RunDirectoryError: see `Table`.
@@ -301,19 +305,20 @@ class Tables:
         self.early_bird = table("early_bird", ("trajectory_id",), is_later=is_first)
 
     def flush(self) -> None:
-        """Write all tables, in an order such that no row refers to a row that is not yet written."""
+        """Write all tables, in such an order that no row refers to a row that has not been written yet."""
         for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()
 
     def note_damage(self, notice: str) -> None:
-        """Note that rows were lost, and say so; until `rebuilt` every process that opens the tables rebuilds them."""
-        # Written first: a process killed between here and the end of the rebuilding leaves it to the next.
+        """Record that rows were lost and must be rebuilt, and tell the user. A call to `rebuilt` clears the record."""
+        # Write the marker first: if this process is killed before the rebuild is complete, the next process to open the
+        # tables redoes it.
         self._folder.write(REBUILD_FILE, json.dumps({"time": time.time(), "reason": notice}).encode())
         self.must_be_rebuilt = True
         self._say(notice)
 
     def rebuilt(self) -> None:
-        """Flush, and record that all rows of damaged chunks have been put again."""
+        """Flush the tables, and record that all lost rows have been rebuilt."""
         self.flush()
         self._folder.remove(REBUILD_FILE)
         self.must_be_rebuilt = False

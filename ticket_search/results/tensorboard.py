@@ -1,4 +1,4 @@
-"""Writes TensorBoard files: a run for each trajectory, and the HParams tab."""
+"""Writes TensorBoard files, with a run for each trajectory and an HParams tab."""
 
 import os
 import socket
@@ -19,9 +19,9 @@ _METRICS = ("score", "sparsest_matching_density")
 
 
 class TensorBoardWriter:
-    """Writes a subfolder of `folder` for each trajectory, at every `flush`. Keeps no file handles and no threads.
+    """Writes a subfolder of `folder` for each trajectory, at every `flush`.
 
-    The caller must write each level and each trajectory only once.
+    A writer keeps no file open and has no threads. The caller must add each level and each trajectory only once.
 
     Args:
         folder: the folder ``tensorboard/`` of the run directory.
@@ -54,7 +54,7 @@ class TensorBoardWriter:
         self._pending.setdefault(row["trajectory_id"], []).extend(records)
 
     def trajectory(self, row: Mapping[str, Any]) -> None:
-        """Add a finished trajectory, a row of `trajectories`, as a line of the HParams tab."""
+        """Add the row of a finished trajectory in `trajectories` to the HParams tab."""
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 
         values = {field.name: encode(field, row.get(field.name)) for field in self._columns}
@@ -73,7 +73,7 @@ class TensorBoardWriter:
         self._ended.append(row["trajectory_id"])
 
     def flush(self) -> None:
-        """Write everything added since the last flush; in object storage, whose files cannot grow, to a new file."""
+        """Write everything that was added since the last flush. In object storage, write new files."""
         while self._pending:
             trajectory_id, records = next(iter(self._pending.items()))
             name = f"{trajectory_id}/{self._file}"
@@ -131,7 +131,7 @@ def _hparams_event(tag: str, content: Any) -> bytes:
 
 
 def _experiment(columns: Sequence[pa.Field], domains: Mapping[str, Domain]) -> bytes:
-    """Return the bytes of the file that defines the columns of the HParams tab."""
+    """Return the content of the file that defines the columns of the HParams tab."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     experiment = api_pb2.Experiment(

@@ -1,1 +1,1 @@
-"""Run directories: their lock, their use of disk and level store, and copies of their results."""
+"""Run directories: their lock, their use of a level store, and copies of their results."""

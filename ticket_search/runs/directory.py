@@ -1,4 +1,4 @@
-"""A run directory: it holds one search, which one process at a time may run."""
+"""Run directories. Each contains one search, which only one process at a time may run."""
 
 import json
 import random
@@ -23,7 +23,7 @@ from ticket_search.storage.local import LocalFolder
 
 SPEC_FILE = "search.yaml"
 RUN_FILE = "run.json"
-#: The folder of the lists of copies that `stability` trained.
+#: The folder with the lists of copies that `stability` trained.
 COPIES = "copies"
 LOCKS = "lock"
 _LOCK = "run"
@@ -39,7 +39,7 @@ class Run:
         run_id: a random id.
         created: when the run was started, in Unix seconds.
         version: the version of ticket_search that started the run.
-        engine: the engine that ran it last, which does not count in comparisons.
+        engine: the engine that last ran the search; comparisons of runs ignore it.
     """
 
     run_id: str
@@ -53,10 +53,10 @@ class Hold:
     """A run directory that this process has locked to run its search.
 
     Attributes:
-        is_new: whether the directory held no search before.
+        is_new: whether the directory contained no search before.
         before: the search as it was last run; None if the directory is new.
         run: the identity of the run.
-        lease: the lock, which knows whether this process still holds it.
+        lease: the lock of the directory.
     """
 
     is_new: bool
@@ -69,7 +69,7 @@ def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
     """Read the search in a run directory, with ``KEY=VALUE`` settings applied.
 
     Raises:
-        RunDirectoryError: the directory holds no search, or its file is damaged.
+        RunDirectoryError: the directory contains no search, or the file of the search is damaged.
         SpecError: the settings are not valid.
     """
     data = run_dir.read(SPEC_FILE)
@@ -83,9 +83,10 @@ def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
 
 
 def spelled_as_before(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
-    """Return the search with its searched fields spelled as in its existing directory, whose columns have these names.
+    """Return the search with its searched fields spelled as in its existing run directory.
 
-    ``retrain``, ``pruning.retrain`` and, in files of earlier versions, ``trajectory.retrain`` are the same field.
+    The columns of the existing tables are named after these spellings. ``retrain``, ``pruning.retrain`` and, in files
+    of earlier versions, ``trajectory.retrain`` are the same field.
     """
     if run_dir.read(SPEC_FILE) is None:
         return spec
@@ -102,10 +103,10 @@ def spelled_as_before(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
 
 
 def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
-    """Check that a directory is empty or holds this search, and that no process on this machine is running it.
+    """Check that a directory is empty or contains this search, and that no process on this machine is running it.
 
     Raises:
-        RunDirectoryError: the directory is in use, or holds a different search or unrelated files.
+        RunDirectoryError: the directory is in use, or contains a different search or unrelated files.
     """
     if isinstance(run_dir, LocalFolder) and run_dir.path.exists() and not run_dir.path.is_dir():
         raise RunDirectoryError(f"{str(run_dir)!r} is not a directory; give another --output")
@@ -114,12 +115,12 @@ def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
             raise _being_run(run_dir, owner)
         _check_identity(run_dir, spec)
     elif not _is_empty(run_dir):
-        raise RunDirectoryError(f"{str(run_dir)!r} is not empty and holds no search; give another --output")
+        raise RunDirectoryError(f"{str(run_dir)!r} is not empty and contains no search; give another --output")
 
 
 def _is_empty(run_dir: Folder) -> bool:
     if isinstance(run_dir, LocalFolder):
-        # Ignore the files of a process that was killed when it started: its lock and a partial file.
+        # Ignore files of a process that was killed soon after its start: its lock and a partial file.
         names = [path.name for path in run_dir.path.iterdir()] if run_dir.path.is_dir() else []
         return all(name == LOCKS or (name.startswith(".") and name.endswith(".partial")) for name in names)
     return all(file.name.startswith(f"{LOCKS}/") for file in run_dir.files(recursive=True))
@@ -129,7 +130,7 @@ def check_writable(folder: Folder) -> None:
     """Check that a folder can be written to, without leaving files in it.
 
     Raises:
-        RunDirectoryError: it cannot; the message quotes the folder and the system's reason.
+        RunDirectoryError: it cannot be written to; the message quotes the folder and the system's reason.
     """
     if isinstance(folder, LocalFolder):
         missing = missing_folders(folder)
@@ -151,22 +152,21 @@ def check_writable(folder: Folder) -> None:
 
 
 def missing_folders(folder: Folder) -> list[Path]:
-    """Return those of a local folder and its parents that do not exist yet, innermost first."""
+    """Return the folders that must be created for a local folder to exist, innermost first."""
     if not isinstance(folder, LocalFolder):
         return []
     return [path for path in (folder.path, *folder.path.parents) if not path.exists()]
 
 
-def remove(run_dir: Folder, made: list[Path]) -> None:
-    """Delete a run directory and, if they are still empty, the parent folders that were `made` for it."""
+def empty(run_dir: Folder) -> None:
+    """Remove all files in a run directory but hidden ones, and the folders that are then empty."""
     run_dir.remove_all()
     run_dir.sweep()
     if isinstance(run_dir, LocalFolder):
-        inner = sorted((path for path in run_dir.path.rglob("*") if path.is_dir()), reverse=True)
-        for folder in (*inner, *made):
+        for folder in sorted((path for path in run_dir.path.rglob("*") if path.is_dir()), reverse=True):
             try:
                 folder.rmdir()
-            except OSError:  # another search uses it now
+            except OSError:  # the folder is not empty, because another search has started to use it
                 return
 
 
@@ -197,7 +197,7 @@ def hold(
 ) -> Iterator[Hold]:
     """Lock a run directory until the block ends, and write the search into it.
 
-    The lock of a dead process is broken: at once if the process was on this machine, otherwise after it has not been
+    The lock of a dead process is broken: at once if the process was on this machine, and otherwise once it has not been
     renewed for a minute.
 
     Args:
@@ -207,13 +207,13 @@ def hold(
         engine: the engine to record in `Run`; None keeps the recorded engine.
 
     Raises:
-        RunDirectoryError: another process is running the directory (the message says which), or the directory now holds
-            a different search.
+        RunDirectoryError: another process is running the directory (the message says which), or the directory now
+            contains a different search.
     """
     with locked(run_dir, say) as lease:
         data = run_dir.read(SPEC_FILE)
         before = None if data is None else _check_identity(run_dir, spec)
-        # Written first, because a later `run` would refuse a directory with other files but without this one.
+        # Write this file first, because a later `run` would refuse a directory with other files but without this one.
         run_dir.write(SPEC_FILE, spec.to_yaml().encode())
         noted = read_run(run_dir)
         run = noted or Run(run_id=uuid4().hex, created=time.time(), version=ticket_search.__version__)
@@ -234,7 +234,7 @@ def request_stop(run_dir: Folder) -> Owner:
     """Ask the process that is running a directory to stop after the levels now in training.
 
     Returns:
-        The process.
+        The process that was asked to stop.
 
     Raises:
         RunDirectoryError: the directory is not a run directory, or no process is running it.
@@ -265,7 +265,7 @@ def _acquire(run_dir: Folder, say: Callable[[str], None]) -> Lease:
     while isinstance(lease := leases.try_acquire(_LOCK), Owner):
         # An owner on this machine is certainly alive. For one on another machine, wait until its lock would expire.
         tries += 1
-        if lease.is_here and tries < _TRIES:  # two processes that start together both withdraw
+        if lease.is_here and tries < _TRIES:  # if two processes start together, both withdraw
             time.sleep(random.uniform(0.02, 0.2))
             continue
         if lease.is_here or time.monotonic() - started > 1.5 * EXPIRY_SECONDS:
@@ -282,7 +282,7 @@ def _being_run(run_dir: Folder, owner: Owner) -> RunDirectoryError:
 
 
 def read_run(run_dir: Folder) -> Run | None:
-    """Read the identity of the run in a directory; None if there is none.
+    """Read the identity of the run in a directory; return None if the directory has no run.
 
     Raises:
         RunDirectoryError: the file is damaged.
@@ -301,7 +301,7 @@ def _check_identity(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
         fields = [name for name in differences(existing, spec) if not name.startswith(changeable)]
         store = store_folder(existing, run_dir)
         raise RunDirectoryError(
-            f"{str(run_dir)!r} holds another search ({existing.name!r}, which differs in {', '.join(fields)}); "
+            f"{str(run_dir)!r} contains another search ({existing.name!r}, which differs in {', '.join(fields)}); "
             f"give another --output, and --store '{store}' to reuse the levels that both searches have in common"
         )
     return existing

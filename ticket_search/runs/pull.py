@@ -14,10 +14,10 @@ from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, che
 from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
-#: Folders that are needed only to resume a search. They are left out at any depth, since a confirmation is a search
-#: within the directory of another.
+#: Folders that are needed only to resume a search. They are not copied at any depth, since a confirmation is a search
+#: within the directory of another search.
 _LEFT_BEHIND = ("store", LOCKS, COPIES)
-#: The number of files to read at once, because object storage takes tens of milliseconds even for a small file.
+#: The number of files to read at a time, since object storage takes tens of milliseconds even for a small file.
 _READERS = 16
 _ON_A_HOST = re.compile(r"[^/\s:]+:.+")
 
@@ -44,10 +44,10 @@ def pull(source: str, directory: Path) -> Pulled:
 
     Args:
         source: the run directory: ``user@host:path`` (which needs rsync and ssh), a URI of object storage, or a path.
-        directory: the target, which may hold an earlier copy of the same search.
+        directory: the target, which may contain an earlier copy of the same search.
 
     Returns:
-        How much was copied.
+        The numbers of copied and unchanged files, and the size of the copied files.
 
     Raises:
         RunDirectoryError: `source` is not a run directory, or `directory` is not empty and not a copy of it.
@@ -55,12 +55,11 @@ def pull(source: str, directory: Path) -> Pulled:
         StorageError: the source cannot be reached or read.
     """
     if _ON_A_HOST.fullmatch(source) and "://" not in source and not _exists(source):
-        # With `-s` the remote shell expands nothing, not even `~`, but rsync resolves relative paths against the home
-        # directory.
+        # With `-s`, the remote shell does not expand `~`, but rsync resolves relative paths against the home directory.
         return _from_host(source.rstrip("/").replace(":~/", ":", 1), directory)
     folder = open_folder(source)
     read_spec(folder)
-    open_folder(directory)  # refuses a path that cannot be a folder
+    open_folder(directory)  # raises an error if the path cannot be a folder
     _check(LocalFolder(directory), folder, source)
     return _from_folder(folder, directory)
 
@@ -88,7 +87,7 @@ def _check(copy: LocalFolder, original: Folder, source: str) -> None:
 
 
 def _identity(folder: Folder) -> object:
-    """Return the identity of a run, or its search if the directory has no `run.json` because it is older."""
+    """Return the identity of a run, or the search if the directory is older and has no `run.json`."""
     return read_run(folder) or folder.read(SPEC_FILE)
 
 
@@ -120,7 +119,7 @@ def _copy(folder: Folder, directory: Path, file: File) -> int | None:
 def _results(folder: Folder, readers: Executor) -> list[File]:
     """List the files to copy.
 
-    Folders of equal depth are listed concurrently, because `tensorboard` has a folder for each trajectory.
+    Folders of equal depth are listed concurrently, because `tensorboard` contains a folder for each trajectory.
     """
     files: list[File] = []
     depth = [""]
@@ -160,7 +159,7 @@ def _rsync(place: str, target: str, source: str, *options: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})  # noqa: S603
     except FileNotFoundError:
         raise StorageError(f"{source!r} cannot be read: this needs rsync, which is not installed here") from None
-    # 24 means that a file vanished during the copy, for example because the running search replaced it.
+    # Exit code 24 means that a file vanished during the copy, for example because the running search replaced it.
     if done.returncode not in (0, 24):
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise StorageError(f"{source!r} cannot be read: {lines[0]}")

@@ -1,4 +1,4 @@
-"""Applies changed settings to a search that is resumed, and checks that they may change."""
+"""Applies new settings to a search that is resumed, and checks that these settings may change."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
         settings: ``KEY=VALUE`` strings, for settings that may change.
 
     Raises:
-        SpecError: a setting is not valid, makes it a different search, or reduces the number of trials.
+        SpecError: a setting is not valid, would make this a different search, or reduces the number of trials.
     """
     before = read_spec(run_dir)
     if trials is not None:
@@ -26,14 +26,14 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
         settings = (*settings, f"search.trials={trials}")
     changeable = (*(f"search.{name}" for name in CHANGEABLE_SETTINGS), *PLACES)
     another = SpecError(
-        f"--set {' --set '.join(settings)}: that would be another search; {', '.join(changeable)} may change"
+        f"--set {' --set '.join(settings)}: that would be another search; only {', '.join(changeable)} may change"
     )
     try:
         spec = read_spec(run_dir, settings)
     except SpecError as error:
         if all(setting.startswith(changeable) for setting in settings) or _names_one(settings, str(error)):
             raise
-        # The settings do not fit the other fields, whose values the user did not mean to keep.
+        # The settings are incompatible with other fields of this search, so they must be meant for another search.
         raise another from None
     if spec.identity() != before.identity():
         raise another

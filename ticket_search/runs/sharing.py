@@ -10,7 +10,7 @@ from ticket_search.runs.directory import check_writable, read_run
 from ticket_search.storage.folder import Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
-#: The folder of a level store that holds a note for each search that uses the store.
+#: The folder of a level store that contains a note for each search that uses the store.
 SEARCHES = "searches"
 
 
@@ -21,7 +21,7 @@ def note_of(run_dir: Folder, run_id: str) -> str:
 
 
 def notes_folder(store: Folder) -> list[Path]:
-    """Return the folder of the notes if the store is on a disk; in object storage, there are no folders to remove."""
+    """Return a list with the folder of the notes, or an empty list in object storage, which has no folders."""
     return [store.path / SEARCHES] if isinstance(store, LocalFolder) else []
 
 
@@ -29,7 +29,7 @@ def check_shared(store: str, run_dir: str, run_id: str) -> None:
     """Check that this machine can access a search's run directory and store.
 
     Raises:
-        StorageError: it cannot; the message names the machine and the folder.
+        StorageError: this machine cannot access them; the message names the machine and the folder.
     """
     folder, wrong = open_folder(run_dir), None
     try:

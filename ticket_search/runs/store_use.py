@@ -16,7 +16,7 @@ from ticket_search.config.space import Range, dotted
 from ticket_search.errors import RunDirectoryError, SpecError
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import Results, load_results
-from ticket_search.runs.directory import COPIES, Run, held_by, read_run, read_spec
+from ticket_search.runs.directory import COPIES, SPEC_FILE, Run, held_by, read_run, read_spec
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.sharing import SEARCHES, note_of
 from ticket_search.search.reports import SETTLED
@@ -25,9 +25,9 @@ from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.lease import Leases
 from ticket_search.storage.local import LocalFolder
 
-#: Folders of a store that hold no entries.
+#: Folders of a store that contain no entries.
 _CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"
-#: Partial files older than this are certainly not being written any more, in seconds.
+#: The age after which a partial file is certainly no longer being written, in seconds.
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
 _KINDS = ("levels", "rewind weights", "tickets", "copies", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
@@ -36,7 +36,7 @@ _FILE = re.compile(
     rf"([0-9a-f]{{2}})/\1[0-9a-f]{{30}}\.safetensors|{_CHECKPOINTS}/[0-9a-f]{{32}}\.safetensors"
     rf"|{_DAMAGED}/[0-9a-f]{{32}}\.safetensors\.\d+"
 )
-#: Events that hold the trajectory and the level of a level key.
+#: Events that contain a level key together with its trajectory and level.
 _LEVEL_EVENTS = ("level_started", "level_finished", "level_reused")
 
 Best = Callable[[Results], pd.DataFrame]
@@ -51,8 +51,8 @@ class StoreUse:
         kinds: the files of each kind: ``levels``, ``rewind weights``, ``tickets`` (of `transfer`), ``copies`` (of
             `stability`), ``checkpoints``, ``damaged`` and ``of no search``.
         searches: the run directories that use the store.
-        gone: the run directories that used the store and are no longer at their location. It is unknown which entries
-            they need, so all entries count as needed, unless `forget_gone` was given.
+        gone: the run directories that used the store but are no longer at their location. It is unknown which entries
+            they need, so all entries count as needed, unless `forget_gone` was true.
         unneeded: the files that no search needs.
     """
 
@@ -64,7 +64,7 @@ class StoreUse:
 
 
 def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
-    """Write a note into a store which says that a search uses it."""
+    """Write a note to a level store, which records that a search uses the store."""
     note = {"run_dir": str(run_dir), "name": spec.name}
     store.write(note_of(run_dir, run.run_id), json.dumps(note).encode())
 
@@ -75,8 +75,8 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
     Args:
         directory: a run directory or a store.
         best: selects tickets (``trajectory_id``, ``level``) from a search's tables. Trajectories that have ended then
-            need only the entries of these tickets; with None, they need all their levels.
-        forget_gone: whether to assume that searches which are no longer at their location need nothing.
+            need only the entries of these tickets; if None, they need all their levels.
+        forget_gone: whether to assume that searches need nothing if they are no longer at their location.
 
     Raises:
         RunDirectoryError: `directory` is neither a run directory nor a store, one of the store's searches is running,
@@ -91,7 +91,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
     unfinished = False
     for run_dir in searches:
         if (owner := held_by(run_dir)) is not None:
-            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; inspect its store after it has ended")
+            raise RunDirectoryError(f"{str(run_dir)!r} is being run by {owner}; wait until the search has ended")
         spec, results = read_spec(run_dir), load_results(run_dir)
         reached = _levels(run_dir, spec, results)
         levels |= set(reached["level_key"])
@@ -132,12 +132,12 @@ def prune(use: StoreUse) -> None:
 
 
 def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
-    """Return the store, the run directories that use it, and the locations of those that are no longer there."""
+    """Return the store, the run directories that use it, and the locations of run directories that are missing."""
     present: dict[str, Folder] = {}
     run_ids: set[str] = set()
     if isinstance(directory, LocalFolder) and _is_store_of(LocalFolder(directory.path.parent), directory):
         directory = LocalFolder(directory.path.parent)
-    if directory.read("search.yaml") is not None:
+    if directory.read(SPEC_FILE) is not None:
         store = store_folder(read_spec(directory), directory)
         run = read_run(directory)
         present[str(directory)] = directory
@@ -157,8 +157,8 @@ def _searches(directory: Folder) -> tuple[Folder, list[Folder], list[str]]:
         else:
             present[run_dir] = folder
             run_ids.add(run_id)
-    # A store within a run directory moves with it, so notes of old locations are obsolete. With a shared store, the
-    # same run at another location may be an older copy, and the original may still need entries.
+    # A store within a run directory moves with the directory, so notes about old locations are obsolete. With a shared
+    # store, the run directory that was found may be a copy, and the original may still need entries.
     if any(_is_within(store, run_dir) for run_dir in present.values()):
         absent = {run_dir: run_id for run_dir, run_id in absent.items() if run_id not in run_ids}
     return store, list(present.values()), list(absent)
@@ -169,7 +169,7 @@ def _is_within(store: Folder, run_dir: Folder) -> bool:
 
 
 def _is_store_of(run_dir: Folder, store: Folder) -> bool:
-    return run_dir.read("search.yaml") is not None and str(store_folder(read_spec(run_dir), run_dir)) == str(store)
+    return run_dir.read(SPEC_FILE) is not None and str(store_folder(read_spec(run_dir), run_dir)) == str(store)
 
 
 def _notes(store: Folder) -> dict[str, str]:
@@ -197,7 +197,7 @@ def _tickets(spec: SearchSpec) -> set[str]:
 
 
 def _copies(run_dir: Folder) -> Iterator[str]:
-    """Generate the keys of the copies that `stability` trained."""
+    """Yield the keys of the copies that `stability` trained."""
     for file in (run_dir / COPIES).files():
         try:
             yield from map(str, json.loads((run_dir / COPIES).read(file.name) or b"[]"))
@@ -219,7 +219,8 @@ def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:
 def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame:
     """List all levels that the search started.
 
-    Unlike the tables, events include diverged levels, and levels whose rows a killed driver did not write.
+    Unlike the tables, the events include diverged levels, and levels whose rows were not written before a driver was
+    killed.
     """
     columns = ["trajectory_id", "level", "level_key", "rewind_iteration"]
     rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")

@@ -1,1 +1,1 @@
-"""Chooses what to run, records results and stops trajectories. Only this folder imports Optuna; no Ray."""
+"""Choose trajectories to run, record their results and stop them early. Imports Optuna but not Ray."""

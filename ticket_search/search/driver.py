@@ -1,6 +1,7 @@
-"""The driver of a search. An engine gets trajectories from it and reports their results; it does not depend on Ray.
+"""The driver of a search, which hands out trajectories to an engine and records the results that the engine reports.
 
-Its state is in the tables and the record of suggestions, from which a new process resumes.
+The driver does not depend on Ray. Its state is in the tables and the record of suggestions, from which a new process
+resumes.
 """
 
 import time
@@ -31,11 +32,11 @@ from ticket_search.search.suggestions import Suggestion, SuggestionRecord
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.tasks.metric import Metric
 
-#: The least time between two flushes of the tables, in seconds.
+#: The minimum time between two flushes of the tables, in seconds.
 _FLUSH_SECONDS = 2.0
-#: The least time between two flushes, as a multiple of the duration of the last flush.
+#: The minimum time between two flushes, as a multiple of the duration of the last flush.
 _FLUSH_SHARE = 20.0
-#: The columns that early stopping and the sampler need of levels from an earlier process.
+#: The columns of `levels` that early stopping and the sampler need when a search resumes.
 _LEVEL_COLUMNS = [
     *("trajectory_id", "level", "seed", "compression", "density"),
     *("val_metric", "dense_val_metric", "matching", "metric", "higher_is_better"),
@@ -47,15 +48,15 @@ class SearchDriver:
 
     Args:
         spec: the search.
-        run_dir: the run directory. If it holds tables and a record of suggestions, the search resumes from them.
-        listener: called with the progress and the row of `trajectories` of every trajectory that ends.
+        run_dir: the run directory. If it contains tables and a record of suggestions, the search resumes from them.
+        listener: called whenever a trajectory ends, with the progress and the trajectory's row of `trajectories`.
         say: receives lines of text for the user.
         is_asked_to_stop: returns whether the search should stop; called every few seconds.
-        guard: called before anything is written; raises an error if this process no longer holds the directory.
+        guard: called before anything is written; raises an error if this process has lost its claim on the directory.
 
     Attributes:
         spec: the search.
-        halted: the error that the search cannot continue after; None if there is none.
+        halted: the error after which the search cannot continue; None if there has been none.
         say: receives lines of text for the user.
         progress: the progress of the search, kept up to date.
     """
@@ -103,7 +104,7 @@ class SearchDriver:
 
     @property
     def level_keys_to_rebuild(self) -> set[str]:
-        """The keys of the levels whose rows are rebuilt, after a chunk or a table was damaged or removed."""
+        """The keys of the levels whose rows must be rebuilt because a chunk or a table was damaged or removed."""
         return {key for settled in self._rebuilding.values() for key in settled.level_keys}
 
     @property
@@ -119,7 +120,7 @@ class SearchDriver:
             try:
                 self.spec.trajectory_at(suggestion.values, suggestion.seed)
             except SpecError as error:
-                # Before the start, only the corners of a large space are checked (`SearchSpec.points_to_check`).
+                # Only the corners of a large space were checked before the start (`SearchSpec.points_to_check`).
                 self.ended(suggestion.number, EndReport(status="failed", reason=" ".join(str(error).split())))
                 continue
             return suggestion
@@ -137,12 +138,12 @@ class SearchDriver:
         row = report.level | {column(name): value for name, value in values.items()}
         key = (row["trajectory_id"], row["level"])
         if row["level"] == 0:
-            # If its worker died, a trajectory starts over and reports its levels again.
+            # A trajectory whose worker died starts over and reports its levels again.
             self._early_stopping.forget(row["trajectory_id"])
             trajectory.update(levels=0, iterations=0, train_seconds=0.0, sparsest_matching_density=None)
             self._best.pop(number, None)
-        # These are put even if `levels` has the level, since a chunk of these tables may have been lost. Groups that
-        # are already there are not put again.
+        # Put these rows even if `levels` has the level, because a chunk of their tables may have been lost. A table
+        # ignores a group of rows that it already has.
         self._tables.curves.put_group(report.curve)
         self._tables.layers.put_group(report.layers)
         self._tables.controls.put_group(report.controls)
@@ -157,7 +158,7 @@ class SearchDriver:
         reason = self._observe(row)
         if (settled := self._rebuilding.get(number)) is not None:
             return settled.reason if trajectory["levels"] == settled.stop_after else None
-        # A trajectory that is replayed is not stopped before the last level that it had reached.
+        # A replayed trajectory is not stopped before it reaches the last level that it had reached earlier.
         return None if (row["trajectory_id"], row["level"] + 1) in self._tables.levels else reason
 
     def ended(self, number: int, end: EndReport) -> None:
@@ -202,15 +203,15 @@ class SearchDriver:
         self.progress.counts["running"] = len(self._started)
 
     def halt(self, error: TicketSearchError) -> None:
-        """Record an error after which the search cannot continue; the first of several errors counts."""
+        """Record an error after which the search cannot continue; only the first error is kept."""
         self.halted = self.halted or error
 
     def flush(self) -> None:
         """Write the tables.
 
         Raises:
-            StorageError: they could not be written; the next flush will try again.
-            TicketSearchError: this process no longer holds the directory, so nothing was written.
+            StorageError: the tables could not be written; the next flush will try again.
+            TicketSearchError: this process has lost its claim on the run directory, so nothing was written.
         """
         self._guard()
         self._tensorboard.flush()
@@ -310,7 +311,9 @@ class SearchDriver:
             levels.setdefault(row["trajectory_id"], []).append(row)
         ended = [row for row in trajectories.values() if row["status"] in SETTLED]
         if not self._tables.must_be_rebuilt and any(lacks_rows(self._tables, row) for row in ended):
-            self._tables.note_damage("rows of finished trajectories are missing; they are rebuilt from the level store")
+            self._tables.note_damage(
+                "rows of finished trajectories are missing; they will be rebuilt from the level store"
+            )
         settled = settled_before(self._run_dir, trajectories) if self._tables.must_be_rebuilt else {}
         for suggestion in recorded:
             self._suggestions[suggestion.number] = suggestion

@@ -1,4 +1,4 @@
-"""Decides which trajectories to stop.
+"""Decide which trajectories to stop.
 
 Tickets are compared at equal compression, because with different pruning rates equal levels are not comparable.
 """
@@ -24,9 +24,9 @@ class _Courses:
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
         self._levels = np.zeros(0, dtype=np.int64)
-        # log2 of the compression, ascending, and infinite beyond the levels of a row.
+        # log2 of the compression: ascending within a row, and infinity beyond the row's last level.
         self._log_compression = np.full((0, 1), np.inf)
-        # The lead of the ticket's validation metric over that of its dense network.
+        # How much better the ticket's validation metric is than that of its dense network; negative if it is worse.
         self._gap = np.zeros((0, 1))
 
     def add(self, trajectory_id: str, log_compression: float, gap: float) -> None:
@@ -82,15 +82,15 @@ class EarlyStopping:
     """Observes all trajectories of a search, and decides which to stop.
 
     Args:
-        spec: the rules; None never stops any.
-        tolerance: the tolerance of the search's verdict on matching.
+        spec: the rules; None never stops a trajectory.
+        tolerance: how much worse than its dense network a matching ticket may be; see `SearchSettings`.
     """
 
     def __init__(self, spec: EarlyStoppingSpec | None, tolerance: float) -> None:
         self._spec = spec
         self._tolerance = tolerance
         self._courses = _Courses()
-        self._unmatched: dict[str, int] = {}  # the number of latest consecutive levels that clearly do not match
+        self._unmatched: dict[str, int] = {}  # how many levels in a row, up to the latest, clearly do not match
 
     def observe(
         self, trajectory_id: str, *, compression: float, value: float, dense: float, metric: Metric
@@ -99,8 +99,8 @@ class EarlyStopping:
 
         Args:
             trajectory_id: the id of the level's trajectory.
-            compression: the compression of its ticket.
-            value: the validation metric of its ticket.
+            compression: the compression of the level's ticket.
+            value: the validation metric of the level's ticket.
             dense: the validation metric of the trajectory's dense network.
             metric: the metric.
 
@@ -119,7 +119,7 @@ class EarlyStopping:
         )
 
     def forget(self, trajectory_id: str) -> None:
-        """Forget the levels of a trajectory, which starts over."""
+        """Forget the levels of a trajectory that starts over."""
         self._courses.clear(trajectory_id)
         self._unmatched.pop(trajectory_id, None)
 
@@ -138,7 +138,7 @@ class EarlyStopping:
         count = len(others) + 1
         if count < spec.min_trajectories or own >= others.max():
             return None
-        # The worst trajectory has rank 0, and may be stopped however small the fraction is.
+        # The worst trajectory has rank 0, and may be stopped however small `worst_fraction` is.
         rank = int((others < own).sum())
         if rank >= max(1, ceil(spec.worst_fraction * count)):
             return None

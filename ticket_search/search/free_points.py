@@ -1,4 +1,4 @@
-"""The points of a finite space that have not been run with every seed yet."""
+"""The points of a finite space that have not been run with every seed."""
 
 import json
 import math
@@ -13,11 +13,11 @@ from ticket_search.config.space import Domain, Range
 class FreePoints:
     """The free points of a finite space, in the order of `SearchSpec.grid`.
 
-    Neither the points nor their trajectories are listed, as a space may have millions: only the places that are taken.
+    A space may have millions of points, so only the positions of those that are taken are stored.
 
     Args:
-        space: field name -> its values; every range is finite.
-        seeds: how many seeds each point is run with.
+        space: the domain of each field, by name; every range must be finite.
+        seeds: the number of seeds with which each point is run.
     """
 
     def __init__(self, space: Mapping[str, Domain], seeds: int) -> None:
@@ -31,16 +31,16 @@ class FreePoints:
             name: domain.count if isinstance(domain, Range) else len(domain) for name, domain in space.items()
         }
         self._runs: Counter[int] = Counter()
-        self._taken: list[int] = []  # the places that are not free, ascending
+        self._taken: list[int] = []  # the positions in the grid of points that are not free, ascending
 
     @property
     def count(self) -> int:
-        """How many points are free."""
+        """The number of free points."""
         return math.prod(self._sizes.values()) - len(self._taken)
 
     def point(self, number: int) -> dict[str, Any]:
-        """The free point with this number, from 0 to `count` - 1."""
-        # The n-th taken place has `taken[n] - n` free places before it.
+        """Return free point `number`, from 0 to `count` - 1."""
+        # Before the n-th taken position, there are `taken[n] - n` free ones.
         place = number + bisect_right(range(len(self._taken)), number, key=lambda n: self._taken[n] - n)
         values = {}
         for name, domain in reversed(list(self._space.items())):
@@ -49,14 +49,14 @@ class FreePoints:
         return {name: values[name] for name in self._space}
 
     def note_run(self, values: Mapping[str, Any]) -> None:
-        """Note that a point is run with one more seed; with the last of them it is taken."""
+        """Record that a point is run with one more seed; after the last seed, the point is taken."""
         place = self._place(values)
         self._runs[place] += 1
         if self._runs[place] == self._seeds:
             self._take(place)
 
     def take(self, values: Mapping[str, Any]) -> None:
-        """Note that a point is not free any more."""
+        """Record that a point is no longer free."""
         self._take(self._place(values))
 
     def _take(self, place: int) -> None:

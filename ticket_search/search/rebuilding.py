@@ -1,4 +1,4 @@
-"""Finds out how trajectories had ended before a table was damaged, so that their replays end in the same way."""
+"""Find out how trajectories had ended before a table was damaged, so that their replays end in the same way."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Settled:
     """A trajectory that had completed, diverged or been stopped.
 
     Attributes:
-        stop_after: the number of levels after which it had been stopped; None if it had ended by itself.
-        reason: the reason why it had been stopped, or else its status.
-        level_keys: the keys of its levels and controls, as far as the events name them.
+        stop_after: the number of levels after which the trajectory was stopped; None if it ended by itself.
+        reason: the reason why the trajectory was stopped, or else its status.
+        level_keys: the keys of the trajectory's levels and controls, as far as the events name them.
     """
 
     stop_after: int | None
@@ -28,11 +28,11 @@ class Settled:
 def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str, Settled]:
     """Return the trajectories that need no further training, by id.
 
-    Early stopping compares a trajectory with those that ended before it, but replays end in another order. If it
-    decided again, it might let a stopped trajectory train further levels.
+    Early stopping compares a trajectory with those that ended before it, but replays end in a different order. If
+    early stopping decided again, it might let a stopped trajectory train further levels.
 
     Args:
-        run_dir: the run directory, whose events are read because the row of a trajectory may be lost.
+        run_dir: the run directory, whose events are read because the row of a trajectory may have been lost.
         trajectories: the remaining rows of the table `trajectories`, by id.
     """
     settled: dict[str, Settled] = {}
@@ -52,24 +52,24 @@ def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str
 
 
 def lacks_rows(tables: Tables, row: Row) -> bool:
-    """Whether a level that a row of `trajectories` counts has no rows in a table that holds every level."""
+    """Return whether `levels`, `curves` or `layers` lacks any of the levels that a row of `trajectories` counts."""
     keys = [(row["trajectory_id"], level) for level in range(row["levels"])]
     return not all(key in table for key in keys for table in (tables.levels, tables.curves, tables.layers))
 
 
 def is_whole(tables: Tables, row: Row, trajectory: TrajectorySpec) -> bool:
-    """Whether the tables hold every row of a settled trajectory, so that it need not be replayed.
+    """Return whether the tables contain every row of a settled trajectory, so that it need not be replayed.
 
     Args:
-        tables: of the run directory.
-        row: of the trajectory, in `trajectories`.
-        trajectory: its specification.
+        tables: the tables of the run directory.
+        row: the trajectory's row of `trajectories`.
+        trajectory: the trajectory's specification.
     """
     if row["status"] not in SETTLED or lacks_rows(tables, row):
         return False
     early_bird, last = trajectory.pruning.early_bird is not None, trajectory.pruning.last_level
     keys = [(row["trajectory_id"], level) for level in range(row["levels"])]
-    # With early-bird, the dense network trained to its end is a control of level 0.
+    # With early-bird, the dense network trained for the full schedule is a control of level 0.
     controlled = [key for key in keys if trajectory.controls.of(key[1], last) or (early_bird and key[1] == 0)]
     return all(key in tables.controls for key in controlled) and (
         not early_bird or not keys or (row["trajectory_id"],) in tables.early_bird

@@ -37,9 +37,9 @@ class EndReport:
     """The end of a trajectory.
 
     Attributes:
-        status: how it ended.
-        reason: why it ended, in one line; None if it completed.
-        error: the traceback of a failure.
+        status: how the trajectory ended.
+        reason: why the trajectory ended, in one line; None if it completed.
+        error: the traceback of a failure, or what the last worker printed; None if there is nothing more than `reason`.
     """
 
     status: Status
@@ -60,16 +60,16 @@ class HaltReport:
 
 @dataclass(frozen=True, kw_only=True)
 class NotStarted:
-    """A trajectory was not started, because the search was asked to stop. It has not ended."""
+    """A report that a trajectory was not started, because the search was asked to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotShared:
-    """A trajectory was not started, because the worker's machine cannot access the search's storage.
+    """A report that a trajectory was not started, because the worker's machine cannot access the search's storage.
 
     Attributes:
         reason: one line that names the machine and the folder.
-        node: the engine's id of the machine; "" if the engine uses only one.
+        node: the engine's id for the machine; "" if the engine uses only one machine.
     """
 
     reason: str

@@ -1,4 +1,4 @@
-"""Chooses the next point of the space with Optuna. Seeds are spread evenly and are not modelled."""
+"""Choose the next point of the space with Optuna. Seeds are spread evenly and are not modeled."""
 
 import json
 import math
@@ -26,9 +26,10 @@ from ticket_search.errors import SpecError
 from ticket_search.search.free_points import FreePoints
 from ticket_search.search.suggestions import Suggestion
 
-#: How many times to ask a sampler that proposes points already run, before drawing a free point at random.
+#: The number of points to request from Optuna before drawing a free point at random, if Optuna keeps proposing points
+#: that have already been run.
 _ATTEMPTS = 20
-#: The score of a trajectory in which not even level 0 was trained, because it diverged at once.
+#: The score of a trajectory whose level 0 diverged.
 _WORST_SCORE = -1.0
 
 
@@ -38,7 +39,7 @@ class Outcome:
 
     Attributes:
         failed: whether it failed, in which case the outcome says nothing about its point.
-        score: log2 of the highest compression at which the ticket matches; None if not even level 0 was trained.
+        score: log2 of the highest compression at which the ticket matches; None if level 0 diverged.
         merit: the validation metric of that ticket, negated if lower is better.
     """
 
@@ -64,7 +65,7 @@ class Sampler:
         self.study = optuna.create_study(directions=directions, sampler=optuna.samplers.RandomSampler(seed=0))
         self._grid = _grid(spec) if spec.search.sampler == "grid" else None
         self._trials: dict[int, int] = {}
-        # The merit of a trajectory that diverged at once. Accuracy is never below 0; other metrics have no known bound.
+        # The merit of a trajectory whose level 0 diverged. Accuracy is at least 0; other metrics have no known bound.
         self._worst_merit = 0.0 if spec.task == "classification" else -math.inf
         self._used: set[str] = set()
         self._ids: dict[str, str] = {}
@@ -80,7 +81,7 @@ class Sampler:
         return suggestion
 
     def tell(self, suggestion: Suggestion, outcome: Outcome) -> None:
-        """Tell the sampler the outcome of a suggestion's trajectory; failed trajectories do not count."""
+        """Tell the sampler the outcome of a suggestion's trajectory; failed trajectories are ignored."""
         if outcome.failed:
             self.study.tell(self._trials[suggestion.number], state=TrialState.FAIL)
         else:
@@ -148,7 +149,8 @@ class Sampler:
                 suggestion = self._suggestion(values, seed, {})
                 self._add(suggestion)
                 return suggestion
-            # Another point has made the same trajectories: they differ in `dataset.download` only.
+            # The trajectories of this point have already been run at another point that differs only in
+            # `dataset.download`, which is not part of a trajectory's id.
             self._free_points.take(values)
         return None
 
@@ -167,7 +169,7 @@ class Sampler:
         )
 
     def _id_at(self, values: Mapping[str, Any], seed: int) -> str:
-        """Return the id of the trajectory at a point with a seed, from a cache because computing it is slow."""
+        """Return the id of the trajectory at a point with a seed; cached, because computing it is slow."""
         key = json.dumps([self._encode(values), seed])
         if key not in self._ids:
             try:
@@ -189,8 +191,8 @@ class Sampler:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             match self._spec.search.sampler:
                 case "tpe":
-                    # Running trials count as bad ones, so that parallel draws differ. The first third of the trials,
-                    # but at most Optuna's default of 10, are drawn at random.
+                    # A constant liar counts running trials as bad ones, so that parallel draws differ. The first
+                    # third of the trials, but at most Optuna's default of 10, are drawn at random.
                     startup = max(1, min(10, trials // 3))
                     return optuna.samplers.TPESampler(
                         n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
@@ -203,7 +205,7 @@ class Sampler:
 
 
 class _NSGA2(optuna.samplers.NSGAIISampler):
-    """NSGA-II whose parents depend only on the trials.
+    """NSGA-II with a choice of parents that depends only on the trials.
 
     Optuna caches the parents of a generation in the study when they are first needed. A study restored from the record
     of suggestions has no such cache and would select other parents.
@@ -227,7 +229,7 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
 
 def _plain(domain: Domain, value: Any) -> Any:
-    """Convert a value from Optuna's form: JSON text from a list, or 0.30000000000000004 for the 0.3 of a step."""
+    """Convert a value from Optuna's form: parse JSON text, and round 0.30000000000000004 to 0.3."""
     if not isinstance(domain, Range):
         return json.loads(value)
     return value if domain.is_integer or domain.step is None else round(value, 12)

@@ -1,4 +1,4 @@
-"""The record of suggestions. Each is written to storage before it runs, so that no crash loses one."""
+"""The record of suggestions. Each suggestion is written to storage before it runs, so that a crash cannot lose it."""
 
 import json
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class SuggestionRecord:
             raise self.damaged(error) from None
         for place, suggestion in enumerate(found):
             if suggestion.number != place:
-                raise self.damaged(f"line {place + 1} holds suggestion {suggestion.number}, not {place}")
+                raise self.damaged(f"line {place + 1} contains suggestion {suggestion.number} instead of {place}")
         return found
 
     def of(self, trajectory_id: str) -> Suggestion:
@@ -78,5 +78,5 @@ def _parse(line: str) -> Suggestion:
     suggestion = Suggestion(**json.loads(line))
     for name, kind in _KINDS.items():
         if not isinstance(value := getattr(suggestion, name), kind):
-            raise TypeError(f"its {name} {quoted(value)} is not a {kind.__name__}")
+            raise TypeError(f"its {name} must be of type {kind.__name__}, not {quoted(value)}")
     return suggestion

@@ -33,8 +33,8 @@ Content = bytes | Sequence[bytes | memoryview]
 class Folder(ABC):
     """A folder whose files are replaced atomically. It need not exist: writing a file creates it.
 
-    Names are relative to the folder and may have several parts, ``a/b``. Every method raises `StorageError`, one
-    message that names the file, if the disk or the server refuses the request, is full, or cannot be reached.
+    Names are relative to the folder and may have several parts, ``a/b``. Every method raises a
+    `StorageError`, which names the file, if the disk or the server refuses the request, is full, or cannot be reached.
     """
 
     #: Whether files can grow. If not, `append` is not implemented.
@@ -58,7 +58,7 @@ class Folder(ABC):
 
     @abstractmethod
     def write(self, name: str, data: Content) -> None:
-        """Replace a file: readers see the old or the new content, never a part of it, even after a power failure."""
+        """Replace a file. Readers see the old or the new content, never a part of it, even after a power failure."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -77,13 +77,13 @@ class Folder(ABC):
         """Return the keyword arguments with which pandas and pyarrow read this folder: ``path`` and ``filesystem``."""
 
     def append(self, name: str, data: bytes, *, durable: bool = False) -> None:
-        """Append to a file that has a single writer. If `durable`, return once the data survive a power failure."""
+        """Append to a file that has a single writer. If `durable`, return after the data survive a power failure."""
         raise NotImplementedError
 
     def sweep(self, name: str = "", *, older_than_seconds: float = 0.0) -> None:  # noqa: B027  (nothing to sweep remotely)
-        """Remove the partial files that killed writers left, of one file or of all files directly in the folder.
+        """Remove partial files left by killed writers: those of one file, or of all files directly in the folder.
 
-        Call it only as the single writer, or with an age at which no write can still be in progress.
+        Call this only as the single writer, or with an age at which no write can still be in progress.
         """
 
     def remove_all(self) -> None:
@@ -131,7 +131,7 @@ def _check_path(text: str) -> None:
     reason = ""
     try:
         Path(text).stat()
-    except ValueError:  # each version of Python says it in its own words
+    except ValueError:  # the message of this error depends on the version of Python
         reason = "it contains a NUL character"
     except OSError as error:
         # If a parent folder is missing, `stat` reports that, even if a name is too long.
@@ -144,7 +144,7 @@ def _check_path(text: str) -> None:
 
 
 def parts_of(data: Content) -> Sequence[bytes | memoryview]:
-    """Return the parts of a file's content; a `bytes` object is a single part."""
+    """Return the content of a file as parts; a `bytes` object is a single part."""
     return (data,) if isinstance(data, bytes) else data
 
 

@@ -12,11 +12,9 @@ An owner is dead if its process has ended (checked on the same machine), or if i
 
 import json
 import os
-import random
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,9 +26,9 @@ from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Folder
 from ticket_search.storage.remote import impatient
 
-#: The interval between two heartbeats of an owner.
+#: The interval between two heartbeats of an owner, in seconds.
 HEARTBEAT_SECONDS = 15.0
-#: The time after which a claim expires if its heartbeat has not changed.
+#: The time after which a claim expires if its heartbeat has not changed, in seconds.
 EXPIRY_SECONDS = 60.0
 _LONG_AGO_SECONDS = 600
 #: The files of the claims that this process is making or holds. A file of this process that is not among them belongs
@@ -44,7 +42,7 @@ class Owner:
 
     Attributes:
         host: the name of its machine, for messages.
-        machine: an id of the machine since its last boot, or of the container on it.
+        machine: an id of the machine since its last boot and, in a container, of the container.
         pid: the process id.
         started: when the process started, in clock ticks since boot, because process ids are reused; 0 if unknown.
         since: when it made the claim, in Unix seconds by its own clock, for messages.
@@ -58,7 +56,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether the process is on this machine, where its end is noticed at once."""
+        """Whether the process is on this machine, which can tell at once when it has ended."""
         return self.machine == _machine()
 
     def __str__(self) -> str:
@@ -77,7 +75,7 @@ class Leases:
     """The claims in a folder.
 
     Args:
-        folder: the folder of the claims, which holds no other files.
+        folder: the folder of the claims, which contains no other files.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -107,7 +105,10 @@ class Leases:
                 self._remove(claim)
 
     def try_acquire(self, name: str) -> "Lease | Owner":
-        """Claim a name; if another process holds it, return its owner."""
+        """Claim a name; if another process holds it, return its owner.
+
+        To wait for it, call again after a random pause, so that two processes that withdrew together do not collide.
+        """
         # Only old partial files are removed, since another process may be writing a claim at this moment.
         self._folder.sweep(older_than_seconds=EXPIRY_SECONDS)
         broken = []
@@ -132,19 +133,8 @@ class Leases:
         _held.discard(file)
         return (others[0].owner if others else None) or _UNKNOWN
 
-    def acquire(
-        self, name: str, *, poll_seconds: float = 0.2, until: Callable[[], bool] = lambda: False
-    ) -> "Lease | None":
-        """Claim a name, and wait while another process holds it; None once `until()` returns True."""
-        while isinstance(lease := self.try_acquire(name), Owner):
-            # Random, so that two processes that withdrew together do not collide again.
-            time.sleep(poll_seconds * random.uniform(0.5, 1.0))
-            if until():
-                return None
-        return lease
-
     def _claims(self, name: str) -> list[_Claim]:
-        """The claims on a name, including those of dead owners."""
+        """Return the claims on a name, including those of dead owners."""
         claims = []
         files = self._folder.files()
         modified = {file.name: file.modified for file in files}
@@ -196,7 +186,7 @@ class Lease(AbstractContextManager["Lease"]):
     def is_lost(self) -> bool:
         """Whether this claim expired and another process removed it.
 
-        This costs nothing while heartbeats succeed. After a long suspension it reads the claim, because the heartbeat
+        While heartbeats succeed, this reads no file. After a long suspension it reads the claim, because the heartbeat
         thread may not have noticed the loss yet.
         """
         if not self._lost.is_set() and _clock() - self._beaten > EXPIRY_SECONDS - HEARTBEAT_SECONDS:
@@ -222,7 +212,7 @@ class Lease(AbstractContextManager["Lease"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._heart.join(timeout=1.0)  # the thread may hang in a request to a server that does not answer
+        self._heart.join(timeout=1.0)  # the thread may hang in a request to a server that does not respond
         try:
             with impatient(), suppress(StorageError):  # the claim expires even if its file remains
                 self._folder.remove(self._file)
@@ -232,11 +222,11 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            # Other processes do not count a storage outage towards the expiry, so a failed beat need not be repeated.
+            # A failed heartbeat need not be repeated, because other processes do not count a storage outage as expiry.
             with impatient(), suppress(Exception):
                 if not self.confirm():
                     return
-                # In a separate file: rewriting the claim could undo its removal by another process.
+                # Write a separate file, because rewriting the claim could undo its removal by another process.
                 self._folder.write(_beat_of(self._file), b"")
 
 
@@ -246,7 +236,7 @@ def _beat_of(claim: str) -> str:
 
 
 def _clock() -> float:
-    """Return the seconds of a clock that also counts while the machine sleeps, if the system has one."""
+    """Return the time in seconds of a clock that keeps running while the machine sleeps, if the system has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -266,7 +256,7 @@ def _this_process() -> Owner:
 
 
 def _machine() -> str:
-    """Return an id of this machine since its boot and of the container, since containers have their own process ids."""
+    """Return an id of this machine since its last boot and of the container, which has its own process ids."""
     return _machine_of(os.getpid())
 
 

@@ -4,12 +4,12 @@ from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Folder
 from ticket_search.storage.local import LocalFolder
 
-#: The number of lines of a part. Parts are short because in object storage, each append rewrites the last part.
+#: The number of lines of a part. Parts are short because each append to object storage rewrites the last part.
 _LINES_A_PART = 200
 
 
 class LineFile:
-    """Lines of UTF-8 in ``<name>.jsonl`` and, where files cannot grow, also in ``<name>.00001.jsonl`` and so on.
+    """UTF-8 lines in ``<name>.jsonl`` and, where files cannot grow, also in ``<name>.00001.jsonl`` and so on.
 
     Files copied from a disk to object storage, or back, can still be read and appended to. Only one process at a time
     may append.
@@ -39,12 +39,12 @@ class LineFile:
         if "\n" in text:
             raise ValueError(f"{text!r} is more than one line")
         if self._last is None:
-            self._take_up()
+            self._find_end()
         if self._folder.grows:
             try:
                 self._folder.append(self._part(), text.encode() + b"\n", durable=durable)
             except StorageError:
-                self._last = None  # makes the next append drop an incomplete line that this one may have left
+                self._last = None  # the next append will drop an incomplete line that this append may have left
                 raise
             return
         if len(self._lines) >= _LINES_A_PART:
@@ -62,7 +62,7 @@ class LineFile:
             number += 1
         return lines
 
-    def _take_up(self) -> None:
+    def _find_end(self) -> None:
         """Find the last part, and drop an incomplete line that a killed writer left at its end."""
         number, data = 0, None
         while (part := self._folder.read(_part(self._name, number))) is not None:

@@ -77,7 +77,7 @@ class LocalFolder(Folder):
                     while rest:
                         rest = rest[file.write(rest) :]
                 except OSError:
-                    # A full disk may have taken part of the data.
+                    # A part of the data may have been written before the disk was full.
                     with suppress(OSError):  # if this fails too, readers drop the incomplete line
                         os.ftruncate(file.fileno(), before)
                     raise
@@ -140,13 +140,13 @@ class LocalFolder(Folder):
                 else:
                     status = entry.stat()
                     yield File(name=prefix + entry.name, size=status.st_size, modified=status.st_mtime_ns)
-            except OSError:  # removed since it was listed, or a broken link
+            except OSError:  # the file was removed after it was listed, or is a broken link
                 continue
 
 
 @contextmanager
 def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[None]:
-    """Turn an `OSError` into a `StorageError`; if the file may be absent, let the error of a missing file pass."""
+    """Turn an `OSError` into a `StorageError`, except the error of a missing file if the file may be absent."""
     try:
         yield
     except OSError as error:

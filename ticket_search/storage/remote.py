@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from ticket_search.errors import SpecError, StorageError
 from ticket_search.storage.folder import Content, File, Folder, parts_of, reason_of
 
-#: How long failed requests to object storage are retried, which is enough for a restart of the server.
+#: How long failed requests to object storage are retried, in seconds. This is long enough for a server to restart.
 PATIENCE_SECONDS = 60.0
 #: The options that an S3 location may have after its ``?``.
 _S3_OPTIONS = ("endpoint_override", "region", "scheme")
@@ -35,12 +35,12 @@ class RemoteFolder(Folder):
         base, _, options = uri.partition("?")
         scheme, _, path = base.partition("://")
         if "#" in base:
-            raise SpecError(f"{base!r} contains a '#', which ends a URI; give another name")
+            raise SpecError(f"{base!r} contains a '#', which is not allowed in a URI's path; give another name")
         base = f"{scheme.lower()}://{re.sub('/+', '/', path)}"
         self._base = base.rstrip("/")
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if base.startswith("s3://") and endpoint and "endpoint_override=" not in options:
-            # The endpoint becomes part of the location, because workers on other machines have another environment.
+            # The endpoint becomes part of the location, because workers on other machines may not have this variable.
             options = f"{options}&endpoint_override={endpoint}".lstrip("&")
         self._options = options
         self._filesystem, self._path = _connect(self._base, options)
@@ -137,7 +137,7 @@ def impatient() -> Iterator[None]:
 
 
 def _connect(base: str, options: str) -> tuple[Any, str]:
-    """Return the client for a location, and the client's path for it."""
+    """Return the client for a location, and the path of the location in this client."""
     location = urlsplit(base)
     if location.username or location.password or "@" in location.netloc:
         raise SpecError(
@@ -148,14 +148,14 @@ def _connect(base: str, options: str) -> tuple[Any, str]:
         raise SpecError(f"{base!r} names no bucket; give {location.scheme}://bucket/path")
     try:
         filesystem, bucket = _client(location.scheme, location.netloc, options)
-    except (OSError, ValueError) as error:  # these include pyarrow's own errors
+    except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
         raise SpecError(f"{base!r} cannot be opened: {reason_of(error)}; give a path, or s3://bucket/path") from None
     return filesystem, bucket + location.path
 
 
 @lru_cache(maxsize=64)
 def _client(scheme: str, bucket: str, options: str) -> tuple[Any, str]:
-    """Return a client, and its name for a bucket.
+    """Return a client, and the path of a bucket in this client.
 
     All folders of a bucket share a client, because a level store has 256 shards, and each client made without a region
     sends a request to find it.
@@ -188,15 +188,15 @@ def _s3(bucket: str, options: str) -> Any:
         scheme=given.get("scheme"),
         connect_timeout=5,
         request_timeout=30,
-        # Makes a file of up to 5 MB a single PUT.
+        # Write a file of up to 5 MB with a single PUT.
         allow_delayed_open=True,
-        # Few, because `_patiently` retries for longer, and Ctrl-C can interrupt it.
+        # Try only twice, because `_patiently` retries for longer and can be interrupted with Ctrl-C.
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=2),
     )
 
 
 def _may_pass(error: OSError) -> bool:
-    """Return whether a retry may succeed, which it cannot if the bucket or a permission is missing."""
+    """Return whether a retry may succeed; it cannot if the bucket does not exist or a permission is missing."""
     return not re.search(
         "NO_SUCH_BUCKET|ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|Forbidden|HTTP status 40[013]", str(error)
     )

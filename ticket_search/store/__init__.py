@@ -1,1 +1,1 @@
-"""The level store, which holds results of trainings under keys derived from their inputs."""
+"""The level store, which saves the results of training runs under keys derived from their inputs."""

@@ -34,7 +34,7 @@ class Entry:
     """The value that is stored under a key.
 
     Attributes:
-        record: JSON-serialisable data.
+        record: JSON-serializable data.
         tensors: tensors on the CPU, by name.
     """
 
@@ -43,7 +43,7 @@ class Entry:
 
 
 def encode(entry: Entry) -> tuple[bytes, memoryview]:
-    """Encode an entry as a safetensors file whose metadata contain the record and the SHA-256 digest of the file.
+    """Encode an entry as a safetensors file whose metadata contains the record and the SHA-256 digest of the file.
 
     The digest is computed with 64 zeros in its place.
 
@@ -68,14 +68,14 @@ def decode(data: bytes) -> Entry:
         metadata = json.loads(header[8:])["__metadata__"]
         checksum, record = metadata["sha256"], metadata["record"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError("it is not a whole entry") from None
+        raise ValueError("it is incomplete or not an entry") from None
     # Header and values are hashed separately, because replacing the checksum in `data` would copy gigabytes.
     actual = hashlib.sha256(header.replace(_checksum_field(checksum), _checksum_field(_ZEROS), 1))
     actual.update(values)
     if actual.hexdigest() != checksum:
         raise ValueError("its checksum does not match its content")
     if metadata.get("format") != _FORMAT:
-        raise ValueError(f"its format is {metadata.get('format')!r}, but this ticket_search reads {_FORMAT!r}")
+        raise ValueError(f"its format is {metadata.get('format')!r}, but this version reads {_FORMAT!r}")
     try:
         return Entry(record=json.loads(record), tensors=load(data))
     except SafetensorError as error:
@@ -100,8 +100,8 @@ class LevelStore:
         root: the folder, local or in object storage; the first write creates it.
         log: receives the events ``entry_damaged`` (with ``key``, ``path`` and ``reason``) and ``lease_broken`` (with
             ``key`` and ``owner``).
-        note: the name of a file that the folder must hold. If the file is missing, the store was deleted, and `claim`
-            and every write raise an error. With None there is no such file.
+        note: the name of a file that the folder must contain. If the file is missing, the store was deleted, and
+            `claim` and every write raise an error. None disables this check.
     """
 
     def __init__(self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None) -> None:
@@ -115,7 +115,7 @@ class LevelStore:
         return self._read(_entry_name(key), key)
 
     def keys(self) -> set[str]:
-        """The keys of all entries; lists the whole store."""
+        """Return the keys of all entries, by listing the whole store."""
         stems = (
             (file.name, file.name.rpartition("/")[2].partition(".")[0]) for file in self._root.files(recursive=True)
         )
@@ -127,7 +127,7 @@ class LevelStore:
         return (self._root / _DAMAGED).place(aside[-1]) if aside else None
 
     def save(self, key: str, entry: Entry) -> None:
-        """Write an entry. If the key already has one, it is replaced by an equal one.
+        """Write an entry. An entry that the key already has is replaced; the two are equal.
 
         Raises:
             StorageError: the entry cannot be written, or the store was deleted.
@@ -164,12 +164,12 @@ class LevelStore:
     def poll_seconds(self) -> float:
         """The time to wait before the next `claim` of a key that is being computed elsewhere, in seconds.
 
-        It is random, so that two processes that withdrew together do not collide again.
+        The time is random, so that two processes that withdrew at the same moment do not collide again.
         """
         return (_POLL_SECONDS if self._root.grows else _POLL_SECONDS_REMOTE) * random.uniform(0.5, 1.0)
 
     def tidy(self, key: str) -> None:
-        """Remove the claim and the checkpoint of a process that died after it had saved the entry."""
+        """Remove the claim and the checkpoint that a process left when it died after saving the entry."""
         self._leases.break_dead(key)
         self.checkpoint(key).remove()
 
@@ -186,7 +186,7 @@ class LevelStore:
         if self._note is not None and self._root.read(self._note) is None:
             raise StorageError(
                 f"the level store {str(self._root)!r} was deleted or replaced while the search was running; restore it "
-                "before you resume, or finished trajectories keep their figures but their tickets cannot be exported"
+                "before you resume; otherwise, the tickets of finished trajectories cannot be exported"
             )
 
     def _read(self, name: str, key: str) -> Entry | None:
@@ -198,7 +198,7 @@ class LevelStore:
         except ValueError as error:
             aside = f"{_DAMAGED}/{name.rpartition('/')[2]}.{time.time_ns()}"
             self._root.write(aside, data)
-            # Another process may already have moved it aside and trained the level again.
+            # Another process may already have moved the damaged file aside and trained the level again.
             if (current := self._root.read(name)) != data:
                 return None if current is None else decode(current)
             self._root.remove(name)
@@ -219,7 +219,7 @@ class Claim(AbstractContextManager["Claim"]):
         """Store the computed entry. Until the block ends, no other process computes or tidies the key.
 
         Returns:
-            The entry in the store. It is that of another process if this process was suspended for so long that its
+            The entry in the store. It comes from another process if this process was suspended for so long that its
             claim expired and the other process computed the entry.
         """
         if not self._lease.confirm() and (theirs := self._store.load(self._key)) is not None:

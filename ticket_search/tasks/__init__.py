@@ -1,1 +1,1 @@
-"""Tasks, which provide the data, the loss, and the metric that tickets are judged by."""
+"""Tasks, which provide the data, the loss, and the metric by which tickets are judged."""

@@ -28,7 +28,7 @@ class Classification:
         return read_arrays(dataset, data_dir)
 
     def check(self, trajectory: TrajectorySpec, source: Arrays) -> Fit:
-        """Check that the split, the normalisation and the network fit the images."""
+        """Check that the split, the normalization and the network fit the images."""
         dataset = trajectory.dataset
         check_fits(dataset, source)
         inputs = inputs_of(source)
@@ -40,7 +40,7 @@ class Classification:
         )
 
     def on(self, dataset: DatasetSpec, source: Arrays, device: str) -> "ImageTask":
-        """Split and normalise the images, and move them to the device."""
+        """Return the task with the images split, normalized and moved to the device."""
         from ticket_search.data.dataset import make_dataset
         from ticket_search.tasks.images import ImageTask
 
@@ -54,7 +54,8 @@ def inputs_of(source: Arrays) -> Mapping[str, Any]:
 
 
 def _network_size(model: ModelSpec, inputs: Mapping[str, Any]) -> NetworkSize:
-    # A fully connected network takes images of any size; only the others need torch, whose import takes 4 s.
+    # A fully connected network fits images of any size, and its size follows from its name. Any other network must be
+    # built, which requires torch, and importing torch takes 4 s.
     if FULLY_CONNECTED.fullmatch(model.name):
         hidden = [int(width) for width in model.name.split("_")[1:]]
         widths = [math.prod(inputs["image_shape"]), *hidden, inputs["classes"]]

@@ -16,7 +16,7 @@ from ticket_search.tasks.metric import Metric
 from ticket_search.tasks.precision import arithmetic
 from ticket_search.tasks.task import Sample, Score, Session, Split, Task
 
-#: The average number per class in a sample for saliency criteria; Wang et al. (2020) take exactly ten.
+#: The average number of images per class in a sample for saliency criteria; Wang et al. (2020) use exactly ten.
 _IMAGES_PER_CLASS = 10
 
 
@@ -37,12 +37,12 @@ class ImageTask(Task):
 
     @property
     def fingerprint(self) -> str:
-        """The digest of the images and labels as read."""
+        """The digest of all images and labels, before splitting and normalization."""
         return self.data.fingerprint
 
     @property
     def device(self) -> torch.device:
-        """The device that holds the images."""
+        """The device on which the images are stored."""
         return self.data.train.labels.device
 
     @property
@@ -56,7 +56,7 @@ class ImageTask(Task):
         return len(self.data.train)
 
     def resolved(self, dataset: DatasetSpec) -> DatasetSpec:
-        """Return the specification with the normalisation constants filled in."""
+        """Return the specification with the normalization constants filled in."""
         return dataset.model_copy(update={"normalize": self.data.normalize})
 
     def build(self, model: ModelSpec, seed: int, draw: int = 0) -> nn.Module:
@@ -64,7 +64,7 @@ class ImageTask(Task):
         return build(model, self.data.image_shape, self.data.classes, seed, draw)
 
     def session(self, seed: int, training: TrainingSpec, start: int) -> "ImageSession":
-        """Return a session whose batches follow the seed. They do not depend on where the training starts."""
+        """Return a session whose batches depend on the seed, but not on the iteration at which training starts."""
         del start
         return ImageSession(self.data.stream(seed, training.batch_size), training.precision)
 
@@ -81,7 +81,7 @@ class ImageTask(Task):
             except torch.cuda.OutOfMemoryError:
                 if batch_size == 1:
                     raise
-            # Outside the except clause, whose traceback keeps the failed batch's activations alive.
+            # Retry outside the except clause, whose traceback keeps the failed batch's activations alive.
             batch_size //= 2
             torch.cuda.empty_cache()
 
@@ -117,10 +117,10 @@ class ImageTask(Task):
 
 
 class ImageSession(Session):
-    """The batches of one training.
+    """The batches of one training run.
 
     Args:
-        stream: the training batches of the run's seed.
+        stream: the training batches.
         precision: the precision of the forward passes.
     """
 
@@ -141,7 +141,7 @@ class ImageSession(Session):
 
 
 def image_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of a batch, in nats; computed in float32 whatever the logits' type."""
+    """Return the mean cross-entropy of a batch, in nats, computed in float32 whatever the type of the logits."""
     return cross_entropy(logits.float(), labels)
 
 
@@ -149,7 +149,7 @@ class ImageSample(Sample):
     """A sample of training images.
 
     Args:
-        images: normalised, float32 ``[b, c, h, w]``.
+        images: normalized, float32 ``[b, c, h, w]``.
         labels: int64 ``[b]``.
     """
 

@@ -1,4 +1,4 @@
-"""The metric that tickets are judged by, and whether a ticket matches the dense network."""
+"""The metric by which tickets are judged, and the rule for when a ticket matches the dense network."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Metric:
     Attributes:
         name: the name in the tables, e.g. ``accuracy``.
         higher_is_better: whether a higher value is better.
-        unit: the unit of its values and of the search's tolerance, e.g. ``fraction of the images``.
+        unit: the unit of the metric's values and of the search's tolerance, e.g. ``fraction of the images``.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Metric:
         Args:
             value: the ticket's value on the validation split.
             dense: the dense network's value on the validation split.
-            tolerance: the tolerance in the metric's unit, 0 or more.
+            tolerance: how much worse the ticket's value may be, in the metric's unit; at least 0.
         """
         if self.higher_is_better:
             return bool(value >= dense - tolerance - _SLACK)

@@ -1,4 +1,4 @@
-"""Looking up tasks by name."""
+"""Look up tasks by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ def task_kind(name: str) -> TaskKind:
 
 
 class _UserKind(TaskKind):
-    """A user's kind of task, with its exceptions in the driver turned into one-line messages.
+    """A user's kind of task, wrapped to turn the exceptions that it raises in the driver into one-line messages.
 
     Args:
         spelled: the task's name in the search space.

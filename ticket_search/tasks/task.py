@@ -1,10 +1,10 @@
-"""The interfaces of tasks that `training`, `lottery` and `launch` use. Loads no torch.
+"""The interfaces through which `training`, `lottery` and `launch` use tasks. Does not import torch.
 
-A *task kind* reads the data and checks a search; the driver uses it without torch. On a worker, it creates the *task*
-on one device, which builds networks and scores them. The task creates a *session* for each training.
+A *task kind* reads the data and checks a search; the driver uses it without torch. On a worker, the task kind creates a
+*task* on one device, which builds networks and scores them. The task creates a *session* for each training run.
 
-To add a task, subclass `TaskKind`, `Task` and, if trainings have a state of their own, `Session`, and name the kind in
-a search space as ``task: package.module:Kind``. `classification` is an example.
+To add a task, subclass `TaskKind`, `Task` and, if training runs have state of their own, `Session`. Then name the kind
+in a search space as ``task: package.module:Kind``. The module `classification` is an example.
 """
 
 from collections.abc import Mapping
@@ -41,8 +41,8 @@ class NetworkSize:
     """The size of a network.
 
     Attributes:
-        values: how many numbers its parameters and buffers hold.
-        prunable: how many of them are prunable weights.
+        values: the total number of elements in its parameters and buffers.
+        prunable: the number of prunable weights among them.
     """
 
     values: int
@@ -71,7 +71,7 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A digest that changes with anything that trainings or scores depend on."""
+        """A digest of everything in the data that training or scoring depends on."""
 
     @property
     def size(self) -> int:
@@ -79,10 +79,10 @@ class Source(Protocol):
 
 
 class Session(Protocol):
-    """The data or experience of one training, in the order that its seed determines.
+    """The data or experience of one training run, in an order determined by its seed.
 
-    Losses may depend only on the seed, the iteration and the session's state, so that a resumed training is the same
-    as an uninterrupted one. A session without a state implements only `loss`.
+    Losses may depend only on the seed, the iteration and the session's state, so that a resumed run has the same
+    result as an uninterrupted one. A session without state implements only `loss`.
     """
 
     def loss(self, network: "nn.Module", iteration: int) -> "Tensor":
@@ -98,7 +98,7 @@ class Session(Protocol):
         return {}, {}
 
     def restore(self, record: Any, tensors: "Mapping[str, Tensor]") -> None:
-        """Restore what `state` returned."""
+        """Restore a state that `state` returned."""
         del record, tensors
 
 
@@ -109,15 +109,15 @@ class Sample(Protocol):
         """Return the mean loss on the sample, the same loss as in training: a scalar with a gradient."""
 
     def ones(self) -> "Tensor":
-        """Return a batch of one example that consists of ones, float64."""
+        """Return a batch with a single example of ones, float64."""
 
 
 class Task(Protocol):
-    """A task on one device with the data of one specification. All trainings on that data share it."""
+    """A task on one device, with the data of one specification. All training runs on that data share it."""
 
     @property
     def metric(self) -> Metric:
-        """The metric that networks are judged by."""
+        """The metric by which networks are judged."""
 
     @property
     def fingerprint(self) -> str:
@@ -140,14 +140,14 @@ class Task(Protocol):
         return dataset
 
     def build(self, model: ModelSpec, seed: int, draw: int = 0) -> "nn.Module":
-        """Build a network on the CPU, initialised from the seed alone; see `models.build`."""
+        """Build a network on the CPU, initialized from the seed alone; see `models.build`."""
 
     def session(self, seed: int, training: TrainingSpec, start: int) -> Session:
-        """Create the session of one training.
+        """Create the session of one training run.
 
         Args:
-            seed: the run's seed.
-            training: the resolved settings: every duration in iterations.
+            seed: the trajectory's seed.
+            training: the training settings, with every duration in iterations.
             start: the first iteration whose loss will be requested.
         """
 
@@ -167,7 +167,7 @@ class Task(Protocol):
         )
 
     def example(self) -> "Tensor | None":
-        """Return inputs on the device, on which a network is run once to find its output layer; see `models.prunable`.
+        """Return inputs, on the device, for running a network once to find its output layer; see `models.prunable`.
 
         None means that the output layer is the prunable tensor registered last, unless the network has an attribute
         `output_layer`.
@@ -181,26 +181,26 @@ class Task(Protocol):
 
 @runtime_checkable
 class TaskKind(Protocol):
-    """A named kind of task, without data or a device. Loads torch only where a method says so."""
+    """A named kind of task, without data or a device. Imports torch only in the methods that say so."""
 
     name: str
     """The name in a search space."""
     metric: Metric
-    """The metric that networks are judged by."""
+    """The metric by which networks are judged."""
 
     def read(self, dataset: DatasetSpec, data_dir: Path) -> Any:
         """Read the data and return it as a `Source` that can be pickled.
 
         Raises:
-            DataError: the data is missing, or is not what the task needs.
+            DataError: the data is missing or does not suit the task.
         """
 
     def check(self, trajectory: TrajectorySpec, source: Any) -> Fit:
-        """Check that the data set and the network fit the task and each other. May load torch.
+        """Check that the data set and the network fit the task and each other. May import torch.
 
         Raises:
-            SpecError: something does not fit; the message quotes it and says what would.
+            SpecError: something does not fit; the message quotes it and says what would fit.
         """
 
     def on(self, dataset: DatasetSpec, source: Any, device: str) -> Task:
-        """Return the task with its data on a device. Loads torch."""
+        """Return the task with its data on a device. Imports torch."""

@@ -1,4 +1,4 @@
-"""Capture and restore the state of a training between two iterations."""
+"""Capture and restore the state of a training run between two iterations."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """The state of a training between two iterations: everything that its remaining iterations depend on.
+    """The state of a training run between two iterations: everything that the remaining iterations depend on.
 
     Attributes:
         record: plain JSON data: the iteration, the curve so far, the seconds spent.
@@ -35,13 +35,13 @@ class TrainingState:
 
 
 class Checkpoints(Protocol):
-    """The place where a running training saves its state."""
+    """The place where a training run saves its state."""
 
     seconds: float
     """The minimum number of seconds between two saves."""
 
     def load(self) -> TrainingState | None:
-        """Return the state that a training with the same inputs saved last; None if there is none."""
+        """Return the last state that a run with the same inputs saved; None if there is none."""
 
     def save(self, state: TrainingState) -> None:
         """Replace the saved state."""
@@ -49,18 +49,18 @@ class Checkpoints(Protocol):
 
 @dataclass
 class Course:
-    """The progress of a training, apart from its weights and the optimizer's state.
+    """The progress of a training run, apart from its weights and the optimizer's state.
 
     Attributes:
         done: the number of finished iterations of the schedule.
-        kept: iteration -> the weights kept after it.
+        kept: the kept weights, by the iteration after which they were copied.
         curve: the evaluations so far.
         losses: the losses of the batches since the last evaluation.
         best: the lowest `Point.cost` so far.
         best_weights: the weights with that cost; empty before the first evaluation.
-        seconds: the time spent by earlier processes, before this one resumed the training.
-        ended: whether the training ended early: it diverged, or `LevelInputs.watch` ended it.
-        diverged: whether the training diverged.
+        seconds: the time that earlier processes had spent on the run when this process resumed it.
+        ended: whether the run ended early, because it diverged or because `LevelInputs.watch` ended it.
+        diverged: whether the run diverged.
     """
 
     done: int
@@ -75,7 +75,7 @@ class Course:
 
 
 def capture(course: Course, lane: "Lane", watch: "Watch | None", seconds: float) -> TrainingState:
-    """Return the state of a training between two iterations, with its tensors copied to the CPU."""
+    """Return the state of a training run between two iterations, with its tensors copied to the CPU."""
     tensors = _under("weights", lane.weights()) | _under("optimizer", lane.optimizer_state())
     tensors |= _under("best", course.best_weights)
     for iteration, weights in course.kept.items():
@@ -91,14 +91,14 @@ def capture(course: Course, lane: "Lane", watch: "Watch | None", seconds: float)
     if session or remembered:
         record["session"] = session
         tensors |= _under("session", remembered)
-    # Copied even if already on the CPU: those tensors are the lane's memory, which the next update overwrites.
+    # Copy even tensors on the CPU, because they are the lane's memory, which the next update overwrites.
     return TrainingState(
         record=record, tensors={n: value.detach().to("cpu", copy=True) for n, value in tensors.items()}
     )
 
 
 def restore(state: TrainingState, lane: "Lane", watch: "Watch | None", metric: Metric) -> Course:
-    """Restore a lane and a watch, and return the training's progress; the inverse of `capture`."""
+    """Restore a lane and a watch, and return the run's progress; the inverse of `capture`."""
     names, device, tensors = list(lane.weights()), lane.device, state.tensors
 
     def moved(prefix: str) -> Weights:

@@ -1,4 +1,4 @@
-"""Bitwise reproducibility: seeding torch's generators, and turning on its deterministic settings."""
+"""Make results bit-identical from run to run: seed torch's generators, and turn on its deterministic settings."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 def seed_generators(device: torch.device, seed: int) -> None:
     """Seed torch's global generators for the CPU and the device."""
-    # Not torch.manual_seed, which visits every kind of device and takes 0.2 ms, a tenth of an iteration.
+    # torch.manual_seed would visit every kind of device, which takes 0.2 ms, a tenth of an iteration.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
@@ -23,13 +23,14 @@ def reproducible(device: torch.device) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             yield
         return
-    # Not restored afterwards: cuBLAS reads it only once per process.
+    # This variable is not restored afterwards, because cuBLAS reads it only once per process.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     matmul = torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     tf32, fill = matmul.allow_tf32, memory.fill_uninitialized_memory
-    # Only warn, because CUDA has no deterministic kernel for some operations, such as adaptive pooling's gradient.
+    # Warn instead of raising an error, because CUDA has no deterministic kernel for some operations, such as the
+    # gradient of adaptive pooling.
     torch.use_deterministic_algorithms(True, warn_only=True)
     matmul.allow_tf32 = False  # TF32 rounds the inputs of float32 products
     # No code here reads uninitialized memory, and filling it would launch a kernel for every new tensor.

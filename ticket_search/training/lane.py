@@ -1,4 +1,4 @@
-"""Lanes, each of which holds one training: the protocol, and the plain implementation with a network per lane."""
+"""Lanes, each of which trains one level: the protocol, and a plain implementation with its own network per lane."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -19,7 +19,7 @@ class Lane(Protocol):
     """One level in training: its weights and optimizer state, separate from those of other lanes."""
 
     session: Session
-    """The task's session for this training."""
+    """The task's session for this training run."""
     device: torch.device
 
     def weights(self) -> Weights:
@@ -32,17 +32,17 @@ class Lane(Protocol):
         """Return the optimizer's state: ``<parameter index>/<name>`` -> tensor."""
 
     def load_optimizer_state(self, tensors: Weights) -> None:
-        """Restore what `optimizer_state` returned."""
+        """Restore a state that `optimizer_state` returned."""
 
     def score(self, split: Split) -> Score:
         """Score the current weights on a split."""
 
 
 class PlainLane:
-    """A lane with its own network. Calling it makes one update: ``optimizer.step``, then the mask.
+    """A lane with its own network. Calling the lane makes one optimizer update and then applies the mask.
 
     Args:
-        request: the training to hold; its network's values are overwritten with the initial weights.
+        request: the training request; its network's weights are overwritten with the initial weights.
     """
 
     def __init__(self, request: TrainRequest) -> None:
@@ -56,17 +56,18 @@ class PlainLane:
         self._noise = derive_seed(level.seed, "noise")
         self._masked = [parameters[name].detach() for name in level.mask]
         self._masks = [kept.to(parameters[name]) for name, kept in level.mask.items()]
-        # The values that pruned weights are held at, which `_apply_mask` adds unless all are zero.
+        # The values at which pruned weights are held. `_apply_mask` adds them, unless all of them are zero.
         frozen = [torch.where(kept.cpu(), 0.0, level.weights[name].cpu()) for name, kept in level.mask.items()]
         self._frozen = [values.to(self.device) for values in frozen] if any(bool(v.any()) for v in frozen) else []
         self._optimizer = make_optimizer(self._network, request.training.optimizer)
-        # A tied weight has several names in the state but one in the mask: loading may have restored pruned values.
+        # A tied weight has several names in the state dict but one in the mask, so that `load` may have restored pruned
+        # values.
         self._apply_mask()
 
     def __call__(self, iteration: int) -> Tensor:
-        """Make the update after `iteration` updates, and return the batch's loss, a scalar on the device."""
+        """Make update number `iteration` (from 0), and return the batch's loss, a scalar on the device."""
         iteration += self._shift
-        # Dropout uses the device's generator; seeding every iteration makes a resumed training draw the same numbers.
+        # Dropout uses the device's generator. Seeding it before every update makes a resumed run draw the same numbers.
         seed_generators(self.device, (self._noise + iteration) % 2**63)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._training, iteration)

@@ -1,4 +1,4 @@
-"""One training, from its request to its outputs; an executor makes the updates."""
+"""A training run, from its request to its outputs; an executor makes the updates."""
 
 import math
 import time
@@ -14,13 +14,13 @@ from ticket_search.training.request import TrainRequest
 
 
 class Training:
-    """A training in progress, which evaluates, calls the watch, keeps weights and saves checkpoints when each is due.
+    """A training run in progress, which evaluates, calls the watch, keeps weights and saves checkpoints when due.
 
-    An executor makes update number `iteration` and passes its loss to `after_update`, until `is_done`.
+    Until `is_done`, an executor makes update number `iteration` and passes its loss to `after_update`.
 
     Args:
-        request: the training to run, which resumes from its checkpoint if it has one.
-        lane: the lane that holds the request's initial weights.
+        request: the training request; the run resumes from its checkpoint if it has one.
+        lane: the lane that trains the request, with the initial weights loaded.
     """
 
     def __init__(self, request: TrainRequest, lane: Lane) -> None:
@@ -53,7 +53,8 @@ class Training:
         """Record an update, and do everything that is due after it.
 
         Args:
-            loss: the batch's loss, a scalar on the device. Read only at the next evaluation, to avoid waiting now.
+            loss: the batch's loss, a scalar on the device. Its value is read only at the next evaluation, so that this
+                call does not wait for the device.
         """
         course, level = self._course, self._level
         course.losses.append(loss)
@@ -68,7 +69,7 @@ class Training:
             self._save(self._checkpoints)
 
     def outputs(self) -> LevelOutputs:
-        """Score the test split and return the outputs of the finished training."""
+        """Score the test split and return the outputs of the finished run."""
         course, level = self._course, self._level
         outputs = LevelOutputs(
             weights=self._snapshot(),

@@ -1,4 +1,4 @@
-"""Creating optimizers, and saving and loading their state."""
+"""Create optimizers, and save and load their state."""
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Weights:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Weights) -> None:
-    """Restore what `optimizer_state` returned."""
+    """Restore a state that `optimizer_state` returned."""
     state: dict[int, Weights] = {}
     for path, value in tensors.items():
         place, name = path.split("/")

@@ -1,4 +1,4 @@
-"""The outputs of a training."""
+"""The outputs of a training run."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Point:
     Attributes:
         iteration: the number of updates of the schedule before the evaluation.
         train_loss: the mean loss over the batches since the previous evaluation.
-        val_loss: the loss on the validation split; nan if the task has none there.
+        val_loss: the loss on the validation split; nan if the task has no loss there.
         val_metric: the task's metric on the validation split.
     """
 
@@ -27,7 +27,10 @@ class Point:
     val_metric: float
 
     def cost(self, metric: Metric) -> float:
-        """Return what the best point minimizes: the validation loss or, without one, the metric, signed accordingly."""
+        """Return the value that the best point minimizes: the validation loss or, if the task has no loss, the metric.
+
+        The metric is negated if higher is better.
+        """
         if not math.isnan(self.val_loss):
             return self.val_loss
         return -self.val_metric if metric.higher_is_better else self.val_metric
@@ -35,11 +38,11 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelOutputs:
-    """The outputs of one training.
+    """The outputs of one training run.
 
     Attributes:
         weights: every parameter and buffer after the last iteration.
-        kept: iteration -> weights after it, for the iterations in `LevelInputs.keep`.
+        kept: the weights after each iteration in `LevelInputs.keep`, by iteration.
         curve: one point every `evaluate_every` iterations and one at the end; the last point is the level's result.
         diverged: whether a loss or the metric of the last point is not finite; if so, training ended there, and the
             results on the test split are nan.
@@ -48,7 +51,7 @@ class LevelOutputs:
             equal) or, if the task has no loss, with the best metric.
         early_stop_test_metric: the metric on the test split with the weights after `early_stop_iteration`.
         iterations: the number of updates made for this level.
-        train_seconds: the seconds spent on the training by all processes that took part in it.
+        train_seconds: the seconds spent on the run by all processes that took part in it.
     """
 
     weights: Weights

@@ -1,4 +1,4 @@
-"""Requests for trainings: the inputs, the settings, the checkpoints and the watch."""
+"""Training requests: the inputs, the settings, the checkpoints and the watch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,36 +14,36 @@ from ticket_search.training.outcome import Weights
 
 
 class Watch(Protocol):
-    """Observes a running training, and may end it."""
+    """Observes a training run, and may end it."""
 
     every: int
     """The number of iterations between two calls."""
 
     def __call__(self, iteration: int, weights: Weights) -> bool:
-        """Return whether to end the training now. `weights` is the network's memory and must not be changed."""
+        """Return whether to end the run now. `weights` is the network's memory and must not be changed."""
 
     def state(self) -> tuple[Any, Weights]:
         """Return the watch's state for a checkpoint: plain JSON data and tensors."""
 
     def restore(self, record: Any, tensors: Weights) -> None:
-        """Restore what `state` returned."""
+        """Restore a state that `state` returned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelInputs:
-    """The inputs of one training.
+    """The inputs of one training run.
 
     Attributes:
         weights: every parameter and buffer of the network, by name.
-        mask: the weights to train; pruned ones are held at their values in `weights`. Empty for a dense network.
-        seed: the run's seed, which determines data order, augmentation and dropout.
+        mask: the mask; pruned weights are held at their values in `weights`. Empty for a dense network.
+        seed: the seed of the data order, the augmentation and dropout.
         start: the number of iterations that `weights` have been trained for; the schedule and the data order continue
             from there.
-        shift: a number added to the iteration for data order, dropout and learning rate; past the schedule's end, the
-            rate keeps its last value.
+        shift: a number added to the iteration to determine data order, dropout and learning rate; past the end of the
+            schedule, the learning rate keeps its last value.
         keep: the iterations after which to keep a copy of the weights.
         stop: the iteration at which to end without scoring the test split; None trains to the schedule's end.
-        watch: an observer that may end the training earlier, in which case the training counts as finished.
+        watch: an observer that may end the run early, in which case the run counts as finished.
     """
 
     weights: Mapping[str, Tensor]
@@ -58,18 +58,18 @@ class LevelInputs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainRequest:
-    """A training that a trajectory requests from an executor.
+    """A trajectory's request to an executor for one training run.
 
     Attributes:
-        level: the inputs of the training.
-        network: the network, on the task's device. Its values are overwritten, and it must not be used for anything
-            else until the training is done.
+        level: the inputs of the run.
+        network: the network, on the task's device. Its weights are overwritten, and it must not be used for
+            anything else until the run has ended.
         task: the task to train for.
-        training: the resolved settings: every duration in iterations.
-        key: the level store's key of the level that the training produces.
+        training: the training settings, with every duration in iterations.
+        key: the level store's key for the level that the run produces.
         executor: the name of the executor; see `executors.registry`.
-        checkpoints: where the training saves its state and resumes from; None disables checkpoints. A resumed training
-            has bitwise the same outputs as an uninterrupted one.
+        checkpoints: where the run saves its state, and from which it resumes; None disables checkpoints. The outputs of
+            a resumed run are bit-identical to those of an uninterrupted run.
     """
 
     level: LevelInputs
@@ -82,5 +82,5 @@ class TrainRequest:
 
     @property
     def stop(self) -> int:
-        """The iteration at which the training ends, unless its watch ends it earlier."""
+        """The iteration at which the run ends, unless its watch ends it earlier."""
         return self.level.stop or int(self.training.iterations)

@@ -1,6 +1,6 @@
-"""Saliency criteria, which score weights before training by running the network. The lowest scores are pruned.
+"""Saliency criteria, which score weights before training by running the network. The lowest scores are pruned first.
 
-All scores are computed at the weights that survivors start from, with pruned weights set to zero.
+All scores are computed at the initial values of the surviving weights, with pruned weights set to zero.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,7 +42,7 @@ def synflow(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
     """Return ``|w * dR/dw|`` in float64, R being the sum of the network's outputs for an input of ones.
 
     This is equation 3 of Tanaka et al. (2020); every weight is made positive first. As in their code, batch norm runs
-    in evaluation mode, with its values made positive too. Only the shape of the sample is used.
+    in evaluation mode, with its parameters and statistics made positive too. Only the shape of the sample is used.
     """
     with torch.no_grad():
         for value in network.state_dict().values():
@@ -74,7 +74,7 @@ def saliency(
 
     Args:
         criterion: the criterion that computes the scores.
-        network: the network, on the sample's device; its values are overwritten.
+        network: the network, on the sample's device; its weights are overwritten.
         weights: every parameter and buffer, masked.
         mask: the mask of the prunable weights.
         sample: training examples.

@@ -6,11 +6,11 @@ from ticket_search.config.trajectory import TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, iteration: int) -> float:
-    """Return the rate of the update after `iteration` updates; past the schedule's end, that of its last update.
+    """Return the learning rate of update number `iteration`; past the end of the schedule, that of its last update.
 
     Args:
-        training: the resolved settings: every duration in iterations.
-        iteration: 0 for the first update.
+        training: the training settings, with every duration in iterations.
+        iteration: the number of the update, from 0.
     """
     schedule, total = training.schedule, int(training.iterations)
     iteration = min(iteration, total - 1)

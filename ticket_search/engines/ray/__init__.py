@@ -1,4 +1,4 @@
-"""The engine on Ray. Only this folder imports ray."""
+"""The engine that runs trajectories on Ray. Only this package imports ray."""
 
 import os
 
@@ -12,12 +12,12 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Tune need not save its state, because a search resumes from its own record of suggestions and tables.
+    # Tune need not save its state, because a search is resumed from its own tables and record of suggestions.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
-    # Otherwise Tune would let only one trial wait for its actor, and give it the actor of the first trial that ends, so
-    # that short trajectories would leave most of a cluster unused. `nodes.Slots` limits the number of trials instead.
+    # By default, Tune lets only one trial wait for an actor, and gives it the actor of the first trial that ends. Short
+    # trajectories would then leave most of a cluster unused. `nodes.Slots` limits the number of trials instead.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
-    # A result holds only our own report objects, in which Tune would otherwise search for its metric.
+    # A result contains only our own report objects. Without this setting, Tune would look for its metric in them.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
 os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})

@@ -1,4 +1,4 @@
-"""Connects to a Ray cluster or starts a local Ray, and calls functions on it."""
+"""Connects to a Ray cluster or starts a local one, and calls functions on it."""
 
 import logging
 import signal
@@ -17,6 +17,7 @@ from ray._private import worker as ray_worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ticket_search.config.search import SearchSpec
+from ticket_search.config.user_error import headline
 from ticket_search.engines.address import cluster_address
 from ticket_search.errors import SpecError, TicketSearchError
 
@@ -27,7 +28,7 @@ _WATCH_SECONDS = 1.0
 #: How long a signal may be deferred, in seconds. Ray takes 2 to 4 seconds to start, and an interrupted search should
 #: end within ten.
 _DEFER_SECONDS = 5.0
-#: The time that a node has to start a process and check its storage, in seconds.
+#: How long to wait until a node has started a process and checked its storage, in seconds.
 _ANSWER_SECONDS = 180.0
 
 T = TypeVar("T")
@@ -35,12 +36,12 @@ T = TypeVar("T")
 
 @contextmanager
 def connect(address: str | None, *, room: int = 0) -> Iterator[None]:
-    """Connect to Ray until the block ends: use an existing connection, join a cluster, or start a local Ray.
+    """Connect to Ray until the block ends: use an existing connection, join a cluster, or start a local one.
 
     Args:
-        address: the address of a cluster, e.g. ``auto`` on one of its nodes. None means that in ``RAY_ADDRESS`` if it
-            is set, else a local Ray.
-        room: the size in bytes of the data that will be shared, for which a local Ray reserves memory.
+        address: the address of a cluster, e.g. ``auto`` on one of its nodes. None means the value of
+            ``RAY_ADDRESS`` if it is set, and otherwise a local cluster.
+        room: the size in bytes of the data that will be shared. A local cluster reserves memory for them.
 
     Raises:
         SpecError: the cluster cannot be reached, or there is too little memory for the shared data.
@@ -82,10 +83,10 @@ def _start(store_bytes: int) -> None:
 
 
 def _check_loopback() -> None:
-    """Check that `_on_loopback` worked, since it relies on a private constant that a later Ray may ignore.
+    """Check that `_on_loopback` worked, since it relies on a private constant that later versions of Ray may ignore.
 
     Raises:
-        TicketSearchError: other machines can reach the Ray that was just started.
+        TicketSearchError: other machines can reach the Ray cluster that was just started.
     """
     addresses = {node["NodeManagerAddress"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
     addresses.add(ray.get_runtime_context().gcs_address.rpartition(":")[0])
@@ -98,10 +99,10 @@ def _check_loopback() -> None:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Make a Ray that is started within the block listen on 127.0.0.1 only.
+    """Make a Ray cluster that is started within the block listen only on 127.0.0.1.
 
-    On Linux, Ray always listens on an address that other machines can reach. Only where multi-node clusters are
-    disabled, as by default on macOS, does it listen on 127.0.0.1. This private constant is what Ray checks.
+    Ray listens on 127.0.0.1 only if multi-node clusters are disabled, as they are by default on macOS. On Linux, it
+    listens on an address that other machines can reach. Ray reads this setting from a private constant.
     """
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -128,7 +129,7 @@ def _raylet_silenced() -> Iterator[None]:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Defer a SIGINT or SIGTERM that arrives within the block until its end, and keep the handlers from before it.
+    """Defer SIGINT and SIGTERM until the end of the block, and keep the handlers that were installed before it.
 
     `ray.init` would install its own handlers, which end the process with exit code 1 or 15. If our handler raised an
     exception while Ray starts, Ray might lose it in a callback or leave processes behind. A start that hangs can still
@@ -166,10 +167,10 @@ def _signals_deferred() -> Iterator[None]:
 
 @contextmanager
 def ends_with_ray() -> Iterator[None]:
-    """Interrupt the block if a process of the local Ray dies, because Tune would then wait forever.
+    """Interrupt the block if a process of the local Ray cluster dies, because Tune would then wait forever.
 
     Raises:
-        TicketSearchError: a process of the local Ray has died.
+        TicketSearchError: a process of the local Ray cluster has died.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -191,13 +192,15 @@ def ends_with_ray() -> Iterator[None]:
     except KeyboardInterrupt:
         if not gone.is_set():
             raise
-        raise TicketSearchError("Ray's processes on this machine have died: killed, or out of memory") from None
+        raise TicketSearchError(
+            "Ray's processes on this machine have died; they were killed or ran out of memory"
+        ) from None
     finally:
         over.set()
 
 
 def own_processes() -> list[psutil.Process]:
-    """Return the processes that a local Ray needs; none if we are connected to a cluster."""
+    """Return the processes of the local Ray cluster, or an empty list if this process has joined another cluster."""
     return [child for child in psutil.Process().children() if _is_ray_process(child)]
 
 
@@ -220,7 +223,7 @@ def on_each_worker(
     Args:
         function: a function of this package.
         calls: the arguments of each call.
-        spec: a search, whose ``max_failures`` limits how often a call is repeated after its worker died.
+        spec: the search; its ``max_failures`` limits how often a call is repeated after its worker died.
         done: the participle that begins each line to `say`.
         say: receives a line for each call that has ended.
 
@@ -241,7 +244,7 @@ def on_each_worker(
         except ray.exceptions.RayTaskError as error:
             raise TicketSearchError(_said(error)) from error
         except ray.exceptions.RayError as error:
-            raise TicketSearchError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+            raise TicketSearchError(headline(error)) from error
         finally:
             for result in waiting:
                 ray.cancel(result, force=True)
@@ -249,7 +252,7 @@ def on_each_worker(
 
 
 def _call(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    # Ray cannot make a remote function of a built-in or a decorated function.
+    # Ray cannot turn a built-in or decorated function into a remote function.
     return function(*arguments)
 
 
@@ -289,7 +292,7 @@ def on_each_other_node(function: Callable[..., None], arguments: tuple[Any, ...]
 
 @dataclass(frozen=True)
 class _Shared:
-    """A handle on data in Ray's object store. Any worker may call it to read the data from its node's memory."""
+    """A handle to data in Ray's object store. Any worker may call it to read the data from its node's memory."""
 
     reference: Any
 
@@ -298,7 +301,7 @@ class _Shared:
 
 
 def share(data: dict[Any, Any]) -> Callable[[], dict[Any, Any]]:
-    """Put data into Ray's object store: the processes of a node share them, and Ray copies them to other nodes.
+    """Put data into Ray's object store. The processes of a node share one copy, and Ray copies the data to other nodes.
 
     Args:
         data: the data; numpy arrays in it are shared, and everything else is copied.
@@ -311,15 +314,15 @@ def share(data: dict[Any, Any]) -> Callable[[], dict[Any, Any]]:
 
 def _said(error: ray.exceptions.RayTaskError) -> str:
     cause = error.cause
-    return str(cause) if isinstance(cause, TicketSearchError) else f"{type(cause).__name__}: {cause}"
+    return str(cause) if isinstance(cause, TicketSearchError) else headline(cause)
 
 
 def _check_reachable(address: str) -> None:
-    """Check within seconds that an address can be reached; Ray would try for minutes."""
+    """Check within seconds that an address can be reached, because Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if "://" in address:
         raise SpecError(f"--address {address!r}: give host:port of a cluster's head, or auto on one of its nodes")
-    if not port.isdigit():
+    if not port.isdecimal():  # Ray knows other addresses, such as auto
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,4 +1,4 @@
-"""The nodes of the connected Ray cluster: how many trajectories fit on them, and which nodes may be started."""
+"""Examines the connected Ray cluster: how many trajectories fit on its nodes, and which nodes may still be started."""
 
 import os
 import time
@@ -23,20 +23,20 @@ from ticket_search.engines.placement import (
 )
 from ticket_search.engines.ray.connection import own_processes
 
-#: The time between two checks of the size of the cluster, in seconds.
+#: How often to check the size of the cluster, in seconds.
 _LOOK_SECONDS = 5.0
 #: The file with the types of nodes that the autoscaler may start; Ray's cluster launcher writes it on the head node.
 _LAUNCHED = Path("~/ray_bootstrap_config.yaml")
-#: The label in which an autoscaler puts the type of a node.
+#: The node label in which an autoscaler records the type of the node.
 _TYPE_LABEL = "ray.io/node-group"
 
 
 class Slots:
-    """The number of trajectories to run at once, which follows the size of the cluster.
+    """Decides how many trajectories to run at a time, depending on the current size of the cluster.
 
     Args:
         resources: the resources of a trajectory.
-        most: the maximum number; None means as many as fit.
+        most: the maximum number of trajectories; None means as many as fit.
 
     Attributes:
         left_out: the ids of nodes that must not run trajectories.
@@ -52,19 +52,21 @@ class Slots:
         self._started = time.monotonic()
 
     def count(self) -> int:
-        """Return how many trajectories to run or keep waiting now, at least 1.
+        """Return how many trajectories should be running or waiting now, at least 1.
 
-        On a cluster this is more than fit, because a waiting trial makes the autoscaler start a node.
+        On a cluster, more trajectories wait than fit, because a waiting trial makes the autoscaler start a node.
 
         Raises:
-            SpecError: no node will ever be able to run a trajectory, or none has been for too long.
+            SpecError: no node will ever be able to run a trajectory, or no such node has joined in time.
         """
         now = time.monotonic()
         if now >= self._look_after:
             nodes, types = _nodes(self.left_out), node_types()
             fitting = sum(fitting_on(self._resources, node) for node in nodes)
             self._has_fitted = self._has_fitted or fitting > 0
-            if not self._has_fitted:  # if a trajectory has fitted before, the lost node may come back
+            if (
+                not self._has_fitted
+            ):  # once a node has been large enough, wait for such a node to come back instead of raising an error
                 check(self._resources, nodes, types)
                 if now - self._started > node_wait_seconds():
                     raise waited_in_vain(self._resources, nodes)
@@ -74,7 +76,7 @@ class Slots:
         return self._count
 
     def leave_out(self, node: str) -> bool:
-        """Exclude a node.
+        """Stop placing trajectories on a node.
 
         Returns:
             Whether any of the remaining nodes can run a trajectory.
@@ -87,12 +89,12 @@ class Slots:
 def _to_call_for(resources: ResourcesSpec, fitting: int, types: list[NodeType] | None) -> int:
     """Return how many trajectories should wait, so that the autoscaler starts nodes for them.
 
-    As many wait as run, so that the cluster doubles in size each time, but no more than could ever be placed, because a
-    waiting suggestion was made without the results of the running ones. If it is not known which nodes may be started,
-    one trajectory waits.
+    By default, as many trajectories wait as are running, so that the cluster doubles in size each time. The number is
+    limited to those that could ever be placed, because a waiting suggestion was made without the results of the running
+    trajectories. If it is unknown which nodes can be started, one trajectory waits.
     """
     able = [kind for kind in types or [] if fitting_on(resources, kind.resources)]
-    # Ray may start nodes with GPUs even for trajectories that need none, so they count only if no others are able.
+    # Ray may start GPU nodes even for trajectories that need no GPU, so count them only if no other type can run one.
     able = [kind for kind in able if resources.gpus or not kind.resources.get("GPU")] or able
     if not able:
         return 1
@@ -112,8 +114,8 @@ def plan(spec: SearchSpec) -> list[str]:
 
 
 def node_types() -> list[NodeType] | None:
-    """Return the types of nodes that may still be started; None if that cannot be known, as on Kubernetes."""
-    # A local Ray and Slurm have no autoscaler, even if a shared home directory contains its file.
+    """Return the types of nodes that may still be started; None if they are unknown, as on Kubernetes."""
+    # Neither a local cluster nor Slurm has an autoscaler, even if a shared home directory contains `_LAUNCHED`.
     if own_processes() or "SLURM_JOB_ID" in os.environ:
         return []
     if "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -125,7 +127,7 @@ def node_types() -> list[NodeType] | None:
         return []
     head, most = launched.get("head_node_type"), launched.get("max_workers", 0)
     there = Counter(node["Labels"].get(_TYPE_LABEL) for node in _alive())
-    if len(kinds) == 1:  # a fixed list of machines, in which the head has the same type and nodes have no label
+    if len(kinds) == 1:  # a fixed list of machines: the head has the same type as the workers, and nodes have no label
         there = Counter({head: len(_alive()) - 1})
     left = max(0, most - (len(_alive()) - 1))
     return [

@@ -1,4 +1,4 @@
-"""The worker as a Ray Tune trainable. Its process is reused for the next trajectory."""
+"""Wraps the worker as a Ray Tune trainable, whose process is reused for the next trajectory."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,13 +13,13 @@ from ticket_search.search.reports import LevelReport, NotShared
 
 
 class TrajectoryTrainable(tune.Trainable):
-    """A trial is one trajectory. Each step is one level, and the last step reports how the trajectory ended."""
+    """A trainable whose trials are trajectories. A step is a level; the last step reports how the trajectory ended."""
 
     _reports: Iterator[Report]
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """Return the resources that Ray reserves for a trial, with the nodes that it must not use."""
+        """Return the resources that Ray reserves for a trial, and exclude the nodes that the trial must not use."""
         job: Job = config[JOB]
         where: dict[str, Any] = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(job.left_out)})"}]}
         return tune.PlacementGroupFactory([{"CPU": job.cpus, "GPU": job.gpus}], **(where if job.left_out else {}))
@@ -29,15 +29,15 @@ class TrajectoryTrainable(tune.Trainable):
         job: Job = config[JOB]
         self._number = job.number
         self._reports = self.reports(job)
-        self.config = {}  # Ray would send it back with every result
+        self.config = {}  # Ray would otherwise send the configuration back with every result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Start another trajectory; only the data set is kept from the previous one."""
+        """Start another trajectory. Of the previous trajectory, only the data set stays in memory."""
         self.setup(new_config)
         return True
 
     def reports(self, job: Job) -> Iterator[Report]:
-        """Run a job, and generate its reports, level by level."""
+        """Run a job, and yield a report for each level."""
         return run_job(job)
 
     def step(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class _Hook:
-    """Base class of the hooks. Their pickles are empty: Ray puts them into its snapshots, which are never restored."""
+    """Base class of the hooks. Their pickles are empty, because Ray never restores the snapshots that contain them."""
 
     _search: SearchDriver
 
@@ -36,11 +36,15 @@ class _Hook:
         return {}
 
     def _guarded(self, act: Callable[[], T], otherwise: T) -> T:
-        """Call the search. An error that stops it, such as a full disk, ends the run without a traceback from Ray."""
+        """Call a function of the search, and return its result.
+
+        If it raises an error that stops the search, such as a full disk, end the run without a traceback from Ray, and
+        return `otherwise`.
+        """
         try:
             return act()
         except TicketSearchError as error:
-            # In a running search, a SpecError is not the fault of the search space file and must not exit with code 2.
+            # While a search runs, a SpecError is a runtime failure (exit code 1), not bad input (exit code 2).
             self._search.halt(TicketSearchError(str(error)) if isinstance(error, SpecError) else error)
             return otherwise
 
@@ -60,13 +64,13 @@ class _Suggest(_Hook, Searcher):
         del trial_id
         # While no trial runs, Tune calls only this hook, repeatedly, for up to a minute.
         self._guarded(self._search.flush_if_due, None)
-        # A suggestion waits until it can run, so that it is made with the most results.
+        # Make a suggestion only when it can run, so that the sampler knows as many results as possible.
         slots = self._guarded(self._slots.count, 0)
         if not self._search.is_ending and self._search.unfinished >= slots:
             return None
         suggestion = self._guarded(self._search.next, None)
         if suggestion is None:
-            # A running trajectory may have to be handed out again, and after FINISHED Tune would not ask any more.
+            # A running trajectory may have to be handed out again, but Tune would not ask again after FINISHED.
             waits = self._search.unfinished and not self._search.is_ending
             return None if waits else str(Searcher.FINISHED)
         trajectory = self._search.spec.trajectory_at(suggestion.values, suggestion.seed)
@@ -74,7 +78,7 @@ class _Suggest(_Hook, Searcher):
         return {JOB: make_job(spec, number, trajectory, self._run_dir, self._run_id, self._data, left_out)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing, because `_Watch` has already told the search."""
+        """Do nothing, because `_Watch` has already informed the search."""
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing, because Ray's snapshots are never restored."""
@@ -84,7 +88,7 @@ class _Suggest(_Hook, Searcher):
 
 
 class _Stop(_Hook, tune.Stopper):
-    """The hook that Tune asks first, after each reported level, whether to stop the trial."""
+    """The hook that Tune calls first after each reported level, to ask whether to stop the trial."""
 
     def __init__(self, search: SearchDriver) -> None:
         self._search = search
@@ -96,7 +100,7 @@ class _Stop(_Hook, tune.Stopper):
             reason = self._guarded(lambda: self._search.level_finished(number, report), None)
             if reason is not None:
                 self.reasons[trial_id] = reason
-        # A search that was asked to stop finishes the levels in training, not the trajectories.
+        # After a stop request, the search finishes the levels in training, but not their trajectories.
         return trial_id in self.reasons or self._search.progress.stopped
 
     def stop_all(self) -> bool:
@@ -126,9 +130,9 @@ class _Watch(_Hook, tune.Callback):
             self._guarded(lambda: self._search.ended(number, end), None)
 
     def _leave_out(self, number: int, report: NotShared) -> None:
-        """Continue without a node that joined the cluster but cannot access the storage."""
+        """Exclude a node that joined the cluster but cannot access the storage."""
         if report.node not in self._slots.left_out:
-            self._search.say(f"left out a node, whose trajectories run on other nodes: {report.reason}")
+            self._search.say(f"excluded a node, whose trajectories will run on other nodes: {report.reason}")
         self._search.take_back(number)
         if not self._slots.leave_out(report.node):
             self._search.halt(StorageError(report.reason))
@@ -137,7 +141,7 @@ class _Watch(_Hook, tune.Callback):
         self._guarded(lambda: self._search.started(trial.config[JOB].number), None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        # Ray gives up at once if a worker dies while it is being given a trajectory, otherwise after `max_failures`.
+        # Ray gives up at once if a worker dies while receiving a trajectory, otherwise after `max_failures` failures.
         number = trial.config[JOB].number
         if trial.num_failures <= self._search.spec.search.max_failures and self._search.hand_out_again(number):
             return
@@ -145,7 +149,7 @@ class _Watch(_Hook, tune.Callback):
         self._guarded(lambda: self._search.ended(number, died(self._search, "", error)), None)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        # Ray keeps every trial until the end. These results, which nothing uses, would take most of the memory.
+        # Ray keeps every trial until the search ends. These results are not used, but would take most of the memory.
         for kept in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps, trial.last_result):
             kept.clear()
 
@@ -154,14 +158,15 @@ class _Watch(_Hook, tune.Callback):
 
 
 class _Queue(FIFOScheduler):
-    """Gives the actor of a trial that has ended to the next suggestion.
+    """A scheduler that gives the actor of a trial that has ended to the next suggestion.
 
-    Tune's default is the oldest waiting trial, even if an actor is already being started for it, which is then ended.
-    With short trajectories, actors were constantly started and ended, and only 5 of 20 slots were in use.
+    By default, Tune gives the actor to the oldest waiting trial, even if a new actor is already being started for this
+    trial, and then stops the new actor. With short trajectories, actors were constantly started and stopped, and only 5
+    of 20 slots were in use.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Choose none, so that Tune starts an actor for each trial or reuses an idle one."""
+        """Choose no trial, so that Tune starts an actor for each trial or reuses an idle one."""
 
 
 def run_on_ray(
@@ -178,11 +183,11 @@ def run_on_ray(
         run_dir: the run directory.
         run_id: the id of this run.
         trainable: the class that runs a trajectory.
-        data: the handle from `connection.share`; with None, each worker reads the data set itself.
+        data: the handle from `connection.share`; if None, each worker reads the data set itself.
 
     Raises:
         StorageError: the storage keeps the search from continuing; finished levels are kept.
-        TicketSearchError: the processes of a local Ray have died.
+        TicketSearchError: the processes of a local Ray cluster have died.
     """
     spec = search.spec
     stop, slots = _Stop(search), Slots(spec.resources, spec.search.max_concurrent)
@@ -208,7 +213,7 @@ def run_on_ray(
 
 @contextmanager
 def _one_message() -> Iterator[None]:
-    """Turn a traceback, which is Tune's message for an error in a hook, into its last line and the source line."""
+    """Shorten the message of Tune's error about a hook, which is a traceback, to its last line and the source line."""
     try:
         yield
     except TuneError as error:

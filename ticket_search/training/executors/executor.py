@@ -8,18 +8,19 @@ from ticket_search.training.request import TrainRequest
 
 @runtime_checkable
 class Executor(Protocol):
-    """Trains submitted requests. Neither their order nor which ones are trained together may affect the outputs."""
+    """Trains submitted requests. Outputs must not depend on the order of requests, or on which are trained together."""
 
     name: str
     """The name in `TrainingSpec.executor`."""
     lanes: int
-    """The maximum number of trainings that the executor can hold at once."""
+    """The maximum number of requests that the executor can train at once."""
 
     def submit(self, request: TrainRequest) -> None:
-        """Accept a training. Called only while fewer than `lanes` trainings are held."""
+        """Accept a request. Called only while fewer than `lanes` requests are in progress."""
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
-        """Train until at least one training is done; return each finished training once.
+        """Train until at least one request is finished; return each finished request once, with its outputs.
 
-        Called only while at least one is held. An error in any training is raised here and drops all held trainings.
+        Called only while a request is in progress. An error in any request is raised here, and all requests in progress
+        are dropped.
         """

@@ -1,4 +1,4 @@
-"""An executor that runs one training after another, each on its own network."""
+"""An executor that trains one request after another, each with its own network."""
 
 from ticket_search.training.determinism import reproducible
 from ticket_search.training.lane import PlainLane
@@ -17,17 +17,17 @@ class PlainExecutor:
         self._held: list[TrainRequest] = []
 
     def submit(self, request: TrainRequest) -> None:
-        """Accept a training."""
+        """Accept a request."""
         self._held.append(request)
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
-        """Run the training that was submitted first, and return it."""
+        """Train the request that was submitted first, and return it with its outputs."""
         request = self._held.pop(0)
         return [(request, train(request))]
 
 
 def train(request: TrainRequest) -> LevelOutputs:
-    """Run a training from its start or checkpoint to its end."""
+    """Train a request to its end, from its checkpoint if there is one, and return the outputs."""
     with reproducible(next(request.network.parameters()).device):
         update = PlainLane(request)
         training = Training(request, update)

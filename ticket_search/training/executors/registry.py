@@ -1,4 +1,4 @@
-"""Choosing a level's executor, identifying it in level keys, and creating it."""
+"""Choose a level's executor, identify it in level keys, and create it."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,8 @@ from ticket_search.config.base import unknown
 from ticket_search.config.identity import PLAIN_EXECUTOR, ExecutorKey
 from ticket_search.config.imports import load_function, source_digest
 from ticket_search.config.trajectory import EXECUTORS, USER_FUNCTION, TrainingSpec
-from ticket_search.errors import SpecError
+from ticket_search.config.user_error import one_line
+from ticket_search.errors import SpecError, quoted
 from ticket_search.training.executors.executor import Executor
 from ticket_search.training.executors.plain import PlainExecutor
 
@@ -15,7 +16,7 @@ _KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR}
 
 
 def chosen_executor(training: TrainingSpec) -> str:
-    """Return the name of the executor that trains a level. It depends on the settings alone, never on the load."""
+    """Return the name of the executor that trains a level. The choice depends only on the level's settings."""
     return "plain" if training.executor == "auto" else training.executor
 
 
@@ -44,10 +45,10 @@ def executor_for(name: str) -> Executor:
     try:
         executor = function()
     except (Exception, SystemExit) as error:
-        raise SpecError(f"executor {name!r}: the function raised {type(error).__name__}: {error}") from error
+        raise SpecError(f"executor {name!r}: the function raised {one_line(error)}") from error
     if not isinstance(executor, Executor):
         raise SpecError(
-            f"executor {name!r}: the function returned {executor!r:.80}, "
+            f"executor {name!r}: the function returned {quoted(executor)}, "
             "not a ticket_search.training.executors.executor.Executor"
         )
     if not isinstance(executor.lanes, int) or executor.lanes < 1:
