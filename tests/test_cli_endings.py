@@ -108,6 +108,26 @@ class TestDebug:
         assert f"{look.__file__}:" in line
         assert line.endswith("This is a bug in ticket_search; run again with --debug to see a traceback")
 
+    @pytest.mark.parametrize(
+        ("error", "line"),
+        [
+            (MemoryError(), "error: the system has no memory left; stop other programs, "),
+            (
+                OSError(28, "No space left on device", "/tmp/x"),
+                "error: OSError: [Errno 28] No space left on device: '/tmp",
+            ),
+        ],
+    )
+    def test_what_the_system_refuses_is_not_called_a_bug(self, error, line, monkeypatch):
+        def refuse(location):
+            raise error
+
+        monkeypatch.setattr(look, "open_folder", refuse)
+        said = CliRunner().invoke(main, ["status", "x"])
+        assert said.exit_code == 1
+        assert said.stderr.startswith(line)
+        assert "bug" not in said.stderr
+
     @pytest.mark.parametrize("arguments", [["--debug", "status", "x"], ["status", "x", "--debug"]])
     def test_debug_shows_the_traceback_of_a_bug(self, bug, arguments):
         said = CliRunner().invoke(main, arguments)

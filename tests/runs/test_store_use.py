@@ -10,11 +10,11 @@ from helpers import finished_levels
 
 from ticket_search.analysis.tickets import tickets
 from ticket_search.config.identity import rewind_key
-from ticket_search.errors import RunDirectoryError
+from ticket_search.errors import RunDirectoryError, StorageError
 from ticket_search.follow_up.stability import lines_between_copies
 from ticket_search.results.events import read_events
 from ticket_search.results.reading import load_results
-from ticket_search.runs.directory import hold, read_spec
+from ticket_search.runs.directory import hold, read_run, read_spec
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.store_use import inspect, prune, register
 from ticket_search.search.driver import SearchDriver
@@ -315,7 +315,7 @@ class TestRefused:
         run_by_hand(b, tmp_path / "b")
         with hold(open_folder(tmp_path / "b"), b):
             for directory in ("a", "b", "store"):
-                with pytest.raises(RunDirectoryError, match=r"b' is being run by process \d+ on .*; inspect"):
+                with pytest.raises(RunDirectoryError, match=r"b' is being run by process \d+ on .*; wait until"):
                     inspect(open_folder(tmp_path / directory))
         assert len(inspect(open_folder(tmp_path / "a")).searches) == 2
 
@@ -370,6 +370,20 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
     prune(use)
     use = inspect(store)
     assert (len(use.kinds["levels"]), use.searches) == (2, [str(tmp_path / "run")])
+
+
+def test_stability_refuses_nodes_without_the_storage(finished_search, monkeypatch):
+    """Otherwise each such node would train copies into a folder of its own."""
+    folder = LocalFolder(finished_search)
+
+    def check(engine, place):
+        assert (place.run_dir, place.run_id) == (folder, read_run(folder).run_id)
+        raise StorageError("node 10.0.0.2 cannot reach the storage")
+
+    monkeypatch.setattr("ticket_search.engines.inline.InlineEngine.check_storage", check)
+    ticket = f"{load_results(folder).levels['trajectory_id'][0]}/1"
+    with pytest.raises(StorageError, match=r"10\.0\.0\.2 cannot reach"):
+        lines_between_copies(folder, ticket, copies=2, points=3, engine="inline")
 
 
 def test_stability_locks_the_directory(finished_search):

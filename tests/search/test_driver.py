@@ -242,8 +242,10 @@ class TestDeadWorker:
         driven = SearchDriver(spec, tmp_path)
         first = driven.next()
         for _ in range(spec.search.max_failures + 1):
+            driven.started(first.number)
+            assert driven.progress.counts["running"] == 1
             driven.take_back(first.number)
-            assert driven.unfinished == 0
+            assert (driven.unfinished, driven.progress.counts["running"]) == (0, 0)
             assert driven.next() == first
         assert driven.hand_out_again(first.number)
 

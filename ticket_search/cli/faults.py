@@ -35,6 +35,10 @@ def explain(error: Exception) -> str:
         click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
     if isinstance(error, TicketSearchError) and not isinstance(error, Fault):
         return str(error)
+    if isinstance(error, MemoryError):
+        return "the system has no memory left; stop other programs, or use a smaller network or data set"
+    if isinstance(error, OSError):  # the system's fault, such as a full /tmp
+        return headline(error)
     line = str(error) if isinstance(error, Fault) else _in_one_line(error)
     return f"{line}. This is a bug in ticket_search" + ("" if debug else "; run again with --debug to see a traceback")
 

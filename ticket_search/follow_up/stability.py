@@ -10,11 +10,16 @@ import pandas as pd
 
 from ticket_search.analysis.stability import plot, stability_table
 from ticket_search.config.base import validate
+from ticket_search.config.search import SearchSpec
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.engines.engine import open_engine
 from ticket_search.engines.job import Job, make_job
+from ticket_search.engines.place import Place
+from ticket_search.errors import RunDirectoryError
 from ticket_search.follow_up.export import find_ticket, open_finished, read_data
-from ticket_search.runs.directory import COPIES, locked, read_spec
+from ticket_search.runs.directory import COPIES, RUN_FILE, locked, read_run, read_spec
+from ticket_search.runs.places import store_folder
+from ticket_search.runs.store_use import register
 from ticket_search.storage.folder import Folder
 
 if TYPE_CHECKING:
@@ -90,9 +95,12 @@ def lines_between_copies(
     # The lock keeps `store --keep-best` from removing copies in use, and another call from writing the same table.
     with locked(run_dir, say), open_engine(engine, address, room=source.size) as opened:
         (run_dir / COPIES).write(f"{ticket.replace('/', '-')}.json", json.dumps(keys).encode())
-        opened.plan(spec)
+        for line in opened.plan(spec):
+            say(line)
+        place = _registered(run_dir, spec)
+        opened.check_storage(place)  # or a node would train copies into a folder of its own
         data = opened.share({trajectory.dataset.source: source})
-        jobs = [make_job(spec, 0, arm.trajectory, run_dir, "", data) for arm in arms]
+        jobs = [make_job(spec, 0, arm.trajectory, run_dir, place.run_id, data) for arm in arms]
         starts = [(job, arm.level) for job, arm in zip(jobs, arms, strict=True)]
         say(f"{len(arms) * copies} training runs: {copies} copies each of the ticket and {len(dense)} dense networks")
         opened.call(train_copy, [(*start, copy) for start in starts for copy in range(copies)], spec, "trained", say)
@@ -100,6 +108,19 @@ def lines_between_copies(
         errors = opened.call(errors_between, lines, spec, "measured", say)
     heads = [{"ticket": ticket} | arm.columns | {"first": a, "second": b} for arm in arms for a, b in pairs]
     return pd.DataFrame([head | point for head, line in zip(heads, errors, strict=True) for point in line])
+
+
+def _registered(run_dir: Folder, spec: SearchSpec) -> Place:
+    """Renew the run's note in the level store, which a moved directory lacks, and return where the run keeps its files.
+
+    Raises:
+        RunDirectoryError: the file that identifies the run is missing.
+    """
+    run, store = read_run(run_dir), store_folder(spec, run_dir)
+    if run is None:
+        raise RunDirectoryError(f"{run_dir.place(RUN_FILE)!r} is missing; `ticket-search resume` writes it again")
+    register(store, run_dir, run, spec)
+    return Place(run_dir=run_dir, store=store, run_id=run.run_id)
 
 
 def train_copy(job: Job, level: int, copy: int) -> None:

@@ -154,7 +154,7 @@ def _from_host(source: str, directory: Path) -> Pulled:
 
 
 def _rsync(place: str, target: str, source: str, *options: str) -> str:
-    command = ["rsync", "-a", "-s", *options, place, target]
+    command = ["rsync", "-a", "-s", *options, "--", place, target]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})  # noqa: S603
     except FileNotFoundError:

@@ -170,7 +170,7 @@ class SearchDriver:
         self._events.log("trajectory_ended", trajectory_id=row["trajectory_id"], status=end.status, reason=end.reason)
         self._sampler.tell(self._suggestions[number], self._outcome(row, self._best.pop(number, None)))
         self._started.discard(number)
-        self.progress.counts["running"] = len(self._started)
+        self.progress.counts["running"] = len(self._started & self._running.keys())
         self.progress.counts[end.status] += 1
         if self._rebuilding.pop(number, None) and not self._rebuilding:
             self._guard()
@@ -194,13 +194,14 @@ class SearchDriver:
         """Take back a trajectory that has not ended, to hand it out again before any other."""
         del self._running[number]
         self._waiting.insert(0, self._suggestions[number])
+        self.progress.counts["running"] = len(self._started & self._running.keys())
 
     def started(self, number: int) -> None:
         """Record that a worker has started the trajectory of suggestion `number`, for the first time or again."""
         event = "trajectory_restarted" if number in self._started else "trajectory_started"
         self._events.log(event, trajectory_id=self._suggestions[number].trajectory_id)
         self._started.add(number)
-        self.progress.counts["running"] = len(self._started)
+        self.progress.counts["running"] = len(self._started & self._running.keys())
 
     def halt(self, error: TicketSearchError) -> None:
         """Record an error after which the search cannot continue; only the first error is kept."""

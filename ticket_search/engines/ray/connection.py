@@ -325,6 +325,6 @@ def _check_reachable(address: str) -> None:
     if not port.isdecimal():  # Ray knows other addresses, such as auto
         return
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
         raise SpecError(f"cannot reach a Ray cluster at {address!r}: {error}") from None
