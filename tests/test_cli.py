@@ -58,7 +58,7 @@ def test_a_dry_run_prints_what_would_run_and_leaves_nothing(finished, ray_addres
     assert list(tmp_path.iterdir()) == []
     over = in_process("run", "digits", "--dry-run", "--engine", "inline", "--set", "resources.cpus=1000", cwd=tmp_path)
     assert over.returncode == 2
-    assert over.stderr.startswith("error: resources.cpus: 1000 is more than this machine's ")
+    assert over.stderr.startswith("error: resources.cpus: 1000 is more than this machine has ")
 
 
 def test_the_contents_of_the_run_directory(finished):
@@ -115,7 +115,7 @@ def test_resume_raises_the_number_of_trials(finished):
     pd.testing.assert_frame_equal(after.head(8), before)
     fewer = in_process("resume", "runs/digits", "--trials", 3, cwd=cwd)
     assert (fewer.returncode, fewer.stdout) == (2, "")
-    assert fewer.stderr == "error: --trials 3 is less than the search's 5; give 5 or more\n"
+    assert fewer.stderr == "error: --trials 3 is less than the 5 of the search; give at least 5\n"
 
 
 def test_another_search_is_refused_and_nothing_changes(finished):
@@ -203,7 +203,7 @@ BAD = {
     "unknown strategy": (["--set", "space.strategy=[local]"], "'local' is not valid"),
     "data absent": (["--set", "dataset.name=mnist", "--data-dir", "nowhere"], "nowhere"),
     "validation too large": (["--set", "dataset.validation=1437"], "1437"),
-    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 is more than this machine's 0"),
+    "a GPU without one": (["--set", "resources.gpus=0.5"], "0.5 is more than this machine has (0)"),
     "no such key": (["--set", "serch.trials=1"], "unknown key 'serch' (did you mean 'search'?)"),
     "not KEY=VALUE": (["--set", "trials"], "'trials' is not KEY=VALUE"),
     "a list-less grid": (["--set", "search.sampler=grid"], "a grid needs a list"),

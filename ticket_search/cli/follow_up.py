@@ -28,7 +28,7 @@ from ticket_search.storage.folder import is_remote, open_folder
 
 @main.command()
 @click.argument("directory", type=DIRECTORY)
-@click.option("--top", type=Count(), default=1, show_default=True, help="Number of configurations.")
+@click.option("--top", type=Count(), default=1, show_default=True, help="Number of configurations to confirm.")
 @click.option("--seeds", type=Count(), default=5, show_default=True, help="Number of fresh seeds.")
 @click.option("--draws", type=Count(), default=3, show_default=True, help="Number of controls of each kind.")
 @MARGIN

@@ -1,4 +1,4 @@
-"""Jobs: the plain data that a worker receives. Imports neither Ray nor torch."""
+"""Jobs, the plain data that workers receive. This module imports neither Ray nor torch."""
 
 import sys
 from collections.abc import Callable, Mapping

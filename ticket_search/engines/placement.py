@@ -38,7 +38,7 @@ def check(resources: ResourcesSpec, nodes: list[Resources], types: list[NodeType
     Args:
         resources: the resources of a trajectory.
         nodes: for each node, the amount of each resource by name.
-        types: the types of nodes that may be started; None if it is unknown which nodes can be started.
+        types: the types of nodes that may be started; None if they are unknown.
 
     Raises:
         SpecError: there is no such node; the message quotes the requested and the available resources.
@@ -72,7 +72,7 @@ def node_wait_seconds() -> float:
 
 
 def waited_in_vain(resources: ResourcesSpec, nodes: list[Resources]) -> SpecError:
-    """Return the error of a search that has waited too long for a node that can run a trajectory."""
+    """Return the error to raise if no node that can run a trajectory has joined in time."""
     return SpecError(
         f"resources: no node with {_wanted(resources)} for a trajectory joined within {node_wait_seconds():g} seconds; "
         f"available: {_list(nodes) or 'no nodes'}. Ask for less, or let the autoscaler start larger nodes; "

@@ -113,12 +113,13 @@ def _check_resources(spec: SearchSpec) -> None:
     resources, processors = spec.resources, cpus()
     if resources.cpus > processors:
         raise SpecError(
-            f"resources.cpus: {resources.cpus:g} is more than this machine's {processors}; give at most {processors}"
+            f"resources.cpus: {resources.cpus:g} is more than this machine has ({processors}); "
+            f"give at most {processors}"
         )
     if resources.gpus:
         present = gpus()
         if math.ceil(resources.gpus) > present:
             raise SpecError(
-                f"resources.gpus: {resources.gpus:g} is more than this machine's {present}; "
+                f"resources.gpus: {resources.gpus:g} is more than this machine has ({present}); "
                 "give 0 to train on the CPU, or the --address of a cluster with GPUs"
             )

@@ -1,1 +1,4 @@
-"""The result tables, the event log and the TensorBoard files of a run directory. Imports neither torch nor ray."""
+"""The result tables, the event log and the TensorBoard files of a run directory.
+
+This package imports neither torch nor ray.
+"""

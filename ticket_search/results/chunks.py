@@ -58,7 +58,7 @@ def read_chunk(data: bytes, columns: list[str] | None = None) -> pa.Table:
     file = _open(data)
     try:
         return file.read(columns)
-    except Exception as error:  # a damaged file of an earlier version has no checksum, and may raise any error
+    except Exception as error:  # reading a damaged file without a checksum, of an earlier version, may raise any error
         raise ValueError(_one_line(error)) from None
 
 

@@ -33,7 +33,7 @@ class EventLog:
     def log(self, event: str, **fields: Any) -> None:
         """Append ``{"time": ..., "event": ..., **fields}``, with the time in Unix seconds.
 
-        Infinity and nan, which JSON does not have, become null. Other objects that JSON does not have become strings.
+        Infinity and nan become null, and objects that JSON cannot represent are converted to strings.
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         line = json.dumps({"time": time.time(), "event": event, **finite}, default=str)

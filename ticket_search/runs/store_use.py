@@ -27,7 +27,7 @@ from ticket_search.storage.local import LocalFolder
 
 #: Folders of a store that contain no entries.
 _CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"
-#: The age after which a partial file is certainly no longer being written, in seconds.
+#: The age in seconds after which a partial file is certainly no longer being written.
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
 _KINDS = ("levels", "rewind weights", "tickets", "copies", _CHECKPOINTS, _DAMAGED, _UNKNOWN)

@@ -118,7 +118,7 @@ def open_folder(location: Location) -> Folder:
     return RemoteFolder(text)
 
 
-#: The longest file name, in bytes, on every file system in common use.
+#: The maximum length of a file name, in bytes, on all common file systems.
 _NAME_MAX = 255
 
 
@@ -134,7 +134,7 @@ def _check_path(text: str) -> None:
     except ValueError:  # the message of this error depends on the version of Python
         reason = "it contains a NUL character"
     except OSError as error:
-        # If a parent folder is missing, `stat` reports that, even if a name is too long.
+        # If a parent folder is missing, `stat` reports the missing folder, even if a name is too long.
         too_long = any(len(os.fsencode(part)) > _NAME_MAX for part in Path(text).parts)
         if too_long or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             reason = os.strerror(errno.ENAMETOOLONG) if too_long else reason_of(error)

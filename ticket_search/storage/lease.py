@@ -26,9 +26,9 @@ from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Folder
 from ticket_search.storage.remote import impatient
 
-#: The interval between two heartbeats of an owner, in seconds.
+#: The interval in seconds between two heartbeats of an owner.
 HEARTBEAT_SECONDS = 15.0
-#: The time after which a claim expires if its heartbeat has not changed, in seconds.
+#: The time in seconds after which a claim expires if its heartbeat has not changed.
 EXPIRY_SECONDS = 60.0
 _LONG_AGO_SECONDS = 600
 #: The files of the claims that this process is making or holds. A file of this process that is not among them belongs

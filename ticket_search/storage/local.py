@@ -166,7 +166,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # some network file systems do not support syncing a folder
             raise
     finally:
         os.close(handle)
