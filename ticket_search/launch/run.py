@@ -120,7 +120,8 @@ def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held:
         # An interrupt must end within ten seconds even if the storage cannot be reached. A failure to flush is not
         # reported, because the error that ended the search says more.
         with impatient(), suppress(TicketSearchError):
-            search.flush()
+            if held.lease.confirm():  # otherwise the directory may have been moved, and would be made again
+                search.flush()
         if isinstance(error, SpecError):
             # Once the search runs, a SpecError is a runtime failure, not bad input (exit code 1, not 2).
             raise TicketSearchError(str(error)) from error
