@@ -60,7 +60,11 @@ def load_results(run_dir: Location) -> Results:
     if len(absent) == len(KEYS) and not folder.files():
         raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: there is no such folder, or it is empty")
     if missing:
-        raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: it has no table {', '.join(missing)}")
+        tables = f"it has no table {', '.join(missing)}"
+        if len(absent) == len(KEYS):
+            raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: {tables}")
+        resume = f"ticket-search resume {shlex.quote(str(run_dir))}"
+        raise RunDirectoryError(f"{str(run_dir)!r} is damaged: {tables}; `{resume}` rebuilds it from the store")
     # The writer writes trajectories last. If they are read first, all the levels that they count exist already.
     order = ("trajectories", "levels", "layers", "curves", "controls", "early_bird")
     return Results(**{name: _empty(name) if name in absent else _read(folder, name) for name in order})
