@@ -80,7 +80,7 @@ _QUOTE = _Quote()
 
 
 class UserExit(TicketSearchError):
-    """A call of ``sys.exit`` in user code, which would otherwise end the process and look like an interrupt."""
+    """A call of ``sys.exit`` in user code, or another exception that is no `Exception` and would end the process."""
 
 
 @contextmanager
@@ -88,13 +88,18 @@ def user_exit_as_error() -> Iterator[None]:
     """Turn a ``sys.exit`` in the user's network, data or metric into an error that fails only its trajectory.
 
     Raises:
-        UserExit: instead of SystemExit.
+        UserExit: instead of SystemExit, and of all others that are no `Exception`, except KeyboardInterrupt.
     """
     try:
         yield
+    except (Exception, KeyboardInterrupt):
+        raise
     except SystemExit as error:
         # Ray's SIGTERM handler also raises SystemExit, marked by this attribute, when a node is being drained. The
         # worker must then exit.
         if hasattr(error, "ray_terminate_msg"):
             raise
         raise UserExit(f"sys.exit({error.code!r}) was called where a network, data or a metric is computed") from error
+    except BaseException as error:  # asyncio.CancelledError, or what a library's own exit or timeout raises
+        name = type(error).__name__
+        raise UserExit(f"{name} was raised where a network, data or a metric is computed") from error

@@ -11,6 +11,17 @@ _LIBRARIES = (_PACKAGE, *(sysconfig.get_path(n) + os.sep for n in ("stdlib", "pu
 _LONGEST_LINE = 300
 
 
+def type_and_text(error: BaseException) -> str:
+    """Return an exception's type and the first line of its message, cut to a length that fits in a table."""
+    try:
+        text = str(error)
+    except Exception:  # the exception is the user's too
+        text = ""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return message if len(message) <= _LONGEST_LINE else message[:_LONGEST_LINE] + "..."
+
+
 def one_line(error: BaseException) -> str:
     """Describe an exception from user code in one line: its type, the first line of its message, and file and line.
 
@@ -18,13 +29,7 @@ def one_line(error: BaseException) -> str:
     packages. If there is no such frame because the user code is itself installed, they are those of the outermost frame
     outside this package.
     """
-    try:
-        text = str(error)
-    except Exception:  # the exception is the user's too
-        text = ""
-    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    message = message if len(message) <= _LONGEST_LINE else message[:_LONGEST_LINE] + "..."
+    message = type_and_text(error)
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

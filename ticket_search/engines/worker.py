@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ticket_search.config.identity import trajectory_id
 from ticket_search.config.search import SearchSpec
 from ticket_search.config.trajectory import DatasetSpec
+from ticket_search.config.user_error import type_and_text
 from ticket_search.engines.job import Job
 from ticket_search.errors import Diverged, StorageError, user_exit_as_error
 from ticket_search.runs.directory import is_stop_requested
@@ -120,8 +121,7 @@ def end_of(error: Exception) -> HaltReport | EndReport:
     if isinstance(error, Diverged):
         return EndReport(status="diverged", reason=str(error))
     # The search continues without this trajectory; the table of trajectories records the reason.
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return EndReport(status="failed", reason=reason, error="".join(traceback.format_exception(error)))
+    return EndReport(status="failed", reason=type_and_text(error), error="".join(traceback.format_exception(error)))
 
 
 def prepare(job: Job) -> "Task":
