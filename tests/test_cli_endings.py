@@ -1,5 +1,6 @@
 """Tests for how a command ends when it is interrupted, loses its terminal, or hits a bug."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,11 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 def python(code, **streams):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     return subprocess.run([sys.executable, "-c", code], text=True, timeout=30, **streams)
+
+
+def python_cli(command, folder):
+    line = f"{shlex.quote(sys.executable)} -m ticket_search.cli {command}"
+    return subprocess.run(["bash", "-c", line], cwd=folder, text=True, capture_output=True, timeout=60)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -65,8 +71,8 @@ def test_under_nohup_closing_the_terminal_does_not_end_a_command(monkeypatch):
 
 class TestOutput:
     CODE = (
-        "import click, sys; from ticket_search.cli.streams import outlive_audience\n"
-        "outlive_audience()\n"
+        "import click, sys; from ticket_search.cli.streams import outlive_audience, prepare_streams\n"
+        "prepare_streams(); outlive_audience()\n"
         "for _ in range(2):\n"
         "    click.echo('a'); click.echo('b', err=True); print('c' * 100_000); print('d', file=sys.stderr)\n"
         "open(sys.argv[1], 'w').write('reached') if len(sys.argv) > 1 else None\n"
@@ -90,6 +96,20 @@ class TestOutput:
         done = python(self.CODE)
         assert done.stdout == f"a\n{'c' * 100_000}\n" * 2
         assert done.stderr == "b\nd\n" * 2
+
+    @pytest.mark.parametrize("command", ["--help", "status ."])
+    def test_a_full_disk_under_stdout_is_no_bug(self, command, finished_search):
+        said = python_cli(f"{command} > /dev/full", finished_search)
+        assert (said.returncode, said.stderr) == (1, "error: cannot write to stdout: No space left on device\n")
+
+    @pytest.mark.parametrize("command", ["status . >&-", "tickets . >&-", "tickets . <&- >&- 2>&-"])
+    def test_a_command_with_closed_streams_succeeds(self, command, finished_search):
+        said = python_cli(command, finished_search)
+        assert (said.returncode, said.stderr) == (0, "")
+
+    @pytest.mark.parametrize("streams", ["2>&-", "2> /dev/full"])
+    def test_a_refusal_that_nobody_reads_keeps_its_exit_code(self, streams, tmp_path):
+        assert python_cli(f"status . {streams}", tmp_path).returncode == 2
 
 
 class TestDebug:

@@ -80,7 +80,7 @@ _QUOTE = _Quote()
 
 
 class UserExit(TicketSearchError):
-    """A call to ``sys.exit`` in user code. Without this error, the process would exit as if it had been interrupted."""
+    """A ``sys.exit`` in user code, or another exception there that is not an `Exception` and would end the process."""
 
 
 @contextmanager
@@ -88,13 +88,18 @@ def user_exit_as_error() -> Iterator[None]:
     """Turn a ``sys.exit`` in the user's network, data or metric into an error that fails only its trajectory.
 
     Raises:
-        UserExit: instead of SystemExit.
+        UserExit: instead of SystemExit, and of all others that are no `Exception`, except KeyboardInterrupt.
     """
     try:
         yield
+    except (Exception, KeyboardInterrupt):
+        raise
     except SystemExit as error:
         # When a node is being drained, Ray's SIGTERM handler raises a SystemExit with this attribute, and the worker
         # must exit.
         if hasattr(error, "ray_terminate_msg"):
             raise
         raise UserExit(f"the code of a network, data set or metric called sys.exit({error.code!r})") from error
+    except BaseException as error:  # such as asyncio.CancelledError
+        name = type(error).__name__
+        raise UserExit(f"{name} was raised by the code of a network, data set or metric") from error

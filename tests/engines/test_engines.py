@@ -15,6 +15,7 @@ import pytest
 from ticket_search import load_results
 from ticket_search.engines.engine import NAMES, open_engine
 from ticket_search.engines.place import Place
+from ticket_search.engines.worker import end_of
 from ticket_search.engines.worker_process import how_it_ended, visible_gpus
 from ticket_search.errors import SpecError, StorageError, TicketSearchError
 from ticket_search.launch.run import run_search
@@ -199,6 +200,24 @@ def test_a_trajectory_that_raises_fails_and_the_others_continue(engine, user_mod
     assert list(broken["status"]) == ["failed"] * 2
     assert all("no such layer: 42" in reason for reason in broken["reason"])
     assert all("Traceback" in error for error in broken["error"])
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Unprintable(), "Unprintable"),
+        (ValueError("\n\nsecond"), "ValueError: second"),
+        (ValueError(), "ValueError"),
+        (ValueError("x" * 10**6), f"ValueError: {'x' * 288}..."),
+    ],
+)
+def test_any_error_has_a_reason_of_one_line(error, reason):
+    assert end_of(error).reason == reason
 
 
 def test_a_diverging_trajectory_has_status_and_reason(engine, search, tmp_path):

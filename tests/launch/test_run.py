@@ -1,5 +1,8 @@
 """A search that cannot be run gives one message and leaves nothing behind."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from ticket_search.errors import SpecError
@@ -46,3 +49,27 @@ def test_a_refused_search_does_not_remove_another_search(search, tmp_path, monke
         "runs/other",
         "runs/other/search.yaml",
     ]
+
+
+def test_an_interrupted_search_whose_directory_was_moved_does_not_make_it_again(search, tmp_path):
+    spec = search({"pruning_rate": [0.5, 0.6]}, base={"pruning.max_levels": 1}, seeds=(0,), sampler="grid", trials=None)
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    def move(progress, row):
+        here.rename(there)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(spec, here, engine="inline", listener=move)
+    assert not here.exists()
+    assert run_search(spec, there, engine="inline").counts["completed"] == 2
+
+
+def test_a_network_that_changes_the_working_directory_does_not_move_the_caller(search, tmp_path, monkeypatch):
+    def leave(progress, row):
+        os.chdir("/")
+
+    spec = search({"pruning_rate": [0.5]}, base={"pruning.max_levels": 1}, seeds=(0,), sampler="grid", trials=None)
+    monkeypatch.chdir(tmp_path)
+    run_search(spec, "run", engine="inline", listener=leave)
+    assert Path.cwd() == tmp_path

@@ -1,5 +1,6 @@
 """Tests for trajectories that run side by side, with one executor that trains their levels together."""
 
+import asyncio
 import sys
 import time
 from collections import Counter
@@ -214,6 +215,18 @@ class TestExecutors:
         assert [level.curve for level in plain] == [level.curve for level in own]
         assert executor_key("plain") == {"name": "plain", "width": 1}
         assert set(executor_key("pair_executor:Pair")) == {"name", "source"}
+
+
+def test_an_exception_that_is_no_exception_fails_only_its_trajectory(digits, trajectory, stores, monkeypatch):
+    def cancelled(executor):
+        raise asyncio.CancelledError
+
+    side = Side(digits, PlainExecutor())
+    monkeypatch.setattr(PlainExecutor, "advance", cancelled)
+    side.add("leaves", trajectory(), stores())
+    side.run()
+    assert isinstance(side.ended["leaves"].error, UserExit)
+    assert str(side.ended["leaves"].error).startswith("CancelledError was raised where a network")
 
 
 @pytest.mark.parametrize("name", ["plain", "pair"])

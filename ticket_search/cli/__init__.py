@@ -8,6 +8,8 @@ import signal
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from ticket_search.cli.streams import prepare_streams
+
 INTERRUPTED = 130
 
 
@@ -19,6 +21,7 @@ def main(**options: Any) -> None:
     """
     for number in ending_signals():
         signal.signal(number, _end_at_once)
+    prepare_streams()
     from ticket_search.cli.commands import main as commands
 
     commands(**options)

@@ -10,7 +10,9 @@ import click
 
 from ticket_search.cli import INTERRUPTED, ending_signals
 from ticket_search.cli.faults import debug_option, explain
+from ticket_search.cli.streams import is_of_stdout
 from ticket_search.errors import SpecError, TicketSearchError
+from ticket_search.storage.folder import reason_of
 
 
 class _Commands(click.Group):
@@ -20,6 +22,16 @@ class _Commands(click.Group):
         """Add a command, and give it the option ``--debug``."""
         cmd.params.append(debug_option())
         super().add_command(cmd, name)
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command; see `click.Command.main`."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            if not is_of_stdout(error):
+                raise
+            click.echo(f"error: cannot write to stdout: {reason_of(error)}", err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         if threading.current_thread() is threading.main_thread():
@@ -38,6 +50,8 @@ class _Commands(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise  # click handles these itself: usage errors, --help, a closed pipe
         except Exception as error:
+            if isinstance(error, OSError) and is_of_stdout(error):
+                raise
             click.echo(f"error: {explain(error)}", err=True)
             sys.exit(1)
 

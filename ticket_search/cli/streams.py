@@ -1,9 +1,32 @@
-"""Output streams that may fail without stopping a search, whose results go to the run directory."""
+"""Standard streams that are closed or fail: what stops a command, and what must not stop a search."""
 
 import os
 import sys
-from contextlib import suppress
-from typing import Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+_STDOUT = "<stdout>"
+
+
+def prepare_streams() -> None:
+    """Open the null device for closed streams (`>&-`), let stderr fail, and name stdout in the errors of writing to it.
+
+    If a closed stream stayed closed, the next file that this process opens would get its number, and whatever a
+    library prints would go into that file.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
+    sys.stdout = cast(TextIO, _Named(sys.stdout))
+    sys.stderr = cast(TextIO, _Dispensable(sys.stderr))
+
+
+def is_of_stdout(error: OSError) -> bool:
+    """Return whether an error is that of writing to stdout, after `prepare_streams`."""
+    return str(error.filename) == _STDOUT
 
 
 def outlive_audience() -> None:
@@ -13,10 +36,35 @@ def outlive_audience() -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # the shell closed it: `>&-`
-            stream = open(os.devnull, "w")  # noqa: SIM115, PTH123 (stays open until the process ends)
         if not isinstance(stream, _Dispensable):
             setattr(sys, name, _Dispensable(stream))
+
+
+class _Named:
+    """A text stream whose errors have the name of stdout as their file name."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _named():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _named():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = _STDOUT
+        raise
 
 
 class _Dispensable:

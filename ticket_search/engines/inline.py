@@ -1,8 +1,10 @@
 """An engine that runs trajectories in this process, for debuggers, notebooks and tests."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ticket_search.config.search import SearchSpec
@@ -85,8 +87,8 @@ class _InMemory:
 
 @contextmanager
 def _process_left_as_it_was() -> Iterator[None]:
-    """Restore torch's number of threads and the import path, since a worker changes these settings of the caller."""
-    paths = list(sys.path)
+    """Restore settings of the caller that a worker changes: torch's threads, the import path, the working directory."""
+    paths, directory = list(sys.path), Path.cwd()
     import torch
 
     threads = torch.get_num_threads()
@@ -95,3 +97,5 @@ def _process_left_as_it_was() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         sys.path[:] = paths
+        with suppress(OSError):  # it may have been deleted
+            os.chdir(directory)

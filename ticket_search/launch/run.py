@@ -131,7 +131,8 @@ def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held:
         # Do not retry writes: after an interrupt, the process must exit within ten seconds even if it cannot reach the
         # storage. If flushing fails too, report only the error that ended the search.
         with impatient(), suppress(TicketSearchError):
-            search.flush()
+            if held.lease.confirm():  # otherwise the directory may have been moved, and would be made again
+                search.flush()
         if isinstance(error, SpecError):
             # While a search runs, a SpecError is a runtime failure (exit code 1), not bad input (exit code 2).
             raise TicketSearchError(str(error)) from error
