@@ -170,7 +170,7 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         (
             {"early_bird": {}, "criterion": "synflow"},
             "early_bird compares masks computed from the weights in training, but criterion 'synflow' needs more than "
-            "these; give one of magnitude, large_final, small_final, or early_bird null",
+            "the weights; give one of magnitude, large_final, small_final, or early_bird null",
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
