@@ -37,7 +37,7 @@ def test_the_command_writes_tables_and_a_plot_and_a_second_run_trains_nothing(se
     options = (folder, ticket, "--points", 5, "--engine", "inline")
     said = in_process("stability", *options)
     assert said.returncode == 0, said.stderr
-    assert said.stderr.splitlines()[0] == "9 training runs: 3 copies each of the ticket and 2 dense networks"
+    assert said.stderr.splitlines()[1] == "9 training runs: 3 copies each of the ticket and 2 dense networks"
     table, lines = pd.read_parquet(folder / "stability"), pd.read_parquet(folder / "stability_lines")
     assert table["arm"].tolist() == ["ticket", "dense", "dense"]
     assert table["rewind_iteration"].tolist() == [8, 0, 8]
@@ -72,7 +72,7 @@ def test_dense_networks_are_copied_at_the_given_rewinds(searched):
     options = {"copies": 2, "points": 3, "engine": "inline", "say": said.append}
     lines = lines_between_copies(LocalFolder(folder), ticket, rewinds=(20, 4), **options)
     assert lines.loc[lines["arm"] == "dense", "rewind_iteration"].unique().tolist() == [4, 20]
-    assert said[0] == "6 training runs: 2 copies each of the ticket and 2 dense networks"
+    assert said[1] == "6 training runs: 2 copies each of the ticket and 2 dense networks"
     assert said[-1] == "measured 3 of 3"
 
 

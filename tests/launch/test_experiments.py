@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from helpers import finished_levels
 
+from ticket_search.errors import RunDirectoryError
 from ticket_search.launch import preflight
 from ticket_search.launch.disk import estimate
 from ticket_search.launch.run import run_search
@@ -50,15 +51,17 @@ def test_controls_requested_later_reuse_stored_ones(search, tmp_path):
     pd.testing.assert_frame_equal(controls.loc[controls["draw"] == 0, figures].reset_index(drop=True), before)
 
 
-def test_a_search_of_an_older_version_has_no_controls(search, tmp_path):
+def test_a_removed_table_of_controls_is_rebuilt(search, tmp_path):
     spec = search({"pruning_rate": [0.5]}, seeds=(0,), sampler="grid", trials=None)
     run_search(spec, tmp_path / "run", engine="inline")
     for file in (tmp_path / "run" / "controls").iterdir():
         file.unlink()
     (tmp_path / "run" / "controls").rmdir()
-    assert load_results(tmp_path / "run").controls.empty
+    with pytest.raises(RunDirectoryError, match="is damaged: it has no table controls/; `ticket-search resume"):
+        load_results(tmp_path / "run")
     run_search(spec, tmp_path / "run", engine="inline")
-    assert len(load_results(tmp_path / "run").levels) == 3
+    results = load_results(tmp_path / "run")
+    assert (len(results.levels), len(results.controls)) == (3, 0)
 
 
 @pytest.mark.parametrize("sampler", ["grid", "tpe"])
