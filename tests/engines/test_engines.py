@@ -15,6 +15,7 @@ import pytest
 from ticket_search import load_results
 from ticket_search.engines.engine import NAMES, open_engine
 from ticket_search.engines.place import Place
+from ticket_search.engines.scratch import scratch_folder
 from ticket_search.engines.worker import end_of
 from ticket_search.engines.worker_process import how_it_ended, visible_gpus
 from ticket_search.errors import SpecError, StorageError, TicketSearchError
@@ -411,14 +412,14 @@ def test_workers_with_several_gpus_get_consecutive_ones(monkeypatch):
     assert [visible_gpus(slot, 2.0) for slot in range(2)] == [["4", "5"], ["6", "7"]]
 
 
-def test_the_next_driver_removes_the_shared_data_of_a_killed_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_the_next_search_removes_the_scratch_folder_of_a_killed_one(tmp_path, monkeypatch, engine):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     for pid in (gone.pid, os.getpid()):
-        (tmp_path / f"ticket_search_processes_{pid}_x").mkdir()
-        (tmp_path / f"ticket_search_processes_{pid}_x" / "data_0").write_bytes(b"a whole data set")
-    with open_engine("processes"):
+        (tmp_path / f"ticket_search_{engine}_{pid}_x").mkdir()
+        (tmp_path / f"ticket_search_{engine}_{pid}_x" / "data_0").write_bytes(b"a whole data set")
+    with scratch_folder(engine) as own:
         left = {path.name for path in tmp_path.iterdir()}
-    assert f"ticket_search_processes_{gone.pid}_x" not in left
-    assert f"ticket_search_processes_{os.getpid()}_x" in left
+    assert left == {f"ticket_search_{engine}_{os.getpid()}_x", own.name}

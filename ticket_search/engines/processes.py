@@ -1,8 +1,5 @@
 """An engine that runs trajectories in worker processes on this machine, without Ray."""
 
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,32 +13,21 @@ from ticket_search.engines.job import Shared
 from ticket_search.engines.mapped import map_data
 from ticket_search.engines.place import Place
 from ticket_search.engines.receive import died, next_job, receive, times
+from ticket_search.engines.scratch import scratch_folder
 from ticket_search.engines.worker_process import WorkerDied, WorkerProcess
 from ticket_search.errors import StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
-from ticket_search.storage.lease import is_running
 
 T = TypeVar("T")
 #: How often to check for a stop request and unwritten rows while no worker reports, in seconds.
 _LOOK_SECONDS = 1.0
-#: The prefix of the names of scratch folders; the process id follows.
-_SCRATCH = "ticket_search_processes_"
 
 
 @contextmanager
 def open_processes() -> Iterator["ProcessEngine"]:
     """Open the engine; the data that its workers share are removed when the block ends."""
-    _sweep()
-    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}_") as scratch:
-        yield ProcessEngine(Path(scratch))
-
-
-def _sweep() -> None:
-    """Remove the scratch folders of drivers that were killed; they contain whole data sets."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*_*"):
-        pid = folder.name.removeprefix(_SCRATCH).partition("_")[0]
-        if pid.isdigit() and not is_running(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder("processes") as scratch:
+        yield ProcessEngine(scratch)
 
 
 class ProcessEngine:

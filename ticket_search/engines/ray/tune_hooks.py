@@ -2,7 +2,6 @@
 
 import logging
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ticket_search.engines.ray.connection import ends_with_ray
 from ticket_search.engines.ray.nodes import Slots
 from ticket_search.engines.ray.trainable import TrajectoryTrainable
 from ticket_search.engines.receive import died
+from ticket_search.engines.scratch import scratch_folder
 from ticket_search.errors import Fault, SpecError, StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotShared, NotStarted
@@ -191,11 +191,11 @@ def run_on_ray(
     """
     spec = search.spec
     stop, slots = _Stop(search), Slots(spec.resources, spec.search.max_concurrent)
-    with tempfile.TemporaryDirectory(prefix="ticket_search_") as scratch, _quiet(), ends_with_ray(), _one_message():
+    with scratch_folder("ray") as scratch, _quiet(), ends_with_ray(), _one_message():
         tune.run(
             trainable,
             name="search",
-            storage_path=scratch,
+            storage_path=str(scratch),
             search_alg=_Suggest(search, slots, run_dir, run_id, data),
             stop=stop,
             scheduler=_Queue(),  # type: ignore[no-untyped-call]
