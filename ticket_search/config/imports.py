@@ -105,7 +105,7 @@ def _module(name: str) -> ModuleType:
         raise SpecError(f"{name!r}: importing {path!r} failed: {one_line(error)}{hint}") from error
     if module not in _DIGESTS:
         file = getattr(module, "__file__", None)
-        if not file:
+        if not file or not Path(file).is_file():  # in a notebook, or in a program that Python reads from stdin
             raise SpecError(f"{name!r}: the module {path!r} has no source file; put the function into a .py file")
         _DIGESTS[module] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return module

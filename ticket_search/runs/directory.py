@@ -291,7 +291,9 @@ def read_run(run_dir: Folder) -> Run | None:
     try:
         return None if data is None else Run(**json.loads(data))
     except (ValueError, TypeError) as error:
-        raise RunDirectoryError(f"{run_dir.place(RUN_FILE)!r} is damaged: {error}") from None
+        raise RunDirectoryError(
+            f"{run_dir.place(RUN_FILE)!r} is damaged: {error}; remove it, and `ticket-search resume` writes a new one"
+        ) from None
 
 
 def _check_identity(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
