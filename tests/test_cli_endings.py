@@ -1,5 +1,6 @@
 """Tests for how a command ends when it is interrupted, loses its terminal, or hits a bug."""
 
+import os
 import shlex
 import signal
 import subprocess
@@ -22,7 +23,9 @@ def python(code, **streams):
 
 def python_cli(command, folder):
     line = f"{shlex.quote(sys.executable)} -m ticket_search.cli {command}"
-    return subprocess.run(["bash", "-c", line], cwd=folder, text=True, capture_output=True, timeout=60)
+    # Buffered, as on a user's machine: what stays in a buffer may fail only at exit.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(["bash", "-c", line], cwd=folder, env=environment, text=True, capture_output=True, timeout=60)
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -47,11 +47,11 @@ class _Named:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with _named():
+        with _named(self._stream):
             return self._stream.write(text)
 
     def flush(self) -> None:
-        with _named():
+        with _named(self._stream):
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -59,12 +59,24 @@ class _Named:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
+def _named(stream: TextIO) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        _discard(stream)
         error.filename = _STDOUT
         raise
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what a stream has not written yet, and all later output, to the null device.
+
+    Unwritten text stays in the stream's buffer. Python's flush at exit would fail again, and set the exit code to 120.
+    """
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 class _Dispensable:
@@ -77,22 +89,14 @@ class _Dispensable:
         try:
             self._stream.write(text)
         except OSError:
-            self._drop()
+            _discard(self._stream)
         return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError:
-            self._drop()
+            _discard(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-    def _drop(self) -> None:
-        # Redirect the file descriptor too: unwritten text stays in the stream's buffer, and otherwise Python's flush at
-        # exit would fail again and set the exit code to 120.
-        with suppress(OSError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
