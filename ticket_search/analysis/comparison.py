@@ -30,8 +30,8 @@ def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0
     The bootstrap draws seeds with replacement. The ends are expanded percentiles (Hesterberg 2015, section 3.4). In a
     test with 2,000 samples of five values from a normal distribution, nominal 95% intervals from the usual percentiles
     covered the true mean 84% of the time, and those from expanded percentiles 92%. With two or three values, there are
-    too few different draws for either method, so the ends are the smallest and the largest value (and the intervals
-    covered the mean 51% and 76% of the time).
+    too few different draws for either method, so the ends are the smallest and the largest value; these intervals
+    covered the mean 51% and 76% of the time.
 
     Args:
         values: one value per seed. With fewer than two values, the ends are nan.
@@ -58,7 +58,7 @@ def ratio_of_means(
 
 
 def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean over all pairs of a ticket and a seed, and the ends of its bootstrap interval.
+    """Return the mean over all (ticket, seed) pairs, and the ends of its bootstrap interval.
 
     Tickets and seeds are drawn with replacement, independently of each other (the pigeonhole bootstrap, Owen 2007,
     arXiv 0712.1111). The interval therefore accounts for the noise of both, and tends to be too wide.
@@ -102,7 +102,7 @@ def compare(results: Results) -> pd.DataFrame:
     The arms are ``dense`` (level 0), ``ticket``, and each kind of control. If early-bird ended the training of level 0,
     the arm of level 0 is ``early_bird``, and ``dense`` is the control that trains the dense network for all iterations.
 
-    A seed counts at a level only if its trajectory reached that level; the column ``seeds`` is their number. If
+    A seed counts at a level only if its trajectory reached that level; the column ``seeds`` counts them. If
     early stopping ended the other trajectories, the seeds that remain are the better ones, and the means are too
     optimistic. To support a claim, run the search with ``early_stopping: null``.
 
@@ -125,7 +125,7 @@ def compare(results: Results) -> pd.DataFrame:
         positive gain or lead always means better, even if a lower metric is better.
     """
     measure = measure_of(results.levels)
-    # Rows of an older version have nulls in some of these columns, which would split one configuration in two.
+    # Rows written by older versions have nulls in some of these columns, which would split a configuration in two.
     always_named = results.levels.reindex(columns=list(ALWAYS_NAMED)).dropna(axis="columns").columns
     fixed = set(schemas({})["levels"].names) - set(always_named)
     configuration = [*CONFIGURATION_NAMES, *(name for name in results.levels.columns if name not in fixed)]

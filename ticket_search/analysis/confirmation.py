@@ -46,7 +46,7 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 def check_margin(margin: float) -> None:
     """Check that a margin is finite and not negative.
 
-    If nan were allowed, no ticket could ever match or be worse, because all comparisons with nan are false.
+    With a margin of nan, no ticket could ever match or be worse, because every comparison with nan is false.
 
     Raises:
         SpecError: the margin is negative or not finite.

@@ -93,7 +93,7 @@ def plot(lines: pd.DataFrame) -> bytes:
     by_iteration.legend(fontsize="small")
     figure.suptitle(f"Linear mode connectivity of {ticket}", fontsize="medium")
     file = BytesIO()
-    # Without a fixed salt and date, matplotlib would write a different file each time for the same lines.
+    # Without a fixed salt and date, matplotlib would write a different file every time, even for the same lines.
     with mpl.rc_context({"svg.hashsalt": ticket, "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

@@ -22,11 +22,11 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
             still counts as a match.
 
     Returns:
-        A row for each number of kept weights and arm: ``kept_weights``, ``density``, ``arm``; ``tickets`` and ``seeds``
-        (the numbers of tickets and seeds that have figures); ``trainings`` (the number of pairs of a ticket and a seed
-        that have figures); and the figures of `comparison.compare`, with intervals from `comparison.crossed`. Gains
-        compare an arm with the dense network of the same seed; leads compare the ticket with the control of the same
-        ticket and seed. The column ``verdict`` is described in `confirmation.confirm_table`.
+        A row for each arm at each number of kept weights: ``kept_weights``, ``density``, ``arm``; ``tickets`` and
+        ``seeds`` (the numbers of tickets and seeds that have figures); ``trainings`` (the number of (ticket, seed)
+        pairs that have figures); and the figures of `comparison.compare`, with intervals from `comparison.crossed`.
+        Gains compare an arm with the dense network of the same seed; leads compare the ticket with the control of the
+        same ticket and seed. The column ``verdict`` is described in `confirmation.confirm_table`.
 
     Raises:
         SpecError: the margin is negative or not a finite number.
@@ -63,7 +63,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
 
 def _cells(rows: pd.DataFrame, name: str, tickets: Any, seeds: Any) -> Any:
-    """Return the values of a figure as ``[tickets, seeds]``, each the mean over the draws of a control."""
+    """Return the values of a figure as ``[tickets, seeds]``; a control's values are means over its draws."""
     table = rows.pivot_table(index="ticket", columns="seed", values=name, aggfunc="mean")
     return table.reindex(index=tickets, columns=seeds).to_numpy(float)
 

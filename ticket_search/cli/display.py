@@ -25,7 +25,7 @@ from ticket_search.search.reports import Progress
 _WIDE = 120
 #: Columns that are not shown on narrower terminals.
 _FOR_WIDE = ("compression", "test_accuracy", "dense_test_accuracy", "test_metric", "dense_test_metric")
-#: The fields that the line of a trajectory always shows. The other searched fields follow them.
+#: The fields that a trajectory's line always shows. The other searched fields follow them.
 _NAMED = ("pruning_rate", "strategy", "rewind_iteration", "seed")
 
 

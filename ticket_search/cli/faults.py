@@ -14,7 +14,7 @@ _DEBUG = "ticket_search.debug"
 
 
 def debug_option() -> click.Option:
-    """Return the option ``--debug``. The group and all commands have it, so that its place does not matter."""
+    """Return the option ``--debug``. The group and all commands have it, so it may come before or after the command."""
 
     def note(context: click.Context, _: click.Parameter, value: bool) -> None:
         if value:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ticket_search.config.search import SearchSpec
 
 FAILED = 3
-#: The time to finish after SIGTERM, in seconds. Batch systems send SIGKILL at least ten seconds later.
+#: How long a search may take to end after SIGTERM, in seconds. Batch systems send SIGKILL at least ten seconds later.
 _SECONDS_TO_END = 9.0
 
 

@@ -15,7 +15,7 @@ from ticket_search.storage.folder import open_folder
 def pull(source: str, directory: str) -> None:
     """Copy the results of the search in SOURCE to DIRECTORY: tables, tickets and TensorBoard files, but not its store.
 
-    SOURCE is user@host:path (over rsync), s3://bucket/path, or a local path. If you run it again, the command copies
+    SOURCE is user@host:path (over rsync), s3://bucket/path, or a local path. Running the command again copies
     only files that have changed.
     """
     from ticket_search.launch.disk import in_words

@@ -1,4 +1,4 @@
-"""Standard streams that are closed or fail: what stops a command, and what must not stop a search."""
+"""Standard streams that are closed or fail: a failure may stop a command, but must not stop a search."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ _STDOUT = "<stdout>"
 
 
 def prepare_streams() -> None:
-    """Open the null device for closed streams (`>&-`), let stderr fail, and name stdout in the errors of writing to it.
+    """Open the null device for closed streams (`>&-`), ignore failures of stderr, and mark those of stdout.
 
-    If a closed stream stayed closed, the next file that this process opens would get its number, and whatever a
-    library prints would go into that file.
+    If a closed stream stayed closed, the next file that this process opens would get the stream's file descriptor, and
+    whatever a library prints would go into that file.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -25,14 +25,14 @@ def prepare_streams() -> None:
 
 
 def is_of_stdout(error: OSError) -> bool:
-    """Return whether an error is that of writing to stdout, after `prepare_streams`."""
+    """Return whether an error was raised by writing to stdout; `prepare_streams` must have been called before."""
     return str(error.filename) == _STDOUT
 
 
 def outlive_audience() -> None:
     """Let this process continue if stdout or stderr fails.
 
-    Examples are a terminal that was closed, a pipe to ``head -1``, and a log file on a full disk.
+    They fail if, for example, the terminal is closed, ``head -1`` closes the pipe, or a log file's disk is full.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -41,7 +41,7 @@ def outlive_audience() -> None:
 
 
 class _Named:
-    """A text stream whose errors have the name of stdout as their file name."""
+    """A text stream that records in its errors, as the file name, that they come from stdout."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -80,7 +80,7 @@ def _discard(stream: TextIO) -> None:
 
 
 class _Dispensable:
-    """A text stream that discards all output after its file has failed once."""
+    """A text stream that discards all output once writing to its file has failed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,1 +1,1 @@
-"""Specifications of searches as frozen and validated data, and the keys that identify them. Without torch or ray."""
+"""Specifications of searches as frozen, validated data, and their keys. Imports neither torch nor ray."""

@@ -34,7 +34,7 @@ def unknown(kind: str, value: object, known: Sequence[str]) -> str:
 
 
 S = TypeVar("S", bound=Spec)
-#: The maximum number of lines in a message; without it, a file in another format would cause a line for each key.
+#: The maximum number of lines in a message; without it, a file in the wrong format would cause a line for every key.
 _MOST_LINES = 3
 
 
@@ -44,11 +44,11 @@ def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "", context: 
     Args:
         cls: the class to build.
         raw: mappings, lists and scalars, as read from a YAML file.
-        where: the prefix of each line of a message, e.g. ``"space.lr: "``.
+        where: the prefix of each line of the error message, e.g. ``"space.lr: "``.
         context: passed to the validators of the class; see pydantic's `ValidationInfo`.
 
     Raises:
-        SpecError: fields are wrong; the message has a line for each of the first few, and the number of the others.
+        SpecError: some fields are wrong; the message describes the first few, one per line, and counts the others.
     """
     try:
         return cls.model_validate(raw, context=context)

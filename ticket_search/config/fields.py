@@ -15,7 +15,7 @@ _EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=2**53)]
-#: Bounded because the tables store seeds as int64.
+#: A seed, bounded because the tables store seeds as int64.
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 

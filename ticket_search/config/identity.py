@@ -12,7 +12,8 @@ from ticket_search.config.trajectory import TrajectorySpec
 
 #: The version of the numerical results, which is part of every level key. Increase it whenever the same inputs produce
 #: different results, and whenever a default in a specification changes. The canonical form leaves out fields at their
-#: defaults, so that a new field does not change existing keys, and therefore does not reflect a changed default.
+#: defaults, so that a new field does not change existing keys; as a result, a changed default does not change them
+#: either.
 ENGINE_VERSION = 1
 #: The properties of an executor that affect its numerical results: two executors may differ in the last bits.
 ExecutorKey = Mapping[str, Any]
@@ -80,7 +81,7 @@ def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: Executor
     - Target densities replace the pruning rate. The key includes only the target of this level and of the next one,
       whose mask is stored in this level's entry.
     - If the level uses a ticket from the store, no setting of pruning affects its mask.
-    - Early-bird settings are part of the parent's key. So is the executor, unless this level uses a different one.
+    - Early-bird settings are already in the parent's key. So is the executor, unless this level uses a different one.
     """
     start: dict[str, Any] = {"parent": parent} | ({} if executor is None else {"executor": dict(executor)})
     if pruning.ticket is not None:
@@ -106,7 +107,7 @@ def early_bird_key(dense: str, early_bird: EarlyBirdSpec, pruning: PruningSpec) 
 
 
 def _mask_fields(pruning: PruningSpec, idle: set[str]) -> dict[str, Any]:
-    """Return the fields that affect a level's pruning and training, except those in `idle` and the target densities."""
+    """Return the fields that affect a level's pruning and training, except the target densities and those in `idle`."""
     idle = idle | {"min_density", "max_levels", "target_densities", "early_bird"}
     if pruning.criterion == "large_final":
         pruning = pruning.model_copy(update={"criterion": "magnitude"})

@@ -35,7 +35,7 @@ def user_code(spec: SearchSpec | TrajectorySpec) -> list[str]:
 
 
 def check_code_allowed(spec: SearchSpec | TrajectorySpec, source: object, *, allow_code: bool) -> None:
-    """Check that a specification names no user code, or that such code is allowed. Imports nothing.
+    """Check that a specification names no user code, or that such code is allowed, without importing anything.
 
     Args:
         spec: the specification in a run directory or a ticket file, which may come from a stranger.
@@ -87,7 +87,8 @@ def load_function(name: str) -> Callable[..., Any]:
 def source_digest(name: str) -> str:
     """Return the SHA-256 digest (64 hexadecimal digits) of the source of the module in ``package.module:function``.
 
-    The source is read when this process first imports the module. Modules that it imports are not included.
+    The source is read when this process first imports the module. The modules that this module imports are
+    not included.
 
     Raises:
         SpecError: the module cannot be imported, or has no source file.

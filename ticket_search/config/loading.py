@@ -17,7 +17,7 @@ from ticket_search.config.search import CHECKED_BEFORE, SearchSpec
 from ticket_search.config.space import assign, dotted
 from ticket_search.errors import SpecError, quoted, shortened
 
-#: Parsing takes about 15 s per megabyte. The files of the shipped searches are smaller than 1 kB.
+#: The maximum size of a search space file. Parsing takes about 15 s per megabyte; the shipped files are below 1 kB.
 _MOST_BYTES = 1_000_000
 
 
@@ -36,7 +36,7 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = str(error.problem)
-        if isinstance(error, DuplicateKeyError):  # the rest of the message is the two values, however long
+        if isinstance(error, DuplicateKeyError):  # the rest of the message quotes both values in full
             problem = problem.partition(" with value")[0].replace("found duplicate key", "a second key")
         raise SpecError(f"{source}{where}: not valid YAML: {shortened(problem, 200)}") from None
     except (YAMLError, RecursionError) as error:
@@ -55,7 +55,7 @@ def load_search(path: Path, settings: tuple[str, ...] = ()) -> SearchSpec:
         settings: ``KEY=VALUE`` strings that override the file; KEY is a dotted path in the file, VALUE is YAML.
 
     Raises:
-        SpecError: one message, with a line for each problem.
+        SpecError: the file or a setting is not valid; the message has a line for each problem.
     """
     return parse_search(_read(path), str(path), settings)
 
@@ -82,10 +82,10 @@ def parse_search(text: str, source: str, settings: tuple[str, ...] = (), *, is_c
         text: the content of the file.
         source: the name of the file in messages.
         settings: see `load_search`.
-        is_checked: skip the check of all points, because they were checked when the file was written.
+        is_checked: whether to skip the check of all points because they were already checked when the file was written.
 
     Raises:
-        SpecError: one message, with a line for each problem.
+        SpecError: the file or a setting is not valid; the message has a line for each problem.
     """
     raw = parse_yaml(text, source)
     if not isinstance(raw, dict):
@@ -111,7 +111,7 @@ def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str,
         settings: maps keys to new values. A key is a dotted path in the file; ``space.NAME`` is a field of the space.
 
     Raises:
-        SpecError: one message, with a line for each problem.
+        SpecError: the resulting search is not valid; the message has a line for each problem.
     """
     if isinstance(search, SearchSpec) and not settings:
         return search

@@ -23,8 +23,8 @@ Control = Literal["random_reinit", "random_mask", "shuffled_mask"]
 Retrain = Literal["weights", "learning_rate", "finetune"]
 #: Criteria that depend only on the trained weights.
 _OF_FINAL_VALUES = ("magnitude", "large_final", "small_final")
-#: Ten times as many levels as the smallest rate in use, 0.005, needs to reach density 0.01. Without a limit, a rate of
-#: 1e-12 would make the estimate of disk space loop over 5e12 levels.
+#: Ten times the number of levels that the smallest rate in use, 0.005, needs to reach density 0.01. Without a limit, a
+#: rate of 1e-12 would make the estimate of disk space loop over 5e12 levels.
 MOST_LEVELS = 10_000
 
 

@@ -37,8 +37,8 @@ PLACES = ("resources", "data_dir", "store")
 #: every point. Each check takes about 0.1 ms.
 _FEW = 500
 _MANY = 10_000
-#: The values of a longer list are not all paired with other fields' values, because two lists of 1,000 values have a
-#: million pairs: see `_ends_of_many`.
+#: If a list has more values than this, only some are paired with the values of other fields, because two lists of 1,000
+#: values have a million pairs; see `_ends_of_many`.
 _MOST_PAIRED = 30
 #: The validation context of a search whose points were checked when its file was written.
 CHECKED_BEFORE = "checked before"
@@ -61,7 +61,7 @@ class SearchSpec(Spec):
         seeds: the seeds of trajectories, spread evenly over the trials; the sampler does not model them.
         search: how points are chosen and trajectories are judged.
         resources: the resources of each trajectory.
-        data_dir: the folder of the data sets; a relative path starts at the working directory.
+        data_dir: the folder of the data sets; a relative path is resolved against the working directory.
         store: the level store, a path or ``s3://bucket/path``; null means ``store/`` in the run directory.
     """
 
@@ -182,7 +182,7 @@ class SearchSpec(Spec):
 
         Pairs matter because a rewind iteration may fit one length of training but not another, or a momentum one
         optimizer but not another. A range is represented by its two ends. The pairs include only some
-        values of a long list; see `_ends_of_many`.
+        of the values of a long list; see `_ends_of_many`.
         """
         extremes = {name: ends(domain) for name, domain in self.space.items()}
         start = {name: values[0] for name, values in extremes.items()}
@@ -267,7 +267,7 @@ class SearchSpec(Spec):
 
 
 class _Dumper(yaml.SafeDumper):
-    """A YAML dumper that also quotes strings such as ``1e5``, ``089`` and ``0o17``, numbers in YAML 1.2 only."""
+    """A YAML dumper that also quotes strings that only YAML 1.2 reads as numbers: ``1e5``, ``089``, ``0o17``."""
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
@@ -279,7 +279,7 @@ _Dumper.add_representer(str, _text)
 
 
 def _ends_of_many(values: list[Any]) -> list[Any]:
-    """Return the values or, if they are too many, only the two extremes of numbers or the first few of others."""
+    """Return the values or, if there are too many, only some: the two extremes of numbers, or the first few others."""
     if len(values) <= _MOST_PAIRED:
         return values
     if all(isinstance(value, int | float) for value in values):

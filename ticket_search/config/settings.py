@@ -20,7 +20,7 @@ class EarlyStoppingSpec(Spec):
         worst_fraction: after `patience` such levels, a trajectory is stopped if its gap to the dense network puts it
             among this worst fraction of all trajectories at the same compression.
         min_trajectories: the number of trajectories that must have reached a compression before they are compared
-            there.
+            at that compression.
     """
 
     collapse: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1

@@ -91,7 +91,7 @@ def dotted(name: str) -> str:
 
 
 def assign(raw: dict[str, Any], path: str, value: object) -> None:
-    """Set the value at a dotted path in nested mappings, and create missing mappings."""
+    """Set the value at a dotted path in nested mappings, creating missing mappings."""
     *parents, last = path.split(".")
     for part in parents:
         inner = raw.get(part)

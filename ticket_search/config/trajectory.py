@@ -26,8 +26,8 @@ FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
 _RESNET = re.compile(r"resnet_?([1-9]\d*)")
 _MOST_LAYERS = 9998
 _MOST_UNITS = 999_999
-#: The limit on the weights between hidden layers, 4 GB in fp32. With more, the kernel's out-of-memory killer might end
-#: the process without a message.
+#: The maximum number of weights between hidden layers (4 GB in fp32). With more, the kernel's out-of-memory killer
+#: might end the process without a message.
 _MOST_WEIGHTS = 10**9
 
 Precision = Literal["fp32", "bf16"]
@@ -71,8 +71,8 @@ class DatasetSpec(Spec):
         validation: the number of training images held out for validation.
         split_seed: the seed that selects the validation images, independent of the seeds of trajectories.
         normalize: the constants that images are normalized with; null means the usual constants of a known data set,
-            and those of the training images for any other.
-        augment: random changes to the training images; null makes none.
+            and constants computed from the training images for any other.
+        augment: random changes to the training images; null means none.
         download: whether torchvision may download a missing data set.
     """
 
@@ -212,7 +212,7 @@ class TrainingSpec(Spec):
         precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` in the operations that torch's
             autocast supports. Weights, updates, masks and losses are always fp32.
         executor: the executor that trains levels: one of `EXECUTORS`, or ``package.module:function``. ``auto`` chooses
-            one for each level, from its settings alone.
+            one for each level, from the level's settings alone.
     """
 
     optimizer: OptimizerSpec
@@ -313,7 +313,7 @@ class TrajectorySpec(Spec):
             training_images: the size of the training split, without the validation images.
 
         Raises:
-            SpecError: the batch is larger than the split, the rewind iteration is not before the end of the training,
+            SpecError: the batch is larger than the split, the rewind iteration is not before the end of training,
                 early-bird needs more iterations than level 0 has, or the epochs amount to too many iterations.
         """
         batch = self.training.batch_size

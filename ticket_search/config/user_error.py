@@ -1,4 +1,4 @@
-"""Describes an exception in one line. The text of a user's exception may have many lines, or itself raise."""
+"""Describes an exception in one line. A user's exception may have a long message, or raise when turned into text."""
 
 import os
 import sysconfig
@@ -23,9 +23,9 @@ def headline(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Describe an exception from user code in one line: its type, the first line of its message, and file and line.
+    """Describe an exception from user code in one line: its type, the first line of its message, and a file and line.
 
-    File and line are those of the innermost stack frame outside this package, the standard library and installed
+    The file and line are those of the innermost stack frame outside this package, the standard library and installed
     packages. If there is no such frame because the user code is itself installed, they are those of the outermost frame
     outside this package.
     """

@@ -48,7 +48,7 @@ class Arrays:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest, 32 hexadecimal digits, of the arrays' content, shapes and types and the user's source code."""
+        """A digest (32 hexadecimal digits) of the arrays' content, shapes and types, and of the user's source code."""
         sha = hashlib.sha256(self.source.encode())
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             sha.update(f"|{array.dtype.name}{list(array.shape)}".encode())
@@ -57,7 +57,7 @@ class Arrays:
 
     @property
     def size(self) -> int:
-        """The size in bytes."""
+        """The size of all arrays in bytes."""
         return sum(a.nbytes for a in (self.train_images, self.train_labels, self.test_images, self.test_labels))
 
 
@@ -99,7 +99,7 @@ def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
 
 
 def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
-    """Return warnings about labels that are valid but probably mistaken, one line per kind with the remedy."""
+    """Return warnings about labels that are valid but probably mistaken: one line per kind, with the remedy."""
     trained, tested = np.unique(arrays.train_labels), np.unique(arrays.test_labels)
     untrained = np.setdiff1d(tested, trained)
     notices = []

@@ -58,12 +58,12 @@ class Dataset:
 
     Attributes:
         train: the training images, without the validation images.
-        validation: images held out of the training images; the only ones that may guide a search.
+        validation: the images held out from the training images; the only ones that may guide a search.
         test: the test images, used only to measure a level once it is trained.
         classes: the number of classes.
         image_shape: ``(c, h, w)``.
-        fingerprint: a digest, 32 hexadecimal digits, of the data before splitting and normalization.
-        normalize: the constants in use: the specification's, the usual ones, or those of the data.
+        fingerprint: a digest (32 hexadecimal digits) of the data before splitting and normalization.
+        normalize: the constants in use: the specification's, the usual ones, or those computed from the data.
         scale: ``[c, 1, 1]`` float32; an image ``x`` of a split is normalized as ``x * scale + shift``.
         shift: ``[c, 1, 1]`` float32.
         augment: the augmentation of training images.
@@ -241,7 +241,7 @@ def statistics(images: NDArray[Any]) -> NormalizeSpec:
 
 
 def _statistics_of_bytes(images: NDArray[Any]) -> NormalizeSpec:
-    """Compute the statistics from integer sums, which are equal on every machine: level keys depend on them."""
+    """Compute the statistics from integer sums, so that they, and the level keys, are the same on every machine."""
     means, stds = [], []
     for channel in images.swapaxes(0, 1):
         counts = np.bincount(channel.ravel(), minlength=256).tolist()

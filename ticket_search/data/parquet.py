@@ -21,7 +21,7 @@ _CHANNELS = {"L": 1, "RGB": 3}
 
 
 def find_shards(root: Path) -> dict[str, list[Path]]:
-    """Return the Parquet files below a folder by split, each split sorted by path.
+    """Return the Parquet files below a folder by split; the files of each split are sorted by path.
 
     A file belongs to the split, ``train`` or ``test``, that its own name or else its parent folder's name begins with.
     Names that begin with ``valid`` (such as ``validation``) count as ``test`` if there is no ``test``. All other files
@@ -51,7 +51,7 @@ def read_shards(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.in
     width, height = first.size
     images = np.empty((len(rows), _CHANNELS[first.mode], height, width), np.uint8)
     target = images.transpose(0, 2, 3, 1)
-    # Threads would be slower, because decoding images this small holds the interpreter's lock most of the time.
+    # Threads would make this slower: decoding such small images holds the interpreter's lock most of the time.
     for i, (path, row, data) in enumerate(rows):
         image = _decode(path, row, data)
         if (image.size, image.mode) != (first.size, first.mode):

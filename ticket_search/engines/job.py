@@ -12,9 +12,9 @@ from ticket_search.storage.folder import Folder
 
 #: A handle to data that workers share: a worker calls it to get the data sets. None if nothing is shared.
 Shared = Callable[[], Mapping[Any, Any]] | None
-#: The key under which the result of a Ray Tune step contains the job's number and its report.
+#: The key of the job's number and report in the result of a Ray Tune step.
 REPORT = "report"
-#: The key under which the configuration of a Ray Tune trial contains its `Job`.
+#: The key of the `Job` in the configuration of a Ray Tune trial.
 JOB = "job"
 
 
@@ -22,8 +22,8 @@ JOB = "job"
 class Job:
     """Everything that a worker needs to run one trajectory, as plain data.
 
-    Until the search ends, Ray keeps several deep copies of each trial's configuration, and its repr. To save memory, a
-    deep copy of a job is the job itself, and its repr is short.
+    Until the search ends, Ray keeps several deep copies of each trial's configuration, and the configuration's repr.
+    To save memory, a deep copy of a job is the job itself, and its repr is short.
 
     Attributes:
         number: the number of the suggestion.

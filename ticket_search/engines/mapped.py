@@ -1,4 +1,4 @@
-"""Shares data among the processes of one machine, by writing them to a file that each process maps into memory."""
+"""Shares data among the processes of one machine by writing them to a file that each process maps into memory."""
 
 import mmap
 import pickle

@@ -1,4 +1,4 @@
-"""Places trajectories on nodes: computes how many fit on each node, and checks that any node can run one at all."""
+"""Places trajectories on nodes: computes how many fit on each node, and checks that at least one node can run one."""
 
 import math
 import os
@@ -113,7 +113,7 @@ def fitting_on(resources: ResourcesSpec, node: Resources) -> int:
 
 
 def this_machine(resources: ResourcesSpec) -> Resources:
-    """Return the resources of this machine. GPUs are counted only if needed, because that imports torch."""
+    """Return the resources of this machine. GPUs are counted only if needed, because counting imports torch."""
     return {"CPU": cpus(), "GPU": gpus() if resources.gpus else 0}
 
 

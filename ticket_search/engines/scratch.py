@@ -14,7 +14,7 @@ from ticket_search.storage.lease import is_running
 def scratch_folder(engine: str) -> Iterator[Path]:
     """Create a folder that is removed when the block ends.
 
-    Folders of processes that were killed are removed first, because they may contain whole data sets.
+    Folders left behind by killed processes are removed first, because they may contain whole data sets.
 
     Args:
         engine: the name of the engine; the folder's name contains it and the process id.

@@ -45,11 +45,11 @@ class Worker:
 
     @property
     def numbers(self) -> list[int]:
-        """The job numbers of the trajectories that have not reported their end."""
+        """The job numbers of the trajectories that have not yet reported their end."""
         return list(self._reporters)
 
     def take(self, job: Job) -> None:
-        """Add a trajectory. Of earlier trajectories, only the data set stays in memory."""
+        """Add a trajectory. Only the data set of earlier trajectories stays in memory."""
         self._reporters[job.number] = reporter = _Reporter(job)
         try:
             if job.run_id:  # the node may have joined after the search checked all nodes
@@ -85,7 +85,7 @@ class Worker:
             return end_of(error)
 
     def drop(self, number: int) -> None:
-        """Abandon the trajectory whose level was reported by the last call of `advance`."""
+        """Abandon the trajectory whose level was reported by the last call to `advance`."""
         del self._reporters[number]
         self._lanes.remove(number)
 
@@ -125,7 +125,7 @@ def end_of(error: Exception) -> HaltReport | EndReport:
 
 
 def prepare(job: Job) -> "Task":
-    """Set the number of threads and the import path for a job, and return its task on the device to train on."""
+    """Set the number of threads and the import path for a job, and return the job's task on its training device."""
     sys.path.extend(path for path in job.import_paths if path not in sys.path)
     import torch
 

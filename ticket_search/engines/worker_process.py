@@ -1,4 +1,4 @@
-"""Controls a worker process: sends it requests, receives its answers, and notices if it has died."""
+"""Controls a worker process: sends it requests, receives its answers, and notices when it has died."""
 
 import os
 import signal

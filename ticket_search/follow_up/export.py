@@ -35,8 +35,8 @@ def export_ticket(run_dir: Folder, name: str, path: Path, *, data_dir: str | Non
         data_dir: the folder of the data sets; None means the folder that the search used.
 
     Raises:
-        SpecError: the search has no such ticket, its pruned weights are not zero, the file already exists, or its
-            folder does not exist.
+        SpecError: the search has no such ticket, the ticket's pruned weights are not zero, the file already exists, or
+            its folder does not exist.
         StorageError: the level is missing or damaged in the store, or the file cannot be written.
     """
     _check_target(path)

@@ -70,7 +70,7 @@ def lines_between_copies(
         data_dir: the folder of the data sets; None means the folder that the search used.
         engine: where copies are trained: ``inline``, ``processes`` or ``ray``.
         address: the address of a Ray cluster; see `launch.run.run_search`.
-        say: receives lines about the progress.
+        say: receives lines that report progress.
 
     Returns:
         A row for each point: ``ticket``, ``arm`` (``ticket`` or ``dense``), ``rewind_iteration``, ``density``,
@@ -98,7 +98,7 @@ def lines_between_copies(
         for line in opened.plan(spec):
             say(line)
         place = _registered(run_dir, spec)
-        opened.check_storage(place)  # or a node would train copies into a folder of its own
+        opened.check_storage(place)  # a node without access would save copies to a folder of its own
         data = opened.share({trajectory.dataset.source: source})
         jobs = [make_job(spec, 0, arm.trajectory, run_dir, place.run_id, data) for arm in arms]
         starts = [(job, arm.level) for job, arm in zip(jobs, arms, strict=True)]
@@ -111,7 +111,7 @@ def lines_between_copies(
 
 
 def _registered(run_dir: Folder, spec: SearchSpec) -> Place:
-    """Renew the run's note in the level store, which a moved directory lacks, and return where the run keeps its files.
+    """Renew the run's note in the level store (a moved run has none), and return where the run keeps its files.
 
     Raises:
         RunDirectoryError: the file that identifies the run is missing.

@@ -30,7 +30,7 @@ def read_tickets(paths: Sequence[Path], *, allow_code: bool = False) -> dict[str
         allow_code: whether code that a file refers to may be run; see `load_ticket`.
 
     Returns:
-        The tickets, by the keys under which a level store contains them.
+        The tickets, by their keys in a level store.
 
     Raises:
         SpecError: a file is not a ticket, is given twice, or refers to code although `allow_code` is false.

@@ -28,7 +28,7 @@ _WATCH_SECONDS = 1.0
 #: How long a signal may be deferred, in seconds. Ray takes 2 to 4 seconds to start, and an interrupted search should
 #: end within ten.
 _DEFER_SECONDS = 5.0
-#: How long to wait until a node has started a process and checked its storage, in seconds.
+#: How long to wait for a node to start a process and check its storage, in seconds.
 _ANSWER_SECONDS = 180.0
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def _raylet_silenced() -> Iterator[None]:
     """Keep messages of the raylets off the terminal of a driver that connects within the block.
 
     Even with `log_to_driver=False`, Ray prints 20 lines for each worker that dies, and advice on the number of workers.
-    The tables record that a worker died.
+    The tables already record that a worker died.
     """
     listen = ray_worker.listen_error_messages
     ray_worker.listen_error_messages = lambda *_: None

@@ -94,7 +94,7 @@ def _to_call_for(resources: ResourcesSpec, fitting: int, types: list[NodeType] |
     trajectories. If it is unknown which nodes can be started, one trajectory waits.
     """
     able = [kind for kind in types or [] if fitting_on(resources, kind.resources)]
-    # Ray may start GPU nodes even for trajectories that need no GPU, so count them only if no other type can run one.
+    # Ray may start GPU nodes even for trajectories that need no GPU, so count them only if no other type would do.
     able = [kind for kind in able if resources.gpus or not kind.resources.get("GPU")] or able
     if not able:
         return 1

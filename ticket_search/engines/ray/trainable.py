@@ -19,7 +19,7 @@ class TrajectoryTrainable(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """Return the resources that Ray reserves for a trial, and exclude the nodes that the trial must not use."""
+        """Return the resources to reserve for a trial, on any node except those that the trial must not use."""
         job: Job = config[JOB]
         where: dict[str, Any] = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(job.left_out)})"}]}
         return tune.PlacementGroupFactory([{"CPU": job.cpus, "GPU": job.gpus}], **(where if job.left_out else {}))
@@ -32,7 +32,7 @@ class TrajectoryTrainable(tune.Trainable):
         self.config = {}  # Ray would otherwise send the configuration back with every result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Start another trajectory. Of the previous trajectory, only the data set stays in memory."""
+        """Start another trajectory. Only the data set of the previous one stays in memory."""
         self.setup(new_config)
         return True
 

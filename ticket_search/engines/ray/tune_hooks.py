@@ -158,7 +158,7 @@ class _Watch(_Hook, tune.Callback):
 
 
 class _Queue(FIFOScheduler):
-    """A scheduler that gives the actor of a trial that has ended to the next suggestion.
+    """A scheduler that hands a finished trial's actor to the next suggestion.
 
     By default, Tune gives the actor to the oldest waiting trial, even if a new actor is already being started for this
     trial, and then stops the new actor. With short trajectories, actors were constantly started and stopped, and only 5
@@ -213,7 +213,7 @@ def run_on_ray(
 
 @contextmanager
 def _one_message() -> Iterator[None]:
-    """Shorten the message of Tune's error about a hook, which is a traceback, to its last line and the source line."""
+    """Shorten Tune's hook-error message, which contains a whole traceback, to its last line and the source line."""
     try:
         yield
     except TuneError as error:
