@@ -1,8 +1,8 @@
 """Measure how many reports of finished levels a driver can receive, record and answer per second.
 
 As in driver.py, only the training is simulated: each level just sleeps. As many trajectories as --workers run side by
-side, and their sleep is shorter in each phase, until the driver, or the machine that it shares with the workers, cannot
-keep up. The rates count the levels that the driver has added to its tables and whose reports it has answered.
+side, and each phase shortens their sleep, until the driver, or the machine that it shares with the workers, cannot keep
+up. The rates count the levels that the driver has added to its tables and whose reports it has answered.
 
     python benchmarks/ceiling.py                   # takes four minutes on two cores
 """
@@ -26,12 +26,12 @@ from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport
 from ticket_search.storage.folder import open_folder
 
-#: The time that a level sleeps in each phase, in seconds.
+#: How long each level sleeps in each phase, in seconds.
 SLEEPS = (1.0, 0.5, 0.375, 0.3, 0.25, 0.2)
 
 
 def scripted(job: Job, begin: float, phase: float) -> Iterator[Report]:
-    """Yield reports of levels with the same density until the last phase is over."""
+    """Yield reports of levels, all with the same density, until the last phase is over."""
     name = trajectory_id(job.trajectory)
     level = 0
     while (now := time.time() - begin) < phase * len(SLEEPS):
