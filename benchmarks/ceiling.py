@@ -1,8 +1,8 @@
 """Measure how many reports of finished levels a driver can receive, record and answer per second.
 
 As in driver.py, only the training is simulated: each level just sleeps. As many trajectories as --workers run side by
-side, and each phase shortens their sleep, until the driver, or the machine that it shares with the workers, cannot keep
-up. The rates count the levels that the driver has added to its tables and whose reports it has answered.
+side, and their sleep is shorter in each phase, until the driver, or the machine that it shares with the workers, cannot
+keep up. The rates count the levels that the driver has added to its tables and whose reports it has answered.
 
     python benchmarks/ceiling.py                   # takes four minutes on two cores
 """

@@ -11,7 +11,7 @@ Searches alternate between one and two workers and between the engines.
 When a search is done, every trajectory must be complete, no row may be duplicated, every level must have finished
 exactly once and must not have been started again, and the tables must be bit-identical to those of an undisturbed
 search, which ran in one process (engine inline). With one worker, TPE and early stopping are reproducible, so the
-suggestions and their order must match too.
+suggestions and their order must be equal too.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Work on the next unfinished item of items.py for a few minutes; requires a GPU.
+"""Work on the next unfinished item of items.py for a few minutes. This needs a GPU.
 
 python benchmarks/on_gpu/run.py --data-dir DIR
 """
