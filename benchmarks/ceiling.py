@@ -26,12 +26,12 @@ from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport
 from ticket_search.storage.folder import open_folder
 
-#: The time that a level sleeps in each phase, in seconds.
+#: How long each level sleeps in each phase, in seconds.
 SLEEPS = (1.0, 0.5, 0.375, 0.3, 0.25, 0.2)
 
 
 def scripted(job: Job, begin: float, phase: float) -> Iterator[Report]:
-    """Yield reports of levels with the same density until the last phase is over."""
+    """Yield reports of levels, all with the same density, until the last phase is over."""
     name = trajectory_id(job.trajectory)
     level = 0
     while (now := time.time() - begin) < phase * len(SLEEPS):

@@ -24,7 +24,7 @@ from ticket_search.analysis.comparison import compare
 from ticket_search.analysis.transfer import transfer_table
 
 HERE = Path(__file__).parent
-#: Places in the color cycle, so that each style has colors of its own.
+#: Positions in the color cycle rather than fixed colors, so that each style can use its own colors.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "C4"
 STYLE = {
     # Okabe and Ito's colors, which color-blind readers can tell apart.
@@ -67,7 +67,7 @@ def mnist_lenet() -> Figure:
     shuffled = _arm(rows, "shuffled_mask").set_index("density")["test_accuracy"]
     _finish(axes, "LeNet-300-100 on MNIST, five seeds", rows, [1, *shuffled.index])
     axes.set_ylim(94.9, 98.75)
-    # The last two means of this line are below the axes, which would otherwise flatten the other lines.
+    # Leave the last two means of this line below the visible range: showing them would flatten the other lines.
     below = [f"{accuracy:.1%} at {_percent(density)}" for density, accuracy in shuffled[shuffled < 0.949].items()]
     axes.annotate("shuffled:\n" + "\n".join(below), (0.0238, 95.0), fontsize=9)
     axes.legend(loc="lower left")

@@ -1,4 +1,4 @@
-"""Measure the overhead of a training iteration of LeNet-300-100 on MNIST compared with its bare arithmetic.
+"""Measure how much slower a training iteration of LeNet-300-100 on MNIST is than its bare arithmetic.
 
 All variants run in this process, in alternating blocks, with the same optimizer, on one thread. "bare" is the forward
 pass, backward pass and update on one fixed batch. "level 0" and "level n" use the training loop of a search, with data

@@ -1,9 +1,9 @@
-"""Compare the time of one iteration of LeNet-300-100 on MNIST with that of OpenLTH, the lottery-ticket authors' code.
+"""Compare the time per iteration (LeNet-300-100 on MNIST) with that of OpenLTH, the lottery-ticket authors' code.
 
 Both train in this process, in alternating blocks, on one thread, with SGD at a learning rate of 0.1, batches of 128,
-and data that are already in memory. This package uses the training loop of a search; OpenLTH uses its own
-`training.train`, loader and transforms. Neither evaluates. OpenLTH, whose last commit is from May 2020, passes an
-argument that Pillow 11.3 deprecates, so that warning is filtered.
+and data already in memory. This package uses the training loop of a search; OpenLTH uses its own `training.train`,
+loader and transforms. Neither evaluates the network. OpenLTH, whose last commit is from May 2020, passes an argument
+that Pillow 11.3 deprecates, so deprecation warnings are ignored.
 
     git clone https://github.com/facebookresearch/open_lth
     python benchmarks/openlth.py --openlth open_lth --data-dir DIR     # DIR contains MNIST/raw; takes 2 min

@@ -46,7 +46,7 @@ def course(run_dir: Path) -> pd.DataFrame:
 
 
 def reached(levels: pd.DataFrame, density: float) -> int | None:
-    """Return the number of iterations until the first matching ticket this sparse, or None if there is none."""
+    """Return the number of iterations until the first matching ticket of at most this density, or None."""
     found = levels[levels["matching"] & (levels["level"] > 0) & (levels["density"] <= density * (1 + 1e-9))]
     return None if found.empty else int(found["so_far"].iloc[0])
 

@@ -43,11 +43,11 @@ VICTIMS = {
     "ray": ("driver", "worker", "worker", "worker", "raylet", "group"),
     "processes": ("driver", "worker", "worker", "worker", "group"),
 }
-#: Text that every worker has in its name (Ray) or its command line (processes).
+#: Text in the process name (Ray) or the command line (processes) of every worker.
 _WORKERS = {"ray": "ray::Trajectory", "processes": "ticket_search.engines.worker_main"}
 #: The range of the wait before a kill, in seconds. The first level finishes after about 8 s (Ray) or 5 s (processes).
 _WINDOWS = {"ray": (1.0, 16.0), "processes": (0.5, 10.0)}
-#: The maximum number of kills per search when this file runs as a script, so that several searches run.
+#: The maximum number of kills per search when this file runs as a script, so that it runs several searches.
 _KILLS_A_SEARCH = 20
 _COMMON = """
 name: ballistic
@@ -206,7 +206,7 @@ def _suggestions(run_dir):
 
 
 def run_alone(space, run_dir):
-    """Run the search in one process and without kills; return its run directory."""
+    """Run the search undisturbed in one process; return its run directory."""
     run = command("run", space, "--output", run_dir, "--engine", "inline")
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Run a search in the process of a test, without an engine."""
+"""Run a search inside the test process, without an engine."""
 
 from ticket_search.engines.job import make_job
 from ticket_search.engines.worker import run_job
@@ -11,7 +11,7 @@ from ticket_search.storage.folder import open_folder
 
 
 def run_by_hand(spec, run_dir, *, levels=None, flush=False, say=lambda notice: None):
-    """Run a search in this process, to its end or only until it has `levels` levels.
+    """Run a search in this process, either to its end or only until `levels` levels have finished.
 
     A search that ends early leaves its files as if its process had been killed; the tables contain the last levels
     only if `flush` is true.

@@ -1,4 +1,4 @@
-"""An S3 server for tests over HTTP on loopback: moto, with a journal so that the server can be killed and restarted.
+"""An S3 server for tests (moto, over HTTP on loopback), with a journal so that it can be killed and restarted.
 
 Run as ``python s3_server.py PORT JOURNAL``. Every request that changes something is appended to the journal before it
 is answered; a server started on an existing journal replays it first. Multipart uploads (files above 5 MB) are not

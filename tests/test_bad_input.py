@@ -62,62 +62,62 @@ class Bad:
 
 
 def command(arguments, message, **other):
-    """Return a command in an empty directory."""
+    """Return a case that runs a command in an empty directory."""
     return Bad(arguments=tuple(arguments.split(" ")), message=message, **other)
 
 
 def setting(value, message, **other):
-    """Return a run of the shipped search `digits` with a setting."""
+    """Return a case that runs the shipped search `digits` with a setting."""
     return Bad(arguments=("run", "digits", "--set", value), message=message, **other)
 
 
 def file(text, message, **other):
-    """Return a run of a search space file with this content."""
+    """Return a case that runs a search space file with this content."""
     return Bad(arguments=("run", "bad.yaml"), files={"bad.yaml": text}, message=message, **other)
 
 
 def option(arguments, message, **other):
-    """Return a command on a finished search."""
+    """Return a case that runs a command on a finished search."""
     name, *rest = arguments.split(" ")
     return Bad(arguments=(name, "finished_search", *rest), message=message, search=True, **other)
 
 
 def resume(value, message):
-    """Return the command that resumes a finished search with a setting."""
+    """Return a case that resumes a finished search with a setting."""
     arguments = ("resume", "finished_search", *INLINE, "--set", value)
     return Bad(arguments=arguments, message=message, search=True)
 
 
 def damaged(arguments, path, how, message, **other):
-    """Return a command on a finished search; `how` has damaged the first of its files that match the pattern `path`."""
+    """Return a case that runs a command on a finished search after `how` has damaged its first file matching `path`."""
     return option(arguments, message, damage=lambda search: how(sorted(search.glob(path))[0]), **other)
 
 
 def transfer(how, message, arguments="--dataset digits", **other):
-    """Return a `transfer` of a ticket file that `how` has changed."""
+    """Return a case that transfers a ticket file changed by `how`."""
     arguments = ("transfer", "ticket", *INLINE, *arguments.split(" "))
     return Bad(arguments=arguments, message=message, ticket=how, **other)
 
 
 def python(key, source, message, **other):
-    """Return a run in which a field names a user's module with this source."""
+    """Return a case in which a field names a user's module with this source."""
     arguments = ("run", "digits", *INLINE, "--set", f"{key}=mine:mine", "--set", "dataset.validation=10")
     return Bad(arguments=arguments, message=message, files={"mine.py": source}, **other)
 
 
 def data(returned, message, before=""):
-    """Return a run with a user's data set, given as an expression of `images` (40 of 8x8) and `labels` (0 to 3)."""
+    """Return a case with a user's data set, given as an expression of `images` (40 of 8x8) and `labels` (0 to 3)."""
     head = "import numpy as np\nimages = np.zeros((40, 8, 8), np.uint8)\nlabels = np.arange(40) % 4\n"
     return python("dataset.name", f"{head}def mine():\n    {before}\n    return {returned}\n", message)
 
 
 def pairs(images, labels, message):
-    """Return a run with a user's data set whose training and test images are the same."""
+    """Return a case with a user's data set whose training and test images are the same."""
     return data(f"{{'train': ({images}, {labels}), 'test': ({images}, {labels})}}", message)
 
 
 def network(made, message, forward="return self.fc(x.flatten(1))", **other):
-    """Return a run with a user's network, given as an expression of the class `Net` with this forward pass."""
+    """Return a case with a user's network, given as an expression of the class `Net` with this forward pass."""
     head = "import sys, torch\nfrom torch import nn\nclass Net(nn.Module):\n"
     head += "    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(64, 10)\n"
     head += f"    def forward(self, x):\n        {forward}\n"
@@ -125,7 +125,7 @@ def network(made, message, forward="return self.fc(x.flatten(1))", **other):
 
 
 def idx(message, number, content, suffix=""):
-    """Return a run on MNIST in which the file with this number (0 to 3) has this content."""
+    """Return a case with MNIST as the data set, where file number `number` (0 to 3) has this content."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     files = {f"data/MNIST/raw/{name}": a for name, a in zip(names, (IMAGES, LABELS) * 2, strict=True)}
     del files[f"data/MNIST/raw/{names[number]}"]
@@ -143,7 +143,7 @@ IMAGES, LABELS = ubyte(np.zeros((40, 8, 8))), ubyte(np.arange(40) % 4)
 
 
 def parquet(message, train, path="d", **files):
-    """Return a run on a Parquet data set whose training file has this content."""
+    """Return a case with a Parquet data set whose training file has this content."""
     arguments = ("run", "digits", *INLINE, "--set", f"dataset={{name: parquet, path: {path}, validation: 10}}")
     files = {"data/d/train.parquet": train, "data/d/test.parquet": pictures([png()] * 40, range(40)), **files}
     return Bad(arguments=arguments, message=message, files={name: c for name, c in files.items() if c is not None})

@@ -1,4 +1,4 @@
-"""Tests for the output, exit codes and files of commands, as a person or a script uses them."""
+"""Tests for the output, exit codes and files of commands, as people and scripts use them."""
 
 import json
 import shlex
@@ -216,7 +216,7 @@ BAD = {
 }
 
 
-#: Cases that need a new process, for a real exit code and because this process already has a Ray instance.
+#: Cases that need a new process: they need a real exit code, and this process already has a Ray instance.
 ELSEWHERE = {"a GPU without one", "a cluster that is not there"}
 
 

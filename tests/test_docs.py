@@ -37,7 +37,7 @@ def words(line):
     if not re.search(r"'.*\[", line):
         line = line.translate(str.maketrans("[]", "  "))
     given = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
-    # Remove the scheme, because the location of a bucket would be looked up on the network.
+    # Remove the scheme; otherwise, the bucket would be looked up on the network.
     return ["1" if word in NUMBERS else word.replace("s3://", "") for word in given]
 
 
@@ -113,7 +113,7 @@ def test_dark_figures_show_the_same_data_as_the_light_ones():
     assert dark_figures
     for dark in dark_figures:
         light = dark.with_name(dark.name.replace("_dark", ""))
-        # Ids are hashes that include colors, so only texts and the coordinates of paths can be compared.
+        # IDs are hashes that include colors, so only texts and the coordinates of paths can be compared.
         shown = re.compile(r">([^<>\n]+)</text>|<path d=\"([^\"]+)\"")
         assert shown.findall(dark.read_text()) == shown.findall(light.read_text())
 

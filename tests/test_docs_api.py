@@ -1,4 +1,4 @@
-"""The names and signatures in ``docs/api.md`` are those of the code."""
+"""The names and signatures in ``docs/api.md`` match the code."""
 
 import ast
 import inspect

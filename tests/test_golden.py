@@ -204,7 +204,7 @@ def test_resuming_it_leaves_nothing_to_do(copy):
 
 
 def test_with_more_trials_it_continues_after_the_last(copy, digits):
-    """Two of the four points are left, and the store contains level 0 of both."""
+    """The search continues with the two points that are left, and both reuse level 0 from the store."""
     spec = read_spec(open_folder(copy), ("search.trials=4",))
     driven = SearchDriver(spec, copy)
     third, fourth = driven.next(), driven.next()

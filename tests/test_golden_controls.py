@@ -82,7 +82,7 @@ def test_resuming_it_trains_nothing_and_upgrades_its_tables(copy):
 
 
 def test_replaying_it_from_its_store_gives_the_same_rows(copy):
-    """The tables were deleted, but every level is in the store."""
+    """Deleted tables are rebuilt without any training, because every level is in the store."""
     before = plain(load_results(copy))
     for name in KEYS:
         shutil.rmtree(copy / name)

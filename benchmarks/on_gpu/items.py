@@ -6,14 +6,14 @@ from pathlib import Path
 from work_queue import Item, Step
 
 ROOT = Path(__file__).parents[2]
-#: Files with tests that need a GPU. They are listed because other test files import packages that may not be installed.
+#: Files with tests that need a GPU. Only these are collected: others import packages that may not be installed.
 TESTS = ("lottery/test_follow_ups_on_cuda", "lottery/test_on_cuda", "training/test_devices", "data/test_dataset")
 #: Settings for CIFAR-10 as JPEGs, stored as Parquet files in the data directory; see docs/cifar10_conv2.md.
 JPEG = ("dataset.name=parquet", "dataset.path=cifar10-jpeg")
 
 
 def tests(file: str) -> Step:
-    """Return a step that runs those tests in a file that need a GPU."""
+    """Return a step that runs the GPU tests in a file."""
     words = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", f"tests/{file}.py")
     return Step(name=Path(file).name, command=lambda run_dir: words)
 

@@ -58,7 +58,7 @@ class WorkQueue:
 
     Args:
         items: the items, most valuable first.
-        out: the output folder. Its subfolder ``results``, which is to be committed, contains a record ``NAME.json`` and
+        out: the output folder. Its subfolder ``results``, meant to be committed, contains a record ``NAME.json`` and
             a folder ``NAME`` for each item. ``runs/NAME`` is the item's run directory, from which it is resumed.
     """
 

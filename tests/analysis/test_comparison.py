@@ -63,11 +63,11 @@ def test_crossed_with_one_ticket_or_one_seed_is_an_ordinary_interval():
 
 
 def test_crossed_resamples_tickets_and_seeds_independently():
-    """The interval is that over tickets if only the ticket matters, and that over seeds if only the seed matters."""
+    """The interval equals that over tickets if only tickets matter, and that over seeds if only seeds matter."""
     for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
         assert crossed(matrix) == (0.5, 0.0, 1.0)
         assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)
-    # Only one of the four values is 1. A resample that repeats its ticket and its seed has a mean of 1.
+    # Only one of the four values is 1, so a resample has a mean of 1 only if it draws that ticket and seed twice.
     assert crossed(np.array([[0.0, 0.0], [0.0, 1.0]])) == (0.25, 0.0, 1.0)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "on_gpu"
 MACHINE = {"date": "2026-11-25 10:00", "gpu": "a GPU", "torch": "2.11.0", "cuda": "13.0"}
-#: A script that counts to 100, one number every 0.03 s. If interrupted, it saves its count for the next run to resume.
+#: A script that counts to 100, one number every 0.03 s. If interrupted, it saves its count; the next run resumes.
 COUNT = """
 import sys, time
 from pathlib import Path

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-#: The default folder of the claims. Only root can write to it, and a reboot clears it, like the network namespaces.
+#: The default folder for claims. Only root can write to it, and a reboot clears it, like the network namespaces.
 _CLAIMS = Path("/run/ticket_search_hosts")
 _PRIVATE = [ipaddress.ip_network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 

@@ -1,6 +1,6 @@
 """Simulated hosts on one machine, each with its own network, processes, home, /tmp and sshd.
 
-The hosts are network namespaces that are connected by a bridge. They need root, iproute2, openssh-server, rsync and
+The hosts are network namespaces connected by a bridge. They need root, iproute2, openssh-server, rsync and
 util-linux.
 """
 
@@ -66,7 +66,7 @@ class Hosts:
         give_back(self._claim)
 
     def name(self, number):
-        """Return the name of a host, of its network namespace and of its link to the bridge."""
+        """Return a host's name, which is also the name of its network namespace and of its link to the bridge."""
         return self._claim.host(number)
 
     def address(self, number):
@@ -130,7 +130,7 @@ class Hosts:
 
     @property
     def options(self):
-        """The options of ssh, which accept any host key and use the test run's own key."""
+        """The ssh options that accept any host key and select the test run's own key."""
         named = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5")
         return [*(word for option in named for word in ("-o", option)), "-i", str(self.key)]
 

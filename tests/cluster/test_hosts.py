@@ -13,7 +13,7 @@ import pytest
 from claims import run
 from hosts import Hosts
 
-#: A script that starts two hosts that reach each other, prints their names and addresses, and waits for a line.
+#: A script that starts two hosts, checks their connection, prints their names and addresses, and waits for a line.
 RUN = """
 import json, sys
 from pathlib import Path

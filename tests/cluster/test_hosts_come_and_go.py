@@ -1,4 +1,4 @@
-"""A search continues while hosts of its cluster are cut off, killed and added, and it loses no finished level."""
+"""A search continues while hosts of its cluster are cut off, killed and added, and loses no finished level."""
 
 import re
 import time

@@ -78,7 +78,7 @@ def test_the_uploaded_paths_exist_and_contain_no_data_results_or_secrets(name):
     # Ray hashes everything that it uploads, which would take minutes for the whole repository.
     assert not {"data", "runs", ".", "./", ".git", ".venv", "tests"} & set(sent)
     assert config["rsync_exclude"] == ["**/__pycache__"]  # not data/, because the package has a folder of that name
-    # Installing the package on the machines requires these.
+    # These are required to install the package on the machines.
     targets = {target.removeprefix("~/ticket-search/") for target in config["file_mounts"]}
     assert {"ticket_search", "search_spaces", "pyproject.toml", "setup.py", "constraints.txt", "Makefile"} <= targets
 
@@ -363,7 +363,7 @@ _STUBS = {
 
 @pytest.fixture
 def job(tmp_path):
-    """A job that starts the script as Slurm would, with the stubs first on the PATH, and reads what they recorded."""
+    """An object that runs the script as Slurm would, with the stubs first on the PATH, and reads their records."""
     folders = {name: tmp_path / name for name in ("bin", "said", "home")}
     for folder in folders.values():
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Every problem in a search gives one message that quotes the value."""
+"""Every problem in a search gives one message that quotes the offending value."""
 
 import pytest
 
@@ -318,7 +318,7 @@ def test_each_problem_is_one_line(message):
 
 
 def test_two_incompatible_fields_are_found_before_the_start(search):
-    """Each value is valid with the first values of the other fields, but adam and momentum are incompatible."""
+    """Each value is valid alongside the first value of every other field; only adam with momentum is invalid."""
     with pytest.raises(SpecError, match=r"momentum 0\.9 is only for sgd"):
         search(
             {

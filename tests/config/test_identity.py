@@ -100,7 +100,7 @@ def test_frozen_level_keys():
     assert pruned_key("parent", PruningSpec(ticket=DATA, rewind_iteration=5), 1) == "2c01f0850b560d7b6ed92f1569d8f34c"
     early = PruningSpec(early_bird=EarlyBirdSpec(window=3))
     assert early_bird_key("dense", EarlyBirdSpec(window=3), early) == "f0999648e56a3fc70def4ce6881a6953"
-    # The early-bird settings are part of the parent's key only.
+    # The early-bird settings affect only the parent's key.
     assert pruned_key("parent", early, 1) == pruned_key("parent", PLAIN.pruning, 1)
 
 

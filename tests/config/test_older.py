@@ -1,4 +1,4 @@
-"""Files that use the older name of the section ``pruning``, which is ``trajectory``, keep their meaning."""
+"""Files that call the section ``pruning`` by its older name, ``trajectory``, keep their meaning."""
 
 import pytest
 

@@ -68,7 +68,7 @@ def test_a_module_without_a_file_has_no_digest():
 
 
 class TestOneLine:
-    """An exception in a user's code, described in one line."""
+    """Tests for describing an exception in a user's code in one line."""
 
     def of(self, module, body):
         name, file = module

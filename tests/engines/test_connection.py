@@ -52,7 +52,7 @@ def test_it_listens_on_loopback_only():
 
 @pytest.fixture
 def started(monkeypatch):
-    """A fake of the package Ray that records calls of its functions; a test may replace its `init`."""
+    """A fake `ray` package that records calls to its functions; a test may replace its `init`."""
     calls = []
     node, context = {"NodeManagerAddress": "127.0.0.1"}, SimpleNamespace(gcs_address="127.0.0.1:6379")
     fake = SimpleNamespace(
@@ -102,7 +102,7 @@ def test_messages_of_the_raylets_do_not_reach_the_terminal(started):
 
 @pytest.fixture
 def interruptible():
-    """The signal handlers that the command installs."""
+    """Install the command's signal handlers, and restore the previous ones at the end."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     yield

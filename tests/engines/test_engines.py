@@ -160,7 +160,7 @@ def test_the_tables_are_bit_identical(engine, tpe_search, reference, tmp_path):
 
 
 def test_a_killed_and_resumed_search_has_the_same_tables(request, engine, tpe_search, reference, tmp_path):
-    """Kill the process that runs the search, move the run directory and resume it in another process."""
+    """The tables stay the same even if the run directory is moved before another process resumes the search."""
     (tmp_path / "space.yaml").write_text(tpe_search.to_yaml())
     here, there = tmp_path / "here", tmp_path / "there"
     arguments = [str(tmp_path / "space.yaml"), str(here), engine]
@@ -290,7 +290,7 @@ def test_a_killed_workers_trajectory_is_restarted_and_completed(
     engine_of_processes, user_module, search, tmp_path, monkeypatch
 ):
     marker = user_module / f"killed_under_{engine_of_processes}"
-    # Put the path into the source, because Ray's workers have the environment in which Ray was started.
+    # Write the path into the source: Ray's workers do not see variables that are set after Ray has started.
     source = USER_MODULE.replace('os.environ["KILLED_ONCE"]', repr(str(marker)))
     (user_module / f"killed_{engine_of_processes}.py").write_text(source)
     names = {"model.name": [f"killed_{engine_of_processes}:killed_once"]}
@@ -327,7 +327,7 @@ def test_the_end_of_a_worker_in_words(code, how):
 
 
 class TestCalls:
-    """Calls of importable functions in the workers."""
+    """Tests for calling importable functions in the workers."""
 
     def call(self, engine, search, function, calls, say=lambda line: None):
         spec = search({"pruning_rate": [0.5]}, seeds=(0,), sampler="grid", trials=None)
@@ -371,7 +371,7 @@ def test_a_bad_engine_or_address_is_refused_and_leaves_nothing_behind(search, tm
 
 
 def test_the_other_engines_open_without_ray():
-    """The package ``ray`` cannot be imported in this test."""
+    """Engines ``inline`` and ``processes`` open even if the package ``ray`` cannot be imported."""
     code = (
         "import sys\n"
         "class NoRay:\n"
@@ -401,7 +401,7 @@ def test_the_other_engines_open_without_ray():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 9, 15, 16])
 def test_workers_that_share_gpus_fill_one_gpu_after_another(monkeypatch, n):
-    """In a search space, a share of 1/n is written with four decimals."""
+    """Exactly n workers share a GPU, even though a share of 1/n is cut to four decimals in a search space."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     share = 10_000 // n / 10_000
     assert [visible_gpus(slot, share) for slot in range(2 * n)] == [["0"]] * n + [["1"]] * n

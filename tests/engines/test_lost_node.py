@@ -23,7 +23,7 @@ def run(address, run_dir):
 
 
 def running(run_dir):
-    """Return the trajectories that have finished a level but not ended. If there are two, each node is running one."""
+    """Return the trajectories that have finished a level but have not ended. If there are two, each node runs one."""
     events = read_events(run_dir)
     ended = {event["trajectory_id"] for event in events if event["event"] == "trajectory_ended"}
     return {event["trajectory_id"] for event in events if event["event"] == "level_finished"} - ended

@@ -135,7 +135,7 @@ class TestNodeTypes:
         )
         self.nodes(2, "cpu")
         assert node_types() == [
-            NodeType(name="gpu", resources=GPU_NODE, most=7),  # two of the nine workers already run
+            NodeType(name="gpu", resources=GPU_NODE, most=7),  # two of the nine workers are already running
             NodeType(name="cpu", resources=LAPTOP, most=7),
             NodeType(name="none", resources=LAPTOP, most=0),
         ]

@@ -44,7 +44,7 @@ def test_workers_read_the_memory_of_their_node(ray_address, user_data):
     from ticket_search.engines.ray.connection import ray, share
 
     def find_the_images(spec, data):
-        """Return the memory mappings of the images in a worker, the fingerprint, and the sum of the images."""
+        """Return the mappings that hold a worker's images, the fingerprint, and the sum of the training images."""
         import ticket_search.engines.worker as worker
 
         dataset = worker._task("classification", spec, data[0], "there is no such folder", "cpu").data

@@ -158,7 +158,7 @@ def test_a_ticket_of_another_network_is_refused(found, digits, stores):
 
 @pytest.fixture
 def files(found, tmp_path):
-    """The files of two tickets, found with the seeds 1 and 2."""
+    """The files of two tickets, found with seeds 1 and 2."""
     paths = []
     for seed in (1, 2):
         paths.append(tmp_path / f"{seed}.safetensors")
@@ -203,7 +203,7 @@ def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, 
 
 
 def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
-    """A ticket's name and figures do not affect how it is trained, so they are not part of its key."""
+    """Tickets that differ only in name and figures count as the same, because neither affects their training."""
     again = tmp_path / "again.safetensors"
     ticket = read_ticket(files[0])
     again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
@@ -233,7 +233,7 @@ def test_trained_weights_are_not_transferred(found, retrain):
 
 
 def test_a_user_network_whose_code_has_changed_is_refused(found, digits, stores, tmp_path, monkeypatch):
-    """If the number of classes is unchanged, a tensor with another shape cannot be a new output layer."""
+    """With the same number of classes, a tensor of another shape cannot be a new output layer, so it is refused."""
     ticket, _ = found()
     shapes = {name: value.shape for name, value in ticket.weights.items()}
     wider = shapes | {"fc1.weight": torch.Size([24, 64])}

@@ -2,8 +2,9 @@
 
 The directory contains a finished search of 2 trajectories with 3 levels each, written by the version in its name. To
 hide the machine's name and paths, the name of the event file and the run directory in ``store/searches`` are replaced.
-TensorBoard files are left out. When the version of the tables, the store's entries or the engine is raised, make
-another directory, ``version_2``, and leave the earlier ones unchanged: `test_golden.py` tests that they can be read.
+TensorBoard files are left out. When the version of the tables, of the store's entries or of the engine is
+raised, make another directory, ``version_2``, and leave the earlier ones unchanged: `test_golden.py` tests that they
+can be read.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`ticket_search.run_search`, called as in a notebook."""
+"""Tests for `ticket_search.run_search`, called as in a notebook."""
 
 import subprocess
 import sys
@@ -79,7 +79,7 @@ def test_bad_input_is_one_message(tmp_path):
 
 
 def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
-    """With `multiprocessing`, every worker would import the script and thereby start the search again."""
+    """Unlike workers of `multiprocessing`, the engine's workers do not import the script and start the search again."""
     (tmp_path / "script.py").write_text(
         "import ticket_search\n"
         f"results = ticket_search.run_search({SEARCH!r}, 'run', engine='processes', trials=1)\n"

@@ -70,7 +70,7 @@ def test_a_space_with_unchecked_data_sets_has_an_estimate(search):
 
 
 def test_a_space_with_invalid_points_has_an_estimate(search):
-    """The check looks at pairs of fields, so it does not find that a combination of three fields is invalid."""
+    """An invalid combination of three fields is no obstacle; the check, which looks at pairs, does not find it."""
     space = {
         "rewind_iteration": [0, 20],
         "training.batch_size": [32, 512],

@@ -32,7 +32,7 @@ def test_impossible_resources_are_refused_and_leave_nothing_behind(search, tmp_p
 
 
 def test_a_refused_search_does_not_remove_another_search(search, tmp_path, monkeypatch):
-    """When both searches start, runs/ does not exist. The other creates files there before this one is refused."""
+    """A refused search that has created runs/ leaves the files that another search has since put there."""
     monkeypatch.setattr(preflight, "_check_resources", lambda spec: None)
     spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})

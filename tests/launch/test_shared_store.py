@@ -55,7 +55,7 @@ def walker(tmp_path, name, other, specs):
 
 @pytest.fixture
 def spaces(trajectory):
-    """Two lists of eight trajectories that have four in common. Both need level 0 of each seed at the same time."""
+    """Two lists of eight trajectories, four of which are in both. Both lists start with level 0 of the same seeds."""
 
     def over(rates):
         points = [(rate, k, seed) for rate in rates for k in (0, 20) for seed in (0, 1)]
@@ -103,7 +103,7 @@ def test_the_second_of_two_searches_reuses_levels_of_the_first(spaces, digits, t
 
 
 def test_two_concurrent_searches_train_each_level_once(s3, search, tmp_path):
-    """The searches run in two processes and share a store in object storage."""
+    """Two complete searches that share a store in object storage never train the same level twice."""
     folder = open_folder(s3.location("shared"))
     settings = {"seeds": (0, 1), "sampler": "grid", "trials": None, "early_stopping": None, "max_concurrent": 1}
     rates = {"a": [0.3, 0.6], "b": [0.6, 0.8]}

@@ -14,7 +14,7 @@ from ticket_search.lottery.rows import control_rows, early_bird_rows, level_row
 from ticket_search.pruning.masks import distance
 from ticket_search.tasks.classification import ACCURACY
 
-#: Seven epochs of 17 iterations, within which the masks of lenet_16 become stable.
+#: Seven epochs of 17 iterations, enough for the masks of lenet_16 to become stable.
 LONG = {"training.iterations": 119, "training.evaluate_every": 50, "pruning_rate": 0.5, "max_levels": 1}
 EARLY = {"threshold": 0.12, "window": 3}
 
@@ -79,7 +79,7 @@ def test_the_dense_training_ends_early_and_gives_the_tickets_mask(bench, traject
     assert ended % 17 == 0
     assert levels[0].curve[-1].iteration == ended
     assert levels[0].curve[:-1] == full[0].curve[: len(levels[0].curve) - 1]
-    # The training ended at the first mask whose distances to the two before it are both below the threshold.
+    # Training ended at the first mask whose distances to the two before it are both below the threshold.
     by_mask = {}
     for each in levels[0].mask_distances:
         by_mask.setdefault(each.iteration, []).append(each.distance)
@@ -103,7 +103,7 @@ def watched(bench, spec, iteration):
 
 
 def test_tickets_are_compared_with_the_fully_trained_dense_network(bench, trajectory, stores):
-    """A dense network whose training ended early would be too easily matched."""
+    """A dense network whose training ended early would be too easy to match, so it is not the baseline."""
     store, spec = stores(), trajectory({**LONG, "early_bird": EARLY})
     plain = bench.run(trajectory(LONG), store)
     levels = bench.run(spec, store)

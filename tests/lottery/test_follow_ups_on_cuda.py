@@ -14,7 +14,7 @@ from ticket_search.tasks.images import ImageTask
 
 DEVICE = "cuda"
 DIGITS = DatasetSpec(name="digits", validation=300)
-#: Seven epochs of 17 iterations, within which the masks of lenet_16 become stable.
+#: Seven epochs of 17 iterations, enough for the masks of lenet_16 to become stable.
 LONG = {"training.iterations": 119, "training.evaluate_every": 50, "pruning_rate": 0.5, "max_levels": 1}
 KEY = "0123456789abcdef0123456789abcdef"
 

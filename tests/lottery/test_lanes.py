@@ -87,7 +87,7 @@ def test_trajectories_train_a_shared_level_0_once_and_the_other_levels_together(
 
 
 def test_more_trajectories_than_lanes(digits, trajectory, stores, pair):
-    """Trajectories with three seeds share no level. Two are trained at a time, and the third waits for its turn."""
+    """Three trajectories with different seeds share no level: two train at a time while the third waits."""
     specs = [trajectory({"max_levels": 1, "controls": {"kinds": ["random_mask"]}}, seed=seed) for seed in range(3)]
     side, store = Side(digits, pair), stores()
     for seed, spec in enumerate(specs):
@@ -146,7 +146,7 @@ def test_closing_in_the_middle_of_a_training_run_releases_its_claim(digits, traj
 
 
 def test_the_steps_of_a_trajectory(digits, trajectory, stores):
-    """One training run yields level 0 and its rewind weights, and a second trajectory waits for this level."""
+    """One training run yields level 0 and its rewind weights, while a second trajectory waits for this level."""
     store, executor = stores(), PlainExecutor()
     spec = trajectory({"max_levels": 1})
     one, other = (trajectory_steps(TrajectoryLevels(spec, digits, store)) for _ in range(2))
@@ -165,7 +165,7 @@ def test_the_steps_of_a_trajectory(digits, trajectory, stores):
 
 
 def test_waiting_for_a_claimed_level_does_not_busy_wait(digits, trajectory, stores, pair):
-    """Another owner holds the claim on the level and releases it after the level has been requested a few times."""
+    """While another owner holds the claim on a level, the level is requested again only after a pause."""
     store, side = stores(), Side(digits, pair)
     spec = trajectory({"max_levels": 1})
     levels = TrajectoryLevels(spec, digits, store)

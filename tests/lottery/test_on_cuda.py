@@ -50,7 +50,7 @@ def test_a_second_run_is_bit_identical(trajectory, cuda_digits, tmp_path, model,
 
 @pytest.mark.parametrize("model", ["conv2", "resnet8"])
 def test_a_training_run_resumed_from_checkpoints_is_bit_identical(trajectory, cuda_digits, model, tmp_path):
-    """The training run is interrupted after every eighth checkpoint and resumed from the last one."""
+    """Interrupting training after every eighth checkpoint and resuming it from the last one changes no result."""
     training = trajectory().resolve(1137).training
     network = build(ModelSpec(name=model), **cuda_digits.inputs, seed=0).to("cuda")
     weights = {name: value.clone() for name, value in network.state_dict().items()}

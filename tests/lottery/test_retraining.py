@@ -63,7 +63,7 @@ class TestRetraining:
         for number in (1, 2):
             assert equal(bench.inputs[number], masked(bench.outputs[number - 1].weights, levels[number].mask))
         assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[1e-3] * 30] * 2
-        # The data order continues from the previous level's, but iterations count from 10, as for the other kinds.
+        # The data order continues from the previous level's, but iterations are counted from 10, as for other kinds.
         assert [(level.start, level.start + level.shift) for level in bench.levels] == [(0, 0), (10, T), (10, T + 30)]
         assert [[p.iteration for p in level.curve] for level in levels] == [[20, 40]] * 3
 

@@ -254,7 +254,7 @@ class TestDivergence:
             assert bench.counts() == expected
 
     def test_the_levels_before_it_were_yielded(self, bench, trajectory, stores, digits, monkeypatch):
-        """Level 2 diverges because the test puts a huge number into its weights."""
+        """Levels 0 and 1 are yielded before level 2, whose weights the test sets to a huge number, diverges."""
 
         def poisoned(request):
             if sum(int(kept.sum()) for kept in request.level.mask.values()) == 1184 // 4:

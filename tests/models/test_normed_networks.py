@@ -105,7 +105,7 @@ def test_an_initialization_follows_the_seed_and_the_draw():
 
 
 def test_evaluation_does_not_change_batch_norm_statistics(trajectory, tmp_path, digits):
-    """Evaluating a level eight times as often leaves its running statistics the same."""
+    """Evaluating a level eight times as often does not change its running statistics."""
     changes = {"model.name": "resnet8", "rewind_iteration": 3, "max_levels": 1, "training.iterations": 8}
     often, once = (
         list(

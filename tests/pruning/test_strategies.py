@@ -127,7 +127,7 @@ def test_global_keeps_the_best_weight_of_every_tensor():
 
 
 def test_the_densities_of_lenet_300_100():
-    """If 20% of the weights and 10% of the output layer are pruned per level, the densities are those of the paper."""
+    """Pruning 20% of the weights and 10% of the output layer per level gives the paper's densities."""
     shapes = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "output.weight": (10, 100)}
     weights = {name: torch.rand(shape, generator=generator()) for name, shape in shapes.items()}
     mask, percents = full_mask(weights, weights), []

@@ -123,14 +123,14 @@ def test_a_rebuild_first_says_how_many_levels_are_trained_again(finished_search)
     shutil.rmtree(finished_search / "curves")
     said = in_process("resume", finished_search, "--engine", "inline")
     assert said.returncode == 0, said.stderr
-    # Four trajectories share each seed's level 0.
+    # The 18 levels are two of each of the 8 trajectories, and one level 0 for each of the 2 seeds.
     line = "the level store no longer has 18 of the 18 levels whose rows must be rebuilt; 18 will be trained again"
     assert said.stderr.splitlines().count(line) == 1
     assert len(tables(finished_search)["curves"]) == len(before["curves"])
 
 
 def test_only_trajectories_that_lack_rows_are_replayed(finished_search):
-    """One of the two chunks of a table is lost after the store has been pruned."""
+    """If a table loses one of its two chunks after a prune, only the trajectories in that chunk are replayed."""
     before = tables(finished_search)
     curves = pq.read_table(finished_search / "curves" / CHUNK)
     lost = {curves["trajectory_id"][-1].as_py()}
@@ -204,7 +204,7 @@ def some_table():
 
 
 def test_no_flipped_byte_of_a_chunk_passes():
-    """Only flips in the name of the checksum pass: without it, the chunk counts as one of an earlier version."""
+    """Only flips in the checksum's name pass: without that name, the chunk counts as one of an earlier version."""
     table = some_table()
     data = write_chunk(table)
     unseen = []
@@ -280,7 +280,7 @@ def report(suggestion, level, accuracy):
 
 
 def replayed(driver, levels):
-    """Report up to `levels` levels of the next trajectory until it is stopped; return how many were reported."""
+    """Report levels of the next trajectory, at most `levels`, until it is stopped; return how many were reported."""
     suggestion = driver.next()
     for level in range(levels):
         if reason := driver.level_finished(suggestion.number, report(suggestion, level, 0.9 if level < 2 else 0.1)):
@@ -304,7 +304,7 @@ def test_a_stopped_trajectory_is_replayed_up_to_its_stop(search, tmp_path, lost)
     driver.flush()
     (tmp_path / lost / CHUNK).write_bytes(b"")
 
-    # The first driver is killed after it has rebuilt one trajectory; the next one rebuilds both.
+    # The first driver is killed after rebuilding one of the two trajectories; the next driver rebuilds both.
     killed = SearchDriver(spec, tmp_path)
     assert replayed(killed, 9) == 3
     assert (tmp_path / REBUILD_FILE).exists()

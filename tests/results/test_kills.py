@@ -34,7 +34,7 @@ def die():
 
 
 def killed(target, moment, act, *arguments):
-    """Call `act` in this child process, and kill the process at `moment` of writing a file named like `target`."""
+    """Call `act` in this child process, and kill it at `moment` of writing a file whose name contains `target`."""
     sync, replace = os.fsync, os.replace
 
     def name_of(handle):
@@ -61,7 +61,7 @@ def killed(target, moment, act, *arguments):
 
 @pytest.fixture(scope="module")
 def kill():
-    """A function that runs ``killed(target, moment, act, ...)`` in a child, forked from a process without threads."""
+    """A function that runs ``killed(target, moment, act, ...)`` in a child forked from a process without threads."""
     context = multiprocessing.get_context("forkserver")
     ours = ("results.reading", "results.tables", "search.run_directory", "search.suggestions", "store.level_store")
     context.set_forkserver_preload(["pytest", *(f"ticket_search.{name}" for name in ours)])
@@ -147,7 +147,7 @@ def test_killed_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path
 
 
 def _flush_and_die_at(run_dir, number, nth):
-    """Add the rows of a trajectory and flush them, with the kill at the `nth` rename."""
+    """Add the rows of a trajectory and flush them; the process is killed at the `nth` rename."""
     dying, plain, count = os.replace, os.rename, iter(range(1, 99))
     os.replace = lambda source, to: (dying if next(count) == nth else plain)(source, to)
     flush(run_dir, [number])
@@ -188,7 +188,7 @@ def spec(search):
 
 @pytest.fixture
 def more(search):
-    """The same search with another value for a setting that may be changed on resume."""
+    """The same search with another value for a setting that a resume may change."""
     return search({"pruning_rate": [0.5]}, sampler="grid", trials=None, max_concurrent=1)
 
 

@@ -68,11 +68,11 @@ def test_a_row_with_a_known_key_replaces_the_old_row_in_place(tmp_path):
     table = keyed(tmp_path)
     for n in range(7):
         table.put(row(n))
-    table.put(row(2, 0.5))  # not yet on disk
+    table.put(row(2, 0.5))  # the old row is not yet on disk
     table.flush()
     before = stamps(tmp_path)
-    table.put(row(1, 1.5))  # in a full chunk
-    table.put(row(6, 2.5))  # in the last chunk
+    table.put(row(1, 1.5))  # the old row is in a full chunk
+    table.put(row(6, 2.5))  # the old row is in the last chunk
     table.put(row(7))
     table.flush()
     expected = [row(0), row(1, 1.5), row(2, 0.5), row(3), row(4), row(5), row(6, 2.5), row(7)]
@@ -338,7 +338,7 @@ def test_five_thousand_levels_are_flushed_quickly(tmp_path):
 
 
 def test_an_interrupted_upgrade_leaves_a_readable_table_and_is_completed_later(tmp_path, monkeypatch):
-    """The table has three chunks of version 1, and the process dies after rewriting one of them."""
+    """If the process dies after rewriting one of three chunks of version 1, the next one finishes the upgrade."""
     now = schemas({})["curves"]
     then = pa.schema([field for field in now if field.name != "val_metric"], {"ticket_search.schema_version": "1"})
     for chunk in range(3):

@@ -58,7 +58,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def held_elsewhere(spec, run_dir, tmp_path):
-    """Another process, which holds the lock of the run directory."""
+    """Another process that holds the run directory's lock."""
     (tmp_path / "space.yaml").write_text(spec.to_yaml())
     command = [sys.executable, "-c", HOLD, str(run_dir), str(tmp_path / "space.yaml")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -161,7 +161,7 @@ class TestLock:
                 run._check_held(run_dir, held)
 
     def test_a_suspended_process_that_lost_its_lock_writes_nothing_more(self, run_dir, spec, monkeypatch):
-        """While the machine of this process was suspended, another process broke the lock and resumed the search."""
+        """Every write fails if another process broke the lock and resumed the search during the suspension."""
         now = [0.0]
         monkeypatch.setattr(lease, "_clock", lambda: now[0])
         with hold(run_dir, spec) as held:

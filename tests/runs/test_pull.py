@@ -84,7 +84,7 @@ def test_many_files_are_read_at_once(finished_search, tmp_path, monkeypatch):
 
     def met(self, name):
         if name.startswith("many/") and int(name[5:7]) < 8:
-            together.wait(timeout=10)  # raises an error if files are read one by one
+            together.wait(timeout=10)  # times out with an error unless eight files are read at once
         return read(self, name)
 
     monkeypatch.setattr(LocalFolder, "read", met)

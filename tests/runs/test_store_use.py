@@ -139,7 +139,7 @@ class TestAnUnfinishedSearch:
     @pytest.mark.parametrize("best", [None, keep_best(0)], ids=["prune", "keep best"])
     @pytest.mark.parametrize("levels", [1, 2, 5])
     def test_trains_no_level_twice_after_pruning(self, grid, tmp_path, levels, best):
-        """The search is killed after some levels, before the driver has written the last one to the tables."""
+        """No level is trained twice, even if a kill kept the driver from writing its last level to the tables."""
         spec = grid(0.3, 0.5, 0.6)
         run_by_hand(spec, tmp_path, levels=levels)
         dense = next(iter(finished_levels(tmp_path)))
@@ -159,7 +159,7 @@ class TestAnUnfinishedSearch:
         assert before - entries(tmp_path / "store") == {found[0.3, 1], found[0.3, 2], found[0.5, 1]}
 
     def test_keeps_the_dense_network_for_its_next_trajectory(self, grid, tmp_path):
-        """All started trajectories have ended, but the search has more trials."""
+        """The dense network is kept even though all started trajectories have ended, because more trials are left."""
         spec = grid(0.3, 0.5)
         one = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 1})})
         run_by_hand(one, tmp_path)
@@ -296,7 +296,7 @@ class TestAMovedSearch:
         assert (use.searches, use.gone) == ([], [str(tmp_path / "here")])
 
     def test_is_not_mistaken_for_its_older_copy(self, grid, tmp_path):
-        """The original search may just be unreachable at the moment, for example on a disk that is not mounted."""
+        """The original may just be unreachable for now, for example on an unmounted disk, so its entries are kept."""
         spec = grid(0.5, 0.3, store=tmp_path / "store")
         run_by_hand(spec, tmp_path / "it", levels=2)
         shutil.copytree(tmp_path / "it", tmp_path / "copy")
@@ -333,7 +333,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
     def test_a_store_with_a_damaged_note(self, finished, text):
-        """The search of the damaged note may need entries that no other search needs."""
+        """A damaged note is refused, because its search may need entries that no other search needs."""
         (finished / f"store/searches/{KEY}.01234567.json").write_text(text)
         with pytest.raises(RunDirectoryError, match=rf"searches/{KEY}.01234567.json' is damaged"):
             inspect(open_folder(finished))
@@ -362,7 +362,7 @@ def test_claims_of_dead_processes_are_removed_and_others_kept(finished):
 
 
 def test_a_store_in_object_storage(s3, grid, tmp_path):
-    """The location of the store has options, and the run directory is local."""
+    """A store can be pruned even if its location has options and the run directory is local."""
     store = open_folder(s3.location("store-use"))
     run_by_hand(grid(0.5, store=store), tmp_path / "run")
     use = inspect(open_folder(tmp_path / "run"), keep_best(1))
@@ -373,7 +373,7 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
 
 
 def test_stability_refuses_nodes_without_the_storage(finished_search, monkeypatch):
-    """Otherwise each such node would train copies into a folder of its own."""
+    """Each node without the storage would train copies into a folder of its own."""
     folder = LocalFolder(finished_search)
 
     def check(engine, place):

@@ -160,7 +160,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("sampler", ["grid", "tpe", "nsga2"])
     def test_a_point_with_three_incompatible_fields_fails_alone(self, search, tmp_path, sampler):
-        """Any two of the fields are compatible, so the check before the start passes: it looks at pairs of fields."""
+        """Any two of the fields are compatible, so the check before the start, which looks at pairs, finds nothing."""
         space = {
             "training.iterations": [400, 120],
             "pruning.early_bird.window": [2, 6],
@@ -350,7 +350,7 @@ class TestResume:
 
 
 def test_a_resumed_trajectory_is_not_stopped_at_a_level_that_it_had_passed(search, tmp_path):
-    """A trajectory is interrupted after level 4. Then four others do better, so a replay would stop it at level 2."""
+    """Other trajectories have since done so well that the rules alone would now stop this one at level 2."""
     rules = {"patience": 2, "worst_fraction": 0.5, "min_trajectories": 3, "collapse": 0.9}
     spec = search(SPACE, early_stopping=rules)
     driven = SearchDriver(spec, tmp_path)

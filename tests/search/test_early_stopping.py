@@ -34,7 +34,7 @@ class Course:
 
 
 def ladder(rate, lost, levels=8):
-    """Return the (compression, accuracy) of levels that lose `lost` of accuracy with each halving of the density."""
+    """Return the (compression, accuracy) of levels that lose `lost` in accuracy with each halving of the density."""
     compressions = [(1 - rate) ** -n for n in range(1, levels + 1)]
     return [(c, 0.9 - lost * log2(c)) for c in compressions]
 
@@ -53,7 +53,7 @@ class TestTheComparison:
         assert Course(watch, "best").tell(*ladder(0.45, 0.055)) == [None] * 8
 
     def test_trajectories_are_compared_at_equal_compression_not_at_equal_level(self):
-        """At a pruning rate of 0.5, the third level has a compression of 8, which no other trajectory has reached."""
+        """A third level with a compression of 8 is not compared with the much denser third levels of the others."""
         watch = stopping(**COMPARE)
         for name in "abc":
             Course(watch, name).tell((1.25, 0.85), (1.5, 0.84), (2.0, 0.8))

@@ -16,7 +16,7 @@ STEPS = {"pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1}, "strategy": ["l
 
 
 def outcome(suggestion):
-    """Return the outcome of a trajectory, which depends on the suggestion alone; about one in eight has failed."""
+    """Return the outcome of a trajectory, which depends on the suggestion alone; about one in eight fails."""
     draw = random.Random(suggestion.trajectory_id)
     return Outcome(failed=draw.random() < 0.125, score=4 * draw.random(), merit=draw.random())
 
@@ -139,10 +139,10 @@ class TestSuggestions:
         while asked.ask() is not None:
             counts.append(len(looked_at))
             looked_at.clear()
-        assert counts == [3] * 2 * points  # the point with each of the two seeds, and the suggestion itself
+        assert counts == [3] * 2 * points  # the point's IDs with both seeds, and the suggestion's ID
 
     def test_the_point_is_drawn_from_the_free_ones_in_the_order_of_the_grid(self, search, monkeypatch):
-        """Earlier versions drew from a list in this order, so their searches are resumed with the same points."""
+        """Searches of earlier versions, which drew from a list in this order, are resumed with the same points."""
         monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
         space = {
             "pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1},
@@ -256,7 +256,7 @@ class TestReplay:
         assert again.study.best_trial.params["pruning_rate"] == made[1].values["pruning_rate"]
 
     def test_reordering_the_fields_of_a_grid_skips_no_point(self, search):
-        """The order of the fields is not part of a search's identity."""
+        """A search may be resumed with its fields in another order, because the order is not part of its identity."""
         space = {"strategy": ["global", "layerwise"], "pruning_rate": [0.2, 0.5]}
         spec, turned = (
             search(dict(fields), seeds=(0,), sampler="grid") for fields in (space.items(), [*space.items()][::-1])

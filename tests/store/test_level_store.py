@@ -118,7 +118,7 @@ class TestEntries:
         assert (written < 1.1, read < 2.1) == (True, True), (written, read)
 
     def test_the_bytes_of_an_entry_are_frozen(self):
-        """Only the order of the metadata is not frozen, because safetensors writes them in random order."""
+        """Everything is frozen except the order of the metadata entries, which safetensors writes in random order."""
         tensors = {"w": torch.tensor([1.5, 2.0]), "m": torch.tensor([3], dtype=torch.uint8)}
         data = encode(Entry(record={"a": "é"}, tensors=tensors))
         metadata = {"format": "ticket_search.entry.1", "record": json.dumps({"a": "é"}), "sha256": "0" * 64}
@@ -349,7 +349,7 @@ class TestComputing:
         assert number(get_or_compute(store, KEY, compute)[0]) == 2
 
     def test_a_waiter_takes_over_from_a_killed_process(self, store, folder, events):
-        """As long as the owner is alive, the waiter keeps waiting."""
+        """The waiter keeps waiting while the owner is alive, and computes the entry once the owner has been killed."""
         code = (
             "import sys, time; from ticket_search.store.level_store import LevelStore\n"
             "wait = lambda: print('computing', flush=True) or time.sleep(60)\n"

@@ -61,7 +61,7 @@ def assert_same(outputs, expected):
 @pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM, SGD], ids=["adam", "momentum", "sgd"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_killed_after_every_iteration(digits, optimizer, masked):
-    """The training run uses batch norm, dropout, a schedule and kept weights, and evaluates between the kills."""
+    """Results are bit-identical with batch norm, dropout, a schedule, kept weights and evaluations between kills."""
     training = spec(optimizer, iterations=23, evaluate_every=5, name="step", milestones=(8, 15), warmup=4)
     network = make(nn.BatchNorm1d(12), nn.Dropout(0.3))
     level = inputs(network, half(network) if masked else None, start=2, keep=(2, 7, 20))
@@ -190,7 +190,7 @@ def test_resuming_does_not_change_the_inputs(digits):
 
 
 def test_a_killed_early_bird_run_ends_at_the_same_iteration(digits):
-    """Early-bird compares masks from before a kill with masks from after it."""
+    """Early-bird still compares masks from after a kill with masks from before it."""
     training = spec(ADAM, iterations=40, evaluate_every=7)
     network = make(nn.ReLU())
     start, seen = inputs(network), {}

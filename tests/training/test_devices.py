@@ -1,4 +1,4 @@
-"""Tests for the CUDA settings of training. Only the second one needs a CUDA device."""
+"""Tests for the CUDA settings of training. Only the second test needs a CUDA device."""
 
 import pytest
 import torch

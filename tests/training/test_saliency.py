@@ -1,4 +1,4 @@
-"""The saliency criteria agree with computations by hand."""
+"""The saliency criteria give the values computed by hand."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_synflow_is_the_flow_through_positive_weights_for_ones():
 
 
 def test_grasp_keeps_the_gradient_of_the_survivors():
-    """The scores equal finite differences of half the squared norm of the survivors' gradient, in float64."""
+    """Each score is the weight times a finite difference of half the survivors' squared gradient norm, in float64."""
     kept = torch.cat([tensor([True, False, True, True]), tensor([True, True])])
     mask = {"first.weight": kept[:4].view(2, 2), "second.weight": kept[4:].view(1, 2)}
 
@@ -121,7 +121,7 @@ def test_saliency_with_batch_norm_and_dropout_is_reproducible(criterion):
 
 
 def test_synflow_does_not_empty_layers_that_magnitude_empties():
-    """Both prune to a density of 0.001, without the rule that keeps the best weight of every tensor."""
+    """At a density of 0.001, magnitude empties layers unless every tensor keeps its best weight; SynFlow does not."""
     network = build(ModelSpec(name="lenet_300_100_100"), (1, 28, 28), 10, seed=0)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))
