@@ -23,7 +23,7 @@ file = run_dir / "levels" / "count"
 count = int(file.read_text()) if file.exists() else 0
 print("from", count, flush=True)
 try:
-    while count < 100:
+    while count < 150:
         time.sleep(0.03)
         count += 1
 except KeyboardInterrupt:
@@ -77,17 +77,17 @@ def test_items_are_taken_in_their_order_until_all_are_done(queue, take, tmp_path
 def test_a_call_ends_in_time_and_the_next_one_continues(queue, take, tmp_path):
     work = queue.WorkQueue([item(queue, "long", "print('once')", COUNT, "print('tables')")], tmp_path)
     started = time.monotonic()
-    assert take(work, 4.0) == ("long", "partial")
-    assert time.monotonic() - started < 4.0 + 1.0
+    assert take(work, 3.0) == ("long", "partial")
+    assert time.monotonic() - started < 3.0 + 1.0
     record = json.loads((tmp_path / "results/long.json").read_text())
     assert (record["state"], record["steps_done"]) == ("partial", ["step0"])
     reached = int((tmp_path / "results/long/levels/count").read_text())
-    assert 0 < reached < 100
+    assert 0 < reached < 150
     assert take(work) == ("long", "done")
     said = (tmp_path / "results/long/step1.txt").read_text()
     assert said == f"from 0\nfrom {reached}\n"
     assert (tmp_path / "results/long/step0.txt").read_text() == "once\n"
-    assert (tmp_path / "results/long/levels/count").read_text() == "100"
+    assert (tmp_path / "results/long/levels/count").read_text() == "150"
     assert not (tmp_path / "results/long/store").exists()
     assert (tmp_path / "runs/long/store").exists()
     # The record contains the date and the hardware of each call.
@@ -95,7 +95,7 @@ def test_a_call_ends_in_time_and_the_next_one_continues(queue, take, tmp_path):
     assert (record["item"], record["question"], record["state"]) == ("long", "what is long?", "done")
     assert [call["state"] for call in record["calls"]] == ["partial", "done"]
     assert all(call.items() > MACHINE.items() for call in record["calls"])
-    assert [call["seconds"] for call in record["calls"]] == [pytest.approx(2, abs=1), pytest.approx(3, abs=2.5)]
+    assert [call["seconds"] for call in record["calls"]] == [pytest.approx(3, abs=1), pytest.approx(4, abs=3)]
 
 
 def test_a_failed_item_is_retried_after_all_others(queue, take, tmp_path):
