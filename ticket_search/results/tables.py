@@ -161,7 +161,7 @@ class Table:
                 self._save(chunk, self._read(chunk))
 
     def _mended(self, chunk: int) -> pa.Table:
-        """Return a chunk. If it is damaged or missing, put an empty chunk in its place and rename the damaged file."""
+        """Return a chunk. If it is damaged or missing, replace it with an empty one; a damaged file is kept aside."""
         name = chunk_name(chunk)
         path, data = self._folder.place(name), self._folder.read(name)
         try:
