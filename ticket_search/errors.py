@@ -18,7 +18,7 @@ class SpecError(TicketSearchError):
 
 
 class DataError(SpecError):
-    """A data set that is missing, unreadable, or does not match its description."""
+    """A data set that is missing or unreadable, or that does not match its description."""
 
 
 class RunDirectoryError(SpecError):
@@ -80,7 +80,7 @@ _QUOTE = _Quote()
 
 
 class UserExit(TicketSearchError):
-    """A ``sys.exit`` in user code, or another exception there that is not an `Exception` and would end the process."""
+    """A ``sys.exit`` in user code, or another exception raised there that does not derive from `Exception`."""
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def user_exit_as_error() -> Iterator[None]:
     """Turn a ``sys.exit`` in the user's network, data or metric into an error that fails only its trajectory.
 
     Raises:
-        UserExit: instead of SystemExit, and of all others that are no `Exception`, except KeyboardInterrupt.
+        UserExit: replaces SystemExit and anything else that is not an `Exception`, except KeyboardInterrupt.
     """
     try:
         yield

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ticket_search.results.reading import Results
 
 _PATH = (str, os.PathLike, type(None)), "a path or 's3://bucket/path'"
-#: The allowed types of each argument, and their description.
+#: The allowed types of each argument, and the words for them in messages.
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "space": ((SearchSpec, Mapping, str, Path), "a file, the name of a search that ships, a dict or a SearchSpec"),
     "output": _PATH,
@@ -43,11 +43,11 @@ def run_search(
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),  # noqa: T201 (a notebook shows it)
     on_trajectory: Callable[[Mapping[str, Any]], None] = lambda row: None,
 ) -> "Results":
-    """Run a search to its end, and return its results. If the run directory contains the search, resume it.
+    """Run a search to its end, and return its results. If the run directory already contains it, resume.
 
     Args:
-        space: the search: a file, the name of a search that ships (``"digits"``), the content of a file as a dict, or
-            a `SearchSpec`.
+        space: the search: a file, the name of a search that ships with the package (``"digits"``), the content of a
+            file as a dict, or a `SearchSpec`.
         output: the run directory, a path or ``s3://bucket/path``; None means ``runs/<name of the search>``.
         engine: where trajectories run: ``inline`` (in this process, for debugging), ``processes`` (in processes on
             this machine, without Ray) or ``ray``.
@@ -58,7 +58,7 @@ def run_search(
         data_dir: the folder of the data sets, instead of the search's ``data_dir``.
         store: a level store shared with other searches, instead of the search's ``store``.
         say: receives lines of text: the plan, the disk space that the search will need, and warnings.
-        on_trajectory: receives the row of ``trajectories`` of each trajectory that ends.
+        on_trajectory: called when a trajectory ends, with its row of ``trajectories``.
 
     Returns:
         The tables as DataFrames. The row of a failed trajectory in ``trajectories`` contains its error.
@@ -100,7 +100,7 @@ def _spec(space: SearchSpec | Mapping[str, Any] | str | Path) -> SearchSpec | Ma
         return load_search(search_file(str(space)))
     try:
         return copy.deepcopy(dict(space))
-    except Exception as error:  # copying can raise any error; a generator, for example, cannot be copied
+    except Exception as error:  # copying may raise any error: a generator, for example, cannot be copied
         raise SpecError(f"space: {error}; give plain data: dicts, lists, strings, numbers, None") from error
 
 

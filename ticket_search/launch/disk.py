@@ -17,7 +17,7 @@ from ticket_search.storage.local import LocalFolder
 from ticket_search.tasks.task import NetworkSize
 
 _DRAWS = 200
-# Sizes in bytes, measured on searches with the digits; tests/launch/test_disk.py compares sums with real searches.
+# Sizes in bytes, measured on searches of the digits. tests/launch/test_disk.py compares their sums with real searches.
 _POINT_IN_STORE = 65
 _POINT_IN_TABLES = 30
 _POINT_IN_TENSORBOARD = 140
@@ -62,7 +62,7 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
 
     Args:
         spec: the search.
-        sizes: for each network name and data set, the size of the network and the number of training images.
+        sizes: the size of the network and the number of training images, for each (network name, data set) pair.
     """
     draw = random.Random(0)
     points = []
@@ -70,7 +70,7 @@ def estimate(spec: SearchSpec, sizes: Sizes) -> Estimate:
         values = {name: _drawn(domain, draw) for name, domain in spec.space.items()}
         try:
             points.append(_estimate_at(spec.trajectory_at(values, spec.seeds[0]), spec, sizes))
-        except SpecError:  # some combinations of fields are not valid, and their trajectories will fail
+        except SpecError:  # some combinations of fields are invalid; their trajectories will fail
             continue
     mean = {name: fmean(getattr(point, name) for point in points) if points else 0.0 for name in _FIELDS}
     return Estimate(**mean)
@@ -86,7 +86,7 @@ def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> 
     dense_nets = min(trials, len(spec.seeds) * _variants(spec))
     finals = 1 if pruning.early_bird is None else 2
     dense = dense_nets * size.values * _FLOAT * (finals + _rewinds(spec, trials / max(1, dense_nets)))
-    if pruning.retrain != "weights":  # each level starts from the final weights of the level before
+    if pruning.retrain != "weights":  # each level starts from the previous level's final weights
         dense += trials * (levels - 1) * size.values * _FLOAT
     mask, curve = size.prunable * _BYTES_PER_MASK_WEIGHT, points * _POINT_IN_STORE + _LEVEL_IN_STORE
     controls = trials * sum(trajectory.controls.count(level, pruning.last_level) for level in range(1, levels))
@@ -96,7 +96,7 @@ def _estimate_at(trajectory: TrajectorySpec, spec: SearchSpec, sizes: Sizes) -> 
 
 
 def describe(spec: SearchSpec, estimated: Estimate, folder: Folder) -> str:
-    """Describe an estimate in a line for the user, with a warning if too little space is free."""
+    """Describe an estimate to the user in one line, with a warning if too little space is free."""
     trials, levels = spec.planned_trials, round(estimated.levels)
     weights, masks, tables = map(in_words, (estimated.dense, estimated.masks, estimated.tables))
     line = (
@@ -122,7 +122,7 @@ def in_words(size: float) -> str:
 
 
 def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
-    """Return the size of a network and the number of training images, using the most similar point that was checked."""
+    """Return the network's size and the number of training images, taken from the most similar checked point."""
     name, dataset = trajectory.model.name, trajectory.dataset
 
     def likeness(tried: tuple[str, DatasetSpec]) -> tuple[bool, bool, int]:
@@ -132,7 +132,7 @@ def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
 
 
 def _variants(spec: SearchSpec) -> float:
-    """Return the number of dense networks for each seed: one for each combination of fields outside ``pruning``."""
+    """Return the number of dense networks per seed: one for each combination of the fields outside ``pruning``."""
     sections = {dotted(name): domain for name, domain in spec.space.items()}
     other = [domain for name, domain in sections.items() if not name.startswith("pruning.")]
     return math.prod((_count(domain) for domain in other), start=1.0)
@@ -145,7 +145,7 @@ def _count(domain: Domain) -> float:
 
 
 def _rewinds(spec: SearchSpec, sharing: float) -> float:
-    """Return the number of rewind iterations for which the weights of each dense network are kept.
+    """Return at how many rewind iterations the weights of each dense network are kept.
 
     Args:
         spec: the search.

@@ -20,8 +20,8 @@ class Checked:
     """The results of checking a search.
 
     Attributes:
-        sizes: for each network name and data set, the size of the network and the number of training images.
-        data: the data sets that were read, by `DatasetSpec.source`.
+        sizes: the size of the network and the number of training images, for each (network name, data set) pair.
+        data: the data sets that were read, keyed by `DatasetSpec.source`.
         notices: lines about the data that the user should read.
     """
 
@@ -91,7 +91,7 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 
 def _check_executor(name: str) -> None:
-    if USER_FUNCTION.fullmatch(name):  # skip the check for other names, because it imports torch (4 s)
+    if USER_FUNCTION.fullmatch(name):  # only these names need the check, which imports torch (4 s)
         from ticket_search.training.executors.registry import executor_for
 
         executor_for(name)

@@ -1,4 +1,4 @@
-"""Runs a search in a run directory, from the beginning or from where it stopped."""
+"""Runs a search in a run directory, from the beginning or from where an earlier run stopped."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -54,8 +54,8 @@ def run_search(
         address: the address of a Ray cluster; see `engines.ray.connection.connect`.
         listener: called when a trajectory ends, with the progress and the row of the trajectory in `trajectories`.
         on_start: called once with the progress object, which is kept up to date from then on.
-        entries: tickets of other searches, by their keys, which are put into the level store before the search starts.
-        say: receives notices for the user: the plan, the disk space that the search will need, a lock that has expired.
+        entries: tickets of other searches, by key, to put into the level store before the search starts.
+        say: receives notices for the user: the plan, the disk space that the search will need, and expired locks.
 
     Returns:
         The progress at the end.
@@ -109,7 +109,7 @@ def _driver(spec: SearchSpec, folder: Folder, held: Hold, listener: Listener, sa
 
 
 def _say_what_is_trained_again(search: SearchDriver, store: Folder, say: Say) -> None:
-    """Tell the user how many levels must be trained again to rebuild the tables, because the store was pruned."""
+    """Tell the user how many levels must be trained again to rebuild the tables: those missing from the store."""
     keys = search.level_keys_to_rebuild
     if keys and (removed := keys - LevelStore(store).keys()):
         say(
@@ -131,7 +131,7 @@ def _run(engine: Engine, search: SearchDriver, place: Place, data: Shared, held:
         # Do not retry writes: after an interrupt, the process must exit within ten seconds even if it cannot reach the
         # storage. If flushing fails too, report only the error that ended the search.
         with impatient(), suppress(TicketSearchError):
-            if held.lease.confirm():  # otherwise the directory may have been moved, and would be made again
+            if held.lease.confirm():  # otherwise the directory may have been moved, and a flush would recreate it
                 search.flush()
         if isinstance(error, SpecError):
             # While a search runs, a SpecError is a runtime failure (exit code 1), not bad input (exit code 2).
@@ -144,12 +144,12 @@ def _withdraw(store: Folder, folder: Folder, held: Hold, made: list[Path]) -> No
     store.remove(note_of(folder, held.run.run_id))
     empty(folder)
     for path in sorted({*made, *notes_folder(store)}, key=lambda path: len(path.parts), reverse=True):
-        with suppress(OSError):  # another search may have started to use the folder
+        with suppress(OSError):  # another search may already be using the folder
             path.rmdir()
 
 
 def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address: str | None = None, say: Say) -> None:
-    """Report where a search's trajectories would run and how much disk space they would need, without leaving files.
+    """Report where a search's trajectories would run and how much disk space they would need; leave no files behind.
 
     Args:
         spec: the search.
@@ -186,7 +186,7 @@ def _check_modules(spec: SearchSpec, engine: str) -> None:
 
 
 def _checked(spec: SearchSpec, folder: Folder, is_here: bool, entries: Mapping[str, Entry]) -> preflight.Checked:
-    """Check the directories, data, networks and tickets of a search before anything is started."""
+    """Check a search's directories, data, networks and tickets before anything is started."""
     store = store_folder(spec, folder)
     check_same_search(folder, spec)
     check_writable(folder)

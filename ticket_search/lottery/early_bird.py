@@ -43,7 +43,10 @@ class EarlyBird:
         self._masks: dict[int, Mask] = {}
 
     def __call__(self, iteration: int, weights: Mapping[str, Tensor]) -> bool:
-        """Return whether the window is full and the mask for `weights` is closer to all others than the threshold."""
+        """Add the mask for `weights` to the window, and return whether training should end.
+
+        It should once the window is full and the mask is closer than the threshold to every other mask in it.
+        """
         mask, others = self._draw(weights), self._spec.window - 1
         distances = [
             MaskDistance(iteration=iteration, earlier_iteration=earlier, distance=distance(before, mask))
@@ -56,7 +59,7 @@ class EarlyBird:
         return len(distances) == others and all(each.distance < self._spec.threshold for each in distances)
 
     def state(self) -> tuple[Any, dict[str, Tensor]]:
-        """Return the distances so far and the masks in the window, packed at one bit per weight."""
+        """Return the distances so far, and the window's masks packed at one bit per weight."""
         shapes = {name: list(kept.shape) for mask in self._masks.values() for name, kept in mask.items()}
         record = {"distances": [list(astuple(d)) for d in self.distances], "shapes": shapes, "masks": [*self._masks]}
         tensors = {f"{i}/{name}": pack(kept) for i, mask in self._masks.items() for name, kept in mask.items()}
@@ -72,5 +75,5 @@ class EarlyBird:
 
 
 def distances_of(plain: list[list[Any]]) -> list[MaskDistance]:
-    """Rebuild distances from the plain lists in which they are stored."""
+    """Rebuild the distances from the plain lists that store them."""
     return [MaskDistance(iteration=i, earlier_iteration=e, distance=d) for i, e, d in plain]

@@ -46,7 +46,7 @@ class FinishedTrajectory:
         self._context = self._levels.context
 
     def of(self, spec: TrajectorySpec) -> "FinishedTrajectory":
-        """Return the finished trajectory of another specification that has the same data and store."""
+        """Return another specification's finished trajectory, which uses the same data and store."""
         return FinishedTrajectory(spec, self.task, self._store)
 
     def level_key(self, number: int) -> str:
@@ -106,7 +106,7 @@ class FinishedTrajectory:
         return errors_between(one.final_weights, other.final_weights, points, network, self.task, precision)
 
     def _start_of(self, number: int, mask: Mask) -> Steps[LevelInputs]:
-        """Return the inputs from which level `number` was trained; for level 0, those of its copies."""
+        """Return the inputs from which level `number` was trained; for level 0, the inputs of its copies."""
         pruning = self._context.pruning
         if number == 0:
             weights = yield from self._levels.starts.rewind_weights()

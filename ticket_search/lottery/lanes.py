@@ -75,7 +75,7 @@ class Lanes(Generic[K]):
         return len(self._lanes)
 
     def add(self, name: K, steps: Steps[Any]) -> None:
-        """Add a trajectory, whose generator `steps` may already have been started."""
+        """Add a trajectory. Its generator `steps` may already have been started."""
         self._lanes[name] = _Lane(name, steps)
 
     def remove(self, name: K) -> None:
@@ -132,7 +132,7 @@ class Lanes(Generic[K]):
         return lane.name, self._step(lane, lane.steps.send, outputs)
 
     def _step(self, lane: _Lane[K], resume: Callable[[Any], object], sent: Any) -> Level | Ended | None:
-        """Run a trajectory to its next step; return its level or its end, or None if it must wait or train."""
+        """Run a trajectory to its next step. Return the level or end that it reached; None if it must wait or train."""
         lane.ready_at = 0.0
         try:
             with user_exit_as_error():
@@ -165,7 +165,7 @@ class Lanes(Generic[K]):
 
 
 def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_for) -> Iterator[Level]:
-    """Run one trajectory, which shares its executors with no other, and yield its levels."""
+    """Run one trajectory on executors of its own, and yield its levels."""
     lanes: Lanes[str] = Lanes(executor)
     lanes.add("", steps)
     try:

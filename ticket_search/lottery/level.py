@@ -128,7 +128,7 @@ def to_entry(
     mask_distances: Iterable[MaskDistance] = (),
     trained_with: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
-    """Return the store's entry of a level: figures and owner as JSON, masks packed at one bit per weight."""
+    """Return the store entry for a level: figures and owner as JSON, masks packed at one bit per weight."""
     record: dict[str, Any] = {"level": number, "trainer": owner, "diverged": outputs.diverged}
     # Store figures under their older names too, because an older version of this package may share the store.
     measured = {**vars(outputs), **trained_with}
@@ -162,7 +162,7 @@ def from_entry(entry: Entry, key: str, *, reused: bool) -> Level:
 
 
 def _masks(entry: Entry, prefix: str) -> Mask:
-    # Keep the order of the record, which is the network's: pruning breaks ties between equal scores by this order.
+    # Keep the record's order, which is the network's, because pruning breaks ties between equal scores by this order.
     return {
         name: unpack(entry.tensors[prefix + name], tuple(shape))
         for name, shape in entry.record["shapes"].items()

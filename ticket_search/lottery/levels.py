@@ -65,7 +65,7 @@ class TrajectoryLevels:
         self._pruner = Pruner(self.context, self.starts)
 
     def train_dense(self, keep: Collection[int]) -> Steps[Level]:
-        """Train level 0, and also store its weights after each iteration in `keep`.
+        """Train level 0, and store its weights after each of the iterations in `keep`.
 
         Early-bird may end level 0 early; the dense network trained for the full schedule is then one of its controls.
         """
@@ -83,7 +83,7 @@ class TrajectoryLevels:
         return self._pruner.prune(level)
 
     def train_ticket(self, parent: Level, mask: Mask) -> Steps[Level]:
-        """Train the level after `parent`, whose survivors are rewound or trained further, as `pruning.retrain` says."""
+        """Train the level after `parent`, whose survivors are rewound or trained further; see `pruning.retrain`."""
         number, key = parent.number + 1, self.context.next_key(parent)
 
         def compute() -> Steps[Entry]:
@@ -103,7 +103,7 @@ class TrajectoryLevels:
         mask = ticket.mask if redraws else shuffled(ticket.mask, torch.Generator().manual_seed(seed))
 
         def compute() -> Steps[Entry]:
-            # Draw 0 is the trajectory's own initialization, and `reinit_kept: fresh` uses draw 1.
+            # Draw 0 is the trajectory's own initialization, and `reinit_kept: fresh` uses draw 1; controls start at 2.
             inputs = yield from (self.starts.redrawn(mask, 2 + draw) if redraws else self.starts.rewound(mask))
             return self._entry((yield from self._trainer.train(inputs, key)), ticket.number, mask)
 

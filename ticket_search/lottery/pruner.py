@@ -55,7 +55,7 @@ class Pruner:
         return self._by_values(number, mask, weights, initial)
 
     def mask_of_values(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
-        """Return the mask that `next_mask` would compute, but without steps; the criterion must need only weights."""
+        """Return the same mask as `next_mask`, but without yielding steps. The criterion must need only the weights."""
         return self._by_values(number, mask, weights, {})
 
     def _by_values(self, number: int, mask: Mask, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Mask:

@@ -70,7 +70,7 @@ class Starts:
 
     @cached_property
     def given(self) -> Ticket | None:
-        """The transferred ticket, if any, without tensors that do not fit, such as the output layer for other classes.
+        """The transferred ticket, if any, without tensors that do not fit, such as an output layer for other classes.
 
         Raises:
             SpecError: the ticket is not in the store, or belongs to another network or other inputs.
@@ -89,7 +89,7 @@ class Starts:
         iteration = context.pruning.rewind_iteration
 
         def train_again() -> Steps[Entry]:
-            """Train the first iterations of level 0 again, because it was trained without keeping these weights."""
+            """Repeat the first iterations of level 0, because these weights were not kept when it was trained."""
             if iteration == 0:
                 return weights_entry(context.initial, 0)
             start = LevelInputs(weights=context.initial, mask={}, seed=context.spec.seed, stop=iteration)
@@ -112,7 +112,7 @@ class Starts:
 
 
 def weights_entry(weights: Mapping[str, Tensor], iteration: int) -> Entry:
-    """Return the store's entry of rewind weights."""
+    """Return the store entry for rewind weights."""
     return Entry(record={"iteration": iteration}, tensors={n: w.cpu() for n, w in weights.items()})
 
 

@@ -1,4 +1,4 @@
-"""Tickets, each with a mask, initial weights and a record of its origin, and how to read and write them."""
+"""Tickets, and how to read and write them. A ticket has a mask, initial weights and a record of its origin."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ class Ticket:
         Everything else is JSON, with a checksum, under the metadata key ``ticket``. Equal tickets have equal bytes.
         """
         plain, tensors = self._plain(), self._tensors()
-        # A single key, because safetensors writes several keys in an order that changes from call to call.
+        # Use a single key, because safetensors writes several keys in an order that varies from call to call.
         return save(tensors, {_METADATA: json.dumps(plain | {_CHECKSUM: _digest(plain, tensors)})})
 
     def to_entry(self) -> Entry:
@@ -90,12 +90,12 @@ class Ticket:
 
     @property
     def key(self) -> str:
-        """The key in a level store: a digest of everything that matters for training the ticket on other data."""
+        """The key in a level store: a digest of everything that affects training the ticket on other data."""
         inputs = [self.inputs[name] for name in _IMAGES] if set(self.inputs) == set(_IMAGES) else [dict(self.inputs)]
         return _digest([canonical(self.spec.model), *inputs], self._tensors())[:32]
 
     def cut_to(self, shapes: Mapping[str, torch.Size], inputs: Mapping[str, Any]) -> "Ticket":
-        """Return the ticket, without its output layer if the network has a different number of classes.
+        """Return the ticket, but without its output layer if the network has a different number of classes.
 
         Args:
             shapes: the shapes of the network's parameters and buffers, by name.
@@ -163,7 +163,7 @@ class Ticket:
                 raise SpecError(f"ticket {self.name!r}: its mask has {name!r}, which is not a parameter of the network")
             weight = parameters[name]
             owners = [(m, n) for m in network.modules() for n, p in m.named_parameters(recurse=False) if p is weight]
-            for module, parameter in owners:  # several if the weight is tied
+            for module, parameter in owners:  # more than one if the weight is tied
                 prune.custom_from_mask(module, parameter, kept)  # type: ignore[no-untyped-call]
         return network
 
@@ -192,7 +192,7 @@ class _Metadata(Spec):
 
     @property
     def network_inputs(self) -> dict[str, Any]:
-        """The inputs that `_plain_inputs` converted to plain data."""
+        """The keyword arguments for building the network, as plain data; the inverse of `_plain_inputs`."""
         images = {"image_shape": self.image_shape, "classes": self.classes}
         return images if self.inputs is None else self.inputs
 
@@ -241,7 +241,7 @@ def _described(inputs: Mapping[str, Any]) -> str:
 
 
 def read_ticket(path: str | Path) -> Ticket:
-    """Read a ticket file that `Ticket.to_bytes` made, without importing any code that the file names.
+    """Read a ticket file that `Ticket.to_bytes` produced, without importing any code that the file names.
 
     Raises:
         SpecError: the file does not exist, is not a ticket, is damaged, or has a format that this version cannot read.
@@ -302,7 +302,7 @@ def _ticket(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ticket:
     metadata = validate(_Metadata, plain)
     weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
     for name, value in weights.items():
-        # Infinity is allowed: attention masks contain it in buffers.
+        # Infinity is allowed, because attention masks stored as buffers contain it.
         if value.is_floating_point() and bool(value.isnan().any()):
             raise SpecError(f"its weights {name!r} contain NaN")
     for name in metadata.mask:
@@ -330,11 +330,11 @@ def _check_mask(name: str, kept: Tensor | None, weights: Tensor | None) -> None:
 
 
 def load_ticket(file: str | Path, allow_code: bool = False) -> nn.Module:
-    """Load a ticket file as a network on the CPU that has the ticket's weights and mask and is ready to train.
+    """Load a ticket file as a network on the CPU, with the ticket's weights and mask and ready to train.
 
     The mask is applied by ``torch.nn.utils.prune``: a pruned parameter ``w`` is trained as ``w_orig``, and every
     forward pass uses ``w_orig * w_mask``. ``prune.remove(module, "weight")`` turns it back into a plain parameter;
-    until then ``copy.deepcopy`` fails, as for any network pruned with torch. ``network.ticket``, a `Ticket`,
+    until then, ``copy.deepcopy`` fails, as for any network pruned with torch. ``network.ticket``, a `Ticket`,
     has the rest of the file's content: configuration, figures and level key.
 
     Args:

@@ -72,7 +72,7 @@ class Trainer:
         entry, found = yield from self.found_or_computed(key, compute_and_log, saved=finished)
         reused = found and (self.owner is None or entry.record.get("trainer") != self.owner)
         if found and not reused:
-            # An earlier process trained the level for this trajectory, and may have died before logging that.
+            # An earlier process trained the level for this trajectory, but may have died before logging it.
             if self._owner_finished(key) is False:
                 finished()
             self.store.tidy(key)
@@ -83,7 +83,7 @@ class Trainer:
     def found_or_computed(
         self, key: str, compute: Callable[[], Steps[Entry]], saved: Callable[[], None] = lambda: None
     ) -> Steps[tuple[Entry, bool]]:
-        """Return the entry of a key, and whether it was already in the store.
+        """Return the entry under a key, and whether it was already in the store.
 
         If another process is computing the entry, wait for it; otherwise, claim the key and compute the entry here.
 
@@ -105,7 +105,7 @@ class Trainer:
         return entry, entry is not computed
 
     def train(self, inputs: LevelInputs, key: str) -> Steps[LevelOutputs]:
-        """Request a training run, which resumes from the key's checkpoint if there is one, and return its outputs."""
+        """Request a training run and return its outputs. The run resumes from the key's checkpoint if there is one."""
         checkpoints = None
         if self._checkpoint_seconds is not None:
             checkpoints = _Checkpoints(self.store.checkpoint(key), self._checkpoint_seconds, key, self._log)

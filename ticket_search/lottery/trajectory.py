@@ -6,7 +6,7 @@
        a ticket.
     4. Train the ticket from iteration k on to obtain the next level. Train its controls, if any. Go to 2.
 
-A level is a pure function of its inputs and is stored under their hash, so a restarted trajectory trains only the
+A level is a pure function of its inputs and is stored under a hash of them, so a restarted trajectory trains only the
 levels that are not in the store yet.
 """
 
@@ -89,7 +89,7 @@ def run_trajectory(
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:
-    """Return whether the settings prescribe the mask, or the mask is dense enough and sparser than its parent."""
+    """Return whether the settings prescribe the mask, or it is dense enough and sparser than the parent's mask."""
     if pruning.target_densities is not None or pruning.ticket is not None:
         return True
     dense_enough = density(mask) >= pruning.min_density

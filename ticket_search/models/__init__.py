@@ -1,4 +1,4 @@
-"""Networks and their prunable parameters. Loads torch."""
+"""Networks and their prunable parameters. Importing this package imports torch."""
 
 from ticket_search.models.registry import aliases, build, build_from, check, network_digest, output_mark, prunable
 

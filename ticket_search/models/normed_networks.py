@@ -59,7 +59,7 @@ def resnet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Seq
 
 
 def vgg(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Build ``vgg16`` or ``vgg19``: 3x3 convolutions with batch norm, a pool after each block, one output layer.
+    """Build ``vgg16`` or ``vgg19``: 3x3 convolutions with batch norm, a pool after each block, and one output layer.
 
     Pools are 2x2, except that the last one averages all remaining pixels. On CIFAR-10 the networks have 14,710,464 and
     20,018,880 convolution weights, and 5,120 in the output layer.

@@ -1,4 +1,4 @@
-"""Build a network by its name, and find the prunable parameters of a network."""
+"""Build networks by name, and find their prunable parameters."""
 
 import inspect
 from collections.abc import Mapping
@@ -107,7 +107,7 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
     names = set(prunable(network))
     shape = " x ".join(map(str, image_shape))
     for mode in (True, False):
-        # Dropout draws from the global generator.
+        # Dropout draws from the global generator, which must be left unchanged.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             try:
                 output = network.train(mode)(torch.zeros(2, *image_shape))
@@ -131,7 +131,7 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
 
 
 def aliases(network: nn.Module) -> dict[str, str]:
-    """Map every additional name that a tied parameter or buffer has in the state dict to its first name."""
+    """Map the additional names that tied parameters and buffers have in the state dict to their first names."""
     first: dict[int, str] = {}
     return {
         name: first[id(value)]
@@ -144,8 +144,8 @@ def prunable(network: nn.Module, example: Tensor | None = None) -> tuple[str, ..
     """Return the names of the prunable parameters in registration order, except that the output layer's is last.
 
     A parameter is prunable if it has at least 2 dimensions, the last part of its name contains "weight", and it does
-    not belong to an embedding. A tied parameter appears once, under its first name. `_output_layer` says how the output
-    layer is found.
+    not belong to an embedding. A tied parameter appears once, under its first name. `_output_layer` explains how the
+    output layer is found.
 
     Args:
         network: the network. Its weights and torch's global CPU generator are left unchanged.
@@ -192,9 +192,9 @@ def _weights(network: nn.Module) -> dict[str, nn.Parameter]:
 def _output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter], example: Tensor | None) -> str:
     """Return the name of the output layer's weight.
 
-    If the network has an attribute `output_layer`, that attribute decides. Otherwise, it is the weight of the module
-    that starts last when the network runs on the example. Without an example, or if no module with a weight runs, it is
-    the weight registered last.
+    If the network has an attribute `output_layer`, that attribute decides. Otherwise, the weight is that of the
+    module that starts last when the network runs on the example. Without an example, or if no module with a weight
+    runs, it is the weight registered last.
     """
     stated = getattr(network, "output_layer", None)
     if stated is not None and not inspect.ismethod(stated):
@@ -225,7 +225,7 @@ def _last_to_run(network: nn.Module, weights: Mapping[str, nn.Parameter], exampl
     def note(module: nn.Module, inputs: object) -> None:
         ran.extend(names[id(p)] for p in module.parameters(recurse=False) if id(p) in names)
 
-    # Note modules when they start, not when they end: the network itself, which may own a weight, always ends last.
+    # Record modules when they start, not when they end: the network itself, which may own a weight, always ends last.
     hooks = [module.register_forward_pre_hook(note) for module in network.modules()]
     mode = network.training
     try:

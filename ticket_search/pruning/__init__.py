@@ -1,1 +1,1 @@
-"""Choose the weights that survive: named tensors in, masks out. Independent of networks, training and data."""
+"""Choose the surviving weights: named tensors in, masks out. This package is independent of networks and training."""

@@ -1,4 +1,4 @@
-"""Criteria, which score every weight. The survivors with the lowest scores are pruned.
+"""Pruning criteria. Each scores every weight; the survivors with the lowest scores are pruned.
 
 The criteria in this file use only the weights' values. ``snip``, ``grasp`` and ``synflow`` run the network; see
 `ticket_search.training.saliency`.
@@ -21,7 +21,7 @@ def magnitude(initial: Tensors, final: Tensors, generator: torch.Generator) -> S
 
 
 def random(initial: Tensors, final: Tensors, generator: torch.Generator) -> Scores:
-    """Return random scores in [0, 1), as a control; drawn on the CPU so that every device prunes the same weights."""
+    """Return random scores in [0, 1), as a control, drawn on the CPU so that every device prunes the same weights."""
     del initial
     return {name: torch.rand(w.shape, generator=generator).to(w.device) for name, w in final.items()}
 

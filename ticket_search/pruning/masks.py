@@ -48,7 +48,7 @@ def apply_mask(mask: Mask, weights: Tensors) -> dict[str, Tensor]:
 
 
 def shuffled(mask: Mask, generator: torch.Generator) -> Mask:
-    """Return a mask that keeps as many weights of each tensor as `mask`, at random positions."""
+    """Return a mask that keeps as many weights of each tensor as `mask` does, but at random positions."""
     return {
         name: kept.flatten()[torch.randperm(kept.numel(), generator=generator)].view_as(kept)
         for name, kept in mask.items()
@@ -61,6 +61,6 @@ def pack(kept: Tensor) -> Tensor:
 
 
 def unpack(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the boolean tensor of the given shape that `pack` has packed into `bits`."""
+    """Return the boolean tensor of the given shape that `pack` packed into `bits`."""
     count = int(np.prod(shape))
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool).reshape(shape))

@@ -1,4 +1,4 @@
-"""Reads and writes chunks, the files of a table. Each contains its own checksum."""
+"""Reads and writes chunks, the files that make up a table. Each contains its own checksum."""
 
 import hashlib
 import re
@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _NAME = re.compile(r"part-\d{5,}\.parquet")
-#: Precedes the hash of the whole file, which is computed with zeros in place of the hash itself. The hash is in the
-#: footer of the file, which Parquet's page checksums do not cover.
+#: The marker before the hash of the whole file, which is computed with zeros in place of the hash itself. Both are
+#: in the file's footer, which Parquet's page checksums do not cover.
 _MARK = b"ticket_search.sha256="
 _ZEROS = b"0" * 64
 _KEY = b"ticket_search.checksum"
@@ -21,7 +21,7 @@ def chunk_name(number: int) -> str:
 
 
 def is_chunk(name: str) -> bool:
-    """Return whether a file in a table's folder is a chunk, rather than a user's copy or note, or ``.DS_Store``."""
+    """Return whether a file in a table's folder is a chunk, rather than, say, a user's copy or ``.DS_Store``."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -58,7 +58,7 @@ def read_chunk(data: bytes, columns: list[str] | None = None) -> pa.Table:
     file = _open(data)
     try:
         return file.read(columns)
-    except Exception as error:  # reading a damaged file without a checksum, of an earlier version, may raise any error
+    except Exception as error:  # earlier versions wrote no checksum, so reading a damaged file may raise any error
         raise ValueError(_one_line(error)) from None
 
 

@@ -1,4 +1,4 @@
-"""Declares the name, type and meaning of every column of the tables. The module `figures` declares those of a level."""
+"""Declares every column of the tables: its name, type and meaning. A level's figures are declared in `figures`."""
 
 from collections.abc import Mapping
 

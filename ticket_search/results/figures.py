@@ -27,8 +27,8 @@ class Column:
         type: the name of its Arrow type.
         meaning: a one-line description, which ``docs/tables.md`` repeats.
         since: the schema version that added the column.
-        older: the value to use for rows and store records of earlier versions.
-        older_as: the name of the column whose value to use for such rows, instead of `older`.
+        older: the value used for rows and store records of earlier versions.
+        older_as: the name of the column whose value is used for such rows instead of `older`.
         in_tensorboard: whether TensorBoard plots the column.
     """
 
@@ -87,7 +87,7 @@ class Figure(Column):
         return finished.level.figures[self.name] if self.stored else getattr(finished.level, self.name)
 
     def read(self, record: Row) -> Any:
-        """Return the value in a record of the store."""
+        """Read the value from a record of the store."""
         return next((record[name] for name in self.stored if name in record), self.older)
 
 

@@ -98,7 +98,7 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
             chunks = _read_chunks(folder)
             break
         except ValueError as error:
-            # A file in object storage is read in several requests, between which the search may have replaced it.
+            # Reading a file in object storage takes several requests, and the search may replace the file between them.
             if folder.grows or attempt == _ATTEMPTS - 1:
                 raise RunDirectoryError(f"{error}; {_rebuilt_by(run_dir)}") from None
             time.sleep(0.2)

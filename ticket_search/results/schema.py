@@ -40,7 +40,7 @@ def _schema(columns: Sequence[Column], space: Mapping[str, Domain]) -> pa.Schema
 
 
 def later_columns(name: str, version: int) -> list[Column]:
-    """Return the columns that were added to a table after a schema version."""
+    """Return the columns added to a table after the given schema version."""
     return [column for column in table_columns()[name] if column.since > version]
 
 
@@ -100,7 +100,7 @@ def column(name: str) -> str:
 
 
 def is_json(field: pa.Field) -> bool:
-    """Return whether a column contains JSON text, because the values of its field have different types."""
+    """Return whether a column contains JSON text, as it does if the values of its field have different types."""
     return bool(field.metadata and field.metadata.get(_ENCODING) == b"json")
 
 
@@ -118,7 +118,7 @@ def check_version(schema: pa.Schema, path: object) -> None:
     """Check that this version of the package can read a table.
 
     Raises:
-        RunDirectoryError: the schema has no version, or a version newer than `SCHEMA_VERSION`.
+        RunDirectoryError: the schema has no version, or its version is newer than `SCHEMA_VERSION`.
     """
     version = (schema.metadata or {}).get(_VERSION)
     if version is None:

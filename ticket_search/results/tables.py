@@ -34,7 +34,7 @@ from ticket_search.results.schema import (
 from ticket_search.storage.folder import Location, open_folder
 
 _LEVEL = ("trajectory_id", "level")
-#: The number of rows of a full chunk. Every flush rewrites the last chunk, so tables with wide rows have short chunks.
+#: The number of rows in a full chunk. Every flush rewrites the last chunk, so tables with wide rows have short chunks.
 _CAPACITY = {"levels": 10_000, "trajectories": 10_000}
 _CAPACITY_OF_OTHERS = 50_000
 #: A marker file, which exists until the rows of damaged or missing chunks have been rebuilt.
@@ -49,7 +49,7 @@ class Table:
         schema: the schema of the rows.
         key: the columns that identify a row (for `put`), or a group of rows written together (for `put_group`).
         name: the table's name in `columns.table_columns`, needed to upgrade a table of an earlier version.
-        capacity: the number of rows of a full chunk. A group is never split, so a chunk may have more.
+        capacity: the number of rows in a full chunk. A group is never split, so a chunk may have more.
         may_be_absent: whether a folder without chunks is a new table, rather than one whose chunks were removed.
         on_damage: called with a notice before a damaged or missing chunk is replaced by an empty one.
 
@@ -116,7 +116,7 @@ class Table:
             self._append(key, [self._encoded(row) for row in rows])
 
     def flush(self) -> None:
-        """Write the rows that were added since the last flush. If this fails, the next flush writes them."""
+        """Write the rows added since the last flush. If this fails, the next flush tries again."""
         for chunk, places in groupby(sorted(self._pending), key=self._chunk):
             self._write(chunk, list(places))
         self._pending.clear()
@@ -161,7 +161,7 @@ class Table:
                 self._save(chunk, self._read(chunk))
 
     def _mended(self, chunk: int) -> pa.Table:
-        """Return a chunk. If it is damaged or missing, replace it with an empty chunk, and keep the damaged file."""
+        """Return a chunk. If it is damaged or missing, replace it with an empty one; a damaged file is kept aside."""
         name = chunk_name(chunk)
         path, data = self._folder.place(name), self._folder.read(name)
         try:
@@ -190,7 +190,7 @@ class Table:
         self._length += len(keys)
 
     def _upgraded(self, table: pa.Table, path: str) -> pa.Table:
-        """Convert a chunk to the current schema, since chunks of earlier versions lack some columns."""
+        """Convert a chunk to the current schema; chunks of earlier versions lack some columns."""
         check_version(table.schema, path)
         later = later_columns(self._name, version_of(table.schema)) if self._name else []
         try:
@@ -305,14 +305,14 @@ class Tables:
         self.early_bird = table("early_bird", ("trajectory_id",), is_later=is_first)
 
     def flush(self) -> None:
-        """Write all tables, in such an order that no row refers to a row that has not been written yet."""
+        """Write all tables, in an order in which no row refers to a row not yet written."""
         for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()
 
     def note_damage(self, notice: str) -> None:
         """Record that rows were lost and must be rebuilt, and tell the user. A call to `rebuilt` clears the record."""
         # Write the marker first: if this process is killed before the rebuild is complete, the next process to open the
-        # tables redoes it.
+        # tables starts it again.
         self._folder.write(REBUILD_FILE, json.dumps({"time": time.time(), "reason": notice}).encode())
         self.must_be_rebuilt = True
         self._say(notice)

@@ -19,7 +19,7 @@ _METRICS = ("score", "sparsest_matching_density")
 
 
 class TensorBoardWriter:
-    """Writes a subfolder of `folder` for each trajectory, at every `flush`.
+    """Writes one subfolder of `folder` per trajectory, whenever `flush` is called.
 
     A writer keeps no file open and has no threads. The caller must add each level and each trajectory only once.
 
@@ -35,8 +35,8 @@ class TensorBoardWriter:
         self._ended: list[str] = []
         self._flushes = 0
         self._columns = configuration(space)
-        # TensorBoard reads the files of a run in order of their names, and never reads a file beyond a torn record.
-        # Therefore a resumed search must not append to the file of a killed process.
+        # TensorBoard reads the files of a run in order of their names, and never reads past a torn record in a file.
+        # A resumed search must therefore not append to the file of a killed process.
         self._file = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         self._folder.sweep()
         experiment = "events.out.tfevents.0000000000.space"
@@ -54,7 +54,7 @@ class TensorBoardWriter:
         self._pending.setdefault(row["trajectory_id"], []).extend(records)
 
     def trajectory(self, row: Mapping[str, Any]) -> None:
-        """Add the row of a finished trajectory in `trajectories` to the HParams tab."""
+        """Add a finished trajectory, given its row of `trajectories`, to the HParams tab."""
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 
         values = {field.name: encode(field, row.get(field.name)) for field in self._columns}
@@ -73,7 +73,7 @@ class TensorBoardWriter:
         self._ended.append(row["trajectory_id"])
 
     def flush(self) -> None:
-        """Write everything that was added since the last flush. In object storage, write new files."""
+        """Write everything added since the last flush. In object storage, every flush writes new files."""
         while self._pending:
             trajectory_id, records = next(iter(self._pending.items()))
             name = f"{trajectory_id}/{self._file}"

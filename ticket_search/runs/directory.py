@@ -23,7 +23,7 @@ from ticket_search.storage.local import LocalFolder
 
 SPEC_FILE = "search.yaml"
 RUN_FILE = "run.json"
-#: The folder with the lists of copies that `stability` trained.
+#: The folder of the files that list the copies trained by `stability`.
 COPIES = "copies"
 LOCKS = "lock"
 _LOCK = "run"
@@ -66,7 +66,7 @@ class Hold:
 
 
 def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
-    """Read the search in a run directory, with ``KEY=VALUE`` settings applied.
+    """Read the search in a run directory, and apply ``KEY=VALUE`` settings to it.
 
     Raises:
         RunDirectoryError: the directory contains no search, or the file of the search is damaged.
@@ -83,7 +83,7 @@ def read_spec(run_dir: Folder, settings: tuple[str, ...] = ()) -> SearchSpec:
 
 
 def spelled_as_before(run_dir: Folder, spec: SearchSpec) -> SearchSpec:
-    """Return the search with its searched fields spelled as in its existing run directory.
+    """Return the search with its searched fields spelled as they are in the existing run directory.
 
     The columns of the existing tables are named after these spellings. ``retrain``, ``pruning.retrain`` and, in files
     of earlier versions, ``trajectory.retrain`` are the same field.
@@ -120,7 +120,7 @@ def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
 
 def _is_empty(run_dir: Folder) -> bool:
     if isinstance(run_dir, LocalFolder):
-        # Ignore files of a process that was killed soon after its start: its lock and a partial file.
+        # Ignore what is left of a process that was killed soon after its start: its lock and a partial file.
         names = [path.name for path in run_dir.path.iterdir()] if run_dir.path.is_dir() else []
         return all(name == LOCKS or (name.startswith(".") and name.endswith(".partial")) for name in names)
     return all(file.name.startswith(f"{LOCKS}/") for file in run_dir.files(recursive=True))
@@ -159,14 +159,14 @@ def missing_folders(folder: Folder) -> list[Path]:
 
 
 def empty(run_dir: Folder) -> None:
-    """Remove all files in a run directory but hidden ones, and the folders that are then empty."""
+    """Remove all files in a run directory except hidden ones, and the folders that this leaves empty."""
     run_dir.remove_all()
     run_dir.sweep()
     if isinstance(run_dir, LocalFolder):
         for folder in sorted((path for path in run_dir.path.rglob("*") if path.is_dir()), reverse=True):
             try:
                 folder.rmdir()
-            except OSError:  # the folder is not empty, because another search has started to use it
+            except OSError:  # the folder is not empty, because another search is already using it
                 return
 
 
@@ -231,7 +231,7 @@ def held_by(run_dir: Folder) -> Owner | None:
 
 
 def request_stop(run_dir: Folder) -> Owner:
-    """Ask the process that is running a directory to stop after the levels now in training.
+    """Ask the process that is running a directory to stop after the levels that are now being trained.
 
     Returns:
         The process that was asked to stop.
@@ -265,7 +265,7 @@ def _acquire(run_dir: Folder, say: Callable[[str], None]) -> Lease:
     while isinstance(lease := leases.try_acquire(_LOCK), Owner):
         # An owner on this machine is certainly alive. For one on another machine, wait until its lock would expire.
         tries += 1
-        if lease.is_here and tries < _TRIES:  # if two processes start together, both withdraw
+        if lease.is_here and tries < _TRIES:  # if two processes start together, both may withdraw: try again
             time.sleep(random.uniform(0.02, 0.2))
             continue
         if lease.is_here or time.monotonic() - started > 1.5 * EXPIRY_SECONDS:

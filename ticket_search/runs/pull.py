@@ -14,7 +14,7 @@ from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, che
 from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
-#: Folders that are needed only to resume a search. They are not copied at any depth, since a confirmation is a search
+#: Folders that are needed only to resume a search. They are skipped at every depth, since a confirmation is a search
 #: within the directory of another search.
 _LEFT_BEHIND = ("store", LOCKS, COPIES)
 #: The number of files to read at a time, since object storage takes tens of milliseconds even for a small file.
@@ -38,7 +38,7 @@ class Pulled:
 
 
 def pull(source: str, directory: Path) -> Pulled:
-    """Copy the results of a search, which may be running. A repeated pull copies only files that have changed.
+    """Copy the results of a search, which may still be running. A repeated pull copies only files that have changed.
 
     An interrupted or failed pull leaves only complete files, and the next pull copies the rest.
 

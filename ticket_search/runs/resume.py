@@ -1,4 +1,4 @@
-"""Applies new settings to a search that is resumed, and checks that these settings may change."""
+"""Applies new settings to a search that is being resumed, and checks that these settings may change."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from ticket_search.storage.folder import Folder
 
 
 def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...] = ()) -> SearchSpec:
-    """Read the search in a run directory, with more trials or changed settings.
+    """Read the search in a run directory, and apply a new number of trials and new settings.
 
     Args:
         run_dir: the run directory.

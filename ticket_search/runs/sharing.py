@@ -15,8 +15,8 @@ SEARCHES = "searches"
 
 
 def note_of(run_dir: Folder, run_id: str) -> str:
-    """Return the name of the note in a level store which says that a search uses the store."""
-    location = digest(str(run_dir))[:8]  # a copy of the run directory has the same run id, but needs its own note
+    """Return the name of the note by which a level store records that a search uses it."""
+    location = digest(str(run_dir))[:8]  # a copy of the run directory has the same run id but needs a note of its own
     return f"{SEARCHES}/{run_id}.{location}.json"
 
 

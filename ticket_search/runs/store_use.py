@@ -64,13 +64,13 @@ class StoreUse:
 
 
 def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
-    """Write a note to a level store, which records that a search uses the store."""
+    """Record, as a note in a level store, that a search uses the store."""
     note = {"run_dir": str(run_dir), "name": spec.name}
     store.write(note_of(run_dir, run.run_id), json.dumps(note).encode())
 
 
 def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = False) -> StoreUse:
-    """Find out which files of a store its searches need.
+    """Determine which files of a store its searches need.
 
     Args:
         directory: a run directory or a store.
@@ -219,8 +219,7 @@ def _points(run_dir: Folder, spec: SearchSpec) -> dict[str, PruningSpec]:
 def _levels(run_dir: Folder, spec: SearchSpec, results: Results) -> pd.DataFrame:
     """List all levels that the search started.
 
-    Unlike the tables, the events include diverged levels, and levels whose rows were not written before a driver was
-    killed.
+    Unlike the tables, the events include diverged levels, and levels whose rows a killed driver had not yet written.
     """
     columns = ["trajectory_id", "level", "level_key", "rewind_iteration"]
     rows: list[dict[Any, Any]] = results.levels[columns].to_dict("records")

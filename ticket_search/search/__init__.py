@@ -1,1 +1,1 @@
-"""Choose trajectories to run, record their results and stop them early. Imports Optuna but not Ray."""
+"""Choose trajectories to run, record their results and stop them early. This package imports Optuna but not Ray."""

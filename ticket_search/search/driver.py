@@ -1,7 +1,7 @@
 """The driver of a search, which hands out trajectories to an engine and records the results that the engine reports.
 
-The driver does not depend on Ray. Its state is in the tables and the record of suggestions, from which a new process
-resumes.
+The driver does not depend on Ray. Its state is in the tables and the record of suggestions, so a new process can
+resume from them.
 """
 
 import time
@@ -99,7 +99,7 @@ class SearchDriver:
 
     @property
     def unfinished(self) -> int:
-        """The number of trajectories that were handed out and have not ended."""
+        """The number of trajectories that have been handed out but have not ended."""
         return len(self._running)
 
     @property
@@ -120,7 +120,7 @@ class SearchDriver:
             try:
                 self.spec.trajectory_at(suggestion.values, suggestion.seed)
             except SpecError as error:
-                # Only the corners of a large space were checked before the start (`SearchSpec.points_to_check`).
+                # Before the start, only the corners of a large space were checked (`SearchSpec.points_to_check`).
                 self.ended(suggestion.number, EndReport(status="failed", reason=" ".join(str(error).split())))
                 continue
             return suggestion
@@ -142,8 +142,8 @@ class SearchDriver:
             self._early_stopping.forget(row["trajectory_id"])
             trajectory.update(levels=0, iterations=0, train_seconds=0.0, sparsest_matching_density=None)
             self._best.pop(number, None)
-        # Put these rows even if `levels` has the level, because a chunk of their tables may have been lost. A table
-        # ignores a group of rows that it already has.
+        # Write these rows even if `levels` already contains the level, because a chunk of their tables may have been
+        # lost. A table ignores a group of rows that it already has.
         self._tables.curves.put_group(report.curve)
         self._tables.layers.put_group(report.layers)
         self._tables.controls.put_group(report.controls)
@@ -158,7 +158,7 @@ class SearchDriver:
         reason = self._observe(row)
         if (settled := self._rebuilding.get(number)) is not None:
             return settled.reason if trajectory["levels"] == settled.stop_after else None
-        # A replayed trajectory is not stopped before it reaches the last level that it had reached earlier.
+        # A replayed trajectory is not stopped before it has reached every level that it reached the first time.
         return None if (row["trajectory_id"], row["level"] + 1) in self._tables.levels else reason
 
     def ended(self, number: int, end: EndReport) -> None:

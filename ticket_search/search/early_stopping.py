@@ -1,6 +1,6 @@
 """Decide which trajectories to stop.
 
-Tickets are compared at equal compression, because with different pruning rates equal levels are not comparable.
+Tickets are compared at equal compression, because the same level is sparser at a higher pruning rate.
 """
 
 from math import ceil, log2
@@ -26,7 +26,7 @@ class _Courses:
         self._levels = np.zeros(0, dtype=np.int64)
         # log2 of the compression: ascending within a row, and infinity beyond the row's last level.
         self._log_compression = np.full((0, 1), np.inf)
-        # How much better the ticket's validation metric is than that of its dense network; negative if it is worse.
+        # By how much the ticket's validation metric is better than its dense network's; negative if it is worse.
         self._gap = np.zeros((0, 1))
 
     def add(self, trajectory_id: str, log_compression: float, gap: float) -> None:
@@ -44,7 +44,7 @@ class _Courses:
         return found
 
     def gaps_at(self, log_compression: float, *, without: str) -> "npt.NDArray[np.float64]":
-        """Return the gaps at a compression of all other trajectories that have reached it.
+        """Return the gaps, at a given compression, of all other trajectories that have reached it.
 
         Between two levels of a trajectory, the gap is interpolated linearly.
         """
@@ -90,7 +90,7 @@ class EarlyStopping:
         self._spec = spec
         self._tolerance = tolerance
         self._courses = _Courses()
-        self._unmatched: dict[str, int] = {}  # how many levels in a row, up to the latest, clearly do not match
+        self._unmatched: dict[str, int] = {}  # how many of a trajectory's latest levels in a row clearly do not match
 
     def observe(
         self, trajectory_id: str, *, compression: float, value: float, dense: float, metric: Metric

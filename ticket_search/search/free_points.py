@@ -13,7 +13,7 @@ from ticket_search.config.space import Domain, Range
 class FreePoints:
     """The free points of a finite space, in the order of `SearchSpec.grid`.
 
-    A space may have millions of points, so only the positions of those that are taken are stored.
+    A space may have millions of points, so only the positions of taken points are stored.
 
     Args:
         space: the domain of each field, by name; every range must be finite.
@@ -31,7 +31,7 @@ class FreePoints:
             name: domain.count if isinstance(domain, Range) else len(domain) for name, domain in space.items()
         }
         self._runs: Counter[int] = Counter()
-        self._taken: list[int] = []  # the positions in the grid of points that are not free, ascending
+        self._taken: list[int] = []  # the grid positions of points that are no longer free, ascending
 
     @property
     def count(self) -> int:

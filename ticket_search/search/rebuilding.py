@@ -1,4 +1,4 @@
-"""Find out how trajectories had ended before a table was damaged, so that their replays end in the same way."""
+"""Determine how trajectories ended before a table was damaged, so that their replays end in the same way."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str
     """Return the trajectories that need no further training, by id.
 
     Early stopping compares a trajectory with those that ended before it, but replays end in a different order. If
-    early stopping decided again, it might let a stopped trajectory train further levels.
+    early stopping were to decide again, it might let a stopped trajectory train further levels.
 
     Args:
         run_dir: the run directory, whose events are read because the row of a trajectory may have been lost.

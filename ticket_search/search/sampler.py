@@ -88,7 +88,7 @@ class Sampler:
             self.study.tell(self._trials[suggestion.number], self._objectives(outcome))
 
     def replay(self, suggestion: Suggestion, outcome: Outcome | None) -> None:
-        """Add a suggestion from an earlier process, with its outcome, or None if its trajectory has not ended."""
+        """Add a suggestion from an earlier process, with its outcome: None if its trajectory has not ended."""
         self._add(suggestion)
         self._note(suggestion)
         if outcome is not None:
@@ -191,8 +191,8 @@ class Sampler:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             match self._spec.search.sampler:
                 case "tpe":
-                    # A constant liar counts running trials as bad ones, so that parallel draws differ. The first
-                    # third of the trials, but at most Optuna's default of 10, are drawn at random.
+                    # With a constant liar, running trials count as bad ones, so that parallel draws differ. A third
+                    # of the trials, but at most Optuna's default of 10, are drawn at random first.
                     startup = max(1, min(10, trials // 3))
                     return optuna.samplers.TPESampler(
                         n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
@@ -205,7 +205,7 @@ class Sampler:
 
 
 class _NSGA2(optuna.samplers.NSGAIISampler):
-    """NSGA-II with a choice of parents that depends only on the trials.
+    """NSGA-II whose choice of parents depends only on the trials.
 
     Optuna caches the parents of a generation in the study when they are first needed. A study restored from the record
     of suggestions has no such cache and would select other parents.

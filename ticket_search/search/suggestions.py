@@ -37,7 +37,7 @@ class SuggestionRecord:
         self._lines = LineFile(self._folder, "suggestions")
 
     def append(self, suggestion: Suggestion) -> None:
-        """Write a suggestion, and return only once it would survive a power failure."""
+        """Write a suggestion. Return only once it would survive a power failure."""
         self._lines.append(json.dumps(asdict(suggestion)))
 
     def read(self) -> list[Suggestion]:
@@ -56,7 +56,7 @@ class SuggestionRecord:
         return found
 
     def of(self, trajectory_id: str) -> Suggestion:
-        """Return the suggestion of a trajectory that is in the tables.
+        """Return the suggestion for a trajectory that is in the tables.
 
         Raises:
             RunDirectoryError: a line is damaged or missing.

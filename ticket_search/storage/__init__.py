@@ -1,1 +1,1 @@
-"""Files on a local disk or in object storage: atomic replacement, append-only lines, and claims by one process."""
+"""Files on a local disk or in object storage: atomic replacement, append-only lines, and exclusive claims."""

@@ -74,10 +74,10 @@ class Folder(ABC):
 
     @abstractmethod
     def parquet(self) -> dict[str, Any]:
-        """Return the keyword arguments with which pandas and pyarrow read this folder: ``path`` and ``filesystem``."""
+        """Return the keyword arguments that make pandas or pyarrow read this folder: ``path`` and ``filesystem``."""
 
     def append(self, name: str, data: bytes, *, durable: bool = False) -> None:
-        """Append to a file that has a single writer. If `durable`, return after the data survive a power failure."""
+        """Append to a file that has a single writer. If `durable`, return once the data is safe from power failures."""
         raise NotImplementedError
 
     def sweep(self, name: str = "", *, older_than_seconds: float = 0.0) -> None:  # noqa: B027  (nothing to sweep remotely)
@@ -123,7 +123,7 @@ _NAME_MAX = 255
 
 
 def _check_path(text: str) -> None:
-    """Check that a path can be a folder. Other errors may be temporary, and are raised when the folder is used.
+    """Check that a path can be a folder. Errors that may be temporary are raised only when the folder is used.
 
     Raises:
         SpecError: the path can never be a folder.

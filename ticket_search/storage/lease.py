@@ -3,8 +3,8 @@
 To claim a name, a process writes a file with a random suffix and then lists the folder. If its file is the only one,
 the process holds the name; otherwise it withdraws. If two processes claim a name, the one that writes later sees the
 file of the other, so at most one of them holds the name. This needs no lock service and no conditional write, only
-listings that show all completed writes. A dead owner's file is removed by its unique name, so that two processes which
-break the same claim cannot remove a new claim of a third process.
+listings that show all completed writes. A dead owner's file is removed by its unique name, so two processes that break
+the same claim cannot remove a third process's new claim.
 
 An owner is dead if its process has ended (checked on the same machine), or if its heartbeat has not changed for
 `EXPIRY_SECONDS` by the clock of the process that watches it. Clocks are never compared between machines.
@@ -42,7 +42,7 @@ class Owner:
 
     Attributes:
         host: the name of its machine, for messages.
-        machine: an id of the machine since its last boot and, in a container, of the container.
+        machine: an id of the machine, which changes at every boot and differs between containers.
         pid: the process id.
         started: when the process started, in clock ticks since boot, because process ids are reused; 0 if unknown.
         since: when it made the claim, in Unix seconds by its own clock, for messages.
@@ -56,7 +56,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether the process is on this machine, which can tell at once when it has ended."""
+        """Whether the process is on this machine, so that its end can be noticed at once."""
         return self.machine == _machine()
 
     def __str__(self) -> str:
@@ -107,7 +107,8 @@ class Leases:
     def try_acquire(self, name: str) -> "Lease | Owner":
         """Claim a name; if another process holds it, return its owner.
 
-        To wait for it, call again after a random pause, so that two processes that withdrew together do not collide.
+        To wait for the name, call again after a random pause, so that two processes that withdrew together do not
+        collide again.
         """
         # Only old partial files are removed, since another process may be writing a claim at this moment.
         self._folder.sweep(older_than_seconds=EXPIRY_SECONDS)
@@ -123,7 +124,7 @@ class Leases:
             self._folder.write(file, json.dumps(asdict(_this_process())).encode())
             claims = self._claims(name)
             others = [c for c in claims if c.file != file and not self._is_dead(c)]
-            # If its own file is missing, this process was suspended for so long that another one broke its claim.
+            # If this process's own file is missing, it was suspended for so long that another process broke its claim.
             if not others and any(claim.file == file for claim in claims):
                 return Lease(self._folder, file, broken)
             self._folder.remove(file)
@@ -222,7 +223,7 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            # A failed heartbeat need not be repeated, because other processes do not count a storage outage as expiry.
+            # There is no need to retry a failed heartbeat: other processes do not count a storage outage as expiry.
             with impatient(), suppress(Exception):
                 if not self.confirm():
                     return
@@ -256,7 +257,7 @@ def _this_process() -> Owner:
 
 
 def _machine() -> str:
-    """Return an id of this machine since its last boot and of the container, which has its own process ids."""
+    """Return an id of this machine. It changes at every boot and differs between containers (PID namespaces)."""
     return _machine_of(os.getpid())
 
 
@@ -285,10 +286,10 @@ def is_running(pid: int, started: int = 0) -> bool:
 
 
 def _start_of(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None for a zombie, without access, or without /proc."""
+    """Return when a process started, in clock ticks since boot; None if it is a zombie or /proc cannot be read."""
     # psutil (7.2) is not used because its `create_time` adds a boot time that changes when the clock is set, for
-    # example by NTP. A live owner would then be taken for another process. Ticks since boot, as in claims, do not
-    # change.
+    # example by NTP. A live owner would then be taken for another process. Ticks since boot, which claims record, do
+    # not change.
     try:
         # The name, in parentheses, may contain spaces. The state is field 3, and the start time is field 22.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

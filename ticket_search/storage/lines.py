@@ -4,7 +4,7 @@ from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Folder
 from ticket_search.storage.local import LocalFolder
 
-#: The number of lines of a part. Parts are short because each append to object storage rewrites the last part.
+#: The number of lines in a part. Parts are short, because each append to object storage rewrites the last part.
 _LINES_A_PART = 200
 
 
@@ -44,7 +44,7 @@ class LineFile:
             try:
                 self._folder.append(self._part(), text.encode() + b"\n", durable=durable)
             except StorageError:
-                self._last = None  # the next append will drop an incomplete line that this append may have left
+                self._last = None  # the next append will drop any incomplete line left by this one
                 raise
             return
         if len(self._lines) >= _LINES_A_PART:

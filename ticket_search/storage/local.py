@@ -77,7 +77,7 @@ class LocalFolder(Folder):
                     while rest:
                         rest = rest[file.write(rest) :]
                 except OSError:
-                    # A part of the data may have been written before the disk was full.
+                    # Part of the data may have been written before the disk filled up.
                     with suppress(OSError):  # if this fails too, readers drop the incomplete line
                         os.ftruncate(file.fileno(), before)
                     raise
@@ -146,7 +146,7 @@ class LocalFolder(Folder):
 
 @contextmanager
 def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[None]:
-    """Turn an `OSError` into a `StorageError`, except the error of a missing file if the file may be absent."""
+    """Turn an `OSError` into a `StorageError`, unless it reports a missing file that may be absent."""
     try:
         yield
     except OSError as error:

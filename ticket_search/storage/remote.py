@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from ticket_search.errors import SpecError, StorageError
 from ticket_search.storage.folder import Content, File, Folder, parts_of, reason_of
 
-#: How long failed requests to object storage are retried, in seconds. This is long enough for a server to restart.
+#: How long failed requests to object storage are retried, in seconds: long enough for a server to restart.
 PATIENCE_SECONDS = 60.0
 #: The options that an S3 location may have after its ``?``.
 _S3_OPTIONS = ("endpoint_override", "region", "scheme")

@@ -1,1 +1,1 @@
-"""The level store, which saves the results of training runs under keys derived from their inputs."""
+"""The level store, which saves the results of training runs, keyed by a digest of their inputs."""

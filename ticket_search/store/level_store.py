@@ -1,4 +1,4 @@
-"""A store of finished levels under keys derived from their inputs. A level is trained once and written atomically."""
+"""A store of finished levels, keyed by a digest of their inputs. Each is trained once and written atomically."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def encode(entry: Entry) -> tuple[bytes, memoryview]:
     The digest is computed with 64 zeros in its place.
 
     Returns:
-        The header and the tensor values, which are not joined because that would copy gigabytes.
+        The header and the tensor values, which are left unjoined, because joining them would copy gigabytes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
     metadata = {"format": _FORMAT, "record": json.dumps(entry.record), "sha256": _ZEROS}
@@ -58,10 +58,10 @@ def encode(entry: Entry) -> tuple[bytes, memoryview]:
 
 
 def decode(data: bytes) -> Entry:
-    """Parse a file that `encode` made.
+    """Parse a file that `encode` produced.
 
     Raises:
-        ValueError: the data are not an entry, are incomplete, or have been modified.
+        ValueError: the data is not an entry, is incomplete, or has been modified.
     """
     header, values = _split(data)
     try:
@@ -69,7 +69,7 @@ def decode(data: bytes) -> Entry:
         checksum, record = metadata["sha256"], metadata["record"]
     except (ValueError, KeyError, TypeError):
         raise ValueError("it is incomplete or not an entry") from None
-    # Header and values are hashed separately, because replacing the checksum in `data` would copy gigabytes.
+    # The header and the values are hashed separately, because replacing the checksum in `data` would copy gigabytes.
     actual = hashlib.sha256(header.replace(_checksum_field(checksum), _checksum_field(_ZEROS), 1))
     actual.update(values)
     if actual.hexdigest() != checksum:
@@ -127,7 +127,7 @@ class LevelStore:
         return (self._root / _DAMAGED).place(aside[-1]) if aside else None
 
     def save(self, key: str, entry: Entry) -> None:
-        """Write an entry. An entry that the key already has is replaced; the two are equal.
+        """Write an entry. If the key already has one, it is replaced; the two are equal.
 
         Raises:
             StorageError: the entry cannot be written, or the store was deleted.
@@ -169,7 +169,7 @@ class LevelStore:
         return (_POLL_SECONDS if self._root.grows else _POLL_SECONDS_REMOTE) * random.uniform(0.5, 1.0)
 
     def tidy(self, key: str) -> None:
-        """Remove the claim and the checkpoint that a process left when it died after saving the entry."""
+        """Remove the claim and the checkpoint that a process left behind if it died after saving the entry."""
         self._leases.break_dead(key)
         self.checkpoint(key).remove()
 
@@ -216,7 +216,7 @@ class Claim(AbstractContextManager["Claim"]):
         self._held = held
 
     def save(self, entry: Entry) -> Entry:
-        """Store the computed entry. Until the block ends, no other process computes or tidies the key.
+        """Store the computed entry. Until the block ends, no other process computes the entry or tidies up after it.
 
         Returns:
             The entry in the store. It comes from another process if this process was suspended for so long that its

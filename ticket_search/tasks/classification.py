@@ -28,7 +28,7 @@ class Classification:
         return read_arrays(dataset, data_dir)
 
     def check(self, trajectory: TrajectorySpec, source: Arrays) -> Fit:
-        """Check that the split, the normalization and the network fit the images."""
+        """Check that the split, normalization and network fit the images."""
         dataset = trajectory.dataset
         check_fits(dataset, source)
         inputs = inputs_of(source)

@@ -71,7 +71,7 @@ class ImageTask(Task):
     def score(self, network: nn.Module, split: Split, precision: Precision) -> Score:
         """Return the accuracy and the mean cross-entropy, in nats, on a split.
 
-        If GPU memory runs out, the batch size is halved until a batch fits.
+        If GPU memory runs out, halve the batch size until a batch fits.
         """
         network.eval()
         batch_size = self.data.evaluation_batch_size
@@ -81,7 +81,7 @@ class ImageTask(Task):
             except torch.cuda.OutOfMemoryError:
                 if batch_size == 1:
                     raise
-            # Retry outside the except clause, whose traceback keeps the failed batch's activations alive.
+            # Retry outside the except clause: the exception's traceback keeps the failed batch's activations alive.
             batch_size //= 2
             torch.cuda.empty_cache()
 
@@ -97,7 +97,7 @@ class ImageTask(Task):
                 loss_sum = loss_sum + cross_entropy(logits, labels, reduction="sum")
                 correct = correct + (logits.argmax(1) == labels).sum()
                 images_seen += len(labels)
-        # Only this line waits for the device.
+        # Only here does the CPU wait for the device.
         return Score(value=float(correct) / images_seen, loss=float(loss_sum) / images_seen)
 
     def sample(self, seed: int, training: TrainingSpec, start: int) -> "ImageSample":

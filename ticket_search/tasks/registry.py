@@ -14,7 +14,9 @@ from ticket_search.tasks.task import Fit, Task, TaskKind
 
 
 def task_kind(name: str) -> TaskKind:
-    """Return a kind of task by name: one of `TASKS`, or ``package.module:function``, called without arguments.
+    """Return a kind of task by name: one of `TASKS`, or ``package.module:function``.
+
+    A user's function is called without arguments and must return a `TaskKind`.
 
     Raises:
         SpecError: the name is unknown, or a user's function fails or does not return a `TaskKind`.
@@ -36,7 +38,7 @@ def task_kind(name: str) -> TaskKind:
 
 
 class _UserKind(TaskKind):
-    """A user's kind of task, wrapped to turn the exceptions that it raises in the driver into one-line messages.
+    """A wrapper of a user's kind of task that turns exceptions raised in the driver into one-line messages.
 
     Args:
         spelled: the task's name in the search space.
@@ -98,7 +100,7 @@ def task_digest(name: str) -> str:
 
 
 def load_task(spec: TrajectorySpec, data_dir: Path, device: str = "cpu") -> Task:
-    """Read a trajectory's data from `data_dir`, and return its task on a device.
+    """Read a trajectory's data from `data_dir`, and return the trajectory's task on a device.
 
     Raises:
         DataError: see `TaskKind.read`.

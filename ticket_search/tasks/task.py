@@ -1,4 +1,4 @@
-"""The interfaces through which `training`, `lottery` and `launch` use tasks. Does not import torch.
+"""The interfaces through which `training`, `lottery` and `launch` use tasks. This module does not import torch.
 
 A *task kind* reads the data and checks a search; the driver uses it without torch. On a worker, the task kind creates a
 *task* on one device, which builds networks and scores them. The task creates a *session* for each training run.
@@ -181,7 +181,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class TaskKind(Protocol):
-    """A named kind of task, without data or a device. Imports torch only in the methods that say so."""
+    """A named kind of task, without data or a device. Only the methods that say so import torch."""
 
     name: str
     """The name in a search space."""

@@ -21,7 +21,7 @@ class TrainingState:
     """The state of a training run between two iterations: everything that the remaining iterations depend on.
 
     Attributes:
-        record: plain JSON data: the iteration, the curve so far, the seconds spent.
+        record: plain JSON data: the iteration, the curve so far, and the seconds spent.
         tensors: weights, optimizer state, the losses since the last evaluation, the best weights, and kept weights.
     """
 
@@ -58,7 +58,7 @@ class Course:
         losses: the losses of the batches since the last evaluation.
         best: the lowest `Point.cost` so far.
         best_weights: the weights with that cost; empty before the first evaluation.
-        seconds: the time that earlier processes had spent on the run when this process resumed it.
+        seconds: the time that earlier processes spent on the run before this process resumed it.
         ended: whether the run ended early, because it diverged or because `LevelInputs.watch` ended it.
         diverged: whether the run diverged.
     """
@@ -91,7 +91,7 @@ def capture(course: Course, lane: "Lane", watch: "Watch | None", seconds: float)
     if session or remembered:
         record["session"] = session
         tensors |= _under("session", remembered)
-    # Copy even tensors on the CPU, because they are the lane's memory, which the next update overwrites.
+    # Copy tensors even if they are on the CPU: they are the lane's own memory, which the next update overwrites.
     return TrainingState(
         record=record, tensors={n: value.detach().to("cpu", copy=True) for n, value in tensors.items()}
     )

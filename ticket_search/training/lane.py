@@ -1,4 +1,4 @@
-"""Lanes, each of which trains one level: the protocol, and a plain implementation with its own network per lane."""
+"""Lanes, each of which trains one level: the protocol, and a plain implementation with a separate network per lane."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -23,7 +23,7 @@ class Lane(Protocol):
     device: torch.device
 
     def weights(self) -> Weights:
-        """Return every parameter and buffer by name. The tensors are the lane's memory and must not be changed."""
+        """Return every parameter and buffer by name. The tensors are the lane's own memory and must not be changed."""
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the values of all parameters and buffers."""
@@ -60,7 +60,7 @@ class PlainLane:
         frozen = [torch.where(kept.cpu(), 0.0, level.weights[name].cpu()) for name, kept in level.mask.items()]
         self._frozen = [values.to(self.device) for values in frozen] if any(bool(v.any()) for v in frozen) else []
         self._optimizer = make_optimizer(self._network, request.training.optimizer)
-        # A tied weight has several names in the state dict but one in the mask, so that `load` may have restored pruned
+        # A tied weight has several names in the state dict but only one in the mask, so `load` may have restored pruned
         # values.
         self._apply_mask()
 

@@ -41,7 +41,7 @@ class Training:
 
     @property
     def iteration(self) -> int:
-        """The number of finished updates of the schedule, which is the index of the next one."""
+        """The number of finished updates of the schedule, which is also the index of the next one."""
         return self._course.done
 
     @property
@@ -50,7 +50,7 @@ class Training:
         return self._course.ended or self._course.done >= self._stop
 
     def after_update(self, loss: Tensor) -> None:
-        """Record an update, and do everything that is due after it.
+        """Record an update, and do whatever is due after it.
 
         Args:
             loss: the batch's loss, a scalar on the device. Its value is read only at the next evaluation, so that this

@@ -45,7 +45,7 @@ class LevelOutputs:
         kept: the weights after each iteration in `LevelInputs.keep`, by iteration.
         curve: one point every `evaluate_every` iterations and one at the end; the last point is the level's result.
         diverged: whether a loss or the metric of the last point is not finite; if so, training ended there, and the
-            results on the test split are nan.
+            test results are nan.
         test_loss, test_metric: the results after the last iteration; nan if training ended at `LevelInputs.stop`.
         early_stop_iteration: the iteration with the lowest validation loss on the curve (the first, if several are
             equal) or, if the task has no loss, with the best metric.

@@ -10,8 +10,8 @@ import ticket_search
 def trained_with(device: torch.device) -> dict[str, Any]:
     """Return the versions, the device and the number of threads of this process.
 
-    They are recorded but are not part of the level key, so a level that was trained elsewhere is reused. Its row shows
-    where it was trained. Results may differ in the last bits between devices and thread counts.
+    They are recorded but are not part of the level key, so a level trained elsewhere is reused; its row shows where it
+    was trained. Results may differ in the last bits between devices and thread counts.
 
     Args:
         device: the device that trains the level.

@@ -14,13 +14,13 @@ from ticket_search.training.outcome import Weights
 
 
 class Watch(Protocol):
-    """Observes a training run, and may end it."""
+    """Observes a training run, and may end it early."""
 
     every: int
     """The number of iterations between two calls."""
 
     def __call__(self, iteration: int, weights: Weights) -> bool:
-        """Return whether to end the run now. `weights` is the network's memory and must not be changed."""
+        """Return whether to end the run now. `weights` is the network's own memory and must not be changed."""
 
     def state(self) -> tuple[Any, Weights]:
         """Return the watch's state for a checkpoint: plain JSON data and tensors."""
@@ -35,14 +35,14 @@ class LevelInputs:
 
     Attributes:
         weights: every parameter and buffer of the network, by name.
-        mask: the mask; pruned weights are held at their values in `weights`. Empty for a dense network.
+        mask: the mask, empty for a dense network; pruned weights are held at their values in `weights`.
         seed: the seed of the data order, the augmentation and dropout.
         start: the number of iterations that `weights` have been trained for; the schedule and the data order continue
             from there.
         shift: a number added to the iteration to determine data order, dropout and learning rate; past the end of the
             schedule, the learning rate keeps its last value.
         keep: the iterations after which to keep a copy of the weights.
-        stop: the iteration at which to end without scoring the test split; None trains to the schedule's end.
+        stop: the iteration at which to end without scoring the test split; None trains to the end of the schedule.
         watch: an observer that may end the run early, in which case the run counts as finished.
     """
 

@@ -8,7 +8,7 @@ from ticket_search.training.request import TrainRequest
 
 @runtime_checkable
 class Executor(Protocol):
-    """Trains submitted requests. Outputs must not depend on the order of requests, or on which are trained together."""
+    """Trains submitted requests. Outputs must not depend on the order of requests or on which train together."""
 
     name: str
     """The name in `TrainingSpec.executor`."""
@@ -16,11 +16,11 @@ class Executor(Protocol):
     """The maximum number of requests that the executor can train at once."""
 
     def submit(self, request: TrainRequest) -> None:
-        """Accept a request. Called only while fewer than `lanes` requests are in progress."""
+        """Accept a request. This is called only while fewer than `lanes` requests are in progress."""
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
         """Train until at least one request is finished; return each finished request once, with its outputs.
 
-        Called only while a request is in progress. An error in any request is raised here, and all requests in progress
-        are dropped.
+        This is called only while a request is in progress. An error in any request is raised here, and all requests in
+        progress are dropped.
         """

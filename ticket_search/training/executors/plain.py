@@ -1,4 +1,4 @@
-"""An executor that trains one request after another, each with its own network."""
+"""An executor that trains one request at a time, each with its own network."""
 
 from ticket_search.training.determinism import reproducible
 from ticket_search.training.lane import PlainLane
@@ -8,7 +8,7 @@ from ticket_search.training.request import TrainRequest
 
 
 class PlainExecutor:
-    """The reference `Executor`, which others are compared with."""
+    """The reference `Executor`, with which others are compared."""
 
     name = "plain"
     lanes = 1

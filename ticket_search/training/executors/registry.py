@@ -32,7 +32,9 @@ def executor_key(name: str) -> ExecutorKey:
 
 
 def executor_for(name: str) -> Executor:
-    """Create an executor: one of `EXECUTORS`, or ``package.module:function``, called without arguments.
+    """Create an executor by name: one of `EXECUTORS`, or ``package.module:function``.
+
+    A user's function is called without arguments and must return an `Executor`.
 
     Raises:
         SpecError: the name is unknown, or a user's function fails or does not return an executor.
