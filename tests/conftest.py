@@ -1,3 +1,5 @@
+import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from ticket_search.storage.folder import open_folder
 
 _HERE = Path(__file__).parent
 _ENGINES = _HERE / "engines"
+#: Test files that start a Ray of their own.
+_OWN_RAY = {"test_connection.py", "test_lost_node.py"}
 _TRAJECTORY = {
     "dataset": {"name": "digits", "validation": 300},
     "model": {"name": "lenet_16"},
@@ -30,23 +34,35 @@ _TRAJECTORY = {
 }
 
 
-@pytest.hookimpl(optionalhook=True)  # xdist, which defines this hook, may not be installed
+@pytest.hookimpl(optionalhook=True)  # the hook belongs to xdist, which may not be installed
 def pytest_xdist_make_scheduler(config, log):
-    """Run each file on one worker, and all files that need Ray on the same one, so that only one Ray instance starts.
+    """Keep all tests that share a Ray on one worker, so that only one starts, and other tests with those of their file.
 
-    The marker `xdist_group` does not help: with pytest 9.2, xdist 3.8 sends the tests of a group to any worker.
+    The marker `xdist_group` does not do it: under pytest 9.2, xdist 3.8 sends such tests to any worker.
     """
     from xdist.scheduler import LoadFileScheduling
 
     class OneRay(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = config.rootpath / super()._split_scope(nodeid)
+            test = nodeid.rpartition("::")[2].partition("[")[0]
             if file.name == "test_engines.py" and nodeid.endswith(("[inline]", "[processes]")):
                 return "engines without Ray"
-            on_ray = file.is_relative_to(_ENGINES) or "ray_address" in file.read_text()
-            return "ray" if on_ray else str(file)
+            if file.name in _OWN_RAY or (file.parent != _ENGINES and test not in _on_ray(file)):
+                return str(file)
+            return "ray"
 
     return OneRay(config, log)
+
+
+@functools.cache
+def _on_ray(file):
+    """Return the functions of a test file that use the fixture `ray_address`, directly or through another fixture."""
+    functions = re.findall(r"def (\w+)\(([^)]*)\)", file.read_text())
+    found = {"ray_address"}
+    while new := {name for name, arguments in functions if found & set(re.findall(r"\w+", arguments))} - found:
+        found |= new
+    return found
 
 
 def _plain(changes):
