@@ -169,7 +169,7 @@ def _torchvision(spec: DatasetSpec, name: str, data_dir: Path, *, train: bool) -
 
     try:
         with warnings.catch_warnings():
-            # CIFAR-10's pickles contain an old form of dtype, about which numpy >= 2.4 warns.
+            # CIFAR-10's pickles use an old dtype format that numpy >= 2.4 warns about.
             warnings.simplefilter("ignore")
             return getattr(torchvision.datasets, name)(root=str(data_dir), train=train, download=spec.download)
     except (OSError, RuntimeError) as error:

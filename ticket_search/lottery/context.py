@@ -73,7 +73,7 @@ class Context:
         return rewind_key(self.dense_key, self.pruning.rewind_iteration)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """Return the store's key for copy `copy` (from 0) of level `number`, trained with a different data order."""
+        """Return the store's key of a copy (counted from 0) of level `number`; each copy has a different data order."""
         return copy_key(self.level_key(number) if number > 0 else self.rewind_key, copy)
 
     def whole_mask(self) -> Mask:

@@ -219,7 +219,7 @@ class Table:
         return bisect_right(self._starts, place) - 1
 
     def _write(self, chunk: int, places: Sequence[int]) -> None:
-        """Write a chunk with the pending rows at `places`, which replace or extend its rows; `places` are ascending."""
+        """Write a chunk, and replace or extend its rows with the pending rows at `places`, which are ascending."""
         last, grown = self._last
         old = grown if chunk == last else self._read(chunk) if chunk < last else self._schema.empty_table()
         new = pa.Table.from_pylist([self._pending[place] for place in places], schema=self._schema)

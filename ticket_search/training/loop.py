@@ -14,13 +14,13 @@ from ticket_search.training.request import TrainRequest
 
 
 class Training:
-    """A training run in progress, which evaluates, calls the watch, keeps weights and saves checkpoints when due.
+    """A training run in progress: it runs evaluations, calls the watch, keeps weights and saves checkpoints when due.
 
-    Until `is_done`, an executor makes update number `iteration` and passes its loss to `after_update`.
+    Until `is_done` is true, an executor performs update `iteration` and passes its loss to `after_update`.
 
     Args:
         request: the training request; the run resumes from its checkpoint if it has one.
-        lane: the lane that trains the request, with the initial weights loaded.
+        lane: the lane in which the run takes place, with the initial weights loaded.
     """
 
     def __init__(self, request: TrainRequest, lane: Lane) -> None:

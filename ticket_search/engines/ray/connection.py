@@ -223,8 +223,8 @@ def on_each_worker(
     Args:
         function: a function of this package.
         calls: the arguments of each call.
-        spec: the search; its ``max_failures`` limits how often a call is repeated after its worker died.
-        done: the participle that begins each line to `say`.
+        spec: the search; its ``max_failures`` limits how many times a call is retried when its worker dies.
+        done: the verb at the start of each progress line, such as ``trained``.
         say: receives a line for each call that has ended.
 
     Raises:
@@ -278,9 +278,7 @@ def on_each_other_node(function: Callable[..., None], arguments: tuple[Any, ...]
     _, silent = ray.wait(list(calls), num_returns=len(calls), timeout=_ANSWER_SECONDS) if calls else ([], [])
     if silent:
         nodes = ", ".join(calls[call] for call in silent)
-        raise SpecError(
-            f"no answer from {nodes} within {_ANSWER_SECONDS:.0f} s; check whether the storage responds there"
-        )
+        raise SpecError(f"no answer from {nodes} within {_ANSWER_SECONDS:.0f} s; check that they can reach the storage")
     for call, address in calls.items():
         try:
             ray.get(call)
