@@ -259,9 +259,8 @@ def test_a_full_disk_gives_one_message_and_loses_no_finished_level(engine, searc
 
 
 def test_a_stop_request_ends_the_search_between_levels_and_it_can_be_resumed(engine, search, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "ticket_search.search.driver._FLUSH_SECONDS", 0.1
-    )  # the driver checks for a stop request at this interval
+    # The driver checks for a stop request at this interval.
+    monkeypatch.setattr("ticket_search.search.driver._FLUSH_SECONDS", 0.1)
     base = {"pruning.max_levels": 20, "training.iterations": 200, "training.evaluate_every": 200}
     spec = search({"pruning_rate": [0.05]}, base=base, seeds=(0,), sampler="grid", trials=None)
     run_dir = open_folder(tmp_path / "run")

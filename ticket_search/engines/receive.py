@@ -47,9 +47,8 @@ def receive(search: SearchDriver, number: int, report: Report) -> bool:
         return reason is None and not search.is_ending
     if isinstance(report, NotStarted):
         search.progress.stopped = True
-    elif isinstance(
-        report, HaltReport | NotShared
-    ):  # all workers are on this machine, so every other worker would fail too
+    elif isinstance(report, HaltReport | NotShared):
+        # All workers are on this machine, so every other worker would fail too.
         search.halt(StorageError(report.reason))
     else:
         search.ended(number, report)

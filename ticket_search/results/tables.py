@@ -82,10 +82,8 @@ class Table:
         self._length = 0
         self._places: dict[tuple[Any, ...], int] = {}  # for each key, the index of its first row in the table
         self._pending: dict[int, Mapping[str, Any]] = {}
-        self._last = (
-            0,
-            schema.empty_table(),
-        )  # the number and the rows of the last chunk on disk, to which rows are added
+        # The number and the rows of the last chunk on disk, to which rows are added.
+        self._last = (0, schema.empty_table())
         self.version: int | None = None
         self._open(may_be_absent)
 

@@ -64,9 +64,8 @@ class Slots:
             nodes, types = _nodes(self.left_out), node_types()
             fitting = sum(fitting_on(self._resources, node) for node in nodes)
             self._has_fitted = self._has_fitted or fitting > 0
-            if (
-                not self._has_fitted
-            ):  # once a node has been large enough, wait for such a node to come back instead of raising an error
+            # Once a node has been large enough, wait for such a node to come back instead of raising an error.
+            if not self._has_fitted:
                 check(self._resources, nodes, types)
                 if now - self._started > node_wait_seconds():
                     raise waited_in_vain(self._resources, nodes)
