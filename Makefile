@@ -15,8 +15,8 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 demo: $(VENV)/.installed  ## the main job on the digits: a search, its tickets
 	$(BIN)/ticket-search run digits --output runs/demo
 
-test: $(VENV)/.installed  ## all tests but those of clusters and the long ones, by two workers
-	$(BIN)/pytest -n 2 --dist loadfile --durations=30
+test: $(VENV)/.installed  ## all tests but those of clusters and the long ones, by three workers
+	$(BIN)/pytest -n 3 --dist loadfile --durations=30
 
 test-cluster: $(VENV)/.installed  ## clusters on hosts made of network namespaces; needs root
 	$(BIN)/pytest -m cluster --durations=0 tests/cluster
