@@ -129,7 +129,10 @@ NOT_A_LENGTH = "is not a training duration: give"
             "a log range needs a low above 0 and no step, but low is 0",
         ),
         ("space.pruning_rate=[]", "pruning_rate: the list [] is empty; give at least one value"),
-        ("space.pruning_rate=[0.2, 0.3, 0.2]", "pruning_rate: [0.2, 0.3, 0.2] contains a value twice; give each once"),
+        (
+            "space.pruning_rate=[0.2, 0.3, 0.2]",
+            "pruning_rate: [0.2, 0.3, 0.2] contains duplicates; give each value only once",
+        ),
         (
             "space.trajectory.pruning_rate=[0.3]",
             "space.pruning_rate and space.trajectory.pruning_rate are the same field",
@@ -139,7 +142,7 @@ NOT_A_LENGTH = "is not a training duration: give"
             "space.pruning_rate and space.pruning.pruning_rate are the same field",
         ),
         ("seeds=[]", "seeds: [] is not valid"),
-        ("seeds=[0, 1, 0]", "seeds: [0, 1, 0] contains a seed twice; give each once"),
+        ("seeds=[0, 1, 0]", "seeds: [0, 1, 0] contains duplicates; give each seed only once"),
         # incompatible values
         (
             "space.rewind_iteration=[0, 600]",
@@ -190,7 +193,7 @@ NOT_A_LENGTH = "is not a training duration: give"
         (
             "pruning.target_densities=[0.5, 0.2, 0.3]",
             "pruning.target_densities: [0.5, 0.2, 0.3] does not decrease: 0.3 follows 0.2; "
-            "give the density of each level, each less than the one before",
+            "give decreasing densities, one for each level",
         ),
         ("pruning.target_densities=[0.5, 0.5]", "[0.5, 0.5] does not decrease: 0.5 follows 0.5"),
         ("pruning.target_densities=1.5", "pruning.target_densities.0: 1.5 is not valid"),
@@ -216,7 +219,7 @@ NOT_A_LENGTH = "is not a training duration: give"
         ("controls={kinds: [random]}", "'random_reinit', 'random_mask' or 'shuffled_mask'"),
         (
             "controls={kinds: [random_mask, random_mask]}",
-            "['random_mask', 'random_mask'] contains a value twice",
+            "['random_mask', 'random_mask'] contains duplicates",
         ),
         (
             "pruning={criterion: snip, retrain: finetune}",

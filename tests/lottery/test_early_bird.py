@@ -164,13 +164,13 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
     [
         (
             {"training.iterations": 80, "early_bird": {}},
-            "pruning.early_bird: 5 masks, one every 17 iterations, need 85 iterations, but the training has 80; "
+            "pruning.early_bird: 5 masks, one every 17 iterations, need 85 iterations, but level 0 has 80; "
             "give a smaller window or interval, or train longer",
         ),
         (
             {"early_bird": {}, "criterion": "synflow"},
-            "early_bird compares masks computed from the weights in training, but criterion 'synflow' needs more than "
-            "the weights; give one of magnitude, large_final, small_final, or early_bird null",
+            "early_bird compares masks computed from the weights during training, but criterion 'synflow' needs more "
+            "than the weights; give criterion 'magnitude' or 'large_final' or 'small_final', or early_bird null",
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
@@ -190,7 +190,7 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         ({"early_bird": {"every": "0ep"}}, "'0ep' is not a training duration"),
         (
             {"early_bird": {"every": 30, "window": 2}},
-            "2 masks, one every 30 iterations, need 60 iterations, but the training has 40",
+            "2 masks, one every 30 iterations, need 60 iterations, but level 0 has 40",
         ),
     ],
 )

@@ -181,7 +181,7 @@ class TestSearch:
         assert len(failed) + len(handed_out) == (8 if sampler == "grid" else 40)
         assert failed
         assert all(
-            "6 masks, one every 60 iterations, need 360 iterations, but the training has 120" in row["reason"]
+            "6 masks, one every 60 iterations, need 360 iterations, but level 0 has 120" in row["reason"]
             for row in failed
         )
         assert not [s for s in handed_out if list(s.values.values())[:3] == [120, 6, 60]]

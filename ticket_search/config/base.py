@@ -1,4 +1,4 @@
-"""The base class of all parts of a specification: frozen, strictly validated, with errors that say what to change."""
+"""The base class of all parts of a specification, and strict validation with messages that say what to change."""
 
 import difflib
 import re
@@ -11,7 +11,10 @@ from ticket_search.errors import SpecError, quoted, shortened
 
 
 class Spec(BaseModel):
-    """Base class of the parts of a specification: frozen and keyword-only. Unknown keys and wrong types are errors."""
+    """The base class of all parts of a specification.
+
+    Parts are immutable and are built from keyword arguments. Unknown keys and wrong types are errors.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
@@ -21,25 +24,26 @@ def as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-#: Lets a tuple field accept a YAML list, which strict validation would refuse.
+#: Lets a tuple field accept a YAML list, which strict validation would otherwise reject.
 FromList = BeforeValidator(as_tuple)
 Floats = Annotated[tuple[float, ...], FromList]
 
 
 def unknown(kind: str, value: object, known: Sequence[str]) -> str:
-    """Return the message for an unknown name: it suggests the closest known name, and lists all of them."""
+    """Return an error message about an unknown name. It suggests the closest known name and lists all known names."""
     close = difflib.get_close_matches(str(value)[:100], known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"unknown {kind} {quoted(value)}{hint}; known: {', '.join(known)}"
 
 
 S = TypeVar("S", bound=Spec)
-#: The maximum number of lines in a message; without it, a file in the wrong format would cause a line for every key.
+#: The maximum number of problems that a message describes. Without this limit, the message about a file in the wrong
+#: format would have a line for every key.
 _MOST_LINES = 3
 
 
 def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "", context: Any = None) -> S:
-    """Build `cls` from plain data.
+    """Validate plain data, and build an instance of `cls` from it.
 
     Args:
         cls: the class to build.
@@ -48,14 +52,14 @@ def validate(cls: type[S], raw: Mapping[str, Any], *, where: str = "", context: 
         context: passed to the validators of the class; see pydantic's `ValidationInfo`.
 
     Raises:
-        SpecError: some fields are wrong; the message describes the first few, one per line, and counts the others.
+        SpecError: some fields are invalid; the message describes the first few, one per line, and counts the others.
     """
     try:
         return cls.model_validate(raw, context=context)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        # For a union, pydantic reports an error for every branch. Keep one line per field, and prefer "a number" to
-        # "an integer".
+        # For a union, pydantic reports one error per branch. Keep one error per field. If a field may be an int or a
+        # float, keep the error of the float branch, because it asks for any number instead of an integer.
         problems.sort(key=lambda p: p["loc"][-1:] in (("int",), ("constrained-int",)))
         by_path = {_path(problem["loc"]): problem for problem in reversed(problems)}
         lines = [

@@ -7,8 +7,8 @@ from pydantic import BeforeValidator, Field
 
 from ticket_search.errors import quoted
 
-#: A hundred times the longest training run in the papers. A larger number is probably a typo, and its learning curves
-#: would need terabytes.
+#: The maximum length of a training run, a hundred times that of the longest run in the literature. A larger number is
+#: probably a typo, and the learning curves of such a run would need terabytes.
 MOST_ITERATIONS = 10**9
 _EPOCHS = re.compile(r"([1-9]\d{0,8})ep")
 
@@ -48,7 +48,7 @@ def resolve_duration(value: Duration, iterations_per_epoch: int) -> int:
     """Return the number of iterations in a duration such as ``20000`` or ``"20ep"``.
 
     Raises:
-        ValueError: the number is more than `MOST_ITERATIONS`.
+        ValueError: the number exceeds `MOST_ITERATIONS`.
     """
     iterations = value if isinstance(value, int) else int(value.removesuffix("ep")) * iterations_per_epoch
     if iterations > MOST_ITERATIONS:

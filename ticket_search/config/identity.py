@@ -1,4 +1,7 @@
-"""Keys that identify computations. The same inputs have the same key on every machine and in every version."""
+"""Keys that identify computations.
+
+Equal inputs have equal keys on every machine, and in all versions of this package with the same `ENGINE_VERSION`.
+"""
 
 import hashlib
 import json
@@ -10,12 +13,13 @@ from ticket_search.config.older import with_older_sections
 from ticket_search.config.pruning import Control, EarlyBirdSpec, PruningSpec
 from ticket_search.config.trajectory import TrajectorySpec
 
-#: The version of the numerical results, which is part of every level key. Increase it whenever the same inputs produce
-#: different results, and whenever a default in a specification changes. The canonical form leaves out fields at their
-#: defaults, so that a new field does not change existing keys; as a result, a changed default does not change them
-#: either.
+#: The version of the numerical results. Every level key depends on it. Increase it whenever a change to the code makes
+#: the same inputs produce different results, and whenever a default in a specification changes. (Fields at their
+#: defaults are left out of keys, so that a new field does not change existing keys. As a result, a changed default does
+#: not change them either.)
 ENGINE_VERSION = 1
-#: The properties of an executor that affect its numerical results: two executors may differ in the last bits.
+#: The properties of an executor that affect its numerical results. Two executors may produce results that differ in the
+#: last bits.
 ExecutorKey = Mapping[str, Any]
 PLAIN_EXECUTOR: ExecutorKey = {"name": "plain", "width": 1}
 
@@ -27,7 +31,7 @@ def digest(value: Any) -> str:
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Return a 63-bit seed for one purpose, independent of those for other purposes: ``derive_seed(0, "order", 3)``."""
+    """Return a 63-bit seed for one purpose, such as ``"order", 3``. Seeds for different purposes are independent."""
     return int(digest([seed, *purpose])[:16], 16) >> 1
 
 
@@ -37,7 +41,10 @@ def canonical(spec: Spec, *, without: set[str] | None = None) -> dict[str, Any]:
 
 
 def trajectory_id(spec: TrajectorySpec) -> str:
-    """Return 16 hexadecimal digits that identify a configuration and a seed. Controls do not affect them."""
+    """Return the ID of a trajectory: 16 hexadecimal digits that identify its configuration and its seed.
+
+    The trajectory's controls do not affect the ID.
+    """
     plain = with_older_sections(canonical(spec, without={"controls"}))
     plain["dataset"].pop("download", None)
     return digest(["trajectory", plain])[:16]
@@ -72,16 +79,17 @@ def dense_key(
 
 
 def pruned_key(parent: str, pruning: PruningSpec, level: int, executor: ExecutorKey | None = None) -> str:
-    """Return the level key of level number `level`, which prunes the level with key `parent`.
+    """Return the level key of level number `level`, which is obtained by pruning the level with key `parent`.
 
     The key leaves out fields that do not affect the level:
 
-    - Limits on density and levels decide which levels exist, not what they contain.
-    - The ``global`` strategy ignores the rates of layers, except an output layer rate of 0.
-    - Target densities replace the pruning rate. The key includes only the target of this level and of the next one,
-      whose mask is stored in this level's entry.
-    - If the level uses a ticket from the store, no setting of pruning affects its mask.
-    - Early-bird settings are already in the parent's key. So is the executor, unless this level uses a different one.
+    - The limits `min_density` and `max_levels` decide which levels exist, not what they contain.
+    - The ``global`` strategy ignores `conv_layer_rate`. It also ignores `output_layer_rate`, unless this rate is 0.
+    - Target densities replace the pruning rate. The key includes only the targets of this level and of the next level,
+      because the mask of the next level is stored in this level's entry.
+    - If the level uses a ticket from the store, no pruning setting affects its mask.
+    - The parent's key already depends on the early-bird settings. It also depends on the executor, unless this level
+      uses a different executor.
     """
     start: dict[str, Any] = {"parent": parent} | ({} if executor is None else {"executor": dict(executor)})
     if pruning.ticket is not None:
@@ -119,12 +127,12 @@ def _mask_fields(pruning: PruningSpec, idle: set[str]) -> dict[str, Any]:
 
 
 def control_key(ticket: str, control: Control, draw: int) -> str:
-    """Return the level key of a control for the ticket trained in the level with key `ticket`."""
+    """Return the level key of a control. `ticket` is the level key of the ticket that the control is compared with."""
     return digest({"ticket": ticket, "control": control, "draw": draw})
 
 
 def copy_key(start: str, copy: int) -> str:
-    """Return the store's key for a copy, one of several training runs that differ only in their data order.
+    """Return the store's key for a copy. Copies are training runs that differ only in their data order.
 
     Args:
         start: the level key of a ticket, or the key of the rewind weights that a dense network starts from.
@@ -134,5 +142,10 @@ def copy_key(start: str, copy: int) -> str:
 
 
 def rewind_key(dense: str, iteration: int) -> str:
-    """Return the store's key for the weights after `iteration` iterations of the dense network with key `dense`."""
+    """Return the store's key for the weights of a dense network after `iteration` iterations.
+
+    Args:
+        dense: the dense network's level key.
+        iteration: the number of iterations.
+    """
     return digest({"rewind": dense, "iteration": iteration})

@@ -1,4 +1,4 @@
-"""Find the names of user code in a specification, import its functions, and compute digests of its source."""
+"""Find the names of user code in a specification, import the named functions, and compute digests of their source."""
 
 import hashlib
 import importlib
@@ -18,18 +18,19 @@ from ticket_search.errors import SpecError
 
 #: The fields that may name user code.
 _FIELDS = ("task", "dataset.name", "model.name", "training.executor")
-#: Maps a module to the digest of its source at the time of the import. If the file is edited later, the digest still
-#: describes the code that runs.
+#: Maps a module to the digest of its source at the time of the import. Editing the file later does not change the
+#: digest, because the process still runs the imported code.
 _DIGESTS: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 
 
 def user_code(spec: SearchSpec | TrajectorySpec) -> list[str]:
-    """Return the distinct names ``package.module:function`` in a specification's fields and space."""
+    """Return the distinct names of the form ``package.module:function`` in a specification's fields and space."""
     names = [attrgetter(field)(spec) for field in _FIELDS]
     if isinstance(spec, SearchSpec):
         listed = [domain for field, domain in spec.space.items() if dotted(field) in _FIELDS]
         names += [name for domain in listed if isinstance(domain, tuple) for name in domain]
-    # A run directory's points are not validated again, so a value that should be a name may have any type.
+    # The values in the space of an existing run directory are not validated again, so a value may have any type even if
+    # it should be a name.
     named = [name for name in names if isinstance(name, str) and USER_FUNCTION.fullmatch(name)]
     return list(dict.fromkeys(named))
 
@@ -106,7 +107,7 @@ def _module(name: str) -> ModuleType:
         raise SpecError(f"{name!r}: importing {path!r} failed: {one_line(error)}{hint}") from error
     if module not in _DIGESTS:
         file = getattr(module, "__file__", None)
-        if not file or not Path(file).is_file():  # in a notebook, or in a program that Python reads from stdin
+        if not file or not Path(file).is_file():  # e.g. a notebook, or a program read from stdin
             raise SpecError(f"{name!r}: the module {path!r} has no source file; put the function into a .py file")
         _DIGESTS[module] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return module

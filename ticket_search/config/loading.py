@@ -25,12 +25,12 @@ def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML 1.2, in which ``0100`` is 100, ``1:30`` and ``yes`` are strings, and ``1e-3`` is a number.
 
     Raises:
-        SpecError: the text is not YAML, or a mapping has the same key twice; the message names `source`, line and
-            column.
+        SpecError: the text is not YAML, or a mapping has the same key twice; the message names `source`, the line and
+            the column.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", YAMLWarning)  # a repeated anchor would print ten lines
+            warnings.simplefilter("ignore", YAMLWarning)  # a repeated anchor would print a ten-line warning
             return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
@@ -126,7 +126,7 @@ def with_settings(search: SearchSpec | Mapping[str, Any], settings: Mapping[str,
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
-    # Dots are part of a key in `space`: the key is "training.optimizer.lr", not a path through nested mappings.
+    # In `space`, dots are part of a key: "training.optimizer.lr" is one key, not a path through nested mappings.
     if key.startswith("space."):
         space = raw.setdefault("space", {})
         if isinstance(space, dict):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-#: Maps the old name of each renamed section to its current name. Level keys and identities are digests of data with the
-#: old names.
+#: Maps the old name of each renamed section to its current name. Level keys and identities are still computed from the
+#: old names, so renaming a section does not change them.
 OLDER_SECTIONS = {"trajectory": "pruning"}
 _OLDER_NAMES = {new: old for old, new in OLDER_SECTIONS.items()}
 
@@ -24,7 +24,7 @@ def with_newer_sections(raw: Any) -> Any:
 
 
 def with_older_sections(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename sections to their old names, from which identities are computed."""
+    """Return a specification's plain data with the old names of its sections, as needed to compute identities."""
     return {_OLDER_NAMES.get(name, name): value for name, value in plain.items()}
 
 

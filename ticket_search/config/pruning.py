@@ -1,4 +1,4 @@
-"""Settings for pruning, rewinding, early-bird and the controls of tickets."""
+"""Settings for pruning, rewinding, early-bird stopping and the controls of tickets."""
 
 import itertools
 import math
@@ -23,8 +23,8 @@ Control = Literal["random_reinit", "random_mask", "shuffled_mask"]
 Retrain = Literal["weights", "learning_rate", "finetune"]
 #: Criteria that depend only on the trained weights.
 _OF_FINAL_VALUES = ("magnitude", "large_final", "small_final")
-#: Ten times the number of levels that the smallest rate in use, 0.005, needs to reach density 0.01. Without a limit, a
-#: rate of 1e-12 would make the estimate of disk space loop over 5e12 levels.
+#: The maximum number of levels: about ten times the number needed to reach density 0.01 at a pruning rate of 0.005, the
+#: smallest in use. Without a limit, a rate of 1e-12 would make the estimate of disk space loop over 5e12 levels.
 MOST_LEVELS = 10_000
 
 
@@ -34,7 +34,7 @@ def _densities(value: object) -> object:
 
 
 class EarlyBirdSpec(Spec):
-    """When to end level 0 because its mask no longer changes (You et al. 2020, arXiv 1909.11957).
+    """When to end level 0 early because its mask has stopped changing (You et al. 2020, arXiv 1909.11957).
 
     Attributes:
         threshold: two masks count as equal if they differ in less than this fraction of the prunable weights.
@@ -53,16 +53,16 @@ class PruningSpec(Spec):
     Attributes:
         pruning_rate: the fraction of the surviving weights that each level removes, in (0, 1).
         target_densities: the densities of levels 1, 2, ..., in decreasing order; they replace `pruning_rate` and
-            `min_density`. A single number prunes to that density in one shot; null prunes iteratively at the rate.
+            `min_density`. A single number prunes to that density in one shot; null prunes each level by `pruning_rate`.
         strategy: ``layerwise`` (each tensor prunes its own share) or ``global`` (all tensors compete).
         criterion: how weights are scored; the weights with the lowest scores are pruned.
         rewind_iteration: k; surviving weights return to their values after k iterations of level 0.
         retrain: how to retrain after pruning (Renda et al. 2020): ``weights`` rewinds weights and schedule to k;
-            ``learning_rate`` keeps the trained weights and rewinds the schedule; ``finetune`` keeps both and trains
-            for as many iterations at the last learning rate.
+            ``learning_rate`` keeps the trained weights and rewinds the schedule; ``finetune`` keeps the trained weights
+            and the schedule's last learning rate. All three train for the same number of iterations.
         reinit_kept: the initial values of kept weights: ``rewind``, their rewind weights; ``fresh``, another draw of
-            the initialization, including biases and statistics; ``sign``, the sign of the rewind weight times the
-            standard deviation of the layer's initialization (Zhou et al. 2019).
+            the initialization, including biases and batch-norm statistics; ``sign``, the sign of the rewind weight
+            times the standard deviation of the layer's initialization (Zhou et al. 2019).
         reinit_pruned: the values at which pruned weights are held: ``zero``, or ``initial``, their rewind weights (Zhou
             et al. 2019).
         conv_layer_rate: the pruning rate of convolutions as a fraction of `pruning_rate`, in (0, 1]; layerwise only.
@@ -111,7 +111,7 @@ class PruningSpec(Spec):
             if after >= before:
                 raise ValueError(
                     f"{quoted(list(densities or ()))} does not decrease: {after} follows {before}; "
-                    "give the density of each level, each less than the one before"
+                    "give decreasing densities, one for each level"
                 )
         return densities
 
@@ -151,12 +151,13 @@ class PruningSpec(Spec):
     def _early_bird_watches_weights(self) -> "PruningSpec":
         if self.early_bird is not None and self.criterion not in _OF_FINAL_VALUES:
             raise ValueError(
-                f"early_bird compares masks computed from the weights in training, but criterion {self.criterion!r} "
-                f"needs more than the weights; give one of {', '.join(_OF_FINAL_VALUES)}, or early_bird null"
+                "early_bird compares masks computed from the weights during training, but criterion "
+                f"{self.criterion!r} needs more than the weights; "
+                f"give criterion {' or '.join(map(repr, _OF_FINAL_VALUES))}, or early_bird null"
             )
         if self.early_bird is not None and self.retrain == "finetune":
             raise ValueError(
-                "early_bird ends the dense training in the middle of its schedule, but retrain 'finetune' starts at "
+                "early_bird ends level 0 in the middle of its schedule, but retrain 'finetune' starts at "
                 "the schedule's end; give retrain 'learning_rate' to keep the trained weights"
             )
         return self
@@ -194,7 +195,7 @@ class PruningSpec(Spec):
 
     @property
     def last_level(self) -> int | None:
-        """The number of the last level; None if only the density limits the levels."""
+        """The number of the last level; None if only `min_density` limits the number of levels."""
         lasts = (self.last_target, self.max_levels, None if self.ticket is None else 1)
         return min((last for last in lasts if last is not None), default=None)
 
@@ -205,7 +206,7 @@ class PruningSpec(Spec):
 
     @property
     def pruned_levels(self) -> int:
-        """The number of levels after level 0 if each prunes its exact share of the weights."""
+        """The number of levels after level 0, assuming that each level removes exactly its share of the weights."""
         if self.target_densities is not None or self.ticket is not None:
             return self.last_level or 0
         # Use log1p, because 1 - 1e-17 is 1.0 in floating point, and log(1.0) is 0.
@@ -214,7 +215,7 @@ class PruningSpec(Spec):
 
 
 class ControlsSpec(Spec):
-    """The ``controls`` section: networks that separate a ticket's merit from that of any equally sparse network.
+    """The ``controls`` section: equally sparse networks to compare each ticket with.
 
     Each control has the ticket's density in every layer and is trained exactly like the ticket.
 
@@ -235,11 +236,11 @@ class ControlsSpec(Spec):
     @classmethod
     def _distinct(cls, values: tuple[object, ...] | str | None) -> tuple[object, ...] | str | None:
         if isinstance(values, tuple) and len(set(values)) != len(values):
-            raise ValueError(f"{quoted(list(values))} contains a value twice; give each once")
+            raise ValueError(f"{quoted(list(values))} contains duplicates; give each value only once")
         return values
 
     def of(self, level: int, last: int | None) -> list[tuple[Control, int]]:
-        """Return the kind and the draw of each control at a level; `last` is the last level, if it is known."""
+        """Return the kind and the draw of each control at a level; `last` is the last level, or None if unknown."""
         count = self.count(level, last)
         return [(kind, draw) for kind in self.kinds for draw in range(self.draws)] if count else []
 
@@ -276,5 +277,5 @@ def check_early_bird(early_bird: EarlyBirdSpec | None, iterations: int) -> None:
     if needed > iterations:
         raise ValueError(
             f"pruning.early_bird: {early_bird.window} masks, one every {early_bird.every} iterations, need {needed} "
-            f"iterations, but the training has {iterations}; give a smaller window or interval, or train longer"
+            f"iterations, but level 0 has {iterations}; give a smaller window or interval, or train longer"
         )

@@ -1,4 +1,4 @@
-"""The specification of a search: base configuration, search space, seeds, and settings."""
+"""The specification of a search: its base configuration, search space, seeds and settings."""
 
 import itertools
 import re
@@ -33,12 +33,12 @@ from ticket_search.errors import SpecError, quoted
 CHANGEABLE_SETTINGS = ("trials", "early_stopping", "max_concurrent", "max_failures", "checkpoint_seconds")
 #: The keys that say where a search runs; they may also change when a search is resumed.
 PLACES = ("resources", "data_dir", "store")
-#: A space of up to this many points is checked at every point. The limit is higher for a grid (`_MANY`), which will run
-#: every point. Each check takes about 0.1 ms.
+#: A space of up to this many points is checked at every point. The limit is higher for a grid (`_MANY`), because a grid
+#: runs every point. Each check takes about 0.1 ms.
 _FEW = 500
 _MANY = 10_000
-#: If a list has more values than this, only some are paired with the values of other fields, because two lists of 1,000
-#: values have a million pairs; see `_ends_of_many`.
+#: If a list has more values than this, only some of them are checked in combination with the values of other fields,
+#: because two lists of 1,000 values have a million pairs; see `_ends_of_many`.
 _MOST_PAIRED = 30
 #: The validation context of a search whose points were checked when its file was written.
 CHECKED_BEFORE = "checked before"
@@ -58,7 +58,7 @@ class SearchSpec(Spec):
         space: the values of each searched field, by name. A name is a dotted path such as ``training.optimizer.lr``;
             fields of ``pruning`` also have a short form, such as ``pruning_rate``.
         points: the points of a grid, each with a value for every field of the space; null means every combination.
-        seeds: the seeds of trajectories, spread evenly over the trials; the sampler does not model them.
+        seeds: the seeds of trajectories, spread evenly over the trials; the sampler does not choose them.
         search: how points are chosen and trajectories are judged.
         resources: the resources of each trajectory.
         data_dir: the folder of the data sets; a relative path is resolved against the working directory.
@@ -110,7 +110,7 @@ class SearchSpec(Spec):
     @classmethod
     def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError(f"{quoted(list(seeds))} contains a seed twice; give each once")
+            raise ValueError(f"{quoted(list(seeds))} contains duplicates; give each seed only once")
         return seeds
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class SearchSpec(Spec):
                     f"points are only for the grid sampler, not for {self.search.sampler!r}; set points to null"
                 )
             if set(point) != set(self.space):
-                raise ValueError(f"points: {quoted(point)} must have the fields of the space, {list(self.space)}")
+                raise ValueError(f"points: {quoted(point)} must have the fields of the space: {list(self.space)}")
             for name, value in point.items():
                 if not holds(self.space[name], value):
                     raise ValueError(f"points: {name} {quoted(value)} is not in space.{name}; add it there")
@@ -152,7 +152,7 @@ class SearchSpec(Spec):
             if isinstance(domain, Range) and domain.step is None:
                 raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
         if (self.size or 0) > MOST_STEPS:
-            raise ValueError(f"space: a grid of {self.size} points is too many; give at most {MOST_STEPS}")
+            raise ValueError(f"space: a grid of {self.size} points is too large; give at most {MOST_STEPS}")
 
     def _check_spellings(self) -> None:
         """Check that no list spells the same value in two ways, such as the target densities 0.5 and [0.5]."""
@@ -173,16 +173,16 @@ class SearchSpec(Spec):
                 seen.append(part)
 
     def points_to_check(self) -> Iterable[dict[str, Any]]:
-        """Return the points to check before a search starts: all of a small space, the corners of a large one."""
+        """Return the points to check before a search starts: all points of a small space, `corners` of a large one."""
         every = self.size is not None and self.size <= (_MANY if self.search.sampler == "grid" else _FEW)
         return self.grid() if every else self.corners()
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Generate points that together cover every pair of values of any two fields.
 
-        Pairs matter because a rewind iteration may fit one length of training but not another, or a momentum one
-        optimizer but not another. A range is represented by its two ends. The pairs include only some
-        of the values of a long list; see `_ends_of_many`.
+        Pairs matter because a value may be valid only in combination with some values of another field. For example,
+        a rewind iteration must be less than the number of training iterations, and only SGD has momentum. A range is
+        represented by its two ends. The pairs include only some of the values of a long list; see `_ends_of_many`.
         """
         extremes = {name: ends(domain) for name, domain in self.space.items()}
         start = {name: values[0] for name, values in extremes.items()}
@@ -210,7 +210,7 @@ class SearchSpec(Spec):
         return validate(TrajectorySpec, raw)
 
     def grid(self) -> list[dict[str, Any]]:
-        """Return `points` if given, else every combination of the space, with the last field varying fastest."""
+        """Return `points` if given, or else every combination of values, with the last field varying fastest."""
         if self.points is not None:
             return list(self.points)
         names = list(self.space)
@@ -221,7 +221,7 @@ class SearchSpec(Spec):
 
     @property
     def size(self) -> int | None:
-        """The number of points, not counting seeds; None if a range is continuous."""
+        """The number of points, not counting seeds; None if the space has a continuous or a logarithmic range."""
         if self.points is not None:
             return len(self.points)
         total = 1
@@ -233,7 +233,7 @@ class SearchSpec(Spec):
 
     @property
     def planned_trials(self) -> int | None:
-        """The number of trajectories that will run: the requested trials, but no more than points times seeds."""
+        """The number of trajectories to run: `search.trials`, but at most the number of points times that of seeds."""
         points = None if self.size is None else self.size * len(self.seeds)
         if points is None or self.search.trials is None:
             return self.search.trials if points is None else points
@@ -248,7 +248,7 @@ class SearchSpec(Spec):
         return [] if isinstance(listed[0], Range) else list(listed[0])
 
     def identity(self) -> str:
-        """Return a digest that identifies the search; settings that may change on resuming do not affect it."""
+        """Return a digest that identifies the search. Settings that may change when it is resumed do not affect it."""
         plain = with_older_sections(canonical(self, without=set(PLACES)))
         plain["space"] = {older_path(dotted(name)): domain for name, domain in plain["space"].items()}
         if "points" in plain:
@@ -261,7 +261,8 @@ class SearchSpec(Spec):
     def to_yaml(self) -> str:
         """Return the search as YAML, from which `loading.load_search` reads an equal search.
 
-        PyYAML quotes every string that YAML 1.1 would read as another type, so earlier versions can read the file too.
+        Earlier versions of this package, which read YAML 1.1, can read the file too: PyYAML quotes every string that
+        YAML 1.1 would read as another type.
         """
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
@@ -279,7 +280,10 @@ _Dumper.add_representer(str, _text)
 
 
 def _ends_of_many(values: list[Any]) -> list[Any]:
-    """Return the values or, if there are too many, only some: the two extremes of numbers, or the first few others."""
+    """Return the values or, if there are more than `_MOST_PAIRED`, only some of them.
+
+    Of numbers, return the minimum and the maximum; of other values, return the first few.
+    """
     if len(values) <= _MOST_PAIRED:
         return values
     if all(isinstance(value, int | float) for value in values):

@@ -9,11 +9,11 @@ from ticket_search.config.fields import NonNegativeInt, PositiveInt, Seed
 
 
 class EarlyStoppingSpec(Spec):
-    """When to stop a trajectory. Trajectories are compared at equal compression, never at equal level.
+    """When to stop a trajectory. Trajectories are compared at equal compression, not at equal level number.
 
     Attributes:
         collapse: a ticket has collapsed if its validation metric is worse than its dense network's by more than this.
-        collapse_levels: the number of consecutive collapsed levels that stops a trajectory.
+        collapse_levels: the number of consecutive collapsed levels after which a trajectory is stopped.
         margin: a ticket clearly does not match if it is worse than the dense network by more than the tolerance plus
             this margin.
         patience: the number of consecutive clearly non-matching levels after which a trajectory may be stopped.
@@ -38,7 +38,8 @@ class SearchSettings(Spec):
         trials: the number of trajectories to run; null, which only ``grid`` allows, runs every point with every seed.
         sampler: ``tpe``, ``random``, ``grid``, or ``nsga2`` (whose two objectives are the validation metric and the
             compression).
-        objective: ``sparsest_matching`` is log2 of the highest compression at which a ticket still matches.
+        objective: the quantity to maximize. ``sparsest_matching`` is log2 of the highest compression at which a ticket
+            still matches.
         tolerance: a ticket matches if its validation metric is worse than its dense network's by at most this.
         max_concurrent: the maximum number of trajectories that run at once; null means as many as fit.
         max_failures: the number of times to restart a trajectory whose worker died.
@@ -69,7 +70,7 @@ _LEAST_SHARE = 0.0001
 
 
 class ResourcesSpec(Spec):
-    """The resources of each trajectory. A GPU share below 1 puts several trajectories on one GPU."""
+    """The resources of each trajectory. If `gpus` is less than 1, several trajectories share one GPU."""
 
     cpus: Annotated[float, Field(gt=0.0)] = 1.0
     gpus: Annotated[float, Field(ge=0.0)] = 0.0

@@ -10,10 +10,10 @@ _SHIPPED = next(path for path in (_PACKAGE / "search_spaces", _PACKAGE.parent / 
 
 
 def search_file(space: str) -> Path:
-    """Return the file of a search space, given by its path or by the name of a search that ships, such as ``digits``.
+    """Return the file of a search space, given its path or, if it ships with the package, its name (``digits``).
 
     Raises:
-        SpecError: `space` is neither; the message lists the names.
+        SpecError: `space` is neither a readable path nor a known name; the message lists the names.
     """
     shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
     if not space.strip():
@@ -26,6 +26,8 @@ def search_file(space: str) -> Path:
     if is_file or space not in shipped:
         if not exists:
             names = ", ".join(shipped)
-            raise SpecError(f"no search space {quoted(space)}: neither a file nor a search that ships ({names})")
+            raise SpecError(
+                f"no search space {quoted(space)}: neither a file nor a search that ships with ticket_search ({names})"
+            )
         return path
     return shipped[space]

@@ -55,7 +55,7 @@ class Range(Spec):
 
     @property
     def count(self) -> int:
-        """The number of values of a range with a step; integers without a step have step 1."""
+        """The number of values of a range with a step. A range of integers without a step counts as having step 1."""
         # The 1e-9 compensates for rounding: in floating point, (0.5 - 0.1) / 0.1 is 3.9999999999999996.
         return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
@@ -67,13 +67,14 @@ class Range(Spec):
 
     @property
     def is_integer(self) -> bool:
-        """Whether the range draws integers; it does if its bounds and its step are integers."""
+        """Whether all values are integers, which is the case if the bounds and the step (if any) are integers."""
         return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
 
 
 MOST_STEPS = 1_000_000
 _LEAST_STEP = 1e-9
-#: The time to compare the values of a list grows with the square of their number; for 10,000 it is about a second.
+#: The maximum number of values in a list. The time to find duplicates grows with the square of this number; for 10,000
+#: values, it is about a second.
 _MOST_VALUES = 10_000
 #: The possible values of a field: those in a list, or the numbers in a range.
 Domain = tuple[Any, ...] | Range
@@ -102,14 +103,14 @@ def assign(raw: dict[str, Any], path: str, value: object) -> None:
 
 
 def domain_values(domain: Domain) -> list[Any]:
-    """Return every value of a list, or of a range with a step; integers without a step have step 1."""
+    """Return every value of a list or of a range. The range must have a step or consist of integers."""
     if not isinstance(domain, Range):
         return list(domain)
     return [domain.value(i) for i in range(domain.count)]
 
 
 def holds(domain: Domain, value: Any) -> bool:
-    """Return whether a value is in a list or within a range."""
+    """Return whether a value is in a list, or between the bounds of a range (whatever its step)."""
     if isinstance(domain, Range):
         return isinstance(value, int | float) and domain.low <= value <= domain.high
     return value in domain
@@ -139,7 +140,7 @@ def read_domain(name: str, domain: object) -> Domain:
         if len(domain) > _MOST_VALUES:
             raise ValueError(f"{name}: {len(domain)} values are too many; give at most {_MOST_VALUES}, or a range")
         if any(domain.index(value) != i for i, value in enumerate(domain)):
-            raise ValueError(f"{name}: {quoted(list(domain))} contains a value twice; give each once")
+            raise ValueError(f"{name}: {quoted(list(domain))} contains duplicates; give each value only once")
         return tuple(domain)
     if isinstance(domain, Mapping):
         try:

@@ -19,7 +19,7 @@ MODELS = (
     *("lenet_A_B[_C...]", "mlp_A_B[_C...]", "conv2", "conv4", "conv6", "vgg16", "vgg19"),
     *("resnet20", "resnet_N (N = 8, 14, 20, ...)", "torchvision/<name>"),
 )
-#: The import path of the function that provides a user's own network, data set, task or executor.
+#: The pattern for the name of a user's function, which provides a network, a data set, a task or an executor.
 USER_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAMED = {"conv2", "conv4", "conv6", "vgg16", "vgg19"}
 FULLY_CONNECTED = re.compile(r"(lenet|mlp)(_[1-9]\d{0,5})+")
@@ -51,7 +51,7 @@ class NormalizeSpec(Spec):
 
 
 class AugmentSpec(Spec):
-    """Random changes to each training image, drawn from the seed anew for every epoch.
+    """Random changes to each training image. They are drawn anew in every epoch, from the trajectory's seed.
 
     Attributes:
         crop: the number of zero pixels to add on each side before a random crop to the original size.
@@ -86,7 +86,7 @@ class DatasetSpec(Spec):
 
     @property
     def source(self) -> tuple[str, str | None]:
-        """The fields that identify the files; the other fields decide how they are used."""
+        """The fields that identify the data set's files; the other fields decide how the files are used."""
         return self.name, self.path
 
     @field_validator("name")
@@ -232,7 +232,7 @@ class TrainingSpec(Spec):
 
 
 def check_task(name: str) -> str:
-    """Check that a task can have this name, and return it.
+    """Check the name of a task, and return the name.
 
     Raises:
         ValueError: the name is neither a known task nor ``package.module:function``.

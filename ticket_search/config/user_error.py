@@ -1,18 +1,21 @@
-"""Describes an exception in one line. A user's exception may have a long message, or raise when turned into text."""
+"""Describe a user's exception in one line.
+
+The exception may have a long message, and converting it to text may itself raise an exception.
+"""
 
 import os
 import sysconfig
 import traceback
 from pathlib import Path
 
-#: Stack frames in these folders show where an error surfaced; the user's own frames show the mistake.
+#: Stack frames in these folders show only where an error surfaced. The mistake itself is in the user's own code.
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 _LIBRARIES = (_PACKAGE, *(sysconfig.get_path(n) + os.sep for n in ("stdlib", "purelib", "platlib")))
 _LONGEST_LINE = 300
 
 
 def headline(error: BaseException) -> str:
-    """Return the type of an exception and the first line of its message, of at most 300 characters."""
+    """Return the type of an exception and the first line of its message, truncated after 300 characters."""
     try:
         text = str(error)
     except Exception:  # str() runs the exception's own __str__, which may itself raise
