@@ -1,1 +1,1 @@
-"""Specifications of searches as frozen, validated data, and their keys. Imports neither torch nor ray."""
+"""Specifications of searches as immutable, validated data, and their keys. Nothing here imports torch or ray."""

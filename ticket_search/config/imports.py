@@ -29,8 +29,8 @@ def user_code(spec: SearchSpec | TrajectorySpec) -> list[str]:
     if isinstance(spec, SearchSpec):
         listed = [domain for field, domain in spec.space.items() if dotted(field) in _FIELDS]
         names += [name for domain in listed if isinstance(domain, tuple) for name in domain]
-    # The values in the space of an existing run directory are not validated again, so a value may have any type even if
-    # it should be a name.
+    # The values in the space of an existing run directory are not validated again, so a value that should be a name may
+    # have any type.
     named = [name for name in names if isinstance(name, str) and USER_FUNCTION.fullmatch(name)]
     return list(dict.fromkeys(named))
 
@@ -107,7 +107,7 @@ def _module(name: str) -> ModuleType:
         raise SpecError(f"{name!r}: importing {path!r} failed: {one_line(error)}{hint}") from error
     if module not in _DIGESTS:
         file = getattr(module, "__file__", None)
-        if not file or not Path(file).is_file():  # e.g. a notebook, or a program read from stdin
+        if not file or not Path(file).is_file():  # e.g. the code of a notebook or of a program read from stdin
             raise SpecError(f"{name!r}: the module {path!r} has no source file; put the function into a .py file")
         _DIGESTS[module] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return module

@@ -10,7 +10,7 @@ _OLDER_NAMES = {new: old for old, new in OLDER_SECTIONS.items()}
 
 
 def with_newer_sections(raw: Any) -> Any:
-    """Rename the sections of a specification's plain data to their current names; return anything else unchanged.
+    """Rename the sections of a specification's plain data to their current names. Return any other value unchanged.
 
     Raises:
         ValueError: a section is given under both names.

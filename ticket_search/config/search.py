@@ -31,7 +31,7 @@ from ticket_search.errors import SpecError, quoted
 
 #: The fields of the section ``search`` that may change when a search is resumed.
 CHANGEABLE_SETTINGS = ("trials", "early_stopping", "max_concurrent", "max_failures", "checkpoint_seconds")
-#: The keys that say where a search runs; they may also change when a search is resumed.
+#: The keys that say where a search runs and stores its data. They may also change when a search is resumed.
 PLACES = ("resources", "data_dir", "store")
 #: A space of up to this many points is checked at every point. The limit is higher for a grid (`_MANY`), because a grid
 #: runs every point. Each check takes about 0.1 ms.
@@ -173,7 +173,10 @@ class SearchSpec(Spec):
                 seen.append(part)
 
     def points_to_check(self) -> Iterable[dict[str, Any]]:
-        """Return the points to check before a search starts: all points of a small space, `corners` of a large one."""
+        """Return the points to check before a search starts.
+
+        In a small space, these are all points; in a large space, they are the `corners`.
+        """
         every = self.size is not None and self.size <= (_MANY if self.search.sampler == "grid" else _FEW)
         return self.grid() if every else self.corners()
 
@@ -233,7 +236,7 @@ class SearchSpec(Spec):
 
     @property
     def planned_trials(self) -> int | None:
-        """The number of trajectories to run: `search.trials`, but at most the number of points times that of seeds."""
+        """The number of trajectories to run: `search.trials`, but at most one for each (point, seed) pair."""
         points = None if self.size is None else self.size * len(self.seeds)
         if points is None or self.search.trials is None:
             return self.search.trials if points is None else points
@@ -248,7 +251,10 @@ class SearchSpec(Spec):
         return [] if isinstance(listed[0], Range) else list(listed[0])
 
     def identity(self) -> str:
-        """Return a digest that identifies the search. Settings that may change when it is resumed do not affect it."""
+        """Return a digest that identifies the search.
+
+        The digest does not depend on settings that may change when a search is resumed.
+        """
         plain = with_older_sections(canonical(self, without=set(PLACES)))
         plain["space"] = {older_path(dotted(name)): domain for name, domain in plain["space"].items()}
         if "points" in plain:

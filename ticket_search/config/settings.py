@@ -16,7 +16,7 @@ class EarlyStoppingSpec(Spec):
         collapse_levels: the number of consecutive collapsed levels after which a trajectory is stopped.
         margin: a ticket clearly does not match if it is worse than the dense network by more than the tolerance plus
             this margin.
-        patience: the number of consecutive clearly non-matching levels after which a trajectory may be stopped.
+        patience: a trajectory may be stopped after this many consecutive levels that clearly do not match.
         worst_fraction: after `patience` such levels, a trajectory is stopped if its gap to the dense network puts it
             among this worst fraction of all trajectories at the same compression.
         min_trajectories: the number of trajectories that must have reached a compression before they are compared

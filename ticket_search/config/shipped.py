@@ -10,7 +10,7 @@ _SHIPPED = next(path for path in (_PACKAGE / "search_spaces", _PACKAGE.parent / 
 
 
 def search_file(space: str) -> Path:
-    """Return the file of a search space, given its path or, if it ships with the package, its name (``digits``).
+    """Return the file of a search space, given its path or, if it ships with the package, its name, e.g. ``digits``.
 
     Raises:
         SpecError: `space` is neither a readable path nor a known name; the message lists the names.
