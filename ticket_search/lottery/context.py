@@ -27,7 +27,7 @@ class Context:
         spec: the resolved specification: durations in iterations, normalization constants filled in.
         network: the network, on the training device; training and scoring overwrite its weights.
         initial: every parameter and buffer before training.
-        prunable: the names of the prunable parameters; the output layer's comes last.
+        prunable: the names of the prunable parameters; the output layer's weight comes last.
         executor: the name of the executor that trains the levels.
         dense_key: the level key of the dense network trained for the full schedule.
         first_key: the level key of level 0; the same as `dense_key` unless early-bird may end level 0 early.
@@ -73,7 +73,7 @@ class Context:
         return rewind_key(self.dense_key, self.pruning.rewind_iteration)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """Return the store's key of a copy (counted from 0) of level `number`; each copy has a different data order."""
+        """Return the store's key for a copy of level `number`. Copies, counted from 0, differ in their data order."""
         return copy_key(self.level_key(number) if number > 0 else self.rewind_key, copy)
 
     def whole_mask(self) -> Mask:
@@ -81,7 +81,7 @@ class Context:
         return full_mask({name: value.cpu() for name, value in self.initial.items()}, self.prunable)
 
     def draw(self, number: int) -> dict[str, Tensor]:
-        """Draw initialization `number` of the network; the trajectory itself uses number 0."""
+        """Return the weights of the network's initialization `number`; the trajectory itself uses initialization 0."""
         return dict(self.task.build(self.spec.model, self.spec.seed, draw=number).state_dict())
 
     def tied(self, weights: Weights) -> dict[str, Tensor]:

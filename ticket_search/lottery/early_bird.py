@@ -45,7 +45,8 @@ class EarlyBird:
     def __call__(self, iteration: int, weights: Mapping[str, Tensor]) -> bool:
         """Add the mask for `weights` to the window, and return whether training should end.
 
-        It should once the window is full and the mask is closer than the threshold to every other mask in it.
+        Training should end once the window is full and the new mask is closer than the threshold to every other mask in
+        the window.
         """
         mask, others = self._draw(weights), self._spec.window - 1
         distances = [
@@ -75,5 +76,5 @@ class EarlyBird:
 
 
 def distances_of(plain: list[list[Any]]) -> list[MaskDistance]:
-    """Rebuild the distances from the plain lists that store them."""
+    """Return the distances that a stored record contains as plain lists."""
     return [MaskDistance(iteration=i, earlier_iteration=e, distance=d) for i, e, d in plain]

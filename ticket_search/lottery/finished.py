@@ -46,7 +46,7 @@ class FinishedTrajectory:
         self._context = self._levels.context
 
     def of(self, spec: TrajectorySpec) -> "FinishedTrajectory":
-        """Return another specification's finished trajectory, which uses the same data and store."""
+        """Return access to the finished trajectory of another specification, with the same task and the same store."""
         return FinishedTrajectory(spec, self.task, self._store)
 
     def level_key(self, number: int) -> str:
@@ -54,7 +54,7 @@ class FinishedTrajectory:
         return self._context.level_key(number)
 
     def copy_key(self, number: int, copy: int) -> str:
-        """Return the store's key for the copy that `train_copy` trains."""
+        """Return the store's key for the copy that ``train_copy(number, copy)`` trains."""
         return self._context.copy_key(number, copy)
 
     def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
@@ -96,9 +96,9 @@ class FinishedTrajectory:
         return finish(self._levels.train_copy(number, mask, copy, lambda: self._start_of(number, mask)))
 
     def errors_between(self, one: Level, other: Level, points: int) -> list[ErrorBetween]:
-        """Return the errors along the straight line between the final weights of two levels, both ends included.
+        """Return the errors at evenly spaced points on the straight line between the final weights of two levels.
 
-        If either level diverged, every error is nan.
+        The points include both ends. If either level diverged, every error is nan.
         """
         if one.diverged or other.diverged:
             return unknown_errors(points)
@@ -106,7 +106,7 @@ class FinishedTrajectory:
         return errors_between(one.final_weights, other.final_weights, points, network, self.task, precision)
 
     def _start_of(self, number: int, mask: Mask) -> Steps[LevelInputs]:
-        """Return the inputs from which level `number` was trained; for level 0, the inputs of its copies."""
+        """Return the inputs from which level `number` was trained; for level 0, return those of its copies instead."""
         pruning = self._context.pruning
         if number == 0:
             weights = yield from self._levels.starts.rewind_weights()

@@ -41,7 +41,7 @@ class Ended:
 class _Lane(Generic[K]):
     """A running trajectory.
 
-    `ready_at` is the monotonic time, in seconds, at which the trajectory may continue; infinity while it is training.
+    `ready_at` is the value of `time.monotonic` at which the trajectory may continue; infinity while it is training.
     """
 
     name: K
@@ -79,7 +79,7 @@ class Lanes(Generic[K]):
         self._lanes[name] = _Lane(name, steps)
 
     def remove(self, name: K) -> None:
-        """Abandon a paused trajectory: one for which `advance` last returned a level."""
+        """Abandon a paused trajectory. A trajectory is paused if the last call of `advance` returned a level for it."""
         self._lanes.pop(name).steps.close()
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class Lanes(Generic[K]):
         return lane.name, self._step(lane, lane.steps.send, outputs)
 
     def _step(self, lane: _Lane[K], resume: Callable[[Any], object], sent: Any) -> Level | Ended | None:
-        """Run a trajectory to its next step. Return the level or end that it reached; None if it must wait or train."""
+        """Run a trajectory to its next step. If the step is a level or the end, return it; otherwise return None."""
         lane.ready_at = 0.0
         try:
             with user_exit_as_error():
@@ -165,7 +165,7 @@ class Lanes(Generic[K]):
 
 
 def run_alone(steps: Steps[Any], executor: Callable[[str], Executor] = executor_for) -> Iterator[Level]:
-    """Run one trajectory on executors of its own, and yield its levels."""
+    """Run one trajectory on executors that no other trajectory uses, and yield its levels."""
     lanes: Lanes[str] = Lanes(executor)
     lanes.add("", steps)
     try:

@@ -22,12 +22,12 @@ class Level:
         number: 0 for the dense network, n after n prunings.
         key: the level key.
         mask: the mask that the level was trained with.
-        next_mask: the mask of the next level; None if the level is not pruned again, and for level 0, which several
-            trajectories may share and prune differently.
+        next_mask: the mask of the next level. None if the level will not be pruned, and always None for level 0,
+            because several trajectories may share level 0 and prune it differently.
         final_weights: the weights after the last iteration; empty unless the level is level 0, a copy, or part of a
             trajectory that retrains without rewinding weights.
         curve: the learning curve; its last point was measured after the last iteration.
-        figures: the measurements taken while training, under the names in `results.figures.stored_figures`.
+        figures: the measurements taken during training, keyed by the names of the figures in `stored_figures`.
         reused: whether another trajectory or another search trained the level.
         diverged: whether the loss stopped being finite, which ended the training; the test results are then nan.
         controls: the trained controls of the level's ticket.
@@ -48,7 +48,7 @@ class Level:
 
     @property
     def dense(self) -> "Level":
-        """The dense network trained for the full schedule, the baseline for tickets; defined only for level 0."""
+        """The dense network trained for the full schedule, the baseline of all tickets; defined only for level 0."""
         return next((control.level for control in self.controls if control.kind == "dense"), self)
 
     @property

@@ -83,7 +83,7 @@ class TrajectoryLevels:
         return self._pruner.prune(level)
 
     def train_ticket(self, parent: Level, mask: Mask) -> Steps[Level]:
-        """Train the level after `parent`, whose survivors are rewound or trained further; see `pruning.retrain`."""
+        """Train the level after `parent`. Surviving weights are rewound or trained further; see `pruning.retrain`."""
         number, key = parent.number + 1, self.context.next_key(parent)
 
         def compute() -> Steps[Entry]:
@@ -96,7 +96,10 @@ class TrajectoryLevels:
         return _checked((yield from self._trainer.level(number, key, compute)))
 
     def train_control(self, ticket: Level, kind: Control, draw: int) -> Steps[ControlLevel]:
-        """Train a control of a level's ticket exactly as the ticket was trained; a control may diverge."""
+        """Train a control of a level's ticket exactly as the ticket was trained.
+
+        Unlike a level, a control that diverges does not raise an error.
+        """
         key = control_key(ticket.key, kind, draw)
         seed = derive_seed(self.context.spec.seed, "control", kind, ticket.number, draw)
         redraws = kind == "random_reinit"
@@ -111,7 +114,7 @@ class TrajectoryLevels:
         return ControlLevel(kind=kind, draw=draw, level=level)
 
     def train_copy(self, number: int, mask: Mask, copy: int, start: Callable[[], Steps[LevelInputs]]) -> Steps[Level]:
-        """Train level `number` again from the same start with a different data order, and keep the weights."""
+        """Train level `number` again with another data order but otherwise the same inputs, and keep its weights."""
         key, seed = self.context.copy_key(number, copy), derive_seed(self.context.spec.seed, "copy", copy)
 
         def compute() -> Steps[Entry]:

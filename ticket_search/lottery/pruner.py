@@ -48,14 +48,14 @@ class Pruner:
             return (yield from self._by_saliency(mask, self._groups(number, mask), criterion, seed))
         initial: Mapping[str, Tensor] = {}
         if criterion in COMPARE_WITH_INITIAL:
-            # Compare with the weights that the level started from; for level 0, with the rewind weights, even if the
-            # survivors will start from other values.
+            # Compare the trained weights of a rewound level with the weights that it started from. Compare those of any
+            # other level with the rewind weights, even if the surviving weights will start from other values.
             rewound = number > 0 and self._context.pruning.retrain == "weights"
             initial = yield from (self._starts.ticket_weights(mask) if rewound else self._starts.rewind_weights())
         return self._by_values(number, mask, weights, initial)
 
     def mask_of_values(self, number: int, mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
-        """Return the same mask as `next_mask`, but without yielding steps. The criterion must need only the weights."""
+        """Return the same mask as `next_mask`, without yielding steps. The criterion must depend only on `weights`."""
         return self._by_values(number, mask, weights, {})
 
     def _by_values(self, number: int, mask: Mask, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> Mask:

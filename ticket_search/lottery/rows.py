@@ -20,7 +20,7 @@ def level_row(spec: TrajectorySpec, level: Level, dense: Level, tolerance: float
         spec: the trajectory's specification.
         level: the finished level.
         dense: the dense network of the same trajectory: `Level.dense` of level 0.
-        tolerance: how much worse than the dense network a matching ticket may be on validation, in the metric's unit.
+        tolerance: the amount by which a matching ticket's validation metric may be worse than the dense network's.
         metric: the task's metric.
     """
     finished = _finished(spec, level, dense, tolerance, metric)

@@ -1,6 +1,6 @@
-"""Stability: do training runs that differ only in data order reach the same linearly connected minimum?
+"""Measure stability: whether training runs that differ only in data order reach the same linearly connected minimum.
 
-It is measured by the error along the straight line between the final weights of two runs (Frankle et al. 2020,
+The measure is the error along the straight line between the final weights of two runs (Frankle et al. 2020,
 arXiv 1912.05671, section 2).
 """
 
@@ -22,7 +22,7 @@ class ErrorBetween:
 
     Attributes:
         position: the position on the line: 0 at the weights of the first run, 1 at those of the second.
-        val_error, test_error: the task's metric as an error; for classification 1 - accuracy, in [0, 1].
+        val_error, test_error: the task's metric, converted to an error; for classification 1 - accuracy, in [0, 1].
     """
 
     position: float
@@ -38,7 +38,7 @@ def errors_between(
     task: Task,
     precision: Precision,
 ) -> list[ErrorBetween]:
-    """Return the errors at evenly spaced points of the line, both ends included.
+    """Return the errors at evenly spaced points on the line, including both ends.
 
     Floating-point buffers, such as batch-norm statistics, are interpolated too, as in OpenLTH; integer buffers are
     copied from `one`.
@@ -46,8 +46,8 @@ def errors_between(
     Args:
         one, other: every parameter and buffer of the network, by name.
         points: the number of points, at least 2.
-        network: the network, on the task's device; its values are overwritten.
-        task: the task, on whose validation and test splits the errors are measured.
+        network: the network, on the task's device; its parameters and buffers are overwritten.
+        task: the task. Errors are measured on its validation and test splits.
         precision: the precision of the forward passes.
     """
     found = []
@@ -60,7 +60,7 @@ def errors_between(
 
 
 def unknown_errors(points: int) -> list[ErrorBetween]:
-    """Return an error of nan at every point, for use when one of the two runs diverged."""
+    """Return the errors for two runs of which at least one diverged: nan at every point."""
     positions = torch.linspace(0.0, 1.0, points, dtype=torch.float64).tolist()
     return [ErrorBetween(position=position, val_error=math.nan, test_error=math.nan) for position in positions]
 

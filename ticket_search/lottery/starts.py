@@ -39,7 +39,7 @@ class Starts:
         return self._inputs(weights, mask, shift)
 
     def rewound(self, mask: Mask) -> Steps[LevelInputs]:
-        """Return the inputs of a rewound ticket: its `ticket_weights`, at iteration `rewind_iteration`."""
+        """Return the training inputs of a rewound ticket, which is trained from `rewind_iteration` on."""
         return self._inputs((yield from self.ticket_weights(mask)), mask)
 
     def redrawn(self, mask: Mask, number: int) -> Steps[LevelInputs]:
@@ -89,7 +89,7 @@ class Starts:
         iteration = context.pruning.rewind_iteration
 
         def train_again() -> Steps[Entry]:
-            """Repeat the first iterations of level 0, because these weights were not kept when it was trained."""
+            """Repeat the first iterations of level 0, because the rewind weights were not kept when it was trained."""
             if iteration == 0:
                 return weights_entry(context.initial, 0)
             start = LevelInputs(weights=context.initial, mask={}, seed=context.spec.seed, stop=iteration)
@@ -104,7 +104,11 @@ class Starts:
         return LevelInputs(weights=weights, mask=mask, seed=seed, start=k, shift=shift)
 
     def _placed(self, mask: Mask, kept: Mapping[str, Tensor]) -> Steps[dict[str, Tensor]]:
-        """Return `kept` where the mask keeps weights, and elsewhere the values at which pruned weights are held."""
+        """Return the initial values of all weights.
+
+        Weights that the mask keeps have their values in `kept`; the others have the values at which pruned weights are
+        held.
+        """
         if self._context.pruning.reinit_pruned == "zero":
             return self._context.tied(apply_mask(mask, kept))
         held = yield from self.rewind_weights()

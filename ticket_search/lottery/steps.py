@@ -16,7 +16,7 @@ class Wait:
     """A pause while another trajectory, in this process or another, computes the entry that is needed next.
 
     Attributes:
-        seconds: how long to wait before trying again.
+        seconds: the number of seconds to wait before trying again.
     """
 
     seconds: float

@@ -1,4 +1,4 @@
-"""Tickets, and how to read and write them. A ticket has a mask, initial weights and a record of its origin."""
+"""Tickets, and functions to read and write them. A ticket has a mask, initial weights and a record of its origin."""
 
 import hashlib
 import json
@@ -28,8 +28,8 @@ from ticket_search.store.level_store import Entry
 FORMAT = "ticket_search.ticket.1"
 _METADATA = "ticket"
 _CHECKSUM = "sha256"
-#: In the metadata, these inputs of image networks are top-level keys; the inputs of other networks are under
-#: ``inputs``.
+#: The inputs of networks for images. In the metadata, they are top-level keys, whereas the inputs of other networks are
+#: under the key ``inputs``.
 _IMAGES = ("image_shape", "classes")
 
 
@@ -90,7 +90,7 @@ class Ticket:
 
     @property
     def key(self) -> str:
-        """The key in a level store: a digest of everything that affects training the ticket on other data."""
+        """The ticket's key in a level store: a digest of everything that affects training the ticket on other data."""
         inputs = [self.inputs[name] for name in _IMAGES] if set(self.inputs) == set(_IMAGES) else [dict(self.inputs)]
         return _digest([canonical(self.spec.model), *inputs], self._tensors())[:32]
 
@@ -209,7 +209,8 @@ def ticket_in_store(
         inputs: keyword arguments with which the network is built; ``classes`` may differ from the ticket's.
 
     Raises:
-        SpecError: the store has no such entry, it is not a ticket, or it is for another network or other inputs.
+        SpecError: the store has no such entry, the entry is not a ticket, or the ticket is for another network or other
+            inputs.
     """
     entry = load(key)
     if entry is None:
@@ -248,7 +249,7 @@ def read_ticket(path: str | Path) -> Ticket:
     """
     metadata, tensors = _read(str(path))
     checksum = metadata.pop(_CHECKSUM, None)
-    # Files written before the checksum was introduced have none.
+    # Files written before the checksum was introduced do not contain one.
     if checksum is not None and checksum != _digest(metadata, tensors):
         raise SpecError(f"{str(path)!r} is a damaged ticket: its checksum does not match; copy or export it again")
     try:
@@ -330,12 +331,12 @@ def _check_mask(name: str, kept: Tensor | None, weights: Tensor | None) -> None:
 
 
 def load_ticket(file: str | Path, allow_code: bool = False) -> nn.Module:
-    """Load a ticket file as a network on the CPU, with the ticket's weights and mask and ready to train.
+    """Load a ticket file as a network on the CPU that has the ticket's weights and mask and is ready to train.
 
     The mask is applied by ``torch.nn.utils.prune``: a pruned parameter ``w`` is trained as ``w_orig``, and every
-    forward pass uses ``w_orig * w_mask``. ``prune.remove(module, "weight")`` turns it back into a plain parameter;
-    until then, ``copy.deepcopy`` fails, as for any network pruned with torch. ``network.ticket``, a `Ticket`,
-    has the rest of the file's content: configuration, figures and level key.
+    forward pass uses ``w_orig * w_mask``. ``prune.remove(module, "w")`` turns ``w`` back into a plain parameter. Until
+    then, ``copy.deepcopy`` of the network fails, as for any network pruned with torch. ``network.ticket`` is a `Ticket`
+    with the rest of the file's content, such as the configuration, the figures and the level key.
 
     Args:
         file: a file that ``ticket-search export`` wrote.

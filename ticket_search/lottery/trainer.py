@@ -105,7 +105,10 @@ class Trainer:
         return entry, entry is not computed
 
     def train(self, inputs: LevelInputs, key: str) -> Steps[LevelOutputs]:
-        """Request a training run and return its outputs. The run resumes from the key's checkpoint if there is one."""
+        """Request a training run and return its outputs.
+
+        If the store has a checkpoint under the key, the run resumes from the checkpoint.
+        """
         checkpoints = None
         if self._checkpoint_seconds is not None:
             checkpoints = _Checkpoints(self.store.checkpoint(key), self._checkpoint_seconds, key, self._log)
@@ -123,7 +126,7 @@ class Trainer:
 
 
 class _Checkpoints:
-    """The checkpoints of one level, in the store."""
+    """Loads and saves the checkpoints of one level in the store. Logs when a training run resumes from one."""
 
     def __init__(self, checkpoint: Checkpoint, seconds: float, key: str, log: Log) -> None:
         self.seconds = seconds

@@ -4,10 +4,10 @@
     2. Prune a fraction of the surviving weights, those of smallest magnitude. The result is a mask.
     3. Rewind the survivors to their values after k iterations of level 0 (k = 0: the initialization). The result is
        a ticket.
-    4. Train the ticket from iteration k on to obtain the next level. Train its controls, if any. Go to 2.
+    4. Train the ticket from iteration k on to obtain the next level. Train its controls, if any. Repeat from step 2.
 
-A level is a pure function of its inputs and is stored under a hash of them, so a restarted trajectory trains only the
-levels that are not in the store yet.
+A level is a pure function of its inputs and is stored under a hash of these inputs, so a restarted trajectory trains
+only the levels that are not in the store yet.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -70,12 +70,13 @@ def run_trajectory(
         task: the specification's task, on the training device; see `tasks.registry.load_task`.
         store: where levels are looked up and saved.
         executor: creates an executor from its name.
-        rewind_iterations: further iterations after which to store level 0's weights, for trajectories that share it.
+        rewind_iterations: further iterations after which to store level 0's weights, for other trajectories that share
+            level 0.
         log: receives ``level_started``, ``level_continued``, ``level_finished`` and ``level_reused``.
-        owner_finished: returns whether ``level_finished`` was logged for a level key; None if the log does not mention
-            the key.
+        owner_finished: returns whether ``level_finished`` was logged for the given level key, or None if the log does
+            not mention the key.
         owner: identifies the run and the trajectory. Levels in the store with the same owner do not count as reused;
-            if `owner` is None, every level found in the store does.
+            if `owner` is None, every level found in the store counts as reused.
         checkpoint_seconds: the number of seconds between two checkpoints of a level; None disables checkpoints.
 
     Raises:
@@ -89,7 +90,7 @@ def run_trajectory(
 
 
 def _is_worth_training(mask: Mask, parent: Mask, pruning: PruningSpec) -> bool:
-    """Return whether the settings prescribe the mask, or it is dense enough and sparser than the parent's mask."""
+    """Return whether the settings prescribe the mask, or the mask is dense enough and sparser than the parent's."""
     if pruning.target_densities is not None or pruning.ticket is not None:
         return True
     dense_enough = density(mask) >= pruning.min_density
