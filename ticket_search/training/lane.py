@@ -1,4 +1,4 @@
-"""The protocol of lanes, each of which trains one level, and a plain lane, which has its own network."""
+"""The `Lane` protocol and `PlainLane`. A lane trains one level; a plain lane does so with its own network."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -56,7 +56,7 @@ class PlainLane:
         self._noise = derive_seed(level.seed, "noise")
         self._masked = [parameters[name].detach() for name in level.mask]
         self._masks = [kept.to(parameters[name]) for name, kept in level.mask.items()]
-        # The constant values of pruned weights, which `_apply_mask` adds. The list is empty if all of them are zero.
+        # The constant values of pruned weights. `_apply_mask` adds them; the list is empty if all of them are zero.
         frozen = [torch.where(kept.cpu(), 0.0, level.weights[name].cpu()) for name, kept in level.mask.items()]
         self._frozen = [values.to(self.device) for values in frozen] if any(bool(v.any()) for v in frozen) else []
         self._optimizer = make_optimizer(self._network, request.training.optimizer)

@@ -16,7 +16,7 @@ from ticket_search.training.request import TrainRequest
 class Training:
     """A training run in progress.
 
-    It evaluates, calls the watch, keeps weights and saves checkpoints, each when it is due.
+    It evaluates the network, calls the watch, keeps copies of weights, and saves checkpoints when these are due.
 
     As long as `is_done` is false, an executor makes update number `iteration` and passes its loss to `after_update`.
 
@@ -48,7 +48,7 @@ class Training:
 
     @property
     def is_done(self) -> bool:
-        """Whether the last update has been made."""
+        """Whether the run has made its last update."""
         return self._course.ended or self._course.done >= self._stop
 
     def after_update(self, loss: Tensor) -> None:

@@ -10,8 +10,8 @@ import ticket_search
 def trained_with(device: torch.device) -> dict[str, Any]:
     """Return the software versions, the device, and the number of threads that this process uses.
 
-    They are recorded but are not part of the level key. A level that was trained on other hardware is therefore reused,
-    and its row names that hardware. Results may differ in the last bits between devices and thread counts.
+    These values are recorded but are not part of the level key. A level that was trained on other hardware is therefore
+    reused, and its row names that hardware. Results may differ in the last bits between devices and thread counts.
 
     Args:
         device: the device that trains the level.

@@ -1,4 +1,4 @@
-"""Training requests: the inputs, the settings, the checkpoints and the watch."""
+"""Training requests, which contain the inputs, settings, checkpoints and watch of a training run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from ticket_search.training.request import TrainRequest
 
 
 class PlainExecutor:
-    """The reference `Executor`, with which the outputs of other executors are compared."""
+    """The reference implementation of `Executor`."""
 
     name = "plain"
     lanes = 1
