@@ -54,8 +54,8 @@ def inputs_of(source: Arrays) -> Mapping[str, Any]:
 
 
 def _network_size(model: ModelSpec, inputs: Mapping[str, Any]) -> NetworkSize:
-    # A fully connected network accepts images of any size, and the number of its weights can be computed from its name.
-    # Any other network must be built, which requires torch. Importing torch takes 4 s.
+    # A fully connected network accepts images of any size, and its size can be computed without building it. Any
+    # other network must be built, which requires torch. Importing torch takes 4 s.
     if FULLY_CONNECTED.fullmatch(model.name):
         hidden = [int(width) for width in model.name.split("_")[1:]]
         widths = [math.prod(inputs["image_shape"]), *hidden, inputs["classes"]]

@@ -162,12 +162,12 @@ class Task(Protocol):
         """
         del seed, training, start
         raise SpecError(
-            f"pruning.criterion: a task judged by {self.metric.name!r} has no sample for saliency criteria; "
+            f"pruning.criterion: a task judged by {self.metric.name!r} provides no sample for saliency criteria; "
             "use a criterion that needs only the weights' values, such as 'magnitude'"
         )
 
     def example(self) -> "Tensor | None":
-        """Return inputs, on the device, for running a network once to find its output layer; see `models.prunable`.
+        """Return example inputs, on the device, that are used to find a network's output layer; see `models.prunable`.
 
         None means that the output layer is the prunable tensor registered last, unless the network has an attribute
         `output_layer`.
