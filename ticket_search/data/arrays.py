@@ -1,4 +1,4 @@
-"""Read a data set into numpy arrays of all images and labels, before any split. Importing it does not import torch."""
+"""Read all images and labels of a data set into numpy arrays. Importing this module does not import torch."""
 
 import hashlib
 import importlib.resources
@@ -176,7 +176,7 @@ def _torchvision(spec: DatasetSpec, name: str, data_dir: Path, *, train: bool) -
         failure = "cannot be downloaded to" if spec.download else "not found in"
         raise DataError(
             f"dataset {spec.name!r} {failure} {str(data_dir)!r}: {error}; "
-            "set `--data-dir` to the folder in which torchvision stored it, or `dataset.download: true` to download it"
+            "set `--data-dir` to the folder where torchvision stored it, or `dataset.download: true` to download it"
         ) from error
 
 
@@ -276,11 +276,11 @@ def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
     if images.ndim == 3:
         images = images[:, None]
     _, second, height, width = images.shape
-    # Two last axes of equal size are taken for height and width: [n, 16, 4, 4] means 16 feature maps of 4x4.
+    # Two last axes of equal size are taken to be height and width: [n, 16, 4, 4] means 16 feature maps of 4x4.
     if width in _CHANNELS and second not in _CHANNELS and height != width:
         raise DataError(
             f"{where}: images have the shape {list(images.shape)}, whose last axis looks like channels; give "
-            "[n, c, h, w], as by images.transpose(0, 3, 1, 2)"
+            "[n, c, h, w], e.g. images.transpose(0, 3, 1, 2)"
         )
     if images.dtype == np.uint8:
         return images
