@@ -1,6 +1,7 @@
 """The networks of Frankle & Carbin, "The Lottery Ticket Hypothesis" (ICLR 2019), Figure 2, and weight initializations.
 
-As in the paper, the networks' weights are drawn from Glorot's normal distribution, and their biases are 0.
+As in the paper, weights are drawn from Glorot's normal distribution, and biases are 0. Only the ``mlp_`` networks,
+which are not in the paper, use Kaiming's normal distribution instead.
 """
 
 import math

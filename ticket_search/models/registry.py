@@ -25,7 +25,7 @@ def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed
         image_shape: ``(c, h, w)``.
         classes: the number of outputs.
         seed: the trajectory's seed.
-        draw: the index of the initialization: 0 for the trajectory's own, any other for one that is independent of it.
+        draw: the index of the initialization: 0 is the trajectory's own; any other index gives an independent one.
 
     Raises:
         SpecError: see `build_from`; or the images are too small for the network.
@@ -41,7 +41,7 @@ def build_from(spec: ModelSpec, inputs: Mapping[str, Any], seed: int, draw: int 
             draw its random numbers from torch's global CPU generator, as ``torch.nn`` does.
         inputs: keyword arguments from the task. The networks of this package require ``image_shape`` and ``classes``.
         seed: the trajectory's seed.
-        draw: the index of the initialization: 0 for the trajectory's own, any other for one that is independent of it.
+        draw: the index of the initialization: 0 is the trajectory's own; any other index gives an independent one.
 
     Raises:
         SpecError: the name is unknown, the network does not fit the task, or a user's function fails or does not
@@ -214,8 +214,8 @@ def _stated_output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter]
     names = [name for name, weight in weights.items() if any(weight is parameter for parameter in parameters)]
     if not names:
         raise SpecError(
-            f"{type(network).__name__}.output_layer is {str(stated)!r:.80}; it must be a module, or the name of a "
-            f"module or parameter, with one of the prunable weights {', '.join(weights)}"
+            f"{type(network).__name__}.output_layer is {str(stated)!r:.80}; it must be one of the prunable weights "
+            f"{', '.join(weights)}, a module that contains one of them, or the name of either"
         )
     return names[-1]
 
