@@ -116,5 +116,5 @@ def _classification() -> TaskKind:
     return Classification()
 
 
-#: Each task kind is imported only when it is needed, because the one for images imports pyarrow.
+#: Each task kind is imported only when it is needed, because `classification` imports pyarrow.
 _KINDS: dict[str, Callable[[], TaskKind]] = {"classification": _classification}

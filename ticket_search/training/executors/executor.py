@@ -25,6 +25,6 @@ class Executor(Protocol):
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
         """Train until at least one request is finished, and return the newly finished requests with their outputs.
 
-        This is called only while a request is in progress. If the training of any request fails, raise
-        the error and drop all requests in progress.
+        This is called only while a request is in progress. If the training of any request fails, raise the error and
+        drop all requests in progress.
         """
