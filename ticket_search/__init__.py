@@ -19,7 +19,7 @@ _HOMES = {
 
 
 def __dir__() -> list[str]:
-    """Include public names that have not been imported yet, so that notebooks can complete them."""
+    """Include public names that have not been imported yet, so that tab completion finds them."""
     return sorted({*globals(), *__all__})
 
 

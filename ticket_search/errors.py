@@ -12,7 +12,7 @@ class TicketSearchError(Exception):
 
 
 class SpecError(TicketSearchError):
-    """A search, an option or an argument that is not valid."""
+    """An invalid search, option or argument."""
 
     exit_code = 2
 
@@ -33,7 +33,7 @@ class StorageError(TicketSearchError):
 
 
 class Fault(TicketSearchError):
-    """A bug in this package or in a library that it uses. The command line shows its traceback with ``--debug``."""
+    """A bug in this package or in a library that it uses. With ``--debug``, the command line shows the traceback."""
 
 
 class Diverged(TicketSearchError):
@@ -64,7 +64,7 @@ def shortened(text: str, limit: int = 66) -> str:
 
 
 class _Quote(reprlib.Repr):
-    """A `reprlib.Repr` that limits the depth, because 200 bytes of YAML with aliases can have a repr of gigabytes."""
+    """A `reprlib.Repr` with limited depth, because 200 bytes of YAML with aliases can expand to a repr of gigabytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,23 +80,24 @@ _QUOTE = _Quote()
 
 
 class UserExit(TicketSearchError):
-    """A ``sys.exit`` in user code, or another exception raised there that does not derive from `Exception`."""
+    """User code that called ``sys.exit``, or that raised another exception not derived from `Exception`."""
 
 
 @contextmanager
 def user_exit_as_error() -> Iterator[None]:
-    """Turn a ``sys.exit`` in the user's network, data or metric into an error that fails only its trajectory.
+    """Turn a ``sys.exit`` in the user's network, data or metric into an error that fails only the current trajectory.
 
     Raises:
-        UserExit: replaces SystemExit and anything else that is not an `Exception`, except KeyboardInterrupt.
+        UserExit: the code raised SystemExit or another exception that does not derive from `Exception`.
+            KeyboardInterrupt is passed on unchanged.
     """
     try:
         yield
     except (Exception, KeyboardInterrupt):
         raise
     except SystemExit as error:
-        # When a node is being drained, Ray's SIGTERM handler raises a SystemExit with this attribute, and the worker
-        # must exit.
+        # Ray's SIGTERM handler raises a SystemExit with this attribute when a node is drained. Pass it on, because the
+        # worker must exit.
         if hasattr(error, "ray_terminate_msg"):
             raise
         raise UserExit(f"the code of a network, data set or metric called sys.exit({error.code!r})") from error

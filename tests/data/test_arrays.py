@@ -186,7 +186,7 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("train", "test", "message"),
         [
-            ([7, 7, 7], [7, 7], "all 3 training labels are 7; give images of at least two classes"),
+            ([7, 7, 7], [7, 7], "all 3 training labels are 7; give training images of at least two classes"),
             ([0, 1, 2], [4, 3], r"no test label \(3, 4\) occurs among the training labels \(0, 1, 2\); give"),
         ],
     )

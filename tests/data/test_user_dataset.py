@@ -72,7 +72,7 @@ def test_the_fingerprint_contains_the_source(own):
             r"train: images have the shape \[3, 8, 8, 3\], whose last axis .* channels; give .*transpose\(0, 3, 1, 2\)",
         ),
         (splits(pair(3), pair(2, "np.zeros((n, 9, 2, 1))")), r"test: images have the shape \[2, 9, 2, 1\], whose last"),
-        (splits(pair(3, "np.zeros((n, 3, 2))"), pair(2)), r"\[1, 3, 2\]\), test images \('float32', \[1, 2, 2\]\)"),
+        (splits(pair(3, "np.zeros((n, 3, 2))"), pair(2)), r"\[1, 3, 2\]\), but test images are \('float32', \[1, 2"),
     ],
 )
 def test_invalid_data_are_quoted(own, body, message):

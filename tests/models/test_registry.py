@@ -228,7 +228,9 @@ class TestTheOutputLayer:
 
     @pytest.mark.parametrize("stated", ["neck", 3, "body.0", "head.bias"])
     def test_must_be_prunable(self, stated):
-        message = f"HeadFirst.output_layer is '{stated}'; it must be a module, or .* weights head.weight, body.1.weight"
+        message = (
+            f"HeadFirst.output_layer is '{stated}'; it must be one of the prunable weights head.weight, body.1.weight"
+        )
         with pytest.raises(SpecError, match=message):
             prunable(HeadFirst(output_layer=stated))
 

@@ -225,7 +225,7 @@ class TestRegression:
 
     def test_saliency_without_a_sample_is_refused(self, regression, tmp_path, monkeypatch):
         monkeypatch.delattr(regression_task.OnDevice, "sample")
-        with pytest.raises(SpecError, match="a task judged by 'squared_error' has no sample for saliency criteria"):
+        with pytest.raises(SpecError, match="a task judged by 'squared_error' provides no sample for saliency"):
             run(regression({"criterion": "snip"}), tmp_path)
 
     def test_level_keys_depend_on_the_source_of_the_task(self, regression, trajectory, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Read a data set into numpy arrays of all images and labels, before any split. Does not import torch."""
+"""Read all images and labels of a data set into numpy arrays. Importing this module does not import torch."""
 
 import hashlib
 import importlib.resources
@@ -32,11 +32,11 @@ class Arrays:
 
     Attributes:
         train_images: ``[n, c, h, w]``, uint8 (0 to 255) or float32 (not rescaled).
-        train_labels: ``[n]`` int64, from 0.
+        train_labels: ``[n]`` int64, starting at 0.
         test_images: in the same format as the training images.
         test_labels: in the same format as the training labels.
         classes: the largest label + 1.
-        source: a digest of the user's code that made the arrays; "" for data sets of this package.
+        source: a digest of the user's code that produced the arrays; "" for data sets of this package.
     """
 
     train_images: NDArray[Any]
@@ -69,8 +69,8 @@ def read_arrays(spec: DatasetSpec, data_dir: Path) -> Arrays:
         data_dir: the folder that contains the data sets, unless the specification has an absolute path.
 
     Raises:
-        DataError: the data set is missing or unreadable, does not have the shapes of `Arrays`, is too small for
-            `spec.validation`, or has a different number of channels than `spec.normalize`.
+        DataError: the data set is missing or unreadable, does not have the shapes described in `Arrays`, is too small
+            for `spec.validation`, or has a different number of channels than `spec.normalize`.
         SpecError: a user's function cannot be imported.
     """
     arrays = READERS.get(spec.name, _user)(spec, data_dir)
@@ -99,7 +99,7 @@ def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
 
 
 def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
-    """Return warnings about labels that are valid but probably mistaken: one line per kind, with the remedy."""
+    """Return warnings about valid but probably mistaken labels: one line per kind of mistake, with its remedy."""
     trained, tested = np.unique(arrays.train_labels), np.unique(arrays.test_labels)
     untrained = np.setdiff1d(tested, trained)
     notices = []
@@ -119,7 +119,7 @@ def label_notices(spec: DatasetSpec, arrays: Arrays) -> tuple[str, ...]:
     if spec.name in _IDX_CLASSES and arrays.classes > _IDX_CLASSES[spec.name]:
         notices.append(
             f"dataset {spec.name!r}: the largest label is {arrays.classes - 1}, but {spec.name} has "
-            f"{_IDX_CLASSES[spec.name]} classes; download the files again, unless they are another data set's"
+            f"{_IDX_CLASSES[spec.name]} classes; download the files again, unless they are meant to be another data set"
         )
     return tuple(notices)
 
@@ -176,7 +176,7 @@ def _torchvision(spec: DatasetSpec, name: str, data_dir: Path, *, train: bool) -
         failure = "cannot be downloaded to" if spec.download else "not found in"
         raise DataError(
             f"dataset {spec.name!r} {failure} {str(data_dir)!r}: {error}; "
-            "set `--data-dir` to torchvision's folder for it, or `dataset.download: true` to download it"
+            "set `--data-dir` to the folder where torchvision stored it, or `dataset.download: true` to download it"
         ) from error
 
 
@@ -206,7 +206,7 @@ def _user(spec: DatasetSpec, _data_dir: Path) -> Arrays:
     return _checked(spec.name, splits, source_digest(spec.name))
 
 
-#: Readers by the names in `ticket_search.config.trajectory.DATASETS`; any other name is a user's function.
+#: Readers, keyed by the names in `ticket_search.config.trajectory.DATASETS`; any other name is a user's function.
 READERS: dict[str, Callable[[DatasetSpec, Path], Arrays]] = {
     "digits": _digits,
     "mnist": _idx("MNIST/raw", "MNIST"),
@@ -219,7 +219,7 @@ READERS: dict[str, Callable[[DatasetSpec, Path], Arrays]] = {
 def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
     try:
         pairs = {split: (np.asarray(splits[split][0]), np.asarray(splits[split][1])) for split in ("train", "test")}
-    except Exception as error:  # objects of the user's own classes may raise anything
+    except Exception as error:  # objects of user-defined classes may raise anything
         raise DataError(
             f'dataset {name!r} must be a dict {{"train": (images, labels), "test": (images, labels)}} of arrays: '
             f"{one_line(error)}"
@@ -231,10 +231,10 @@ def _checked(name: str, splits: Splits, source: str = "") -> Arrays:
     kinds = {split: (array.dtype.name, list(array.shape[1:])) for split, array in images.items()}
     if kinds["train"] != kinds["test"]:
         raise DataError(
-            f"dataset {name!r}: training images are {kinds['train']}, test images {kinds['test']}; "
+            f"dataset {name!r}: training images are {kinds['train']}, but test images are {kinds['test']}; "
             "give both the same type and shape"
         )
-    # Make the arrays contiguous, so that processes can share them without a copy.
+    # Make the arrays contiguous, so that processes can share them without copying.
     images = {split: np.ascontiguousarray(array) for split, array in images.items()}
     return Arrays(
         train_images=images["train"],
@@ -256,7 +256,8 @@ def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
     train = labels["train"]
     if train.min() == train.max():
         raise DataError(
-            f"dataset {name!r}: all {len(train)} training labels are {train[0]}; give images of at least two classes"
+            f"dataset {name!r}: all {len(train)} training labels are {train[0]}; give training images of at least "
+            "two classes"
         )
     if not np.isin(labels["test"], train).any():
         raise DataError(
@@ -269,16 +270,17 @@ def _classes(name: str, labels: Mapping[str, NDArray[np.int64]]) -> int:
 def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
     if images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(
-            f"{where}: images have the shape {list(images.shape)}; give [n, h, w] or [n, c, h, w], each at least 1"
+            f"{where}: images have the shape {list(images.shape)}; give [n, h, w] or [n, c, h, w], with every "
+            "dimension at least 1"
         )
     if images.ndim == 3:
         images = images[:, None]
     _, second, height, width = images.shape
-    # If the last two axes are equal, they are height and width: [n, 16, 4, 4] is 16 feature maps of 4x4.
+    # Two last axes of equal size are taken to be height and width: [n, 16, 4, 4] means 16 feature maps of 4x4.
     if width in _CHANNELS and second not in _CHANNELS and height != width:
         raise DataError(
             f"{where}: images have the shape {list(images.shape)}, whose last axis looks like channels; give "
-            "[n, c, h, w]: images.transpose(0, 3, 1, 2)"
+            "[n, c, h, w], e.g. images.transpose(0, 3, 1, 2)"
         )
     if images.dtype == np.uint8:
         return images

@@ -48,7 +48,7 @@ class Split:
         return len(self.labels if self.rows is None else self.rows)
 
     def at(self, indices: Tensor) -> Tensor:
-        """Convert indices of the split's images into row numbers of `images`."""
+        """Convert indices within the split into row numbers of `images`."""
         return indices if self.rows is None else self.rows.index_select(0, indices)
 
 
@@ -58,12 +58,13 @@ class Dataset:
 
     Attributes:
         train: the training images, without the validation images.
-        validation: the images held out from the training images; the only ones that may guide a search.
-        test: the test images, used only to measure a level once it is trained.
+        validation: the images held out from training; only these may guide a search.
+        test: the test images, used only to evaluate trained levels.
         classes: the number of classes.
         image_shape: ``(c, h, w)``.
         fingerprint: a digest (32 hexadecimal digits) of the data before splitting and normalization.
-        normalize: the constants in use: the specification's, the usual ones, or those computed from the data.
+        normalize: the normalization constants in use: those of the specification, the usual ones for the data set, or
+            constants computed from the training images.
         scale: ``[c, 1, 1]`` float32; an image ``x`` of a split is normalized as ``x * scale + shift``.
         shift: ``[c, 1, 1]`` float32.
         augment: the augmentation of training images.
@@ -91,8 +92,8 @@ class Dataset:
     @property
     def evaluation_batch_size(self) -> int:
         """The number of images in an evaluation batch: at most 1,000, and at most 64 MiB as float32."""
-        # This depends on the image size alone, because the loss of a split is summed batch by batch: the batch size
-        # affects the last bits of the sum.
+        # A split's loss is summed batch by batch, so the batch size affects the last bits of the sum. The batch size
+        # therefore depends on the image size alone, not on the machine.
         return max(1, min(_EVALUATED_IMAGES, _EVALUATED_BYTES // (4 * math.prod(self.image_shape))))
 
     def batches(
@@ -108,7 +109,7 @@ class Dataset:
         batch_size = batch_size or self.evaluation_batch_size
         for start in range(0, len(part.labels), batch_size):
             chosen = slice(start, start + batch_size)
-            # Do not multiply in place: a slice of float images is a view of the split.
+            # Do not multiply in place, because a slice of float images is a view of the split's memory.
             yield (part.images[chosen].float() * self.scale).add_(self.shift), part.labels[chosen]
 
 
@@ -116,7 +117,7 @@ class TrainStream:
     """Training batches as a pure function of (seed, iteration); the global generators are not used.
 
     The order and the augmentation of an epoch are drawn on the CPU, so that they are the same on every device, and
-    then moved to the device. Only the current epoch's draws are kept; those of any other epoch are drawn again.
+    then moved to the device. Only the current epoch's draws are kept; those of other epochs are repeated when needed.
     """
 
     def __init__(self, dataset: Dataset, seed: int, batch_size: int) -> None:
@@ -163,15 +164,15 @@ class TrainStream:
 
 
 def crop_and_flip(images: Tensor, crop: int, offsets: Tensor, flips: Tensor) -> Tensor:
-    """Pad each image with zeros, crop it back to its size, and mirror it left to right if its flip is True.
+    """Pad each image with zeros, crop it to its original size, and mirror it left to right if its flip is True.
 
     The padding is black, because the images are not normalized yet.
 
     Args:
         images: ``[b, c, h, w]``.
         crop: the width of the padding on each side, in pixels.
-        offsets: ``[b, 2]`` int64 in 0..2*crop: the first row and column to keep; an offset of `crop` shifts nothing.
-        flips: ``[b]`` bool.
+        offsets: ``[b, 2]`` int64 in 0..2*crop: the first row and column to keep; an offset of `crop` means no shift.
+        flips: ``[b]`` bool: whether to mirror each image.
     """
     b, c, h, w = images.shape
     rows = offsets[:, :1] + torch.arange(h, device=images.device)
@@ -198,8 +199,8 @@ def make_dataset(spec: DatasetSpec, arrays: Arrays, device: torch.device | str =
     On the CPU, the training and test images are not copied; they may be read-only memory shared with other processes.
 
     The validation images are the first `spec.validation` of ``RandomState(spec.split_seed).permutation(n)``, whose
-    output numpy guarantees not to change; each split keeps the order of the data set. The seed of a trajectory has no
-    effect.
+    output numpy guarantees not to change; each split keeps the order of the data set. The splits do not depend on the
+    trajectory's seed.
     """
     order = np.random.RandomState(spec.split_seed).permutation(len(arrays.train_images))
     held_out, kept = np.sort(order[: spec.validation]), np.sort(order[spec.validation :])
@@ -222,16 +223,16 @@ def make_dataset(spec: DatasetSpec, arrays: Arrays, device: torch.device | str =
 
 
 def statistics(images: NDArray[Any]) -> NormalizeSpec:
-    """Return the mean and population std of each channel of ``[n, c, h, w]``, in float64; a std of 0 becomes 1.
+    """Return the mean and population std of each channel of ``[n, c, h, w]``, in float64; a std of 0 is replaced by 1.
 
-    Bytes are treated as scaled to [0, 1]; floats are not rescaled.
+    The statistics of uint8 images are those of the images scaled to [0, 1]. Float images are not rescaled.
     """
     if images.dtype == np.uint8:
         return _statistics_of_bytes(images)
     means, stds = [], []
     for channel in images.swapaxes(0, 1):
         mean = channel.mean(dtype=np.float64)
-        # Sum in pieces, because a float64 copy of the whole channel would take twice its memory.
+        # Sum in pieces, because a float64 copy of the whole channel would take twice the channel's memory.
         squares = sum(float(((x - mean) ** 2).sum()) for x in np.array_split(channel, len(channel) // 1024 + 1))
         means.append(float(mean))
         std = (squares / channel.size) ** 0.5
@@ -241,7 +242,7 @@ def statistics(images: NDArray[Any]) -> NormalizeSpec:
 
 
 def _statistics_of_bytes(images: NDArray[Any]) -> NormalizeSpec:
-    """Compute the statistics from integer sums, so that they, and the level keys, are the same on every machine."""
+    """Compute the statistics from integer sums, so that every machine gets the same statistics and level keys."""
     means, stds = [], []
     for channel in images.swapaxes(0, 1):
         counts = np.bincount(channel.ravel(), minlength=256).tolist()
@@ -253,7 +254,7 @@ def _statistics_of_bytes(images: NDArray[Any]) -> NormalizeSpec:
 
 
 def affine(constants: NormalizeSpec, is_bytes: bool) -> tuple[Tensor, Tensor]:
-    """Return scale and shift, ``[c, 1, 1]`` float32, with ``x * scale + shift == (x / unit - mean) / std``.
+    """Return scale and shift, ``[c, 1, 1]`` float32, such that ``x * scale + shift == (x / unit - mean) / std``.
 
     The unit is 255 for bytes and 1 for floats.
     """

@@ -23,9 +23,9 @@ _CHANNELS = {"L": 1, "RGB": 3}
 def find_shards(root: Path) -> dict[str, list[Path]]:
     """Return the Parquet files below a folder by split; the files of each split are sorted by path.
 
-    A file belongs to the split, ``train`` or ``test``, that its own name or else its parent folder's name begins with.
-    Names that begin with ``valid`` (such as ``validation``) count as ``test`` if there is no ``test``. All other files
-    are ignored.
+    A file belongs to ``train``, ``test`` or ``valid`` if its name begins with that word. If its name begins with none
+    of them, its parent folder's name decides in the same way. The ``valid`` files are the ``test`` split if there are
+    no ``test`` files. All other files are ignored.
     """
     shards: dict[str, list[Path]] = {"train": [], "test": [], "valid": []}
     for path in sorted(root.rglob("*.parquet")):
@@ -51,7 +51,7 @@ def read_shards(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], NDArray[np.in
     width, height = first.size
     images = np.empty((len(rows), _CHANNELS[first.mode], height, width), np.uint8)
     target = images.transpose(0, 2, 3, 1)
-    # Threads would make this slower: decoding such small images holds the interpreter's lock most of the time.
+    # Threads would make this slower, because decoding such small images holds the GIL most of the time.
     for i, (path, row, data) in enumerate(rows):
         image = _decode(path, row, data)
         if (image.size, image.mode) != (first.size, first.mode):
@@ -83,7 +83,7 @@ def _read_table(path: Path) -> Any:
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    """Return whether a column's type is a struct with a field ``bytes`` of binary type."""
+    """Return whether a column's type is a struct with a binary field named ``bytes``."""
     at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
     return at >= 0 and (pa.types.is_binary(kind.field(at).type) or pa.types.is_large_binary(kind.field(at).type))
 

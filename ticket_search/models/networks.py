@@ -1,6 +1,7 @@
 """The networks of Frankle & Carbin, "The Lottery Ticket Hypothesis" (ICLR 2019), Figure 2, and weight initializations.
 
-As in the paper, the networks' weights are drawn from Glorot's normal distribution, and their biases are 0.
+As in the paper, weights are drawn from Glorot's normal distribution, and biases are 0. Only the ``mlp_`` networks,
+which are not in the paper, use Kaiming's normal distribution instead.
 """
 
 import math
@@ -22,7 +23,7 @@ _CONV_HIDDEN = (256, 256)
 
 
 def lenet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Build a fully connected ReLU network with the layer widths given in its name (``lenet_300_100``).
+    """Build a fully connected ReLU network with the hidden layer widths given in its name, e.g. ``lenet_300_100``.
 
     Images may have any size. ``mlp_300_100`` is the same network with Kaiming's initialization for ReLU (He et al.
     2015) instead of Glorot's.
@@ -36,8 +37,9 @@ def lenet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequ
 def conv(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """Build ``conv2``, ``conv4`` or ``conv6``: VGG-like blocks, then two hidden layers of 256 units.
 
-    On CIFAR-10 they have 4,300,992, 2,425,024 and 2,261,184 prunable weights. The paper's table gives 4.3M, 2.4M and
-    1.7M. The 1.7M does not match the layers in that table, although its 1.1M for the convolutions alone does.
+    On CIFAR-10, the three networks have 4,300,992, 2,425,024 and 2,261,184 prunable weights. The paper's table gives
+    4.3M, 2.4M and 1.7M. The 1.7M for ``conv6`` does not match the layers listed in the same table, although the
+    table's 1.1M for its convolutions alone does.
 
     Raises:
         SpecError: the images are too small for the pools.
@@ -73,7 +75,7 @@ def _fully_connected(network: nn.Sequential, inputs: int, widths: Sequence[int],
     network.add_module("output", nn.Linear(inputs, classes))
 
 
-#: The Kaiming initializations are the ones for ReLU, scaled by the fan-in (He et al. 2015).
+#: The Kaiming initializations use the gain for ReLU and the fan-in (He et al. 2015).
 INITIALIZATIONS: dict[Initialization, Callable[[Tensor], Tensor]] = {
     "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
     "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),

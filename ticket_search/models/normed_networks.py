@@ -40,7 +40,8 @@ def resnet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Seq
     """Build a ResNet with 6n + 2 layers of 16 to 64 channels, such as ``resnet20`` (He et al. 2016, section 4.2).
 
     Where the number of channels changes, the shortcut is a 1x1 convolution (option B), as in the code of Frankle et al.
-    On CIFAR-10, resnet20 has 270,256 convolution weights, 2,560 of them in shortcuts, and 640 in the output layer.
+    On CIFAR-10, resnet20 has 270,256 convolution weights, of which 2,560 are in shortcuts. Its output layer has 640
+    weights.
     """
     network = nn.Sequential()
     network.add_module("conv", nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False))
@@ -61,8 +62,8 @@ def resnet(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Seq
 def vgg(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """Build ``vgg16`` or ``vgg19``: 3x3 convolutions with batch norm, a pool after each block, and one output layer.
 
-    Pools are 2x2, except that the last one averages all remaining pixels. On CIFAR-10 the networks have 14,710,464 and
-    20,018,880 convolution weights, and 5,120 in the output layer.
+    The last pool averages all remaining pixels; all others are 2x2 max pools. On CIFAR-10, the convolutions have
+    14,710,464 weights in ``vgg16`` and 20,018,880 in ``vgg19``. The output layer has 5,120 in both.
 
     Raises:
         SpecError: the images are too small for the pools.
@@ -92,8 +93,8 @@ def vgg(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Sequen
 
 
 class _MeanOfPixels(nn.Module):
-    """The mean over all pixels, ``[b, c, h, w]`` to ``[b, c]``; deterministic on CUDA, unlike adaptive pooling."""
+    """A layer that averages over all pixels. Unlike adaptive pooling, it is deterministic on CUDA."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the mean of each channel."""
+        """Map ``[b, c, h, w]`` to the mean of each channel, ``[b, c]``."""
         return torch.mean(images, dim=(2, 3))

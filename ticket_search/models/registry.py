@@ -25,7 +25,7 @@ def build(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int, seed
         image_shape: ``(c, h, w)``.
         classes: the number of outputs.
         seed: the trajectory's seed.
-        draw: the number of the initialization: 0 is the trajectory's own; all others are drawn independently of it.
+        draw: the index of the initialization: 0 is the trajectory's own; any other index gives an independent one.
 
     Raises:
         SpecError: see `build_from`; or the images are too small for the network.
@@ -37,18 +37,18 @@ def build_from(spec: ModelSpec, inputs: Mapping[str, Any], seed: int, draw: int 
     """Build a network for any task; see `build`.
 
     Args:
-        spec: the network's specification. A user's function is called with `inputs` as keyword arguments; its random
-            numbers must come from torch's global CPU generator, as those of ``torch.nn`` do.
-        inputs: keyword arguments from the task. The networks of this package take only images.
+        spec: the network's specification. A user's function is called with `inputs` as keyword arguments. It must
+            draw its random numbers from torch's global CPU generator, as ``torch.nn`` does.
+        inputs: keyword arguments from the task. The networks of this package require ``image_shape`` and ``classes``.
         seed: the trajectory's seed.
-        draw: the number of the initialization: 0 is the trajectory's own; all others are drawn independently of it.
+        draw: the index of the initialization: 0 is the trajectory's own; any other index gives an independent one.
 
     Raises:
         SpecError: the name is unknown, the network does not fit the task, or a user's function fails or does not
             return an ``nn.Module``.
     """
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would also seed the generators of all GPUs, which are not forked.
+        # Do not call torch.manual_seed: it would also seed the GPUs' generators, which fork_rng does not restore here.
         torch.default_generator.manual_seed(derive_seed(seed, "init", *([draw] if draw else [])))
         network = _user(spec.name, inputs) if USER_FUNCTION.fullmatch(spec.name) else _named(spec.name, inputs)
         if spec.init is not None:
@@ -98,10 +98,11 @@ def check(spec: ModelSpec, image_shape: tuple[int, int, int], classes: int) -> t
     """Build a network and run two black images through it, in training and in evaluation mode.
 
     Returns:
-        The number of elements in its parameters and buffers, and how many of these are prunable weights.
+        The number of elements in the network's parameters and buffers, and the number of prunable weights among them.
 
     Raises:
-        SpecError: see `build`; or the network fails, does not return floats ``[2, classes]``, or has nothing to prune.
+        SpecError: see `build`; or the network fails, does not return floats ``[2, classes]``, has nothing to prune, or
+            has a value in its state dict that is not a tensor.
     """
     network = build(spec, image_shape, classes, seed=0)
     names = set(prunable(network))
@@ -163,7 +164,8 @@ def prunable(network: nn.Module, example: Tensor | None = None) -> tuple[str, ..
 def output_mark(network: nn.Module, names: tuple[str, ...]) -> str:
     """Return the part of a level key that names the output layer; "" if that layer is registered last.
 
-    Earlier versions assumed that every network registers its output layer last; "" keeps their level keys valid.
+    Earlier versions assumed that every network registers its output layer last. Returning "" for such networks keeps
+    the level keys of those versions valid.
     """
     *_, last = _weights(network)
     return "" if names[-1] == last else f"|output layer {names[-1]}"
@@ -192,9 +194,9 @@ def _weights(network: nn.Module) -> dict[str, nn.Parameter]:
 def _output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter], example: Tensor | None) -> str:
     """Return the name of the output layer's weight.
 
-    If the network has an attribute `output_layer`, that attribute decides. Otherwise, the weight is that of the
-    module that starts last when the network runs on the example. Without an example, or if no module with a weight
-    runs, it is the weight registered last.
+    If the network has an attribute `output_layer`, that attribute decides. Otherwise, the network runs on the example;
+    of the modules that have a prunable weight, the last one to start is the output layer. Without an example, or if no
+    such module runs, the output layer is the one registered last.
     """
     stated = getattr(network, "output_layer", None)
     if stated is not None and not inspect.ismethod(stated):
@@ -212,8 +214,8 @@ def _stated_output_layer(network: nn.Module, weights: Mapping[str, nn.Parameter]
     names = [name for name, weight in weights.items() if any(weight is parameter for parameter in parameters)]
     if not names:
         raise SpecError(
-            f"{type(network).__name__}.output_layer is {str(stated)!r:.80}; it must be a module, or the name of a "
-            f"module or parameter, with one of the prunable weights {', '.join(weights)}"
+            f"{type(network).__name__}.output_layer is {str(stated)!r:.80}; it must be one of the prunable weights "
+            f"{', '.join(weights)}, a module that contains one of them, or the name of either"
         )
     return names[-1]
 

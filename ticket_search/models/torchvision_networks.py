@@ -12,10 +12,11 @@ _ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("go
 def torchvision_network(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Build the network ``torchvision/<name>`` with torchvision's own initialization.
 
-    If the images do not have 3 channels, the first convolution is replaced by one with torch's default initialization.
+    If the images do not have 3 channels, the first convolution is replaced by one that accepts them. The new one is
+    initialized with torch's default.
 
     Raises:
-        SpecError: torchvision has no classifier of that name.
+        SpecError: torchvision has no classifier with that name.
     """
     import torchvision.models
 

@@ -1,1 +1,1 @@
-"""Choose the surviving weights: named tensors in, masks out. This package is independent of networks and training."""
+"""Compute masks from named tensors. This package is independent of networks and training."""

@@ -1,4 +1,4 @@
-"""Pruning criteria. Each scores every weight; the survivors with the lowest scores are pruned.
+"""Pruning criteria. A criterion assigns a score to every weight; the survivors with the lowest scores are pruned.
 
 The criteria in this file use only the weights' values. ``snip``, ``grasp`` and ``synflow`` run the network; see
 `ticket_search.training.saliency`.
@@ -21,7 +21,10 @@ def magnitude(initial: Tensors, final: Tensors, generator: torch.Generator) -> S
 
 
 def random(initial: Tensors, final: Tensors, generator: torch.Generator) -> Scores:
-    """Return random scores in [0, 1), as a control, drawn on the CPU so that every device prunes the same weights."""
+    """Return random scores in [0, 1), as a control.
+
+    The scores are drawn on the CPU, so that every device prunes the same weights.
+    """
     del initial
     return {name: torch.rand(w.shape, generator=generator).to(w.device) for name, w in final.items()}
 
@@ -50,8 +53,8 @@ def small_final(initial: Tensors, final: Tensors, generator: torch.Generator) ->
     return {name: -weight.abs() for name, weight in final.items()}
 
 
-#: Each criterion maps initial values (to which survivors are rewound), final values and a generator to float scores of
-#: the same shapes.
+#: Each criterion takes the initial values (to which survivors are rewound), the final values and a generator, and
+#: returns float scores of the same shapes.
 CRITERIA: dict[Criterion, Callable[[Tensors, Tensors, torch.Generator], Scores]] = {
     "magnitude": magnitude,
     "random": random,

@@ -1,6 +1,6 @@
-"""Masks: parameter name -> boolean tensor over a prunable parameter, True = kept.
+"""Masks. A mask maps the name of each prunable parameter to a boolean tensor, which is True where a weight is kept.
 
-The names are in the order in which the network registers its parameters, except that the output layer's is last.
+The names are in the order in which the network registers its parameters, except that the output layer's name is last.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ def kept_weights(mask: Mask) -> int:
 
 
 def prunable_weights(mask: Mask) -> int:
-    """Return the number of weights that the mask could remove."""
+    """Return the total number of prunable weights, whether kept or pruned."""
     return sum(kept.numel() for kept in mask.values())
 
 
@@ -40,7 +40,7 @@ def distance(one: Mask, other: Mask) -> float:
 
 
 def apply_mask(mask: Mask, weights: Tensors) -> dict[str, Tensor]:
-    """Return new tensors: the weights where kept, +0.0 elsewhere; tensors without a mask are copied."""
+    """Return copies of the tensors, with +0.0 for every pruned weight; tensors without a mask are copied unchanged."""
     return {
         name: torch.where(mask[name], value, torch.zeros_like(value)) if name in mask else value.clone()
         for name, value in weights.items()
@@ -56,7 +56,7 @@ def shuffled(mask: Mask, generator: torch.Generator) -> Mask:
 
 
 def pack(kept: Tensor) -> Tensor:
-    """Pack a boolean tensor at one bit per weight: uint8 ``[ceil(numel / 8)]``, the first weight in the highest bit."""
+    """Pack a boolean tensor into uint8 ``[ceil(numel / 8)]``, one bit per weight, the first in the highest bit."""
     return torch.from_numpy(np.packbits(kept.cpu().numpy()))
 
 

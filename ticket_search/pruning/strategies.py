@@ -1,13 +1,13 @@
-"""Pruning strategies. Given a score for each weight, a strategy decides from which tensors weights are pruned.
+"""Pruning strategies. A strategy divides the prunable tensors into groups; the weights in a group compete to survive.
 
-A strategy divides the prunable tensors into groups, and the weights in a group compete with each other. The rules are:
+The rules are:
 
 - with a pruning rate, ``round(rate * n)`` of a group's n survivors are pruned (halves are rounded to even); with a
   target density, ``round(target * size)`` of a group's weights are kept;
 - only survivors compete, and pruned weights stay pruned;
-- the weights with the lowest scores are pruned; among equal scores, those that come first, in the order of tensors and
-  then of elements;
-- every tensor keeps at least one weight: its survivor with the best score (the last one, if there is a tie).
+- the weights with the lowest scores are pruned; of weights with equal scores, those that come first (in the order of
+  tensors and then of elements) are pruned first;
+- every tensor keeps at least one weight: its survivor with the highest score (the last one, if there is a tie).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ _DIMENSIONS_OF_A_MATRIX = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Tensors whose weights compete.
+    """Tensors whose weights compete with each other.
 
     Attributes:
         names: the names of the tensors.
@@ -41,7 +41,7 @@ class Amount:
 
     Attributes:
         rate: the fraction of the survivors to prune; ignored if there is a target.
-        target: the density of each group after pruning; None prunes at the rate.
+        target: the density of each group after pruning; None means that the rate applies.
         conv_layer_rate, output_layer_rate: factors that multiply the rate for convolutions and for the last tensor.
             They must be 1 if there is a target. An `output_layer_rate` of 0 keeps the last tensor dense under any
             strategy.
@@ -59,7 +59,7 @@ def prune_count(survivors: int, rate: float) -> int:
 
 
 def layerwise(mask: Mask, amount: Amount) -> list[Group]:
-    """Return one group per tensor, with the rate scaled for convolutions and for the last tensor as `amount` says."""
+    """Return one group per tensor, with the rate scaled for convolutions and for the last tensor as in `amount`."""
     *_, output = mask
 
     def share(name: str) -> float:
@@ -82,7 +82,7 @@ STRATEGIES: dict[Strategy, Callable[[Mask, Amount], list[Group]]] = {"layerwise"
 
 
 def prune(mask: Mask, scores: Scores, groups: Sequence[Group]) -> Mask:
-    """Return the mask in which each group keeps its best-scored survivors; tensors in no group are unchanged."""
+    """Return the mask in which each group keeps its highest-scoring survivors; tensors in no group are unchanged."""
     pruned = {name: kept.clone() for name, kept in mask.items()}
     for group in groups:
         pruned |= _prune({name: mask[name] for name in group.names}, scores, group.keep)
@@ -90,7 +90,7 @@ def prune(mask: Mask, scores: Scores, groups: Sequence[Group]) -> Mask:
 
 
 def in_rounds(mask: Mask, groups: Sequence[Group], rounds: int) -> list[list[Group]]:
-    """Return the groups of each round when pruning in rounds of equal ratio, as SynFlow does (Tanaka et al. 2020)."""
+    """Return the groups for each round, if every round prunes the same fraction, as in SynFlow (Tanaka et al. 2020)."""
     start = {group.names: _survivors(mask, group.names) for group in groups}
 
     def keep(group: Group, done: float) -> int:
@@ -120,7 +120,7 @@ def _prune(mask: Mask, scores: Scores, keep: int) -> Mask:
     count = len(survivors) - max(keep, len(mask))
     if count > 0:
         competing = score[survivors]
-        # kthvalue takes a tenth as long as sorting: 0.2 s for 15 million scores.
+        # kthvalue takes a tenth of the time that sorting takes: 0.2 s for 15 million scores.
         cut = competing.kthvalue(count).values
         lowest = competing < cut
         lowest[(competing == cut).nonzero().squeeze(1)[: count - int(lowest.sum())]] = True
@@ -130,7 +130,7 @@ def _prune(mask: Mask, scores: Scores, keep: int) -> Mask:
 
 
 def _protect_best(score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Return the scores, with +inf at the tensor's best survivor (the last one, if there is a tie)."""
+    """Return the scores, with +inf for the tensor's highest-scoring survivor (the last one, if there is a tie)."""
     candidates = torch.where(kept, score, -torch.inf).flatten()
     best = candidates.numel() - 1 - int(candidates.flip(0).argmax())
     candidates[best] = torch.inf

@@ -40,7 +40,7 @@ class Classification:
         )
 
     def on(self, dataset: DatasetSpec, source: Arrays, device: str) -> "ImageTask":
-        """Return the task with the images split, normalized and moved to the device."""
+        """Return the task, with its images split and moved to the device."""
         from ticket_search.data.dataset import make_dataset
         from ticket_search.tasks.images import ImageTask
 
@@ -48,14 +48,14 @@ class Classification:
 
 
 def inputs_of(source: Arrays) -> Mapping[str, Any]:
-    """Return the keyword arguments for building networks: ``image_shape``, (c, h, w), and ``classes``."""
+    """Return the keyword arguments for building networks: ``image_shape``, which is (c, h, w), and ``classes``."""
     channels, height, width = source.train_images.shape[1:]
     return {"image_shape": (channels, height, width), "classes": source.classes}
 
 
 def _network_size(model: ModelSpec, inputs: Mapping[str, Any]) -> NetworkSize:
-    # A fully connected network fits images of any size, and its size follows from its name. Any other network must be
-    # built, which requires torch, and importing torch takes 4 s.
+    # A fully connected network accepts images of any size, and its size can be computed without building it. Any
+    # other network must be built, which requires torch. Importing torch takes 4 s.
     if FULLY_CONNECTED.fullmatch(model.name):
         hidden = [int(width) for width in model.name.split("_")[1:]]
         widths = [math.prod(inputs["image_shape"]), *hidden, inputs["classes"]]

@@ -37,7 +37,7 @@ class ImageTask(Task):
 
     @property
     def fingerprint(self) -> str:
-        """The digest of all images and labels, before splitting and normalization."""
+        """A digest of all images and labels, before splitting and normalization."""
         return self.data.fingerprint
 
     @property
@@ -47,7 +47,7 @@ class ImageTask(Task):
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """``image_shape``, (c, h, w), and ``classes``."""
+        """Keyword arguments for building networks: ``image_shape``, which is (c, h, w), and ``classes``."""
         return {"image_shape": self.data.image_shape, "classes": self.data.classes}
 
     @property
@@ -97,7 +97,7 @@ class ImageTask(Task):
                 loss_sum = loss_sum + cross_entropy(logits, labels, reduction="sum")
                 correct = correct + (logits.argmax(1) == labels).sum()
                 images_seen += len(labels)
-        # Only here does the CPU wait for the device.
+        # The CPU waits for the device only here.
         return Score(value=float(correct) / images_seen, loss=float(loss_sum) / images_seen)
 
     def sample(self, seed: int, training: TrainingSpec, start: int) -> "ImageSample":
@@ -162,5 +162,5 @@ class ImageSample(Sample):
         return cross_entropy(network(self._images), self._labels)
 
     def ones(self) -> Tensor:
-        """Return one image of ones, float64."""
+        """Return a float64 batch of one image whose pixels are all 1."""
         return torch.ones_like(self._images[:1], dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-#: Absorbs rounding errors: accuracy 0.96 must match a dense network's 0.97 at a tolerance of 0.01.
+#: A margin for rounding errors: an accuracy of 0.96 must match a dense network's 0.97 at a tolerance of 0.01.
 _SLACK = 1e-9
 
 
@@ -25,7 +25,7 @@ class Metric:
         return value - reference if self.higher_is_better else reference - value
 
     def matches(self, value: float, dense: float, tolerance: float) -> bool:
-        """Return whether a ticket is at most `tolerance` worse than the dense network of its seed; False for NaN.
+        """Return whether a ticket is at most `tolerance` worse than its seed's dense network; False if a value is nan.
 
         Args:
             value: the ticket's value on the validation split.

@@ -14,7 +14,7 @@ from ticket_search.tasks.task import Fit, Task, TaskKind
 
 
 def task_kind(name: str) -> TaskKind:
-    """Return a kind of task by name: one of `TASKS`, or ``package.module:function``.
+    """Return a task kind by name: one of `TASKS`, or ``package.module:function``.
 
     A user's function is called without arguments and must return a `TaskKind`.
 
@@ -38,14 +38,14 @@ def task_kind(name: str) -> TaskKind:
 
 
 class _UserKind(TaskKind):
-    """A wrapper of a user's kind of task that turns exceptions raised in the driver into one-line messages.
+    """A wrapper around a user's task kind that turns exceptions raised in the driver into one-line errors.
 
     Args:
         spelled: the task's name in the search space.
-        kind: the user's kind of task.
+        kind: the user's task kind.
 
     Raises:
-        SpecError: the kind's metric is not a `Metric`.
+        SpecError: the task kind's metric is not a `Metric`.
     """
 
     def __init__(self, spelled: str, kind: TaskKind) -> None:
@@ -59,7 +59,7 @@ class _UserKind(TaskKind):
             )
 
     def read(self, dataset: DatasetSpec, data_dir: Path) -> Any:
-        """Read the data with the user's kind."""
+        """Read the data with the user's task kind."""
         try:
             return self._kind.read(dataset, data_dir)
         except TicketSearchError:
@@ -68,7 +68,7 @@ class _UserKind(TaskKind):
             raise DataError(self._failure("read", error)) from error
 
     def check(self, trajectory: TrajectorySpec, source: Any) -> Fit:
-        """Check a trajectory with the user's kind."""
+        """Check a trajectory with the user's task kind."""
         try:
             fit = self._kind.check(trajectory, source)
         except TicketSearchError:
@@ -116,5 +116,5 @@ def _classification() -> TaskKind:
     return Classification()
 
 
-#: Each kind is imported only when it is needed, because reading images loads pyarrow.
+#: Each task kind is imported only when it is needed, because `classification` imports pyarrow.
 _KINDS: dict[str, Callable[[], TaskKind]] = {"classification": _classification}

@@ -1,10 +1,10 @@
 """The interfaces through which `training`, `lottery` and `launch` use tasks. This module does not import torch.
 
-A *task kind* reads the data and checks a search; the driver uses it without torch. On a worker, the task kind creates a
-*task* on one device, which builds networks and scores them. The task creates a *session* for each training run.
+In the driver, a *task kind* reads the data and checks a search. On a worker, the task kind creates a *task* on one
+device. The task builds networks, scores them, and creates a *session* for each training run.
 
-To add a task, subclass `TaskKind`, `Task` and, if training runs have state of their own, `Session`. Then name the kind
-in a search space as ``task: package.module:Kind``. The module `classification` is an example.
+To add a task, subclass `TaskKind`, `Task` and `Session`, and name the task kind in a search space, as in
+``task: package.module:Kind``. The modules `classification` and `images` are an example.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Score:
 
     Attributes:
         value: the metric, in its unit.
-        loss: the mean loss, in nats if it is a cross-entropy; None if the task has none.
+        loss: the mean loss, in nats if it is a cross-entropy; None if the task has no loss.
     """
 
     value: float
@@ -41,8 +41,8 @@ class NetworkSize:
     """The size of a network.
 
     Attributes:
-        values: the total number of elements in its parameters and buffers.
-        prunable: the number of prunable weights among them.
+        values: the total number of elements in the network's parameters and buffers.
+        prunable: the number of prunable weights among these elements.
     """
 
     values: int
@@ -57,7 +57,7 @@ class Fit:
         training_examples: the number of training examples per epoch.
         inputs: keyword arguments for building the network.
         size: the size of the network.
-        notices: lines about the data that the user should read; they do not stop the search.
+        notices: one-line warnings about the data for the user; they do not stop the search.
     """
 
     training_examples: int
@@ -79,7 +79,7 @@ class Source(Protocol):
 
 
 class Session(Protocol):
-    """The data or experience of one training run, in an order determined by its seed.
+    """The data or experience of one training run, in an order determined by the run's seed.
 
     Losses may depend only on the seed, the iteration and the session's state, so that a resumed run has the same
     result as an uninterrupted one. A session without state implements only `loss`.
@@ -106,14 +106,14 @@ class Sample(Protocol):
     """A sample of training examples, for criteria that score the weights of an untrained network."""
 
     def loss(self, network: "nn.Module") -> "Tensor":
-        """Return the mean loss on the sample, the same loss as in training: a scalar with a gradient."""
+        """Return the mean training loss over the sample, a scalar with a gradient."""
 
     def ones(self) -> "Tensor":
-        """Return a batch with a single example of ones, float64."""
+        """Return a float64 batch of one example whose elements are all 1."""
 
 
 class Task(Protocol):
-    """A task on one device, with the data of one specification. All training runs on that data share it."""
+    """A task on one device, with one specification's data. All training runs on that data share the task."""
 
     @property
     def metric(self) -> Metric:
@@ -129,7 +129,7 @@ class Task(Protocol):
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """Keyword arguments for building networks, of JSON types."""
+        """Keyword arguments for building networks. The values have JSON types."""
 
     @property
     def training_examples(self) -> int:
@@ -158,16 +158,16 @@ class Task(Protocol):
         """Return training examples from iteration `start` on, enough for a meaningful gradient.
 
         Raises:
-            SpecError: the task has no such sample.
+            SpecError: the task does not support saliency criteria.
         """
         del seed, training, start
         raise SpecError(
-            f"pruning.criterion: a task judged by {self.metric.name!r} has no sample for saliency criteria; "
+            f"pruning.criterion: a task judged by {self.metric.name!r} provides no sample for saliency criteria; "
             "use a criterion that needs only the weights' values, such as 'magnitude'"
         )
 
     def example(self) -> "Tensor | None":
-        """Return inputs, on the device, for running a network once to find its output layer; see `models.prunable`.
+        """Return example inputs, on the device, that are used to find a network's output layer; see `models.prunable`.
 
         None means that the output layer is the prunable tensor registered last, unless the network has an attribute
         `output_layer`.
@@ -175,7 +175,7 @@ class Task(Protocol):
         return None
 
     def error(self, value: float) -> float:
-        """Return a value of the metric as an error, for which lower is better."""
+        """Convert a value of the metric to an error, for which lower is better."""
         return -value if self.metric.higher_is_better else value
 
 
@@ -196,11 +196,11 @@ class TaskKind(Protocol):
         """
 
     def check(self, trajectory: TrajectorySpec, source: Any) -> Fit:
-        """Check that the data set and the network fit the task and each other. May import torch.
+        """Check that the data set and the network fit the task and each other. This may import torch.
 
         Raises:
             SpecError: something does not fit; the message quotes it and says what would fit.
         """
 
     def on(self, dataset: DatasetSpec, source: Any, device: str) -> Task:
-        """Return the task with its data on a device. Imports torch."""
+        """Return the task with its data on a device. This imports torch."""

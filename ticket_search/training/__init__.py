@@ -1,1 +1,1 @@
-"""One training run: weights and a mask in, trained weights and a learning curve out."""
+"""Training runs, which turn weights and a mask into trained weights and a learning curve."""

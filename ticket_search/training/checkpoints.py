@@ -21,8 +21,10 @@ class TrainingState:
     """The state of a training run between two iterations: everything that the remaining iterations depend on.
 
     Attributes:
-        record: plain JSON data: the iteration, the curve so far, and the seconds spent.
-        tensors: weights, optimizer state, the losses since the last evaluation, the best weights, and kept weights.
+        record: plain JSON data: the iteration, the curve, the seconds spent, and the states of the watch and the
+            session.
+        tensors: the weights, the optimizer state, the losses since the last evaluation, the best weights, the kept
+            weights, and the tensors of the watch and the session.
     """
 
     record: dict[str, Any]
@@ -41,7 +43,7 @@ class Checkpoints(Protocol):
     """The minimum number of seconds between two saves."""
 
     def load(self) -> TrainingState | None:
-        """Return the last state that a run with the same inputs saved; None if there is none."""
+        """Return the state that a run with the same inputs saved last; None if no state was saved."""
 
     def save(self, state: TrainingState) -> None:
         """Replace the saved state."""
@@ -53,7 +55,7 @@ class Course:
 
     Attributes:
         done: the number of finished iterations of the schedule.
-        kept: the kept weights, by the iteration after which they were copied.
+        kept: copies of the weights, by the iteration after which each copy was made.
         curve: the evaluations so far.
         losses: the losses of the batches since the last evaluation.
         best: the lowest `Point.cost` so far.
@@ -91,14 +93,14 @@ def capture(course: Course, lane: "Lane", watch: "Watch | None", seconds: float)
     if session or remembered:
         record["session"] = session
         tensors |= _under("session", remembered)
-    # Copy tensors even if they are on the CPU: they are the lane's own memory, which the next update overwrites.
+    # Copy even tensors that are already on the CPU: they share memory with the lane, and the next update overwrites it.
     return TrainingState(
         record=record, tensors={n: value.detach().to("cpu", copy=True) for n, value in tensors.items()}
     )
 
 
 def restore(state: TrainingState, lane: "Lane", watch: "Watch | None", metric: Metric) -> Course:
-    """Restore a lane and a watch, and return the run's progress; the inverse of `capture`."""
+    """Restore a lane and a watch, and return the run's progress. This is the inverse of `capture`."""
     names, device, tensors = list(lane.weights()), lane.device, state.tensors
 
     def moved(prefix: str) -> Weights:

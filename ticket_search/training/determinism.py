@@ -10,7 +10,7 @@ import torch
 
 def seed_generators(device: torch.device, seed: int) -> None:
     """Seed torch's global generators for the CPU and the device."""
-    # torch.manual_seed would go through every kind of device, which takes 0.2 ms, a tenth of an iteration.
+    # torch.manual_seed would also visit all other kinds of devices. That takes 0.2 ms, a tenth of an iteration.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
@@ -32,7 +32,7 @@ def reproducible(device: torch.device) -> Iterator[None]:
     # Warn instead of raising an error, because CUDA has no deterministic kernel for some operations, such as the
     # gradient of adaptive pooling.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    matmul.allow_tf32 = False  # TF32 rounds the inputs of float32 products
+    matmul.allow_tf32 = False  # TF32 rounds the inputs of float32 matrix products
     # No code here reads uninitialized memory, and filling it would launch a kernel for every new tensor.
     memory.fill_uninitialized_memory = False
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

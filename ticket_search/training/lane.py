@@ -1,4 +1,4 @@
-"""Lanes, each of which trains one level: the protocol, and a plain implementation with a separate network per lane."""
+"""The `Lane` protocol and `PlainLane`. A lane trains one level; a plain lane does so with its own network."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -16,14 +16,14 @@ from ticket_search.training.schedule import learning_rate
 
 
 class Lane(Protocol):
-    """One level in training: its weights and optimizer state, separate from those of other lanes."""
+    """The weights and optimizer state of one level in training, separate from those of other lanes."""
 
     session: Session
     """The task's session for this training run."""
     device: torch.device
 
     def weights(self) -> Weights:
-        """Return every parameter and buffer by name. The tensors are the lane's own memory and must not be changed."""
+        """Return every parameter and buffer by name. The tensors share memory with the lane; do not modify them."""
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the values of all parameters and buffers."""
@@ -56,16 +56,16 @@ class PlainLane:
         self._noise = derive_seed(level.seed, "noise")
         self._masked = [parameters[name].detach() for name in level.mask]
         self._masks = [kept.to(parameters[name]) for name, kept in level.mask.items()]
-        # The values at which pruned weights are held. `_apply_mask` adds them, unless all of them are zero.
+        # The constant values of pruned weights. `_apply_mask` adds them; the list is empty if all of them are zero.
         frozen = [torch.where(kept.cpu(), 0.0, level.weights[name].cpu()) for name, kept in level.mask.items()]
         self._frozen = [values.to(self.device) for values in frozen] if any(bool(v.any()) for v in frozen) else []
         self._optimizer = make_optimizer(self._network, request.training.optimizer)
-        # A tied weight has several names in the state dict but only one in the mask, so `load` may have restored pruned
-        # values.
+        # A tied weight has several names in the state dict but only one in the mask. `load` may therefore have copied
+        # unmasked values into it under another name.
         self._apply_mask()
 
     def __call__(self, iteration: int) -> Tensor:
-        """Make update number `iteration` (from 0), and return the batch's loss, a scalar on the device."""
+        """Make update number `iteration`, counted from 0, and return the batch's loss, a scalar on the device."""
         iteration += self._shift
         # Dropout uses the device's generator. Seeding it before every update makes a resumed run draw the same numbers.
         seed_generators(self.device, (self._noise + iteration) % 2**63)

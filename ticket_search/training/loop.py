@@ -1,4 +1,4 @@
-"""A training run, from its request to its outputs; an executor makes the updates."""
+"""A training run, from its request to its outputs. An executor makes the updates."""
 
 import math
 import time
@@ -14,13 +14,15 @@ from ticket_search.training.request import TrainRequest
 
 
 class Training:
-    """A training run in progress: it runs evaluations, calls the watch, keeps weights and saves checkpoints when due.
+    """A training run in progress.
 
-    Until `is_done` is true, an executor performs update `iteration` and passes its loss to `after_update`.
+    It evaluates the network, calls the watch, keeps copies of weights, and saves checkpoints when these are due.
+
+    As long as `is_done` is false, an executor makes update number `iteration` and passes its loss to `after_update`.
 
     Args:
         request: the training request; the run resumes from its checkpoint if it has one.
-        lane: the lane in which the run takes place, with the initial weights loaded.
+        lane: the lane that trains the level. The initial weights must already be loaded into it.
     """
 
     def __init__(self, request: TrainRequest, lane: Lane) -> None:
@@ -41,20 +43,20 @@ class Training:
 
     @property
     def iteration(self) -> int:
-        """The number of finished updates of the schedule, which is also the index of the next one."""
+        """The number of finished updates of the schedule, which is also the index of the next update."""
         return self._course.done
 
     @property
     def is_done(self) -> bool:
-        """Whether the last update has been made."""
+        """Whether the run has made its last update."""
         return self._course.ended or self._course.done >= self._stop
 
     def after_update(self, loss: Tensor) -> None:
-        """Record an update, and do whatever is due after it.
+        """Record an update; then keep weights, call the watch, evaluate and save a checkpoint if these are due.
 
         Args:
-            loss: the batch's loss, a scalar on the device. Its value is read only at the next evaluation, so that this
-                call does not wait for the device.
+            loss: the batch's loss, a scalar on the device. Its value is not read before the next evaluation, so most
+                calls do not wait for the device.
         """
         course, level = self._course, self._level
         course.losses.append(loss)
@@ -69,7 +71,10 @@ class Training:
             self._save(self._checkpoints)
 
     def outputs(self) -> LevelOutputs:
-        """Score the test split and return the outputs of the finished run."""
+        """Return the outputs of the finished run.
+
+        The test split is scored unless the run diverged or its request has a `LevelInputs.stop`.
+        """
         course, level = self._course, self._level
         outputs = LevelOutputs(
             weights=self._snapshot(),

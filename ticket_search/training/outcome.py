@@ -12,12 +12,12 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One point of a learning curve: an evaluation.
+    """An evaluation during training, which is one point of the learning curve.
 
     Attributes:
-        iteration: the number of updates of the schedule before the evaluation.
+        iteration: the number of updates of the schedule that were made before the evaluation.
         train_loss: the mean loss over the batches since the previous evaluation.
-        val_loss: the loss on the validation split; nan if the task has no loss there.
+        val_loss: the loss on the validation split; nan if the task has no loss.
         val_metric: the task's metric on the validation split.
     """
 
@@ -27,9 +27,9 @@ class Point:
     val_metric: float
 
     def cost(self, metric: Metric) -> float:
-        """Return the value that the best point minimizes: the validation loss or, if the task has no loss, the metric.
+        """Return the validation loss or, if the task has no loss, the metric. The best point has the lowest cost.
 
-        The metric is negated if higher is better.
+        The metric is negated if higher values are better.
         """
         if not math.isnan(self.val_loss):
             return self.val_loss
@@ -46,9 +46,9 @@ class LevelOutputs:
         curve: one point every `evaluate_every` iterations and one at the end; the last point is the level's result.
         diverged: whether a loss or the metric of the last point is not finite; if so, training ended there, and the
             test results are nan.
-        test_loss, test_metric: the results after the last iteration; nan if training ended at `LevelInputs.stop`.
-        early_stop_iteration: the iteration with the lowest validation loss on the curve (the first, if several are
-            equal) or, if the task has no loss, with the best metric.
+        test_loss, test_metric: the test results after the last iteration; nan if training ended at `LevelInputs.stop`.
+        early_stop_iteration: the iteration of the point with the lowest validation loss or, if the task has no loss,
+            with the best metric; the earliest of them, if there is a tie.
         early_stop_test_metric: the metric on the test split with the weights after `early_stop_iteration`.
         iterations: the number of updates made for this level.
         train_seconds: the seconds spent on the run by all processes that took part in it.

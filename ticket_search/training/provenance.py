@@ -1,4 +1,4 @@
-"""The software and hardware that trained a level, which the store records with the level's figures."""
+"""A description of the software and hardware that trained a level. The store saves it with the level's figures."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import ticket_search
 
 
 def trained_with(device: torch.device) -> dict[str, Any]:
-    """Return the versions, the device and the number of threads of this process.
+    """Return the software versions, the device, and the number of threads that this process uses.
 
-    They are recorded but are not part of the level key, so a level trained elsewhere is reused; its row shows where it
-    was trained. Results may differ in the last bits between devices and thread counts.
+    These values are recorded but are not part of the level key. A level that was trained on other hardware is therefore
+    reused, and its row names that hardware. Results may differ in the last bits between devices and thread counts.
 
     Args:
         device: the device that trains the level.

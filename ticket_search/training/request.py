@@ -1,4 +1,4 @@
-"""Training requests: the inputs, the settings, the checkpoints and the watch."""
+"""Training requests, which contain the inputs, settings, checkpoints and watch of a training run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from ticket_search.training.outcome import Weights
 
 
 class Watch(Protocol):
-    """Observes a training run, and may end it early."""
+    """An observer of a training run that may end the run early."""
 
     every: int
     """The number of iterations between two calls."""
 
     def __call__(self, iteration: int, weights: Weights) -> bool:
-        """Return whether to end the run now. `weights` is the network's own memory and must not be changed."""
+        """Return whether to end the run now. `weights` shares memory with the network; do not modify it."""
 
     def state(self) -> tuple[Any, Weights]:
         """Return the watch's state for a checkpoint: plain JSON data and tensors."""
@@ -35,12 +35,12 @@ class LevelInputs:
 
     Attributes:
         weights: every parameter and buffer of the network, by name.
-        mask: the mask, empty for a dense network; pruned weights are held at their values in `weights`.
+        mask: the mask, empty for a dense network. Pruned weights keep the values that they have in `weights`.
         seed: the seed of the data order, the augmentation and dropout.
         start: the number of iterations that `weights` have been trained for; the schedule and the data order continue
             from there.
-        shift: a number added to the iteration to determine data order, dropout and learning rate; past the end of the
-            schedule, the learning rate keeps its last value.
+        shift: an offset. Data order, dropout and learning rate are those of iteration number `iteration` + `shift`;
+            past the end of the schedule, the learning rate keeps its last value.
         keep: the iterations after which to keep a copy of the weights.
         stop: the iteration at which to end without scoring the test split; None trains to the end of the schedule.
         watch: an observer that may end the run early, in which case the run counts as finished.
@@ -66,10 +66,10 @@ class TrainRequest:
             anything else until the run has ended.
         task: the task to train for.
         training: the training settings, with every duration in iterations.
-        key: the level store's key for the level that the run produces.
+        key: the key of the trained level in the level store.
         executor: the name of the executor; see `executors.registry`.
-        checkpoints: where the run saves its state, and from which it resumes; None disables checkpoints. The outputs of
-            a resumed run are bit-identical to those of an uninterrupted run.
+        checkpoints: where the run saves its state and finds it when it resumes; None disables checkpoints. The outputs
+            of a resumed run are bit-identical to those of an uninterrupted run.
     """
 
     level: LevelInputs

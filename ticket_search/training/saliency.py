@@ -1,6 +1,7 @@
-"""Saliency criteria, which score weights before training by running the network. The lowest scores are pruned first.
+"""Saliency criteria, which score weights before training by running the network.
 
-All scores are computed at the initial values of the surviving weights, with pruned weights set to zero.
+The weights with the lowest scores are pruned first. All scores are computed at the initial values of the surviving
+weights, with pruned weights set to zero.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,10 @@ ROUNDS: dict[Criterion, int] = {"snip": 1, "grasp": 1, "synflow": 100}
 
 
 def snip(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
-    """Return ``|w * dL/dw|`` on a sample (Lee et al. 2019). Batch norm uses the sample's statistics."""
+    """Return ``|w * dL/dw|``, where L is the loss on a sample (Lee et al. 2019).
+
+    Batch norm uses the sample's statistics.
+    """
     weights, gradients = _gradients(network, sample, mask, create_graph=False)
     return {name: (w * g).abs().detach() for name, w, g in zip(mask, weights, gradients, strict=True)}
 
@@ -28,8 +32,10 @@ def grasp(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
     """Return ``w * (H g)``, with gradient g and Hessian H of the loss on a sample (Wang et al. 2020, equation 8).
 
     Removing a weight changes the squared norm of the surviving weights' gradient by about -2 w (H g). The weights
-    whose removal reduces it least, or increases it, have the lowest scores and are pruned. The paper's code divides the
-    logits by a temperature of 200, which its equations do not mention and which is not used here.
+    whose removal increases this norm most, or reduces it least, have the lowest scores and are pruned.
+
+    The authors' code also divides the logits by a temperature of 200. This function does not, because the paper's
+    equations contain no temperature.
     """
     weights, gradients = _gradients(network, sample, mask, create_graph=True)
     kept = [mask[name].to(g.device) for name, g in zip(mask, gradients, strict=True)]
@@ -39,10 +45,11 @@ def grasp(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
 
 
 def synflow(network: nn.Module, sample: Sample, mask: Mask) -> Scores:
-    """Return ``|w * dR/dw|`` in float64, R being the sum of the network's outputs for an input of ones.
+    """Return ``|w * dR/dw|`` in float64, where R is the sum of the network's outputs for an input of ones.
 
-    This is equation 3 of Tanaka et al. (2020); every weight is made positive first. As in their code, batch norm runs
-    in evaluation mode, with its parameters and statistics made positive too. Only the shape of the sample is used.
+    This is equation 3 of Tanaka et al. (2020). All weights are first replaced by their absolute values. As in the
+    authors' code, batch norm runs in evaluation mode, and its parameters and statistics are replaced by their absolute
+    values too. Only the shape of the sample is used.
     """
     with torch.no_grad():
         for value in network.state_dict().values():
@@ -70,12 +77,12 @@ def saliency(
     sample: Sample,
     seed: int,
 ) -> Scores:
-    """Return the scores of masked weights, on the CPU.
+    """Return a criterion's scores for masked weights, as CPU tensors.
 
     Args:
         criterion: the criterion that computes the scores.
         network: the network, on the sample's device; its weights are overwritten.
-        weights: every parameter and buffer, masked.
+        weights: every parameter and buffer, with the mask applied.
         mask: the mask of the prunable weights.
         sample: training examples.
         seed: the seed of dropout.

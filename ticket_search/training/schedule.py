@@ -1,4 +1,4 @@
-"""The learning rate as a function of the iteration alone, so that rewinding to k also rewinds the schedule."""
+"""The learning rate as a function of the iteration alone: rewinding to iteration k also rewinds the schedule."""
 
 import math
 
@@ -6,7 +6,9 @@ from ticket_search.config.trajectory import TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, iteration: int) -> float:
-    """Return the learning rate of update number `iteration`; past the end of the schedule, that of its last update.
+    """Return the learning rate of update number `iteration`.
+
+    Past the end of the schedule, the learning rate keeps its last value.
 
     Args:
         training: the training settings, with every duration in iterations.

@@ -1,1 +1,1 @@
-"""Executors, which train levels one by one or several at once. `executor.py` defines the protocol."""
+"""Executors, which train levels one at a time or several at once. `executor.py` defines the protocol."""

@@ -8,7 +8,11 @@ from ticket_search.training.request import TrainRequest
 
 @runtime_checkable
 class Executor(Protocol):
-    """Trains submitted requests. Outputs must not depend on the order of requests or on which train together."""
+    """An object that trains levels on request.
+
+    The outputs for a request must not depend on the order of requests, or on which requests are trained at the same
+    time.
+    """
 
     name: str
     """The name in `TrainingSpec.executor`."""
@@ -16,11 +20,11 @@ class Executor(Protocol):
     """The maximum number of requests that the executor can train at once."""
 
     def submit(self, request: TrainRequest) -> None:
-        """Accept a request. This is called only while fewer than `lanes` requests are in progress."""
+        """Accept a request for training. This is called only while fewer than `lanes` requests are in progress."""
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
-        """Train until at least one request is finished; return each finished request once, with its outputs.
+        """Train until at least one request is finished, and return the newly finished requests with their outputs.
 
-        This is called only while a request is in progress. An error in any request is raised here, and all requests in
-        progress are dropped.
+        This is called only while a request is in progress. If the training of any request fails, raise the error and
+        drop all requests in progress.
         """

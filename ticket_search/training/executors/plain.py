@@ -1,4 +1,4 @@
-"""An executor that trains one request at a time, each with its own network."""
+"""An executor that trains one request at a time, each on its own network."""
 
 from ticket_search.training.determinism import reproducible
 from ticket_search.training.lane import PlainLane
@@ -8,7 +8,7 @@ from ticket_search.training.request import TrainRequest
 
 
 class PlainExecutor:
-    """The reference `Executor`, with which others are compared."""
+    """The reference implementation of `Executor`."""
 
     name = "plain"
     lanes = 1
@@ -17,17 +17,17 @@ class PlainExecutor:
         self._held: list[TrainRequest] = []
 
     def submit(self, request: TrainRequest) -> None:
-        """Accept a request."""
+        """Put a request at the end of the queue."""
         self._held.append(request)
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
-        """Train the request that was submitted first, and return it with its outputs."""
+        """Train the first request in the queue, and return it with its outputs."""
         request = self._held.pop(0)
         return [(request, train(request))]
 
 
 def train(request: TrainRequest) -> LevelOutputs:
-    """Train a request to its end, from its checkpoint if there is one, and return the outputs."""
+    """Perform the requested training run, resuming from its checkpoint if it has one, and return the outputs."""
     with reproducible(next(request.network.parameters()).device):
         update = PlainLane(request)
         training = Training(request, update)

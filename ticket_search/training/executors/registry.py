@@ -21,7 +21,7 @@ def chosen_executor(training: TrainingSpec) -> str:
 
 
 def executor_key(name: str) -> ExecutorKey:
-    """Return an executor's identity in level keys; for a user's executor, it includes a digest of the source code.
+    """Return an executor's identity in level keys. For a user's executor, this includes a digest of the source code.
 
     Raises:
         SpecError: the user's module cannot be imported.
