@@ -30,7 +30,7 @@ class LineFile:
 
         Args:
             text: the line, without its newline.
-            durable: whether to return only once the line survives a power failure.
+            durable: whether to return only once the line would survive a power failure.
 
         Raises:
             ValueError: `text` contains a newline.
@@ -63,7 +63,7 @@ class LineFile:
         return lines
 
     def _find_end(self) -> None:
-        """Find the last part, and drop an incomplete line that a killed writer left at its end."""
+        """Find the last part, and drop an incomplete line that a killed writer may have left at its end."""
         number, data = 0, None
         while (part := self._folder.read(_part(self._name, number))) is not None:
             number, data = number + 1, part
@@ -77,7 +77,7 @@ class LineFile:
 
 
 def complete_lines(data: bytes) -> list[str]:
-    """Return the lines of `data` that end with a newline, without the newline."""
+    """Return the complete lines of `data`, without their newlines."""
     return data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
 
 
