@@ -1,4 +1,4 @@
-"""Applies new settings to a search that is being resumed, and checks that these settings may change."""
+"""Applies new settings to a search that is being resumed, and checks that a resumed search may change them."""
 
 from collections.abc import Iterable
 
