@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _NAME = re.compile(r"part-\d{5,}\.parquet")
-#: A marker in a chunk's footer. The hash of the whole file follows it, computed with zeros in place of the hash itself.
-#: Unlike Parquet's page checksums, this hash also covers the footer.
+#: A marker in a chunk's footer, which precedes the hash of the whole file. The hash is computed with zeros in place of
+#: the hash itself. Unlike Parquet's page checksums, it also covers the footer.
 _MARK = b"ticket_search.sha256="
 _ZEROS = b"0" * 64
 _KEY = b"ticket_search.checksum"
@@ -26,7 +26,7 @@ def is_chunk(name: str) -> bool:
 
 
 def write_chunk(table: pa.Table) -> bytes:
-    """Return the content of a chunk with the rows of a table."""
+    """Return the content of a chunk that contains the rows of a table."""
     sink = pa.BufferOutputStream()
     # Without checksums, a flipped byte in a number would go unnoticed. Other programs that read Parquet files do not
     # know this module's hash, but they can check the page checksums.

@@ -1,4 +1,7 @@
-"""Declares the columns of the tables: their names, types and meanings. A level's figures are in `figures`."""
+"""Declares the columns of the tables: their names, types and meanings.
+
+The columns for the figures of a level are declared in the module `figures`.
+"""
 
 from collections.abc import Mapping
 

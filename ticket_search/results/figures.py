@@ -47,7 +47,7 @@ class Finished:
 
     Attributes:
         level: the `lottery.level.Level`.
-        dense: the dense network of the same trajectory: `Level.dense` of level 0.
+        dense: the fully trained dense network of the same trajectory (`Level.dense` of level 0).
         metric: the metric of the task.
         spec: the specification of the trajectory.
         tolerance: the tolerance of the search, in the metric's unit.
@@ -69,8 +69,8 @@ class Figure(Column):
     """A column whose value comes from a finished level.
 
     Attributes:
-        value: a function that computes the value from a finished level. If None, the value is the entry of the level's
-            `figures` with this name if the figure is stored, and otherwise the level's attribute with this name.
+        value: a function that computes the value from a finished level. If None, the value of a stored figure
+            is `level.figures[name]`, and the value of any other figure is the level's attribute `name`.
         stored: the figure's names in the store's records: the current name, then the names that earlier versions used;
             empty if the records do not contain the figure.
         of_controls: whether the table ``controls`` also has the column.

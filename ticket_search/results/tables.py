@@ -239,7 +239,7 @@ class Table:
         path = self._folder.place(chunk_name(chunk))
         data = self._folder.read(chunk_name(chunk))
         if data is None:
-            raise RunDirectoryError(f"{path} is missing: it was removed, but not by the search")
+            raise RunDirectoryError(f"{path} is missing, and the search did not remove it")
         try:
             if columns is None or read_schema(data) != self._schema:
                 table = self._upgraded(read_chunk(data), path)
@@ -306,7 +306,7 @@ class Tables:
         self.early_bird = table("early_bird", ("trajectory_id",), is_later=is_first)
 
     def flush(self) -> None:
-        """Write all tables, each of them after the tables that its rows refer to."""
+        """Write all tables, each after the tables to which its rows refer."""
         for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()
 
