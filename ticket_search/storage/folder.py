@@ -13,7 +13,7 @@ from ticket_search.errors import SpecError
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file of a folder.
+    """A file in a folder.
 
     Attributes:
         name: the name relative to the folder, with ``/`` between its parts.
@@ -35,7 +35,7 @@ class Folder(ABC):
     """A folder whose files are replaced atomically. It need not exist: writing a file creates it.
 
     Names are relative to the folder and may have several parts, such as ``a/b``. Every method raises a
-    `StorageError`, which names the file, if the disk or the server refuses the request, is full, or cannot be reached.
+    `StorageError` that names the file if the disk or the server refuses the request, is full, or cannot be reached.
     """
 
     #: Whether files can grow. If not, `append` is not implemented.
@@ -98,7 +98,7 @@ class Folder(ABC):
 
         Args:
             name: the file whose partial files are removed; "" means all files directly in the folder.
-            older_than_seconds: the age from which partial files are removed.
+            older_than_seconds: the minimum age of the partial files to remove.
         """
 
     def remove_all(self) -> None:

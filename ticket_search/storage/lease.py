@@ -96,7 +96,7 @@ class Leases:
         return next((c.owner or _UNKNOWN for c in alive if c.modified > recent or (c.owner and c.owner.is_here)), None)
 
     def names(self) -> list[str]:
-        """Return all names with claims, including claims of dead owners."""
+        """Return all names that have claims, including names whose owners are dead."""
         claims = (file.name for file in self._folder.files() if file.name.endswith(".json"))
         return sorted({claim.rpartition(".")[0].rpartition(".")[0] for claim in claims})
 

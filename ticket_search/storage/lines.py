@@ -22,8 +22,10 @@ class LineFile:
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
         self._name = name
-        self._last: int | None = None  # the number of the last part; None before the first append
-        self._lines: list[str] = []  # the lines of the last part; used only where files cannot grow
+        # The number of the last part; None if it must be determined before the next append.
+        self._last: int | None = None
+        # The lines of the last part; used only where files cannot grow.
+        self._lines: list[str] = []
 
     def append(self, text: str, *, durable: bool = True) -> None:
         """Add one line.

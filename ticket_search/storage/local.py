@@ -77,8 +77,9 @@ class LocalFolder(Folder):
                     while rest:
                         rest = rest[file.write(rest) :]
                 except OSError:
-                    # Part of the data may have been written before the disk filled up.
-                    with suppress(OSError):  # if this fails too, readers drop the incomplete line
+                    # Part of the data may have been written before the disk filled up. If it cannot be removed, readers
+                    # drop the incomplete line.
+                    with suppress(OSError):
                         os.ftruncate(file.fileno(), before)
                     raise
                 if durable:

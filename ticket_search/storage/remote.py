@@ -109,7 +109,7 @@ class RemoteFolder(Folder):
         return {"path": self._path, "filesystem": self._filesystem}
 
     def _patiently(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
-        """Make a request, and retry it for some time while the server is busy or cannot be reached."""
+        """Make a request, and retry it for up to `PATIENCE_SECONDS` while the server is busy or cannot be reached."""
         deadline = time.monotonic() + (0.0 if _impatient.get() else PATIENCE_SECONDS)
         pause = 0.2
         while True:
