@@ -45,7 +45,7 @@ class Entry:
 def encode(entry: Entry) -> tuple[bytes, memoryview]:
     """Encode an entry as a safetensors file whose metadata contains the record and the SHA-256 digest of the file.
 
-    The digest is computed with 64 zeros in its place.
+    The digest is computed with 64 zeros in place of the digest itself.
 
     Returns:
         The header and the tensor values, as two parts, because joining them would copy gigabytes.
