@@ -130,7 +130,7 @@ def check_writable(folder: Folder) -> None:
     """Check that a folder can be written to, without leaving files in it.
 
     Raises:
-        RunDirectoryError: it cannot be written to; the message quotes the folder and the system's reason.
+        RunDirectoryError: the folder cannot be written to; the message quotes the folder and the system's reason.
     """
     if isinstance(folder, LocalFolder):
         missing = missing_folders(folder)

@@ -14,8 +14,8 @@ from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, che
 from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
-#: Folders that contain no results. They are skipped at every depth, because a run directory may contain another one:
-#: that of its confirmation.
+#: Folders that contain no results. They are skipped at every depth, because a run directory may contain the run
+#: directory of its confirmation.
 _LEFT_BEHIND = ("store", LOCKS, COPIES)
 #: The number of files to read concurrently. Reading even a small file from object storage takes tens of milliseconds.
 _READERS = 16
@@ -110,7 +110,7 @@ def _is_copied(file: File, directory: Path) -> bool:
 
 
 def _copy(folder: Folder, directory: Path, file: File) -> int | None:
-    """Copy a file, and return its size, or None if it was removed after the listing."""
+    """Copy a file and return its size; return None if the file was removed after the listing."""
     data = folder.read(file.name)
     if data is None:
         return None

@@ -39,7 +39,7 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
         raise another
     old, new = before.search.trials, spec.search.trials
     if old is not None and new is not None and new < old:
-        raise SpecError(f"--trials {new} is less than the {old} of the search; give at least {old}")
+        raise SpecError(f"--trials {new} is less than the search's {old} trials; give at least {old}")
     return spec
 
 

@@ -64,7 +64,7 @@ class StoreUse:
 
 
 def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
-    """Record, as a note in a level store, that a search uses the store."""
+    """Write a note in a level store to record that a search uses the store."""
     note = {"run_dir": str(run_dir), "name": spec.name}
     store.write(note_of(run_dir, run.run_id), json.dumps(note).encode())
 
