@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 Row = dict[str, Any]
 Status = Literal["completed", "stopped", "diverged", "failed"]
-#: The statuses of trajectories that a resumed search does not run again; it does run failed trajectories again.
+#: The statuses of trajectories that a resumed search does not run again. It does run failed trajectories again.
 SETTLED: tuple[Status, ...] = ("completed", "stopped", "diverged")
 ENDED: tuple[Status, ...] = (*SETTLED, "failed")
 

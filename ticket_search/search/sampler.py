@@ -1,4 +1,4 @@
-"""Chooses the next point of the space with Optuna. Seeds are not chosen by Optuna but spread evenly."""
+"""Chooses the next point of the space with Optuna. Optuna does not choose the seeds; they are used equally often."""
 
 import json
 import math
@@ -136,7 +136,7 @@ class Sampler:
                 self._trials[self._next] = trial.number
                 state = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
                 return self._suggestion(values, seed, state)
-            # The point has been run with every seed, and the study already has the results.
+            # The point has been run with every seed, and the study already contains the results: discard this trial.
             self.study.tell(trial, state=TrialState.FAIL)
         return self._random_free_point()
 
@@ -155,7 +155,7 @@ class Sampler:
         return None
 
     def _free_seed(self, values: Mapping[str, Any]) -> int | None:
-        """Return the least used of the seeds that this point has not been run with; None if there is none."""
+        """Return the least-used seed with which this point has not been run; None if there is none."""
         free = [s for s in self._spec.seeds if self._id_at(values, s) not in self._used]
         return min(free, key=lambda seed: self._seed_uses[seed], default=None)
 
