@@ -115,7 +115,7 @@ def test_resume_raises_the_number_of_trials(finished):
     pd.testing.assert_frame_equal(after.head(8), before)
     fewer = in_process("resume", "runs/digits", "--trials", 3, cwd=cwd)
     assert (fewer.returncode, fewer.stdout) == (2, "")
-    assert fewer.stderr == "error: --trials 3 is less than the 5 of the search; give at least 5\n"
+    assert fewer.stderr == "error: --trials 3 is less than the search's 5 trials; give at least 5\n"
 
 
 def test_another_search_is_refused_and_nothing_changes(finished):

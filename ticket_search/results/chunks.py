@@ -1,4 +1,4 @@
-"""Reads and writes chunks, the files that make up a table. Each contains its own checksum."""
+"""Reads and writes chunks, the files that make up a table. Each chunk contains its own checksum."""
 
 import hashlib
 import re
@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _NAME = re.compile(r"part-\d{5,}\.parquet")
-#: The marker before the hash of the whole file, which is computed with zeros in place of the hash itself. Both are
-#: in the file's footer, which Parquet's page checksums do not cover.
+#: A marker in a chunk's footer, which precedes the hash of the whole file. The hash is computed with zeros in place of
+#: the hash itself. Unlike Parquet's page checksums, it also covers the footer.
 _MARK = b"ticket_search.sha256="
 _ZEROS = b"0" * 64
 _KEY = b"ticket_search.checksum"
@@ -26,10 +26,10 @@ def is_chunk(name: str) -> bool:
 
 
 def write_chunk(table: pa.Table) -> bytes:
-    """Return a table in the format of a chunk."""
+    """Return the content of a chunk that contains the rows of a table."""
     sink = pa.BufferOutputStream()
-    # Without checksums, a flipped byte in a number would go unnoticed. The page checksums are for other
-    # programs that read Parquet files.
+    # Without checksums, a flipped byte in a number would go unnoticed. Other programs that read Parquet files do not
+    # know this module's hash, but they can check the page checksums.
     metadata = table.schema.metadata or {}
     schema = table.schema.with_metadata({key: value for key, value in metadata.items() if key != _KEY})
     with pq.ParquetWriter(sink, schema, write_page_checksum=True) as writer:
@@ -50,7 +50,7 @@ def read_schema(data: bytes) -> pa.Schema:
 
 
 def read_chunk(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """Read the rows of a chunk, or only some of their columns.
+    """Read all columns of a chunk, or only the given ones.
 
     Raises:
         ValueError: the file is damaged; the message says how, in one line.
@@ -58,7 +58,7 @@ def read_chunk(data: bytes, columns: list[str] | None = None) -> pa.Table:
     file = _open(data)
     try:
         return file.read(columns)
-    except Exception as error:  # earlier versions wrote no checksum, so reading a damaged file may raise any error
+    except Exception as error:  # chunks of earlier versions have no hash, so reading a damaged one may raise any error
         raise ValueError(_one_line(error)) from None
 
 
@@ -73,10 +73,10 @@ def _open(data: bytes) -> pq.ParquetFile:
 
 
 def _check(data: bytes) -> None:
-    """Compare a chunk with its checksum. Chunks of earlier versions have none.
+    """Check the content of a chunk against its checksum. Chunks of earlier versions have no checksum.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the checksum does not match the content.
     """
     mark = data.rfind(_MARK)
     start = mark + len(_MARK)
@@ -85,7 +85,7 @@ def _check(data: bytes) -> None:
 
 
 def _hash(data: bytes, start: int) -> bytes:
-    """Return the hash of a chunk that contains its own hash at `start`."""
+    """Return the hash of a chunk, computed with zeros in place of the hash that is stored at `start`."""
     parts = memoryview(data)
     found = hashlib.sha256(parts[:start])
     found.update(_ZEROS)

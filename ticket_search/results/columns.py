@@ -1,4 +1,7 @@
-"""Declares every column of the tables: its name, type and meaning. A level's figures are declared in `figures`."""
+"""Declares the columns of the tables: their names, types and meanings.
+
+The columns for the figures of a level are declared in the module `figures`.
+"""
 
 from collections.abc import Mapping
 
@@ -7,9 +10,9 @@ from ticket_search.results.figures import CONFIGURATION, SEED, Column
 
 _TRAJECTORY = Column(name="trajectory_id", type="string", meaning="identifies the configuration and the seed")
 _LEVEL = Column(name="level", type="int32", meaning="number of times the network was pruned; 0 is the dense network")
-#: A placeholder for the columns of the searched fields that are not declared here.
+#: A placeholder for the columns of those searched fields that have no declared column.
 SEARCHED = Column(
-    name="", type="", meaning="one column for each other field of the search space, named after the field"
+    name="", type="", meaning="one column for each remaining field of the search space, named after the field"
 )
 
 _LEVEL_KEY = Column(
@@ -41,8 +44,8 @@ _OUTCOME = (
 )
 _LAYER = (
     Column(name="name", type="string", meaning="name of the tensor in the network"),
-    Column(name="kept_weights", type="int64", meaning="number of its weights that the mask keeps"),
-    Column(name="weights", type="int64", meaning="total number of its weights"),
+    Column(name="kept_weights", type="int64", meaning="number of the tensor's weights that the mask keeps"),
+    Column(name="weights", type="int64", meaning="total number of the tensor's weights"),
     Column(name="density", type="double", meaning="kept_weights / weights"),
 )
 _CONTROL = (

@@ -18,12 +18,12 @@ _TOKEN = uuid4().hex[:8]
 
 
 class EventLog:
-    """Appends events to this process's file. It keeps no file open, and a forked process writes to its own file.
+    """A log that appends events to a file of the current process. It does not keep the file open between events.
 
     Args:
         run_dir: the run directory; the first event creates its folder ``events/``.
-        process: the name of the file; None means a name made of the host, the process id and a token. No two running
-            processes may use the same name.
+        process: the name of the file, without ``.jsonl``; no two running processes may use the same name. If None, the
+            name consists of the host, the process id and a token, so a forked process writes to a different file.
     """
 
     def __init__(self, run_dir: Location, process: str | None = None) -> None:
@@ -33,7 +33,7 @@ class EventLog:
     def log(self, event: str, **fields: Any) -> None:
         """Append ``{"time": ..., "event": ..., **fields}``, with the time in Unix seconds.
 
-        Infinity and nan become null, and objects that JSON cannot represent are converted to strings.
+        Infinity and NaN become null, and objects that JSON cannot represent are converted to strings.
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
         line = json.dumps({"time": time.time(), "event": event, **finite}, default=str)
@@ -43,7 +43,8 @@ class EventLog:
 
 @lru_cache(maxsize=64)
 def _file(folder: str, process: str) -> LineFile:
-    # All logs that write to a file share one `LineFile`: in object storage, two would overwrite each other's lines.
+    # All logs that write to the same file share one `LineFile`, because two `LineFile` objects would overwrite each
+    # other's lines in object storage.
     return LineFile(open_folder(folder), process)
 
 
@@ -55,7 +56,7 @@ def read_events(run_dir: Location) -> list[dict[str, Any]]:
     return sorted((event for event in events if event), key=lambda event: event["time"])
 
 
-#: The types of the fields that readers rely on. Every event has `time` and `event`.
+#: The types of the fields that readers rely on. Every event has `time` and `event`; the other fields are optional.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "time": (int, float),
     "event": str,

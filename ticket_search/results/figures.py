@@ -1,7 +1,7 @@
 """Declares all figures of a level, and how their values are computed.
 
-These lists determine the store's records, the rows and schemas of the tables, and the TensorBoard files. To add a
-figure, increase `SCHEMA_VERSION`, add a `Figure`, and add its line to ``docs/tables.md``.
+The lists in this module determine the store's records, the rows and schemas of the tables, and the TensorBoard files.
+To add a figure, increase `SCHEMA_VERSION`, add a `Figure`, and describe it in ``docs/tables.md``.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.tasks.metric import Metric
 
 #: Increase this number when a column is added, or when the name, type or meaning of a column changes. A reader of
-#: version n also reads all earlier versions.
+#: version n can also read tables of all earlier versions.
 SCHEMA_VERSION = 3
 
 Row = Mapping[str, Any]
@@ -24,11 +24,11 @@ class Column:
 
     Attributes:
         name: the name of the column.
-        type: the name of its Arrow type.
+        type: the name of the column's Arrow type.
         meaning: a one-line description, which ``docs/tables.md`` repeats.
         since: the schema version that added the column.
-        older: the value used for rows and store records of earlier versions.
-        older_as: the name of the column whose value is used for such rows instead of `older`.
+        older: the column's value in rows and store records that were written before the column existed.
+        older_as: the name of another column, whose value such rows take instead of `older`; empty if there is none.
         in_tensorboard: whether TensorBoard plots the column.
     """
 
@@ -43,11 +43,11 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A finished level, with everything that its figures are computed from.
+    """A finished level, with everything else that is needed to compute its figures.
 
     Attributes:
         level: the `lottery.level.Level`.
-        dense: the level of the dense network of the same trajectory.
+        dense: the fully trained dense network of the same trajectory (`Level.dense` of level 0).
         metric: the metric of the task.
         spec: the specification of the trajectory.
         tolerance: the tolerance of the search, in the metric's unit.
@@ -69,11 +69,11 @@ class Figure(Column):
     """A column whose value comes from a finished level.
 
     Attributes:
-        value: computes the value from a finished level. By default, the value is the level's figure of this name if the
-            store keeps the figure, and otherwise the level's attribute of this name.
-        stored: the names that the figure has or had in the store's records, the current name first; empty if the store
-            does not keep the figure.
-        of_controls: whether the table ``controls`` has the column too.
+        value: a function that computes the value from a finished level. If None, the value of a stored figure
+            is `level.figures[name]`, and the value of any other figure is the level's attribute `name`.
+        stored: the figure's names in the store's records: the current name, then the names that earlier versions used;
+            empty if the records do not contain the figure.
+        of_controls: whether the table ``controls`` also has the column.
     """
 
     value: Callable[[Finished], Any] | None = None
@@ -285,7 +285,8 @@ FIGURES = (
     Figure(
         name="torch_version",
         type="string",
-        meaning="version of PyTorch that trained the level; this and the next three are null for older levels",
+        meaning="version of PyTorch that trained the level; this column and the next three are null for levels of "
+        "older versions",
         since=3,
         stored=("torch_version",),
         of_controls=True,
@@ -340,7 +341,11 @@ def configuration(spec: TrajectorySpec) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveFigure(Column):
-    """A column of `curves`, computed from one evaluation (a ``Point`` of `training`) and the task's metric."""
+    """A column of `curves`.
+
+    Attributes:
+        value: a function that computes the value from an evaluation (a ``Point`` of `training`) and the task's metric.
+    """
 
     value: Callable[[Any, Metric], Any]
 
@@ -386,5 +391,5 @@ CURVE_FIGURES = (
 
 
 def stored_figures() -> list[Figure]:
-    """Return the figures that the store's records keep."""
+    """Return the figures that the store's records contain."""
     return [figure for figure in FIGURES if figure.stored]

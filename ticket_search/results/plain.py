@@ -1,4 +1,4 @@
-"""Converts the rows of a DataFrame to plain data."""
+"""Converts the rows of a DataFrame to JSON-serializable data."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as JSON-serializable data: Python numbers, and None for missing values."""
+    """Return the rows as dicts of Python objects, with None for missing values."""
     return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
 
 

@@ -33,10 +33,10 @@ class Results:
     Attributes:
         levels: one row per (trajectory, level).
         trajectories: one row per trajectory.
-        curves: one row per (trajectory, level, iteration) evaluated.
+        curves: one row per (trajectory, level, evaluated iteration).
         layers: one row per (trajectory, level, prunable tensor).
         controls: one row per (trajectory, level, control, draw).
-        early_bird: one row per (trajectory, iteration, earlier iteration) whose masks early-bird compared.
+        early_bird: one row per (trajectory, iteration, earlier iteration) of two masks that early-bird compared.
     """
 
     levels: pd.DataFrame
@@ -53,7 +53,8 @@ def load_results(run_dir: Location) -> Results:
     Files in a table's folder that the search did not write are ignored.
 
     Raises:
-        RunDirectoryError: `run_dir` is not a run directory, one of its files is damaged, or a newer version wrote it.
+        RunDirectoryError: `run_dir` is not a run directory, one of its files is damaged, or a newer version of this
+            package wrote it.
         StorageError: the files cannot be read.
     """
     folder = open_folder(run_dir)
@@ -66,7 +67,8 @@ def load_results(run_dir: Location) -> Results:
         if folder.read("search.yaml") is None:
             raise RunDirectoryError(f"{str(run_dir)!r} is not a run directory: {missing}")
         raise RunDirectoryError(f"{str(run_dir)!r} is damaged: {missing}; {_rebuilt_by(folder)}")
-    # The search writes `trajectories` last. If that table is read first, all levels that it counts already exist.
+    # The search writes `trajectories` last. This function reads that table first, so the other tables already contain
+    # all levels that it counts.
     order = ("trajectories", "levels", "layers", "curves", "controls", "early_bird")
     return Results(**{name: _empty(name) if name in absent else _read(folder, name) for name in order})
 
@@ -129,7 +131,7 @@ def _read_chunks(folder: Folder) -> list[pa.Table]:
 
 
 def _order(name: str, columns: list[str]) -> list[str]:
-    """Return the columns of a table in their current order, with the searched fields in place of `SEARCHED`."""
+    """Return the names of a table's columns in the declared order, with the searched fields in place of `SEARCHED`."""
     declared = [column.name for column in table_columns()[name]]
     place = declared.index(SEARCHED.name) if SEARCHED.name in declared else len(declared)
     searched = [column for column in columns if column not in declared]

@@ -19,7 +19,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "controls": ("trajectory_id", "level", "control", "draw"),
     "early_bird": ("trajectory_id", "iteration", "earlier_iteration"),
 }
-#: Tables that a directory of the first schema version may lack. Such a table is then treated as empty.
+#: Tables that a directory of the first schema version may lack. A missing table is then treated as empty.
 LATER_TABLES = ("controls", "early_bird")
 FIRST_VERSION = 1
 _VERSION = b"ticket_search.schema_version"
@@ -34,7 +34,7 @@ def schemas(space: Mapping[str, Domain]) -> dict[str, pa.Schema]:
 
 
 def _schema(columns: Sequence[Column], space: Mapping[str, Domain]) -> pa.Schema:
-    # A dict removes duplicates: a searched field, such as `model.name`, may also be a declared column.
+    # A dict removes duplicates: a searched field, such as `model.name`, may also have a declared column.
     fields = {field.name: field for each in columns for field in _fields_of(each, space)}
     return pa.schema(list(fields.values()), {_VERSION: str(SCHEMA_VERSION)})
 
@@ -71,7 +71,7 @@ def upgraded(table: pa.Table, schema: pa.Schema, later: Sequence[Column]) -> pa.
 
 
 def with_later_columns(table: pa.Table, later: Sequence[Column]) -> pa.Table:
-    """Add the later columns that a table lacks, filled with their values for older rows."""
+    """Add the later columns that a table lacks, with the values that `Column` defines for older rows."""
     for column in later:
         if column.name not in table.schema.names:
             type_ = _TYPES[column.type]
@@ -90,17 +90,20 @@ def configuration(space: Mapping[str, Domain]) -> list[pa.Field]:
 
 
 def column(name: str) -> str:
-    """Return the column of the searched field `name`.
+    """Return the name of the column for the searched field `name`.
 
-    The column is named after the field. Some fields of ``pruning`` have a column with a shorter name: the column of
-    ``pruning.pruning_rate`` is ``pruning_rate``.
+    Most columns have the same name as their field. The columns of some fields of ``pruning`` have a shorter name: the
+    column of ``pruning.pruning_rate`` is ``pruning_rate``.
     """
     short = dotted(name).removeprefix("pruning.")
     return short if short in _COLUMNS_OF_THEIR_OWN else name
 
 
 def is_json(field: pa.Field) -> bool:
-    """Return whether a column contains JSON text, as it does if the values of its field have different types."""
+    """Return whether a column contains JSON text.
+
+    It does if the values of its field are lists or have incompatible types.
+    """
     return bool(field.metadata and field.metadata.get(_ENCODING) == b"json")
 
 
@@ -122,7 +125,7 @@ def check_version(schema: pa.Schema, path: object) -> None:
     """
     version = (schema.metadata or {}).get(_VERSION)
     if version is None:
-        raise RunDirectoryError(f"{path} is not a table of ticket_search: its metadata have no schema version")
+        raise RunDirectoryError(f"{path} is not a table of ticket_search: its metadata has no schema version")
     if int(version) > SCHEMA_VERSION:
         raise RunDirectoryError(
             f"{path} has schema version {int(version)}, but this ticket_search reads at most {SCHEMA_VERSION}; upgrade "

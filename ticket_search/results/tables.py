@@ -42,7 +42,7 @@ REBUILD_FILE = "rebuild.json"
 
 
 class Table:
-    """The only writer of a table. Rows stay in memory until `flush`; full chunks are not kept in memory.
+    """The only writer of a table. New rows stay in memory until `flush`; full chunks are not kept in memory.
 
     Args:
         folder: the folder of the chunks, local or in object storage; created if missing.
@@ -82,7 +82,7 @@ class Table:
         self._length = 0
         self._places: dict[tuple[Any, ...], int] = {}  # for each key, the index of its first row in the table
         self._pending: dict[int, Mapping[str, Any]] = {}
-        # The number and the rows of the last chunk on disk, to which rows are added.
+        # The number and the rows of the last chunk on disk. New rows are added to this chunk until it is full.
         self._last = (0, schema.empty_table())
         self.version: int | None = None
         self._open(may_be_absent)
@@ -101,7 +101,7 @@ class Table:
             self._append(key, [row])
 
     def put_group(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows that share one key, all at once; do nothing if the table already has that key.
+        """Insert a group of rows that share one key. Do nothing if the table already has rows with that key.
 
         Raises:
             KeyError: a column of the key is missing.
@@ -120,7 +120,7 @@ class Table:
         self._pending.clear()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Flush the table, and yield all rows, or some of their columns, in order of insertion.
+        """Flush the table, and yield all rows in order of insertion, with all columns or only the given ones.
 
         Only one chunk is in memory at a time.
         """
@@ -159,7 +159,7 @@ class Table:
                 self._save(chunk, self._read(chunk))
 
     def _mended(self, chunk: int) -> pa.Table:
-        """Return a chunk. If it is damaged or missing, replace it with an empty one; a damaged file is kept aside."""
+        """Return a chunk. If it is damaged or missing, replace it with an empty chunk, and keep the damaged file."""
         name = chunk_name(chunk)
         path, data = self._folder.place(name), self._folder.read(name)
         try:
@@ -178,7 +178,10 @@ class Table:
         return empty
 
     def _index(self, keys: pa.Table) -> None:
-        """Add the keys of the next chunk to the index. The rows of a group are adjacent."""
+        """Add the keys of the next chunk to the index.
+
+        The index needs only the first row of each group, because the rows of a group are adjacent.
+        """
         places = pa.table({**dict(zip(self._key, keys.columns, strict=True)), "": np.arange(len(keys)) + self._length})
         firsts = places.group_by(list(self._key), use_threads=False).aggregate([("", "min")])
         columns = [firsts.column(name).to_pylist() for name in self._key]
@@ -217,7 +220,7 @@ class Table:
         return bisect_right(self._starts, place) - 1
 
     def _write(self, chunk: int, places: Sequence[int]) -> None:
-        """Write a chunk, and replace or extend its rows with the pending rows at `places`, which are ascending."""
+        """Replace or extend the rows of a chunk with the pending rows at `places` (ascending), and write the chunk."""
         last, grown = self._last
         old = grown if chunk == last else self._read(chunk) if chunk < last else self._schema.empty_table()
         new = pa.Table.from_pylist([self._pending[place] for place in places], schema=self._schema)
@@ -236,7 +239,7 @@ class Table:
         path = self._folder.place(chunk_name(chunk))
         data = self._folder.read(chunk_name(chunk))
         if data is None:
-            raise RunDirectoryError(f"{path} is missing: it was removed, but not by the search")
+            raise RunDirectoryError(f"{path} is missing, and the search did not remove it")
         try:
             if columns is None or read_schema(data) != self._schema:
                 table = self._upgraded(read_chunk(data), path)
@@ -259,9 +262,9 @@ class Tables:
 
     Args:
         run_dir: the run directory, local or in object storage.
-        space: the search space: the domain of each field, by name.
+        space: the domain of each field of the search space, by name.
         say: receives a line about each chunk or table that is damaged or missing.
-        has_begun: whether the search has run before, so that a missing table must have been removed.
+        has_begun: whether the search has run before. If so, a missing table must have been removed.
 
     Attributes:
         must_be_rebuilt: whether the tables must be rebuilt because a chunk or table was damaged or removed. The damage
@@ -303,14 +306,14 @@ class Tables:
         self.early_bird = table("early_bird", ("trajectory_id",), is_later=is_first)
 
     def flush(self) -> None:
-        """Write all tables, in an order in which no row refers to a row not yet written."""
+        """Write all tables, each after the tables to which its rows refer."""
         for table in (self.curves, self.layers, self.controls, self.early_bird, self.levels, self.trajectories):
             table.flush()
 
     def note_damage(self, notice: str) -> None:
         """Record that rows were lost and must be rebuilt, and tell the user. A call to `rebuilt` clears the record."""
         # Write the marker first: if this process is killed before the rebuild is complete, the next process to open the
-        # tables starts it again.
+        # tables starts the rebuild again.
         self._folder.write(REBUILD_FILE, json.dumps({"time": time.time(), "reason": notice}).encode())
         self.must_be_rebuilt = True
         self._say(notice)

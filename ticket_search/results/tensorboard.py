@@ -19,13 +19,13 @@ _METRICS = ("score", "sparsest_matching_density")
 
 
 class TensorBoardWriter:
-    """Writes one subfolder of `folder` per trajectory, whenever `flush` is called.
+    """Writes the files of each trajectory to a subfolder of `folder`, whenever `flush` is called.
 
-    A writer keeps no file open and has no threads. The caller must add each level and each trajectory only once.
+    A writer keeps no file open and starts no threads. The caller must add each level and each trajectory only once.
 
     Args:
         folder: the folder ``tensorboard/`` of the run directory.
-        space: the search space: the domain of each field, by name.
+        space: the domain of each field of the search space, by name.
     """
 
     def __init__(self, folder: Location, space: Mapping[str, Domain]) -> None:

@@ -120,7 +120,7 @@ def check_same_search(run_dir: Folder, spec: SearchSpec) -> None:
 
 def _is_empty(run_dir: Folder) -> bool:
     if isinstance(run_dir, LocalFolder):
-        # Ignore what is left of a process that was killed soon after its start: its lock and a partial file.
+        # Ignore the lock and the partial file that a process leaves behind if it is killed soon after its start.
         names = [path.name for path in run_dir.path.iterdir()] if run_dir.path.is_dir() else []
         return all(name == LOCKS or (name.startswith(".") and name.endswith(".partial")) for name in names)
     return all(file.name.startswith(f"{LOCKS}/") for file in run_dir.files(recursive=True))
@@ -130,7 +130,7 @@ def check_writable(folder: Folder) -> None:
     """Check that a folder can be written to, without leaving files in it.
 
     Raises:
-        RunDirectoryError: it cannot be written to; the message quotes the folder and the system's reason.
+        RunDirectoryError: the folder cannot be written to; the message quotes the folder and the system's reason.
     """
     if isinstance(folder, LocalFolder):
         missing = missing_folders(folder)
@@ -172,14 +172,14 @@ def empty(run_dir: Folder) -> None:
 
 @contextmanager
 def locked(run_dir: Folder, say: Callable[[str], None] = lambda notice: None) -> Iterator[Lease]:
-    """Lock a run directory until the block ends. Unlike `hold`, this does not write the search into it.
+    """Lock a run directory until the block ends. Unlike `hold`, this does not write the search into the directory.
 
     Args:
         run_dir: the directory.
         say: receives notices about the lock.
 
     Raises:
-        RunDirectoryError: another process is running the directory; the message says which.
+        RunDirectoryError: another process holds the lock; the message says which process.
     """
     with _acquire(run_dir, say) as lease:
         for owner in lease.broken:
@@ -197,8 +197,8 @@ def hold(
 ) -> Iterator[Hold]:
     """Lock a run directory until the block ends, and write the search into it.
 
-    The lock of a dead process is broken: at once if the process was on this machine, and otherwise once it has not been
-    renewed for a minute.
+    The lock of a dead process is broken: at once if the process was on this machine, and otherwise once the lock has
+    not been renewed for a minute.
 
     Args:
         run_dir: the directory.
@@ -207,13 +207,13 @@ def hold(
         engine: the engine to record in `Run`; None keeps the recorded engine.
 
     Raises:
-        RunDirectoryError: another process is running the directory (the message says which), or the directory now
+        RunDirectoryError: another process holds the lock (the message says which process), or the directory now
             contains a different search.
     """
     with locked(run_dir, say) as lease:
         data = run_dir.read(SPEC_FILE)
         before = None if data is None else _check_identity(run_dir, spec)
-        # Write this file first, because a later `run` would refuse a directory with other files but without this one.
+        # Write this file first, because a later `run` would refuse a directory that contains files but no search.
         run_dir.write(SPEC_FILE, spec.to_yaml().encode())
         noted = read_run(run_dir)
         run = noted or Run(run_id=uuid4().hex, created=time.time(), version=ticket_search.__version__)
@@ -226,18 +226,18 @@ def hold(
 
 
 def held_by(run_dir: Folder) -> Owner | None:
-    """Return the process that is running the directory, as far as a single listing can tell; None if there is none."""
+    """Return the process that holds the lock, as far as a single listing of files can tell; None if there is none."""
     return Leases(run_dir / LOCKS).owner(_LOCK)
 
 
 def request_stop(run_dir: Folder) -> Owner:
-    """Ask the process that is running a directory to stop after the levels that are now being trained.
+    """Ask the process that is running a search to stop after the levels that are now being trained.
 
     Returns:
         The process that was asked to stop.
 
     Raises:
-        RunDirectoryError: the directory is not a run directory, or no process is running it.
+        RunDirectoryError: the directory is not a run directory, or no process is running its search.
     """
     read_spec(run_dir)
     owner = held_by(run_dir)
@@ -248,7 +248,7 @@ def request_stop(run_dir: Folder) -> Owner:
 
 
 def is_stop_requested(run_dir: Folder) -> bool:
-    """Return whether the process that is running the directory has been asked to stop."""
+    """Return whether the process that is running the search has been asked to stop."""
     return run_dir.read(_STOP_FILE) is not None
 
 
@@ -263,9 +263,10 @@ def _acquire(run_dir: Folder, say: Callable[[str], None]) -> Lease:
     started = time.monotonic()
     waiting, tries = False, 0
     while isinstance(lease := leases.try_acquire(_LOCK), Owner):
-        # An owner on this machine is certainly alive. For one on another machine, wait until its lock would expire.
+        # An owner on this machine is certainly alive. If the owner is on another machine, wait until its lock
+        # would have expired.
         tries += 1
-        if lease.is_here and tries < _TRIES:  # if two processes start together, both may withdraw: try again
+        if lease.is_here and tries < _TRIES:  # two processes that start together may both withdraw, so try again
             time.sleep(random.uniform(0.02, 0.2))
             continue
         if lease.is_here or time.monotonic() - started > 1.5 * EXPIRY_SECONDS:

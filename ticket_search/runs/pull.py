@@ -14,10 +14,10 @@ from ticket_search.runs.directory import COPIES, LOCKS, RUN_FILE, SPEC_FILE, che
 from ticket_search.storage.folder import File, Folder, open_folder
 from ticket_search.storage.local import LocalFolder
 
-#: Folders that are needed only to resume a search. They are skipped at every depth, since a confirmation is a search
-#: within the directory of another search.
+#: Folders that contain no results. They are skipped at every depth, because a run directory may contain the run
+#: directory of its confirmation.
 _LEFT_BEHIND = ("store", LOCKS, COPIES)
-#: The number of files to read at a time, since object storage takes tens of milliseconds even for a small file.
+#: The number of files to read concurrently. Reading even a small file from object storage takes tens of milliseconds.
 _READERS = 16
 _ON_A_HOST = re.compile(r"[^/\s:]+:.+")
 
@@ -50,7 +50,8 @@ def pull(source: str, directory: Path) -> Pulled:
         The numbers of copied and unchanged files, and the size of the copied files.
 
     Raises:
-        RunDirectoryError: `source` is not a run directory, or `directory` is not empty and not a copy of it.
+        RunDirectoryError: `source` is not a run directory, or `directory` cannot be written to, or is neither empty nor
+            a copy of the same search.
         SpecError: `source` or `directory` cannot be a folder.
         StorageError: the source cannot be reached or read.
     """
@@ -75,7 +76,7 @@ def _check(copy: LocalFolder, original: Folder, source: str) -> None:
     """Check that a directory is empty or a copy of the same search.
 
     Raises:
-        RunDirectoryError: it is neither.
+        RunDirectoryError: the directory is neither, or cannot be written to.
     """
     if copy.path.exists() and not copy.path.is_dir():
         raise RunDirectoryError(f"{str(copy)!r} is not a directory; give another directory")
@@ -87,7 +88,10 @@ def _check(copy: LocalFolder, original: Folder, source: str) -> None:
 
 
 def _identity(folder: Folder) -> object:
-    """Return the identity of a run, or the search if the directory is older and has no `run.json`."""
+    """Return the identity of the run in a directory.
+
+    Directories of earlier versions have no ``run.json``. For them, return the content of ``search.yaml``.
+    """
     return read_run(folder) or folder.read(SPEC_FILE)
 
 
@@ -106,12 +110,12 @@ def _is_copied(file: File, directory: Path) -> bool:
 
 
 def _copy(folder: Folder, directory: Path, file: File) -> int | None:
-    """Copy a file, and return its size, or None if it was removed after the listing."""
+    """Copy a file and return its size; return None if the file was removed after the listing."""
     data = folder.read(file.name)
     if data is None:
         return None
     LocalFolder(directory).write(file.name, data)
-    if len(data) == file.size:  # otherwise it was replaced after the listing, and the next pull copies it again
+    if len(data) == file.size:  # otherwise the file was replaced after the listing, and the next pull copies it again
         os.utime(directory / file.name, ns=(file.modified, file.modified))
     return len(data)
 

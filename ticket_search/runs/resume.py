@@ -1,4 +1,4 @@
-"""Applies new settings to a search that is being resumed, and checks that these settings may change."""
+"""Applies new settings to a search that is being resumed, and checks that a resumed search may change them."""
 
 from collections.abc import Iterable
 
@@ -39,7 +39,7 @@ def resumed(run_dir: Folder, trials: int | None = None, settings: tuple[str, ...
         raise another
     old, new = before.search.trials, spec.search.trials
     if old is not None and new is not None and new < old:
-        raise SpecError(f"--trials {new} is less than the {old} of the search; give at least {old}")
+        raise SpecError(f"--trials {new} is less than the search's {old} trials; give at least {old}")
     return spec
 
 

@@ -15,13 +15,13 @@ SEARCHES = "searches"
 
 
 def note_of(run_dir: Folder, run_id: str) -> str:
-    """Return the name of the note by which a level store records that a search uses it."""
-    location = digest(str(run_dir))[:8]  # a copy of the run directory has the same run id but needs a note of its own
+    """Return the name of a search's note in the level store that the search uses."""
+    location = digest(str(run_dir))[:8]  # a copy of the run directory has the same run id but needs a separate note
     return f"{SEARCHES}/{run_id}.{location}.json"
 
 
 def notes_folder(store: Folder) -> list[Path]:
-    """Return a list with the folder of the notes, or an empty list in object storage, which has no folders."""
+    """Return the local folder of a store's notes in a list, which is empty if the store is in object storage."""
     return [store.path / SEARCHES] if isinstance(store, LocalFolder) else []
 
 

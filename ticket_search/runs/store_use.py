@@ -31,7 +31,7 @@ _CHECKPOINTS, _DAMAGED, _LEASES = "checkpoints", "damaged", "leases"
 _OLD_SECONDS = 3600.0
 _UNKNOWN = "of no search"
 _KINDS = ("levels", "rewind weights", "tickets", "copies", _CHECKPOINTS, _DAMAGED, _UNKNOWN)
-#: The names of a store's files. Other files do not belong to the store and are never removed.
+#: Matches the names of a store's files. Files with other names do not belong to the store and are never removed.
 _FILE = re.compile(
     rf"([0-9a-f]{{2}})/\1[0-9a-f]{{30}}\.safetensors|{_CHECKPOINTS}/[0-9a-f]{{32}}\.safetensors"
     rf"|{_DAMAGED}/[0-9a-f]{{32}}\.safetensors\.\d+"
@@ -64,19 +64,19 @@ class StoreUse:
 
 
 def register(store: Folder, run_dir: Folder, run: Run, spec: SearchSpec) -> None:
-    """Record, as a note in a level store, that a search uses the store."""
+    """Write a note in a level store to record that a search uses the store."""
     note = {"run_dir": str(run_dir), "name": spec.name}
     store.write(note_of(run_dir, run.run_id), json.dumps(note).encode())
 
 
 def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = False) -> StoreUse:
-    """Determine which files of a store its searches need.
+    """Determine which files of a store are needed by the searches that use it.
 
     Args:
         directory: a run directory or a store.
-        best: selects tickets (``trajectory_id``, ``level``) from a search's tables. Trajectories that have ended then
-            need only the entries of these tickets; if None, they need all their levels.
-        forget_gone: whether to assume that searches need nothing if they are no longer at their location.
+        best: a function that selects tickets (``trajectory_id``, ``level``) from a search's tables. A trajectory that
+            has ended then needs only the entries that its selected tickets depend on. If None, it needs all its levels.
+        forget_gone: whether to assume that nothing is needed by the searches that are no longer at their location.
 
     Raises:
         RunDirectoryError: `directory` is neither a run directory nor a store, one of the store's searches is running,
@@ -173,7 +173,7 @@ def _is_store_of(run_dir: Folder, store: Folder) -> bool:
 
 
 def _notes(store: Folder) -> dict[str, str]:
-    """Return the run id of each search that has a note in a store, by its run directory."""
+    """Return the run ids of the searches that have a note in a store, by the location of their run directory."""
     notes = {}
     for file in (store / SEARCHES).files():
         if not re.fullmatch(r"[0-9a-f]{32}\.[0-9a-f]{8}\.json", file.name):

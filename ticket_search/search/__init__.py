@@ -1,1 +1,1 @@
-"""Choose trajectories to run, record their results and stop them early. This package imports Optuna but not Ray."""
+"""Chooses trajectories to run, records their results and stops them early. This package imports Optuna but not Ray."""

@@ -52,7 +52,8 @@ class SearchDriver:
         listener: called whenever a trajectory ends, with the progress and the trajectory's row of `trajectories`.
         say: receives lines of text for the user.
         is_asked_to_stop: returns whether the search should stop; called every few seconds.
-        guard: called before anything is written; raises an error if this process has lost its claim on the directory.
+        guard: called before the tables or the record of suggestions are written; raises an error if this process has
+            lost its claim on the run directory.
 
     Attributes:
         spec: the search.
@@ -109,11 +110,11 @@ class SearchDriver:
 
     @property
     def is_ending(self) -> bool:
-        """Whether no more trajectories are handed out, because the search was asked to stop or cannot continue."""
+        """Whether the search hands out no more trajectories, because it was asked to stop or cannot continue."""
         return self.progress.stopped or self.halted is not None
 
     def next(self) -> Suggestion | None:
-        """Return the next trajectory to run, after recording it; None if there is none or the search is ending."""
+        """Record the next trajectory and return it; return None if there is none or the search is ending."""
         while not self.is_ending and (suggestion := self._waiting.pop(0) if self._waiting else self._drawn()):
             self._running[suggestion.number] = self._trajectory_row(suggestion)
             self._tables.trajectories.put(self._running[suggestion.number])
@@ -182,7 +183,7 @@ class SearchDriver:
         """Take back a trajectory whose worker died, to hand it out again.
 
         Returns:
-            False if its workers have died more than `max_failures` times, in which case it is not taken back.
+            Whether the trajectory was taken back. It is not if its workers have died more than `max_failures` times.
         """
         self._deaths[number] += 1
         if self._deaths[number] > self.spec.search.max_failures:
@@ -232,7 +233,7 @@ class SearchDriver:
         self._flush_after = now + max(_FLUSH_SECONDS, _FLUSH_SHARE * (now - started))
 
     def _drawn(self) -> Suggestion | None:
-        """Draw a new suggestion and record it before it is handed out; None if there is none left."""
+        """Draw and record a new suggestion; return None if there are none left."""
         if self.progress.exhausted:
             return None
         if self.progress.trials is not None and len(self._suggestions) >= self.progress.trials:

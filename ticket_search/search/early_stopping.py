@@ -1,4 +1,4 @@
-"""Decide which trajectories to stop.
+"""Decides which trajectories to stop.
 
 Tickets are compared at equal compression, because the same level is sparser at a higher pruning rate.
 """
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class _Courses:
-    """The results of trajectories so far, as arrays with a row for each trajectory and a column for each level.
+    """The results of all trajectories so far.
 
-    Arrays make it fast to compare thousands of trajectories.
+    They are kept in arrays with one row per trajectory and one column per level, so that comparing thousands of
+    trajectories is fast.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class _Courses:
         self._levels = np.zeros(0, dtype=np.int64)
         # log2 of the compression: ascending within a row, and infinity beyond the row's last level.
         self._log_compression = np.full((0, 1), np.inf)
-        # By how much the ticket's validation metric is better than its dense network's; negative if it is worse.
+        # How much better the validation metric of a ticket is than that of its dense network; negative if it is worse.
         self._gap = np.zeros((0, 1))
 
     def add(self, trajectory_id: str, log_compression: float, gap: float) -> None:
@@ -44,9 +45,13 @@ class _Courses:
         return found
 
     def gaps_at(self, log_compression: float, *, without: str) -> "npt.NDArray[np.float64]":
-        """Return the gaps, at a given compression, of all other trajectories that have reached it.
+        """Return the gaps of all other trajectories at a given compression, if they have reached it.
 
         Between two levels of a trajectory, the gap is interpolated linearly.
+
+        Args:
+            log_compression: log2 of the compression.
+            without: the id of the trajectory whose own gap is left out.
         """
         count = len(self._rows)
         x, y = self._log_compression[:count], self._gap[:count]
@@ -82,7 +87,7 @@ class EarlyStopping:
     """Observes all trajectories of a search, and decides which to stop.
 
     Args:
-        spec: the rules; None never stops a trajectory.
+        spec: the rules; if None, no trajectory is stopped.
         tolerance: how much worse than its dense network a matching ticket may be; see `SearchSettings`.
     """
 
@@ -90,7 +95,8 @@ class EarlyStopping:
         self._spec = spec
         self._tolerance = tolerance
         self._courses = _Courses()
-        self._unmatched: dict[str, int] = {}  # how many of a trajectory's latest levels in a row clearly do not match
+        # For each trajectory, the number of consecutive levels, up to its latest, that clearly do not match.
+        self._unmatched: dict[str, int] = {}
 
     def observe(
         self, trajectory_id: str, *, compression: float, value: float, dense: float, metric: Metric

@@ -16,7 +16,7 @@ class FreePoints:
     A space may have millions of points, so only the positions of taken points are stored.
 
     Args:
-        space: the domain of each field, by name; every range must be finite.
+        space: the domain of each field, by name; every range must have finitely many values.
         seeds: the number of seeds with which each point is run.
     """
 
@@ -39,8 +39,8 @@ class FreePoints:
         return math.prod(self._sizes.values()) - len(self._taken)
 
     def point(self, number: int) -> dict[str, Any]:
-        """Return free point `number`, from 0 to `count` - 1."""
-        # Before the n-th taken position, there are `taken[n] - n` free ones.
+        """Return the free point with the given number, from 0 to `count` - 1."""
+        # The number of free positions before `taken[n]` is `taken[n] - n`.
         place = number + bisect_right(range(len(self._taken)), number, key=lambda n: self._taken[n] - n)
         values = {}
         for name, domain in reversed(list(self._space.items())):
@@ -49,7 +49,7 @@ class FreePoints:
         return {name: values[name] for name in self._space}
 
     def note_run(self, values: Mapping[str, Any]) -> None:
-        """Record that a point is run with one more seed; after the last seed, the point is taken."""
+        """Record that a point is run with one more seed. After the last seed, the point is no longer free."""
         place = self._place(values)
         self._runs[place] += 1
         if self._runs[place] == self._seeds:

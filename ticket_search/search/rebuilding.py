@@ -1,4 +1,4 @@
-"""Determine how trajectories ended before a table was damaged, so that their replays end in the same way."""
+"""Determines how trajectories ended before a table was damaged, so that their replays end in the same way."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ticket_search.storage.folder import Folder
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """A trajectory that had completed, diverged or been stopped.
+    """A trajectory that had completed, diverged or been stopped before a table was damaged.
 
     Attributes:
         stop_after: the number of levels after which the trajectory was stopped; None if it ended by itself.
@@ -28,11 +28,11 @@ class Settled:
 def settled_before(run_dir: Folder, trajectories: Mapping[str, Row]) -> dict[str, Settled]:
     """Return the trajectories that need no further training, by id.
 
-    Early stopping compares a trajectory with those that ended before it, but replays end in a different order. If
-    early stopping were to decide again, it might let a stopped trajectory train further levels.
+    Early stopping compares a trajectory with the levels that have finished so far, but replayed levels finish in a
+    different order. If early stopping were to decide again, it might let a stopped trajectory train further levels.
 
     Args:
-        run_dir: the run directory, whose events are read because the row of a trajectory may have been lost.
+        run_dir: the run directory, whose events are read because the rows of some trajectories may have been lost.
         trajectories: the remaining rows of the table `trajectories`, by id.
     """
     settled: dict[str, Settled] = {}

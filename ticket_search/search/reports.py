@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 Row = dict[str, Any]
 Status = Literal["completed", "stopped", "diverged", "failed"]
-#: The final statuses. A resumed search runs only failed trajectories again.
+#: The statuses of trajectories that a resumed search does not run again. It does run failed trajectories again.
 SETTLED: tuple[Status, ...] = ("completed", "stopped", "diverged")
 ENDED: tuple[Status, ...] = (*SETTLED, "failed")
 
@@ -39,7 +39,7 @@ class EndReport:
     Attributes:
         status: how the trajectory ended.
         reason: why the trajectory ended, in one line; None if it completed.
-        error: the traceback of a failure, or what the last worker printed; None if there is nothing more than `reason`.
+        error: the traceback of a failure, or what the last worker printed; None if there is nothing to add to `reason`.
     """
 
     status: Status

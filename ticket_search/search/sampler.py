@@ -1,4 +1,4 @@
-"""Choose the next point of the space with Optuna. Seeds are spread evenly and are not modeled."""
+"""Chooses the next point of the space with Optuna. Optuna does not choose the seeds; they are used equally often."""
 
 import json
 import math
@@ -26,8 +26,8 @@ from ticket_search.errors import SpecError
 from ticket_search.search.free_points import FreePoints
 from ticket_search.search.suggestions import Suggestion
 
-#: The number of points to request from Optuna before drawing a free point at random, if Optuna keeps proposing points
-#: that have already been run.
+#: The number of points to request from Optuna. If all of them have already been run with every seed, a free point is
+#: drawn at random instead.
 _ATTEMPTS = 20
 #: The score of a trajectory whose level 0 diverged.
 _WORST_SCORE = -1.0
@@ -38,9 +38,9 @@ class Outcome:
     """The outcome of a trajectory that has ended, for the sampler.
 
     Attributes:
-        failed: whether it failed, in which case the outcome says nothing about its point.
+        failed: whether the trajectory failed, in which case its outcome says nothing about its point.
         score: log2 of the highest compression at which the ticket matches; None if level 0 diverged.
-        merit: the validation metric of that ticket, negated if lower is better.
+        merit: the validation metric of that ticket, negated if lower is better; None if level 0 diverged.
     """
 
     failed: bool = False
@@ -88,7 +88,7 @@ class Sampler:
             self.study.tell(self._trials[suggestion.number], self._objectives(outcome))
 
     def replay(self, suggestion: Suggestion, outcome: Outcome | None) -> None:
-        """Add a suggestion from an earlier process, with its outcome: None if its trajectory has not ended."""
+        """Add a suggestion from an earlier process and its outcome, which is None if the trajectory has not ended."""
         self._add(suggestion)
         self._note(suggestion)
         if outcome is not None:
@@ -136,7 +136,7 @@ class Sampler:
                 self._trials[self._next] = trial.number
                 state = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
                 return self._suggestion(values, seed, state)
-            # The point has been run with every seed, and the study already has the results.
+            # The point has been run with every seed, and the study already contains the results: discard this trial.
             self.study.tell(trial, state=TrialState.FAIL)
         return self._random_free_point()
 
@@ -155,7 +155,7 @@ class Sampler:
         return None
 
     def _free_seed(self, values: Mapping[str, Any]) -> int | None:
-        """Return the least used of the seeds that this point has not been run with; None if there is none."""
+        """Return the least-used seed with which this point has not been run; None if there is none."""
         free = [s for s in self._spec.seeds if self._id_at(values, s) not in self._used]
         return min(free, key=lambda seed: self._seed_uses[seed], default=None)
 
@@ -169,7 +169,7 @@ class Sampler:
         )
 
     def _id_at(self, values: Mapping[str, Any], seed: int) -> str:
-        """Return the id of the trajectory at a point with a seed; cached, because computing it is slow."""
+        """Return the id of the trajectory at a point with a seed. Ids are cached, because computing them is slow."""
         key = json.dumps([self._encode(values), seed])
         if key not in self._ids:
             try:
@@ -191,8 +191,8 @@ class Sampler:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             match self._spec.search.sampler:
                 case "tpe":
-                    # With a constant liar, running trials count as bad ones, so that parallel draws differ. A third
-                    # of the trials, but at most Optuna's default of 10, are drawn at random first.
+                    # With a constant liar, running trials count as bad ones, so that parallel draws differ. The first
+                    # third of the trials, but at most 10 (Optuna's default), are drawn at random.
                     startup = max(1, min(10, trials // 3))
                     return optuna.samplers.TPESampler(
                         n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed

@@ -1,4 +1,4 @@
-"""The record of suggestions. Each suggestion is written to storage before it runs, so that a crash cannot lose it."""
+"""The record of suggestions. Each suggestion is stored before its trajectory runs, so that a crash cannot lose it."""
 
 import json
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ class SuggestionRecord:
         """
         found = next((s for s in self.read() if s.trajectory_id == trajectory_id), None)
         if found is None:
-            raise self.damaged(f"it lacks the trajectory {trajectory_id!r} of the tables")
+            raise self.damaged(f"it lacks the trajectory {trajectory_id!r}, which is in the tables")
         return found
 
     def damaged(self, reason: object) -> RunDirectoryError:

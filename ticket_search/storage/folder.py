@@ -13,7 +13,7 @@ from ticket_search.errors import SpecError
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file of a folder.
+    """A file in a folder.
 
     Attributes:
         name: the name relative to the folder, with ``/`` between its parts.
@@ -26,15 +26,16 @@ class File:
     modified: int
 
 
-#: The content of a file, whole or as parts in order. Joining the parts of a level store entry would copy gigabytes.
+#: The content of a file, as one `bytes` object or as a sequence of parts. An entry of the level store is written in
+#: parts, because joining them would copy gigabytes.
 Content = bytes | Sequence[bytes | memoryview]
 
 
 class Folder(ABC):
     """A folder whose files are replaced atomically. It need not exist: writing a file creates it.
 
-    Names are relative to the folder and may have several parts, ``a/b``. Every method raises a
-    `StorageError`, which names the file, if the disk or the server refuses the request, is full, or cannot be reached.
+    Names are relative to the folder and may have several parts, such as ``a/b``. Every method raises a
+    `StorageError` that names the file if the disk or the server refuses the request, is full, or cannot be reached.
     """
 
     #: Whether files can grow. If not, `append` is not implemented.
@@ -46,7 +47,7 @@ class Folder(ABC):
 
     @abstractmethod
     def __str__(self) -> str:
-        """Return the absolute location, from which `open_folder` opens the folder on any machine that can access it."""
+        """Return the absolute location, which `open_folder` accepts on any machine that can access the folder."""
 
     @abstractmethod
     def place(self, name: str) -> str:
@@ -58,7 +59,7 @@ class Folder(ABC):
 
     @abstractmethod
     def write(self, name: str, data: Content) -> None:
-        """Replace a file. Readers see the old or the new content, never a part of it, even after a power failure."""
+        """Create or replace a file. Readers see the whole old or the whole new content, even after a power failure."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -66,24 +67,38 @@ class Folder(ABC):
 
     @abstractmethod
     def files(self, *, recursive: bool = False) -> list[File]:
-        """List the files in the folder and, if `recursive`, its subfolders, sorted by name, without partial files."""
+        """List the files in the folder, sorted by name. Partial files are left out.
+
+        Args:
+            recursive: whether to include the files in subfolders.
+        """
 
     @abstractmethod
     def folders(self) -> list[str]:
-        """Return the names of the direct subfolders, without hidden ones."""
+        """Return the names of the direct subfolders, except hidden ones."""
 
     @abstractmethod
     def parquet(self) -> dict[str, Any]:
         """Return the keyword arguments that make pandas or pyarrow read this folder: ``path`` and ``filesystem``."""
 
     def append(self, name: str, data: bytes, *, durable: bool = False) -> None:
-        """Append to a file that has a single writer. If `durable`, return once the data is safe from power failures."""
+        """Append to a file that has a single writer.
+
+        Args:
+            name: the name of the file.
+            data: the data to append.
+            durable: whether to return only once the data would survive a power failure.
+        """
         raise NotImplementedError
 
     def sweep(self, name: str = "", *, older_than_seconds: float = 0.0) -> None:  # noqa: B027  (nothing to sweep remotely)
-        """Remove partial files left by killed writers: those of one file, or of all files directly in the folder.
+        """Remove the partial files that killed writers left behind.
 
         Call this only as the single writer, or with an age at which no write can still be in progress.
+
+        Args:
+            name: the file whose partial files are removed; "" means all files directly in the folder.
+            older_than_seconds: the minimum age of the partial files to remove.
         """
 
     def remove_all(self) -> None:
@@ -131,7 +146,7 @@ def _check_path(text: str) -> None:
     reason = ""
     try:
         Path(text).stat()
-    except ValueError:  # the message of this error depends on the version of Python
+    except ValueError:  # this error's own message differs between versions of Python
         reason = "it contains a NUL character"
     except OSError as error:
         # If a parent folder is missing, `stat` reports the missing folder, even if a name is too long.
@@ -154,6 +169,6 @@ def is_remote(location: str) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error's text on one line, without the path, which the message already quotes."""
+    """Return an error's text on one line, without the path, because the caller's message already quotes the path."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())

@@ -1,13 +1,13 @@
-"""Claims on any storage: one process at a time holds a name, and a claim does not outlive its process.
+"""Claims on names, in any kind of storage. A name is held by one process at a time, and only while the process lives.
 
 To claim a name, a process writes a file with a random suffix and then lists the folder. If its file is the only one,
-the process holds the name; otherwise it withdraws. If two processes claim a name, the one that writes later sees the
-file of the other, so at most one of them holds the name. This needs no lock service and no conditional write, only
-listings that show all completed writes. A dead owner's file is removed by its unique name, so two processes that break
-the same claim cannot remove a third process's new claim.
+the process holds the name; otherwise it withdraws. If two processes claim a name, the process that writes later sees
+the other's file and withdraws, so at most one of them holds the name. This needs no lock service and no conditional
+write, only listings that show all completed writes. A dead owner's file is removed by its unique name, so two processes
+that break the same claim cannot remove a third process's new claim.
 
 An owner is dead if its process has ended (checked on the same machine), or if its heartbeat has not changed for
-`EXPIRY_SECONDS` by the clock of the process that watches it. Clocks are never compared between machines.
+`EXPIRY_SECONDS` by the clock of the process that watches it. The clocks of different machines may disagree.
 """
 
 import json
@@ -31,8 +31,8 @@ HEARTBEAT_SECONDS = 15.0
 #: The time in seconds after which a claim expires if its heartbeat has not changed.
 EXPIRY_SECONDS = 60.0
 _LONG_AGO_SECONDS = 600
-#: The files of the claims that this process is making or holds. A file of this process that is not among them belongs
-#: to a released claim whose file could not be removed.
+#: The files of the claims that this process is making or holds. If another file names this process as its owner, that
+#: claim was released, but its file could not be removed.
 _held: set[str] = set()
 
 
@@ -41,11 +41,12 @@ class Owner:
     """The process that holds a claim.
 
     Attributes:
-        host: the name of its machine, for messages.
+        host: the name of the process's machine, for messages.
         machine: an id of the machine, which changes at every boot and differs between containers.
         pid: the process id.
-        started: when the process started, in clock ticks since boot, because process ids are reused; 0 if unknown.
-        since: when it made the claim, in Unix seconds by its own clock, for messages.
+        started: when the process started, in clock ticks since boot; 0 if unknown. It is needed because process ids are
+            reused.
+        since: when the process made the claim, in Unix seconds by its machine's clock, for messages.
     """
 
     host: str
@@ -56,7 +57,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether the process is on this machine, so that its end can be noticed at once."""
+        """Whether the process is on this machine, where its end can be noticed at once."""
         return self.machine == _machine()
 
     def __str__(self) -> str:
@@ -68,14 +69,15 @@ class Owner:
 class _Claim:
     file: str
     modified: int
-    owner: Owner | None  # None if the claim is unreadable, so that only its heartbeat shows whether the owner is alive
+    #: None if the claim is unreadable. In that case, only its heartbeat shows whether the owner is alive.
+    owner: Owner | None
 
 
 class Leases:
     """The claims in a folder.
 
     Args:
-        folder: the folder of the claims, which contains no other files.
+        folder: the folder of the claims, which must contain no other files.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -86,26 +88,26 @@ class Leases:
     def owner(self, name: str) -> Owner | None:
         """Return the current owner of a name, as far as a single listing can tell; None if there is none.
 
-        Heartbeats older than ten minutes count as expired, which assumes that clocks differ by less than that. Use this
-        only for messages.
+        Heartbeats older than ten minutes count as expired, which assumes that clocks differ by less than that. The
+        answer may therefore be wrong; only `try_acquire` is reliable.
         """
         recent = time.time_ns() - _LONG_AGO_SECONDS * 10**9
         alive = (claim for claim in self._claims(name) if not self._is_dead(claim))
         return next((c.owner or _UNKNOWN for c in alive if c.modified > recent or (c.owner and c.owner.is_here)), None)
 
     def names(self) -> list[str]:
-        """Return all names with claims, including claims of dead owners."""
+        """Return all names that have claims, including names whose owners are dead."""
         claims = (file.name for file in self._folder.files() if file.name.endswith(".json"))
         return sorted({claim.rpartition(".")[0].rpartition(".")[0] for claim in claims})
 
     def break_dead(self, name: str) -> None:
-        """Remove the claims of dead owners on a name."""
+        """Remove the claims that dead owners have on a name."""
         for claim in self._claims(name):
             if self._is_dead(claim):
                 self._remove(claim)
 
     def try_acquire(self, name: str) -> "Lease | Owner":
-        """Claim a name; if another process holds it, return its owner.
+        """Claim a name. If the name is already held, return its owner instead.
 
         To wait for the name, call again after a random pause, so that two processes that withdrew together do not
         collide again.
@@ -124,7 +126,8 @@ class Leases:
             self._folder.write(file, json.dumps(asdict(_this_process())).encode())
             claims = self._claims(name)
             others = [c for c in claims if c.file != file and not self._is_dead(c)]
-            # If this process's own file is missing, it was suspended for so long that another process broke its claim.
+            # If the file of this claim is missing, this process was suspended for so long that another process broke
+            # the claim.
             if not others and any(claim.file == file for claim in claims):
                 return Lease(self._folder, file, broken)
             self._folder.remove(file)
@@ -142,7 +145,7 @@ class Leases:
         for file in files:
             if file.name.startswith(f"{name}.") and file.name.endswith(".json"):
                 data = self._folder.read(file.name)
-                if data is not None:  # otherwise it was released after the listing
+                if data is not None:  # otherwise the claim was released after the listing
                     last = max(file.modified, modified.get(_beat_of(file.name), 0))
                     claims.append(_Claim(file=file.name, modified=last, owner=_parse(data)))
         return claims
@@ -171,7 +174,7 @@ class Lease(AbstractContextManager["Lease"]):
     """A name that this process holds until the end of the ``with`` block.
 
     Attributes:
-        broken: the dead owners whose claims were removed to get this one.
+        broken: the dead owners whose claims on the name were removed first.
     """
 
     def __init__(self, folder: Folder, file: str, broken: list[Owner]) -> None:
@@ -232,12 +235,12 @@ class Lease(AbstractContextManager["Lease"]):
 
 
 def _beat_of(claim: str) -> str:
-    """Return the file whose modification time is the last heartbeat of a claim's owner."""
+    """Return the name of a claim's heartbeat file, whose modification time is the time of the last heartbeat."""
     return claim.removesuffix(".json") + ".beat"
 
 
 def _clock() -> float:
-    """Return the time in seconds of a clock that keeps running while the machine sleeps, if the system has one."""
+    """Return the time of a monotonic clock in seconds. On Linux, this clock keeps running while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -274,7 +277,10 @@ def _machine_of(pid: int) -> str:
 def is_running(pid: int, started: int = 0) -> bool:
     """Return whether a process on this machine is alive.
 
-    If its start time is not known or cannot be read, it counts as alive as long as its process id is in use.
+    Args:
+        pid: the process id.
+        started: when the process started, in clock ticks since boot. It distinguishes the process from a later one with
+            the same id; 0 means that it is unknown.
     """
     try:
         os.kill(pid, 0)
@@ -288,8 +294,8 @@ def is_running(pid: int, started: int = 0) -> bool:
 def _start_of(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if it is a zombie or /proc cannot be read."""
     # psutil (7.2) is not used because its `create_time` adds a boot time that changes when the clock is set, for
-    # example by NTP. A live owner would then be taken for another process. Ticks since boot, which claims record, do
-    # not change.
+    # example by NTP. A live owner would then be mistaken for another process. Ticks since boot, which claims record,
+    # do not change.
     try:
         # The name, in parentheses, may contain spaces. The state is field 3, and the start time is field 22.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

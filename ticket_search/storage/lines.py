@@ -22,15 +22,17 @@ class LineFile:
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
         self._name = name
-        self._last: int | None = None  # the number of the last part; None before the first append
-        self._lines: list[str] = []  # the lines of the last part; used only where files cannot grow
+        # The number of the last part; None if it must be determined before the next append.
+        self._last: int | None = None
+        # The lines of the last part; used only where files cannot grow.
+        self._lines: list[str] = []
 
     def append(self, text: str, *, durable: bool = True) -> None:
         """Add one line.
 
         Args:
             text: the line, without its newline.
-            durable: whether to return only once the line survives a power failure.
+            durable: whether to return only once the line would survive a power failure.
 
         Raises:
             ValueError: `text` contains a newline.
@@ -63,7 +65,7 @@ class LineFile:
         return lines
 
     def _find_end(self) -> None:
-        """Find the last part, and drop an incomplete line that a killed writer left at its end."""
+        """Find the last part, and drop an incomplete line that a killed writer may have left at its end."""
         number, data = 0, None
         while (part := self._folder.read(_part(self._name, number))) is not None:
             number, data = number + 1, part
@@ -77,7 +79,7 @@ class LineFile:
 
 
 def complete_lines(data: bytes) -> list[str]:
-    """Return the lines of `data` that end with a newline, without the newline."""
+    """Return the complete lines of `data`, without their newlines."""
     return data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
 
 

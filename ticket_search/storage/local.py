@@ -77,8 +77,9 @@ class LocalFolder(Folder):
                     while rest:
                         rest = rest[file.write(rest) :]
                 except OSError:
-                    # Part of the data may have been written before the disk filled up.
-                    with suppress(OSError):  # if this fails too, readers drop the incomplete line
+                    # Part of the data may have been written before the disk filled up. If it cannot be removed, readers
+                    # drop the incomplete line.
+                    with suppress(OSError):
                         os.ftruncate(file.fileno(), before)
                     raise
                 if durable:
@@ -87,7 +88,7 @@ class LocalFolder(Folder):
                 _sync_folder(path.parent)
 
     def drop_half_line(self, name: str) -> None:
-        """Truncate a file after its last newline, since a killed writer may have left an incomplete line."""
+        """Truncate a file after its last newline, because a killed writer may have left an incomplete line."""
         path = self.path / name
         with _named("write", path), path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
@@ -146,7 +147,7 @@ class LocalFolder(Folder):
 
 @contextmanager
 def _named(verb: str, path: Path, *, may_be_absent: bool = False) -> Iterator[None]:
-    """Turn an `OSError` into a `StorageError`, unless it reports a missing file that may be absent."""
+    """Turn an `OSError` into a `StorageError`. If `may_be_absent`, leave the error for a missing file as it is."""
     try:
         yield
     except OSError as error:

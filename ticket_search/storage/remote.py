@@ -40,7 +40,7 @@ class RemoteFolder(Folder):
         self._base = base.rstrip("/")
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         if base.startswith("s3://") and endpoint and "endpoint_override=" not in options:
-            # The endpoint becomes part of the location, because workers on other machines may not have this variable.
+            # The endpoint becomes part of the location, because AWS_ENDPOINT_URL may not be set on other machines.
             options = f"{options}&endpoint_override={endpoint}".lstrip("&")
         self._options = options
         self._filesystem, self._path = _connect(self._base, options)
@@ -109,7 +109,7 @@ class RemoteFolder(Folder):
         return {"path": self._path, "filesystem": self._filesystem}
 
     def _patiently(self, verb: str, name: str, attempt: Callable[[], T]) -> T:
-        """Make a request, and retry it while the server is busy or cannot be reached."""
+        """Make a request, and retry it for up to `PATIENCE_SECONDS` while the server is busy or cannot be reached."""
         deadline = time.monotonic() + (0.0 if _impatient.get() else PATIENCE_SECONDS)
         pause = 0.2
         while True:
@@ -128,7 +128,7 @@ _impatient: ContextVar[bool] = ContextVar("impatient", default=False)
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Do not retry requests to object storage within the block, in this thread."""
+    """Disable retries of this thread's requests to object storage until the block ends."""
     token = _impatient.set(True)
     try:
         yield
@@ -137,7 +137,7 @@ def impatient() -> Iterator[None]:
 
 
 def _connect(base: str, options: str) -> tuple[Any, str]:
-    """Return the client for a location, and the path of the location in this client."""
+    """Return the pyarrow file system of a location, and the location's path within it."""
     location = urlsplit(base)
     if location.username or location.password or "@" in location.netloc:
         raise SpecError(
@@ -155,10 +155,10 @@ def _connect(base: str, options: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=64)
 def _client(scheme: str, bucket: str, options: str) -> tuple[Any, str]:
-    """Return a client, and the path of a bucket in this client.
+    """Return the pyarrow file system (the client) of a bucket, and the bucket's path within it.
 
-    All folders of a bucket share a client, because a level store has 256 shards, and each client made without a region
-    sends a request to find it.
+    All folders of a bucket share a client. A level store has 256 shards, and if no region is given, creating a client
+    takes a request to find the region.
     """
     from pyarrow.fs import FileSystem
 

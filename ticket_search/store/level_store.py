@@ -1,4 +1,4 @@
-"""A store of finished levels, keyed by a digest of their inputs. Each is trained once and written atomically."""
+"""A store of finished levels, keyed by a digest of their inputs. Each level is trained once and written atomically."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ from ticket_search.errors import StorageError
 from ticket_search.storage.folder import Location, open_folder
 from ticket_search.storage.lease import Lease, Leases, Owner
 
-#: The longest interval between two polls for an entry that another process is computing, in seconds.
+#: The longest time, in seconds, to wait before asking again for an entry that another process is computing.
 _POLL_SECONDS = 0.2
 _POLL_SECONDS_REMOTE = 1.0
 _DAMAGED = "damaged"
 _FORMAT = "ticket_search.entry.1"
-#: The placeholder for the checksum while it is computed.
+#: The placeholder for the checksum while the checksum is computed.
 _ZEROS = "0" * 64
 
 Log = Callable[..., None]
@@ -31,7 +31,7 @@ Log = Callable[..., None]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """The value that is stored under a key.
+    """The value stored under a key.
 
     Attributes:
         record: JSON-serializable data.
@@ -45,10 +45,10 @@ class Entry:
 def encode(entry: Entry) -> tuple[bytes, memoryview]:
     """Encode an entry as a safetensors file whose metadata contains the record and the SHA-256 digest of the file.
 
-    The digest is computed with 64 zeros in its place.
+    The digest is computed with 64 zeros in place of the digest itself.
 
     Returns:
-        The header and the tensor values, which are left unjoined, because joining them would copy gigabytes.
+        The header and the tensor values, as two parts, because joining them would copy gigabytes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
     metadata = {"format": _FORMAT, "record": json.dumps(entry.record), "sha256": _ZEROS}
@@ -83,7 +83,7 @@ def decode(data: bytes) -> Entry:
 
 
 def _split(data: bytes) -> tuple[bytes, memoryview]:
-    """Split a safetensors file into its header (its length in 8 bytes, then JSON) and the values of its tensors."""
+    """Split a safetensors file into its header (an 8-byte length, then JSON) and the values of its tensors."""
     end = 8 + int.from_bytes(data[:8], "little")
     return data[:end], memoryview(data)[end:]
 
@@ -94,14 +94,14 @@ def _checksum_field(value: str) -> bytes:
 
 
 class LevelStore:
-    """Entries in a folder that any number of processes and searches can share.
+    """A folder of entries, which any number of processes and searches can share.
 
     Args:
         root: the folder, local or in object storage; the first write creates it.
         log: receives the events ``entry_damaged`` (with ``key``, ``path`` and ``reason``) and ``lease_broken`` (with
             ``key`` and ``owner``).
-        note: the name of a file that the folder must contain. If the file is missing, the store was deleted, and
-            `claim` and every write raise an error. None disables this check.
+        note: the name of a file that the folder must contain. If the file is missing, the store must have been deleted,
+            so `claim` and every write raise an error. None disables this check.
     """
 
     def __init__(self, root: Location, log: Log = lambda event, **fields: None, *, note: str | None = None) -> None:
@@ -127,7 +127,7 @@ class LevelStore:
         return (self._root / _DAMAGED).place(aside[-1]) if aside else None
 
     def save(self, key: str, entry: Entry) -> None:
-        """Write an entry. If the key already has one, it is replaced; the two are equal.
+        """Write an entry. If the key already has an entry, replace it; this is harmless, because the two are equal.
 
         Raises:
             StorageError: the entry cannot be written, or the store was deleted.
@@ -174,7 +174,7 @@ class LevelStore:
         self.checkpoint(key).remove()
 
     def checkpoint(self, key: str) -> "Checkpoint":
-        """Return the checkpoint of a key, for a computation that has not finished."""
+        """Return the checkpoint of a key, which saves the state of an unfinished computation."""
         return Checkpoint(self, key)
 
     def _write(self, name: str, entry: Entry) -> None:
@@ -216,7 +216,7 @@ class Claim(AbstractContextManager["Claim"]):
         self._held = held
 
     def save(self, entry: Entry) -> Entry:
-        """Store the computed entry. Until the block ends, no other process computes the entry or tidies up after it.
+        """Store the computed entry. The claim remains in place until the block ends.
 
         Returns:
             The entry in the store. It comes from another process if this process was suspended for so long that its
@@ -246,7 +246,7 @@ class Checkpoint:
         return self._store._read(self._name, self._key)
 
     def save(self, entry: Entry) -> None:
-        """Replace the previous checkpoint.
+        """Write a checkpoint, which replaces the previous one.
 
         Raises:
             StorageError: the checkpoint cannot be written, or the store was deleted.
