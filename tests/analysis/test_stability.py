@@ -7,7 +7,7 @@ from ticket_search.analysis.stability import barriers, plot, stability_table
 
 
 def lines(*arms):
-    """Return a table of lines between copies; the test errors are 0.1 higher than the validation errors.
+    """Return a table of errors along lines between copies of a network. Test errors are validation errors plus 0.1.
 
     Each arm is a tuple (arm, rewind iteration, first copy, second copy, validation errors along the line).
     """
