@@ -67,7 +67,7 @@ def test_crossed_resamples_tickets_and_seeds_independently():
     for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
         assert crossed(matrix) == (0.5, 0.0, 1.0)
         assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)
-    # Only one of the four values is 1. One in 16 resamples draws its ticket and its seed twice and has a mean of 1.
+    # Only one of the four values is 1. One resample in 16 draws that value's ticket and seed twice, so its mean is 1.
     assert crossed(np.array([[0.0, 0.0], [0.0, 1.0]])) == (0.25, 0.0, 1.0)
 
 
@@ -121,7 +121,7 @@ def row(frame, arm):
 
 
 def test_a_ticket_is_compared_with_the_dense_network_of_its_own_seed():
-    """The accuracies vary widely between seeds, but every ticket is better than its dense network by 0.01."""
+    """The accuracies vary widely between seeds, but every ticket is 0.01 better than its dense network."""
     found = row(compare(results([(0.90, 0.91), (0.80, 0.81), (0.70, 0.71)])), "ticket")
     assert found["test_accuracy"] == pytest.approx(0.81)
     assert found["test_accuracy_high"] - found["test_accuracy_low"] > 0.1

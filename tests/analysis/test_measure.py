@@ -37,7 +37,7 @@ def frame(ticket_gain, control_lead, *, higher_is_better):
                 | {"kept_weights": 100 >> level, "prunable_weights": 100, "density": 0.5**level}
                 | {"metric": "nats_per_character", "higher_is_better": higher_is_better}
                 | {FINAL: value, EARLY: value, "early_stop_iteration": 100}
-                # The columns of accuracy are null for any other metric.
+                # The accuracy columns are null for any other metric.
                 | {"test_accuracy": np.nan, "early_stop_test_accuracy": np.nan}
             )
         value = ticket + sign * control_lead[seed]

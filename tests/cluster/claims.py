@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-#: The default folder for claims. Only root can write to it. A reboot removes its files, as it does network namespaces.
+#: The default folder for claims. Only root can write to it. A reboot clears it, along with all network namespaces.
 _CLAIMS = Path("/run/ticket_search_hosts")
 _PRIVATE = [ipaddress.ip_network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 
@@ -35,7 +35,7 @@ class Claim:
     """A private network that belongs to one test run.
 
     Attributes:
-        network: the addresses of the network, a /24.
+        network: the network's address range, a /24.
         file: the file that records the claim until it is given back.
         folder: the folder that contains the files of the run's hosts. It is removed together with the hosts.
     """

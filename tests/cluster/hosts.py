@@ -135,7 +135,7 @@ class Hosts:
         return [*(word for option in named for word in ("-o", option)), "-i", str(self.key)]
 
     def tunnel(self, number, port):
-        """Forward a free loopback port of this machine to a host's port. Return the ssh process and the loopback port."""
+        """Forward a free loopback port of this machine to a host's port. Return the ssh process and the free port."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             local = free.getsockname()[1]
         leads = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:127.0.0.1:{port}"]
