@@ -58,7 +58,7 @@ training: {optimizer: {name: sgd, lr: 0.05, momentum: 0.9}, batch_size: 64, iter
 pruning: {max_levels: 3}
 seeds: [0, 1, 2]
 """
-#: Two workers finish levels in random order. TPE and early stopping depend on the order, so this search uses neither.
+#: Two workers finish levels in any order. TPE and early stopping depend on the order, so this search uses neither.
 TWO_WORKERS = """
 space: {pruning_rate: RATES, rewind_iteration: [0, 20]}
 search: {trials: null, sampler: grid, early_stopping: null, checkpoint_seconds: 0.2, max_failures: 1000}

@@ -58,7 +58,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @functools.cache
 def _on_ray(file):
-    """Return the functions of a test file that use the fixture `ray_address`, directly or through another fixture."""
+    """Return the names of a test file's functions that use `ray_address`, directly or through another fixture."""
     functions = re.findall(r"def (\w+)\(([^)]*)\)", file.read_text())
     found = {"ray_address"}
     while new := {name for name, arguments in functions if found & set(re.findall(r"\w+", arguments))} - found:
@@ -107,7 +107,7 @@ def _finished_search(search, tmp_path_factory):
 def finished_search(_finished_search, tmp_path):
     """A copy of a finished search's run directory: 8 trajectories on the digits, each with levels 0, 1 and 2."""
     run_dir = Path(shutil.copytree(_finished_search, tmp_path / "finished_search"))
-    (note,) = (run_dir / "store/searches").iterdir()  # the note that this run directory uses the store
+    (note,) = (run_dir / "store/searches").iterdir()  # this note names the run directory that uses the store
     note.write_text(note.read_text().replace(str(_finished_search), str(run_dir)))
     return run_dir
 

@@ -13,7 +13,8 @@ import pytest
 import ticket_search
 
 ROOT = Path(ticket_search.__file__).parent
-#: For each part of the package, the parts that it may import. "" is the package itself, imported for its version.
+#: For each part of the package, the parts that it may import.
+#: "" is the package's ``__init__``, from which other parts import only the version.
 ALLOWED = {
     "": {"results", "lottery", "launch"},
     "errors": set(),

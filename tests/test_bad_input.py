@@ -219,7 +219,7 @@ space: {pruning_rate: [0.5]}
 seeds: [0]
 search: {trials: 1}
 """
-#: Every command on a run directory, with the additional arguments that it needs.
+#: The commands that take a run directory, and the additional arguments that each of them needs.
 COMMANDS = {
     **dict.fromkeys(("resume", "stop", "status", "tickets", "confirm", "store"), ""),
     "pull": " new",

@@ -17,7 +17,7 @@ _COUNT_NODES = "import ray; ray.init('auto', log_to_driver=False); print(sum(nod
 
 
 class Cluster:
-    """A cluster of simulated hosts. This machine plays the part of the user's machine, where the commands are run.
+    """A cluster of simulated hosts. This machine acts as the user's machine, from which commands are run.
 
     Args:
         hosts: the simulated hosts, which are already running.

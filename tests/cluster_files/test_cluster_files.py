@@ -77,7 +77,7 @@ def test_the_uploaded_paths_exist_and_contain_no_data_results_or_secrets(name):
     assert all((ROOT / source).exists() for source in sent)
     # Ray hashes everything that it uploads, which would take minutes for the whole repository.
     assert not {"data", "runs", ".", "./", ".git", ".venv", "tests"} & set(sent)
-    # The pattern data/ must not be excluded, because the package contains a folder of that name.
+    # The patterns must not include data/, because the package contains a folder of that name.
     assert config["rsync_exclude"] == ["**/__pycache__"]
     # These paths are required to install the package on the machines.
     targets = {target.removeprefix("~/ticket-search/") for target in config["file_mounts"]}
