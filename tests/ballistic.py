@@ -1,17 +1,17 @@
-"""Kill a search at random moments until it is done, and compare it with an undisturbed one.
+"""Kill processes of a search at random moments, and compare its final results with those of an undisturbed search.
 
-    python tests/ballistic.py --kills 100                        # half of them with engine ray, half with processes
+    python tests/ballistic.py --kills 100                        # with engines ray and processes in turn
     python tests/ballistic.py --kills 1000 --engine processes
 
 The search runs in its own process group (and with its own Ray instance). At random moments, SIGKILL is sent to one of
 its processes (the driver, a worker or the raylet) or to all of them at once. After the driver has died, the same
-command immediately resumes the search. If a search is done before the requested number of kills, another search starts.
+command immediately resumes the search. If a search is done before the requested number of kills, another one starts.
 Searches alternate between one and two workers and between the engines.
 
 When a search is done, every trajectory must be complete, no row may be duplicated, every level must have finished
-exactly once and must not have been started again, and the tables must be bit-identical to those of an undisturbed
-search, which ran in one process (engine inline). With one worker, TPE and early stopping are reproducible, so the
-suggestions and their order must be equal too.
+exactly once and must not have been started again afterwards, and the tables must be bit-identical to those of an
+undisturbed search that ran in one process (engine inline). With one worker, TPE and early stopping are reproducible, so
+the suggestions and their order must be equal too.
 """
 
 import argparse
@@ -36,18 +36,19 @@ from ticket_search import load_results
 from ticket_search.results.events import read_events
 
 TABLES = ("levels", "trajectories", "curves", "layers")
-#: The columns that may differ, because they contain training times.
+#: The columns that may differ between two runs of the same search, because they contain training times.
 CLOCK = ["train_seconds"]
-#: The processes to kill, drawn uniformly. Workers are listed three times because half of the time none is running yet.
+#: The kinds of process to kill, drawn uniformly; "group" means all processes. Workers are listed three times because
+#: about half of these draws kill nothing: no worker is running yet.
 VICTIMS = {
     "ray": ("driver", "worker", "worker", "worker", "raylet", "group"),
     "processes": ("driver", "worker", "worker", "worker", "group"),
 }
-#: Text in the process name (Ray) or the command line (processes) of every worker.
+#: Text that the process name (Ray) or the command line (processes) of every worker contains.
 _WORKERS = {"ray": "ray::Trajectory", "processes": "ticket_search.engines.worker_main"}
-#: The range of the wait before a kill, in seconds. The first level finishes after about 8 s (Ray) or 5 s (processes).
+#: The shortest and longest wait before a kill, in seconds. The first level takes about 8 s (Ray) or 5 s (processes).
 _WINDOWS = {"ray": (1.0, 16.0), "processes": (0.5, 10.0)}
-#: The maximum number of kills per search when this file runs as a script, so that it runs several searches.
+#: The maximum number of kills per search when this file runs as a script, so that the script runs several searches.
 _KILLS_A_SEARCH = 20
 _COMMON = """
 name: ballistic
@@ -57,7 +58,7 @@ training: {optimizer: {name: sgd, lr: 0.05, momentum: 0.9}, batch_size: 64, iter
 pruning: {max_levels: 3}
 seeds: [0, 1, 2]
 """
-#: Two workers finish levels in random order. TPE and early stopping depend on the order, so this search uses neither.
+#: Two workers finish levels in any order. TPE and early stopping depend on the order, so this search uses neither.
 TWO_WORKERS = """
 space: {pruning_rate: RATES, rewind_iteration: [0, 20]}
 search: {trials: null, sampler: grid, early_stopping: null, checkpoint_seconds: 0.2, max_failures: 1000}
@@ -70,10 +71,10 @@ search: {trials: TRIALS, sampler: tpe, max_concurrent: 1, checkpoint_seconds: 0.
 
 @dataclass
 class Tally:
-    """Counts of the events in a search whose processes are killed.
+    """Counts of what happened in one or more searches whose processes were killed.
 
     Attributes:
-        kills: the number of kills of each kind of process.
+        kills: the number of kills by kind of victim (see `VICTIMS`).
         starts: the number of times the driver was started.
         levels: the number of distinct levels trained.
         continued: the number of training runs that were resumed from a checkpoint.
@@ -88,14 +89,14 @@ class Tally:
 
 
 def make_space(one_worker, *, iterations, size):
-    """Return the YAML of a search; `size` is the number of trials or, for the grid, of pruning rates."""
+    """Return a search as YAML. `size` is the number of trials (one worker) or of pruning rates (two workers)."""
     rates = [round(0.2 + 0.6 * i / size, 3) for i in range(size)]
     text = _COMMON + (ONE_WORKER if one_worker else TWO_WORKERS)
     return text.replace("ITERATIONS", str(iterations)).replace("TRIALS", str(size)).replace("RATES", str(rates))
 
 
 def bombard(space, run_dir, kills, chooser, *, engine="ray", window=None, log=None):
-    """Run a search to its end, killing up to `kills` of its processes; return a `Tally`."""
+    """Run a search to its end while killing up to `kills` of its processes; return a `Tally`."""
     tally = Tally()
     while True:
         tally.starts += 1
@@ -118,7 +119,7 @@ def bombard(space, run_dir, kills, chooser, *, engine="ray", window=None, log=No
 
 
 def _bombard_one(driver, kills, chooser, engine, window, tally, log):
-    """Kill processes until the driver has exited; return its exit code."""
+    """Kill processes until the driver exits or no kills are left; wait for the driver and return its exit code."""
     while tally.kills.total() < kills:
         try:
             return driver.wait(chooser.uniform(*window))
@@ -129,7 +130,7 @@ def _bombard_one(driver, kills, chooser, engine, window, tally, log):
             if log:
                 log(f"start {tally.starts}: killed the {victim}, kill {tally.kills.total()}")
         if victim in ("driver", "group", "raylet"):
-            return driver.wait(60)  # a driver without its raylet must exit by itself
+            return driver.wait(60)  # a driver that loses its raylet must exit by itself
     return driver.wait(900)
 
 
@@ -168,7 +169,7 @@ def _kill(process):
 
 
 def _end_group(pid):
-    """Kill the remaining processes of the driver's group: Ray's agents outlive a killed raylet and would accumulate."""
+    """Kill the remaining processes of the driver's group. Ray's agents outlive a killed raylet and would pile up."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -176,11 +177,11 @@ def _end_group(pid):
 
 
 def check(run_dir, alone, tally, *, one_worker):
-    """Assert that a killed and resumed search lost nothing and has the results of an undisturbed one."""
+    """Assert that a killed and resumed search lost no level and has the same results as an undisturbed one."""
     results, expected = load_results(run_dir), load_results(alone)
     assert set(results.trajectories["status"]) <= {"completed", "stopped"}
     assert not results.levels.duplicated(["trajectory_id", "level"]).any()
-    # If two workers need the same level, timing decides which one trains it and which one reuses it.
+    # If two workers need the same level, timing decides which worker trains it and which worker reuses it.
     skip = CLOCK if one_worker else [*CLOCK, "reused"]
     for table in TABLES:
         mine, theirs = (getattr(r, table).drop(columns=skip, errors="ignore") for r in (results, expected))

@@ -13,8 +13,8 @@ from ticket_search.storage.folder import open_folder
 def run_by_hand(spec, run_dir, *, levels=None, flush=False, say=lambda notice: None):
     """Run a search in this process, either to its end or only until `levels` levels have finished.
 
-    A search that ends early leaves its files as if its process had been killed; the tables contain the last levels
-    only if `flush` is true.
+    A search that ends early leaves the same files as a search whose process was killed. Its tables contain the last
+    levels only if `flush` is true.
     """
     folder = open_folder(run_dir)
     with hold(folder, spec) as held:

@@ -19,7 +19,7 @@ from ticket_search.storage.folder import open_folder
 
 _HERE = Path(__file__).parent
 _ENGINES = _HERE / "engines"
-#: Test files that start a Ray of their own.
+#: Test files that start their own Ray instances.
 _OWN_RAY = {"test_connection.py", "test_lost_node.py"}
 _TRAJECTORY = {
     "dataset": {"name": "digits", "validation": 300},
@@ -36,9 +36,10 @@ _TRAJECTORY = {
 
 @pytest.hookimpl(optionalhook=True)  # the hook belongs to xdist, which may not be installed
 def pytest_xdist_make_scheduler(config, log):
-    """Keep all tests that share a Ray on one worker, so that only one starts, and other tests with those of their file.
+    """Run all tests that share a Ray instance on one worker, and keep the other tests of each file together.
 
-    The marker `xdist_group` does not do it: under pytest 9.2, xdist 3.8 sends such tests to any worker.
+    This way, only one shared Ray instance is started. The marker `xdist_group` cannot replace this hook: with pytest
+    9.2, xdist 3.8 distributes the marked tests over all workers.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -57,7 +58,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @functools.cache
 def _on_ray(file):
-    """Return the functions of a test file that use the fixture `ray_address`, directly or through another fixture."""
+    """Return the names of a test file's functions that use `ray_address`, directly or through another fixture."""
     functions = re.findall(r"def (\w+)\(([^)]*)\)", file.read_text())
     found = {"ray_address"}
     while new := {name for name, arguments in functions if found & set(re.findall(r"\w+", arguments))} - found:
@@ -74,13 +75,13 @@ def _plain(changes):
 
 @pytest.fixture(scope="session")
 def trajectory():
-    """A factory for small trajectories on the digits: ``trajectory({"pruning_rate": 0.5}, seed=1)``."""
+    """A factory for small trajectories on the data set ``digits``: ``trajectory({"pruning_rate": 0.5}, seed=1)``."""
     return lambda changes=(), seed=0: validate(TrajectorySpec, _plain(dict(changes)) | {"seed": seed})
 
 
 @pytest.fixture(scope="session")
 def search():
-    """A factory for searches: ``search({"pruning_rate": [0.2]}, sampler="random")``.
+    """A factory for small searches: ``search({"pruning_rate": [0.2]}, sampler="random")``.
 
     Additional keyword arguments, like ``sampler``, go into the section ``search``.
     """
@@ -104,16 +105,16 @@ def _finished_search(search, tmp_path_factory):
 
 @pytest.fixture
 def finished_search(_finished_search, tmp_path):
-    """A copy of a finished search's run directory: a grid of 8 trajectories with 2 levels each, on the digits."""
+    """A copy of a finished search's run directory: 8 trajectories on the digits, each with levels 0, 1 and 2."""
     run_dir = Path(shutil.copytree(_finished_search, tmp_path / "finished_search"))
-    (note,) = (run_dir / "store/searches").iterdir()  # records that this run directory uses the store
+    (note,) = (run_dir / "store/searches").iterdir()  # this note names the run directory that uses the store
     note.write_text(note.read_text().replace(str(_finished_search), str(run_dir)))
     return run_dir
 
 
 @pytest.fixture(scope="session")
 def digits():
-    """The task on the digits: 1,137 training, 300 validation and 360 test images of 8x8 pixels."""
+    """The classification task on the digits: 1,137 training, 300 validation and 360 test images of 8x8 pixels."""
     import torch
 
     from ticket_search.data.dataset import load_dataset
@@ -125,7 +126,7 @@ def digits():
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """A record of all training runs: their `levels`, copies of their initial weights as `inputs`, and `outputs`."""
+    """A record of all training runs: their `levels`, their `inputs` (copies of the initial weights) and `outputs`."""
     from ticket_search.training.executors import plain
 
     seen = SimpleNamespace(levels=[], inputs=[], outputs=[])
@@ -143,7 +144,7 @@ def trainings(monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray_address():
-    """The address of a Ray cluster that all tests share, including searches in other processes."""
+    """The address of a Ray cluster that is shared by all tests and by the searches that they run in other processes."""
     import logging
 
     from ticket_search.engines.ray.connection import ray
@@ -188,7 +189,7 @@ def credentials():
 
 
 class S3Server:
-    """An S3 server in a subprocess; it keeps its contents when it is killed and restarted."""
+    """An S3 server in a subprocess. It keeps its contents when it is killed and restarted."""
 
     def __init__(self, journal):
         self._journal = journal
@@ -212,7 +213,7 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
-    """An S3 server on loopback with a bucket ``tests``."""
+    """An S3 server on loopback with a bucket named ``tests``."""
     server = S3Server(tmp_path_factory.mktemp("s3") / "journal")
     server.start()
     bucket = urllib.request.Request(f"http://127.0.0.1:{server.port}/tests", method="PUT")
@@ -223,7 +224,7 @@ def s3(tmp_path_factory):
 
 @pytest.fixture(params=["disk", "s3"])
 def folder(request, tmp_path):
-    """An empty folder. Tests run once with a folder on a disk and once with a folder in object storage."""
+    """An empty folder. A test that uses it runs twice: with a folder on disk and with a folder in object storage."""
     if request.param == "disk":
         return open_folder(tmp_path / "folder")
     return open_folder(request.getfixturevalue("s3").location(uuid4().hex))

@@ -1,4 +1,4 @@
-"""Helpers shared by many tests: they run the command and count the levels that a search has trained."""
+"""Helpers shared by many tests: they run ``ticket-search`` and count the levels that a search has trained."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def command(*arguments):
 
 
 def run_command(*arguments, cwd=None, **env):
-    """Run ``ticket-search`` in a process of its own; return a `CompletedProcess`."""
+    """Run ``ticket-search`` in a new process; return a `CompletedProcess`."""
     return subprocess.run(
         command(*arguments), cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=240
     )
@@ -38,8 +38,8 @@ def in_process(*arguments, cwd=None, **env):
     """Run ``ticket-search`` in this process, which saves seconds of startup; return a `CompletedProcess`.
 
     Afterwards, the signal handlers and the import path are restored. A search needs ``--engine inline``; otherwise, it
-    would use the Ray cluster of this process. Warnings are errors, as in all tests. An unexpected exception is raised,
-    whereas the command would print it in one line and exit with code 1.
+    would use this process's Ray cluster. Warnings are errors, as in all tests. An unexpected exception propagates to
+    the test, whereas the real command would print it in one line and exit with code 1.
     """
     arguments = [str(argument) for argument in arguments]
     with _restored_process(), pytest.MonkeyPatch.context() as patch:

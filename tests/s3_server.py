@@ -2,7 +2,7 @@
 
 Run as ``python s3_server.py PORT JOURNAL``. Every request that changes something is appended to the journal before it
 is answered; a server started on an existing journal replays it first. Multipart uploads (files above 5 MB) are not
-journaled. PORT 0 picks a free port; the server prints its port once it listens.
+journaled. With PORT 0, the server picks a free port. It prints its port once it accepts connections.
 """
 
 import base64

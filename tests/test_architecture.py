@@ -1,6 +1,6 @@
-"""Folders import only what `ALLOWED` lists, and some entry points must not load any heavy library.
+"""Each folder may import only what `ALLOWED` lists for it, and some entry points must not load any heavy library.
 
-A new import between folders needs an entry in `ALLOWED`, and a good reason.
+A new import between folders needs an entry in `ALLOWED`, and a good reason for it.
 """
 
 import ast
@@ -13,7 +13,8 @@ import pytest
 import ticket_search
 
 ROOT = Path(ticket_search.__file__).parent
-#: For each part of the package, the parts that it may import; "" is the package itself, imported for its version.
+#: For each part of the package, the parts that it may import.
+#: "" is the package's ``__init__``, from which other parts import only the version.
 ALLOWED = {
     "": {"results", "lottery", "launch"},
     "errors": set(),
@@ -72,13 +73,13 @@ def imported(source):
 
 
 def folder_of(path):
-    """Return the folder of a file, relative to the package; for a module at the top of the package, its name."""
+    """Return the folder of a file, relative to the package. For a top-level module, return the module's name."""
     parts = path.relative_to(ROOT).parts
     return "/".join(parts[:-1]) if len(parts) > 1 else part_of(path)
 
 
 def forbidden(folder, source):
-    """Return the forbidden imports in the source of a file in a folder."""
+    """Return a line about each forbidden import in the source of a file in `folder`."""
     found, part = [], folder.partition("/")[0]
     for name in sorted(imported(source)):
         library, _, rest = name.partition(".")
@@ -143,7 +144,7 @@ HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "tensorboard", "torchvis
 
 
 def loaded(statement, *arguments):
-    """Return the heavy libraries that a new process has loaded after running a statement."""
+    """Run a statement in a new process and return the heavy libraries that it has loaded."""
     code = (
         "import atexit, sys\n"
         f"atexit.register(lambda: print('LOADED', *(name for name in {HEAVY} if name in sys.modules)))\n{statement}"

@@ -1,6 +1,6 @@
-"""Bad input of any kind quickly gives one message of a few lines and the right exit code, and leaves nothing behind.
+"""Bad input is refused quickly, with one message of a few lines and the right exit code, and leaves no files behind.
 
-To add a case, add a row to `CASES`.
+To add a case, add an entry to `CASES`.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from helpers import in_process
 from PIL import Image
 
 MOST_LINES = 8
-#: The longest time that a refusal may take. It usually takes milliseconds, but the first one also imports torch.
+#: The maximum time that a refusal may take. It usually takes milliseconds, but the first one also imports torch.
 MOST_SECONDS = 20
 HUGE = "9" * 400
 #: Python refuses to convert an integer with this many digits to or from text.
@@ -39,15 +39,15 @@ class Bad:
     """A command that must be refused.
 
     Attributes:
-        arguments: the arguments of `ticket-search`, which runs in a directory that contains only the files described
-            here; TICKET stands for the name of a ticket.
+        arguments: the arguments of `ticket-search`, which runs in a directory that contains only the files that this
+            case describes. TICKET stands for the name of a ticket.
         message: text that stderr must contain.
         files: the contents of files in the directory, by path: text, bytes, or a function that creates the file.
         search: whether the directory also contains a finished search, ``finished_search``.
         ticket: a function that changes the bytes of an exported ticket, which the directory contains as ``ticket``.
         damage: a function that is called with the path of ``finished_search`` before the command runs.
-        code: the exit code. With 0, the command repairs the damage; with 1, it may move damaged files aside, with
-            their bytes unchanged.
+        code: the exit code. A command that exits with 0 has repaired the damage. One that exits with 1 may have moved
+            damaged files aside, but must not have changed their bytes.
         absent: text that stderr must not contain.
     """
 
@@ -62,17 +62,17 @@ class Bad:
 
 
 def command(arguments, message, **other):
-    """Return a case that runs a command in an empty directory."""
+    """Return a case that runs a command in a directory without a finished search."""
     return Bad(arguments=tuple(arguments.split(" ")), message=message, **other)
 
 
 def setting(value, message, **other):
-    """Return a case that runs the shipped search `digits` with a setting."""
+    """Return a case that runs the shipped search `digits` with one changed setting."""
     return Bad(arguments=("run", "digits", "--set", value), message=message, **other)
 
 
 def file(text, message, **other):
-    """Return a case that runs a search space file with this content."""
+    """Return a case that runs a search from a file with this content."""
     return Bad(arguments=("run", "bad.yaml"), files={"bad.yaml": text}, message=message, **other)
 
 
@@ -83,7 +83,7 @@ def option(arguments, message, **other):
 
 
 def resume(value, message):
-    """Return a case that resumes a finished search with a setting."""
+    """Return a case that resumes a finished search with one changed setting."""
     arguments = ("resume", "finished_search", *INLINE, "--set", value)
     return Bad(arguments=arguments, message=message, search=True)
 
@@ -94,19 +94,19 @@ def damaged(arguments, path, how, message, **other):
 
 
 def transfer(how, message, arguments="--dataset digits", **other):
-    """Return a case that transfers a ticket file changed by `how`."""
+    """Return a case that transfers a ticket after `how` has changed the bytes of its file."""
     arguments = ("transfer", "ticket", *INLINE, *arguments.split(" "))
     return Bad(arguments=arguments, message=message, ticket=how, **other)
 
 
 def python(key, source, message, **other):
-    """Return a case in which a field names a user's module with this source."""
+    """Return a case that sets the field `key` to the function ``mine`` of a user's module with this source."""
     arguments = ("run", "digits", *INLINE, "--set", f"{key}=mine:mine", "--set", "dataset.validation=10")
     return Bad(arguments=arguments, message=message, files={"mine.py": source}, **other)
 
 
 def data(returned, message, before=""):
-    """Return a case with a user's data set, given as an expression of `images` (40 of 8x8) and `labels` (0 to 3)."""
+    """Return a case with a user's data set: an expression that may use `images` (40 of 8x8) and `labels` (0 to 3)."""
     head = "import numpy as np\nimages = np.zeros((40, 8, 8), np.uint8)\nlabels = np.arange(40) % 4\n"
     return python("dataset.name", f"{head}def mine():\n    {before}\n    return {returned}\n", message)
 
@@ -117,7 +117,7 @@ def pairs(images, labels, message):
 
 
 def network(made, message, forward="return self.fc(x.flatten(1))", **other):
-    """Return a case with a user's network, given as an expression of the class `Net` with this forward pass."""
+    """Return a case with a user's network: an expression that may use a class `Net` with this forward pass."""
     head = "import sys, torch\nfrom torch import nn\nclass Net(nn.Module):\n"
     head += "    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(64, 10)\n"
     head += f"    def forward(self, x):\n        {forward}\n"
@@ -135,7 +135,7 @@ def idx(message, number, content, suffix=""):
 
 
 def ubyte(array):
-    """Return an array as the bytes of an IDX file."""
+    """Return the bytes of an IDX file that contains an array."""
     return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
@@ -143,7 +143,7 @@ IMAGES, LABELS = ubyte(np.zeros((40, 8, 8))), ubyte(np.arange(40) % 4)
 
 
 def parquet(message, train, path="d", **files):
-    """Return a case with a Parquet data set whose training file has this content."""
+    """Return a case with a Parquet data set whose training file contains the bytes `train`."""
     arguments = ("run", "digits", *INLINE, "--set", f"dataset={{name: parquet, path: {path}, validation: 10}}")
     files = {"data/d/train.parquet": train, "data/d/test.parquet": pictures([png()] * 40, range(40)), **files}
     return Bad(arguments=arguments, message=message, files={name: c for name, c in files.items() if c is not None})
@@ -191,12 +191,12 @@ def pipe(path):
 
 
 def says(text):
-    """Return a function that replaces the content of a file."""
+    """Return a function that replaces the content of a file with `text`."""
     return lambda path: path.write_text(text)
 
 
 def with_fields(**fields):
-    """Return a function that sets fields in the first line of a JSON Lines file; the value ... removes a field."""
+    """Return a function that sets fields in the first line of a JSON Lines file. The value `...` removes a field."""
 
     def damage(path):
         first, *rest = path.read_text().splitlines(keepends=True)
@@ -207,7 +207,7 @@ def with_fields(**fields):
 
 
 UNKNOWN_KEYS = "".join(f"key{i}: 1\n" for i in range(3000))
-#: Nine levels of aliases that expand to a billion strings.
+#: A few lines of nested YAML aliases that expand to a billion strings.
 BOMB = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
 NO_NUMBER = "input should be a valid number"
 GOOD = """\
@@ -219,7 +219,7 @@ space: {pruning_rate: [0.5]}
 seeds: [0]
 search: {trials: 1}
 """
-#: Every command on a run directory, with the additional arguments that it needs.
+#: The commands that take a run directory, and the additional arguments that each of them needs.
 COMMANDS = {
     **dict.fromkeys(("resume", "stop", "status", "tickets", "confirm", "store"), ""),
     "pull": " new",
@@ -231,7 +231,7 @@ SUGGESTIONS, LEVELS, ENTRIES = "suggestions.jsonl", "levels/part-00000.parquet",
 
 
 def every(how):
-    """Return a function that damages every entry of a store."""
+    """Return a function that applies `how` to every file of a store."""
     return lambda store: [how(path) for path in sorted(store.glob("??/*"))]
 
 
@@ -779,7 +779,7 @@ def listing(folder):
 
 @pytest.fixture(scope="module")
 def ticket_file(_finished_search, tmp_path_factory):
-    """The bytes of a file with an exported ticket."""
+    """The bytes of an exported ticket."""
     path = tmp_path_factory.mktemp("ticket") / "ticket"
     said = in_process("export", _finished_search, ticket_of(_finished_search), path)
     assert said.returncode == 0, said.stderr
@@ -793,7 +793,7 @@ def ticket_of(search):
 
 @pytest.fixture
 def fresh_modules(tmp_path, monkeypatch):
-    """After a test, forget the modules that it has written and imported."""
+    """After a test, remove from `sys.modules` the modules that the test has written and imported."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
     for name, module in list(sys.modules.items()):

@@ -1,4 +1,4 @@
-"""Tests for the output, exit codes and files of commands, as people and scripts use them."""
+"""Tests for what users and scripts see of a command: its output, its exit code and its files."""
 
 import json
 import shlex
@@ -47,7 +47,7 @@ def test_run_prints_a_line_per_trajectory_then_the_tickets_and_nothing_else(fini
     assert [line.split()[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
     assert all("completed" in line and "2 levels" in line for line in lines[:4])
     assert lines[-1] == "results: runs/digits (pd.read_parquet('runs/digits/levels'))"
-    assert len(lines) <= 4 + 1 + 3 + 4 + 1  # trajectories, title, header, tickets, results
+    assert len(lines) <= 4 + 1 + 3 + 4 + 1  # lines for trajectories, title, header, tickets and results
 
 
 def test_a_dry_run_prints_what_would_run_and_leaves_nothing(finished, ray_address, tmp_path):
@@ -163,7 +163,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
         "def network(image_shape, classes):\n"
         "    global calls\n"
         "    calls += 1\n"
-        "    if calls > 2:\n"  # the first call is the check before the start
+        "    if calls > 2:\n"  # the check before the start calls it once, and then each trajectory does
         "        raise ValueError('no more than one')\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )
@@ -216,7 +216,7 @@ BAD = {
 }
 
 
-#: Cases that need a new process: they need a real exit code, and this process already has a Ray instance.
+#: Cases that need a new process: here, torch may already have counted the GPUs, and Ray may already be connected.
 ELSEWHERE = {"a GPU without one", "a cluster that is not there"}
 
 

@@ -23,7 +23,7 @@ def python(code, **streams):
 
 def python_cli(command, folder):
     line = f"{shlex.quote(sys.executable)} -m ticket_search.cli {command}"
-    # Buffered, as on a user's machine: what stays in a buffer may fail only at exit.
+    # Let Python buffer its output, as on a user's machine, where writing the rest of a buffer may fail only at exit.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(["bash", "-c", line], cwd=folder, env=environment, text=True, capture_output=True, timeout=60)
 

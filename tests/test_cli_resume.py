@@ -1,4 +1,4 @@
-"""Tests for stopping a search, resuming it with changed settings and pruning its store by command."""
+"""Tests for stopping a search, resuming it with changed settings and pruning its store from the command line."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def levels_of(run_dir, event):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A search stopped at its first level: its working directory, and the outputs of `stop` and of the search."""
+    """The working directory of a search stopped at its first level, and the outputs of `stop` and of the search."""
     cwd = tmp_path_factory.mktemp("stopped")
     run = command("run", *SPACE, "--engine", "processes")
     with subprocess.Popen(run, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
@@ -108,7 +108,7 @@ def test_a_stop_lets_running_levels_finish_but_no_trajectory(stopped):
     run_dir = stopped[0] / "as_stopped"
     started = levels_of(run_dir, "level_started")
     assert started == finished_levels(run_dir)
-    assert 0 < len(started) < 18  # 2 seeds, each with a dense network and 4 trajectories of 2 levels
+    assert 0 < len(started) < 18  # 2 seeds, each with a dense network and 4 trajectories of 2 pruned levels
     assert set(pd.read_parquet(run_dir / "levels")["level_key"]) == set(started)
     assert "running" in set(pd.read_parquet(run_dir / "trajectories")["status"])
     assert list((run_dir / "lock").iterdir()) == []
@@ -189,7 +189,7 @@ def test_keep_best_defaults_to_ten(finished_search):
     ten = files()
     assert re.match(rf"removed: {before - ten} files, \d+ kB$", said)
     said = in_process("store", finished_search, "--keep-best", "1").stdout.splitlines()[-1]
-    assert files() == 3 < ten  # a ticket, its dense network, and the weights that it starts from
+    assert files() == 3 < ten  # the ticket, its dense network and the ticket's initial weights
     assert said.startswith(f"removed: {ten - 3} files, ")
     said = in_process("store", finished_search, "--keep-best=1").stdout
     assert said.endswith("all files are needed\n")

@@ -1,4 +1,4 @@
-"""All commands in the documentation parse, all links resolve and all examples compile."""
+"""In the documentation, all commands parse, all links resolve and all examples compile."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ def blocks(page, *languages):
 
 
 def commands(page):
-    """Yield each ``ticket-search ...`` command on a page, and whether it has all its arguments."""
+    """Yield each ``ticket-search ...`` command on a page, and whether all its arguments are given."""
     for block in blocks(page, "", "bash", "sh", "shell", "console"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.lstrip("$ ").startswith("ticket-search "):
@@ -37,7 +37,7 @@ def words(line):
     if not re.search(r"'.*\[", line):
         line = line.translate(str.maketrans("[]", "  "))
     given = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
-    # Remove the scheme; otherwise, the bucket would be looked up on the network.
+    # Remove s3://, because parsing the argument would otherwise look the bucket up on the network.
     return ["1" if word in NUMBERS else word.replace("s3://", "") for word in given]
 
 

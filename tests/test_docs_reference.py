@@ -21,7 +21,7 @@ def specs_in(annotation):
 
 
 def keys(spec, prefix=""):
-    """Yield each key of a section with its default as plain data or, without a default, "required"."""
+    """Yield each key of a section and its default as plain data, or "required" if the key has no default."""
     for name, field in spec.model_fields.items():
         default = field.get_default()
         if field.is_required():

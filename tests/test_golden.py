@@ -1,6 +1,6 @@
-"""Run directories of an earlier version (``golden/version_1``, made by ``golden/make.py``) can be read and resumed.
+"""A run directory of an earlier version (``golden/version_1``, made by ``golden/make.py``) can be read and resumed.
 
-If a test here fails, users would lose their results and stores: fix the code, never the files.
+If a test here fails, users can no longer use their own results and stores. Fix the code, never the files.
 """
 
 import hashlib
@@ -124,7 +124,7 @@ def test_the_search_and_its_run_are_read():
 
 
 def test_the_checksums_of_the_store_cover_the_file():
-    """Each checksum must be that of the whole file, with the digits of the checksum itself replaced by zeros."""
+    """A checksum covers the whole file, with the digits of the checksum itself replaced by zeros."""
     entries = sorted((GOLDEN / "store").glob("??/*.safetensors"))
     assert len(entries) == 8
     for path in entries:
@@ -204,7 +204,7 @@ def test_resuming_it_leaves_nothing_to_do(copy):
 
 
 def test_with_more_trials_it_continues_after_the_last(copy, digits):
-    """The search continues with the two points that are left, and both reuse level 0 from the store."""
+    """The search continues with the two remaining points, and both reuse level 0 from the store."""
     spec = read_spec(open_folder(copy), ("search.trials=4",))
     driven = SearchDriver(spec, copy)
     third, fourth = driven.next(), driven.next()

@@ -1,4 +1,4 @@
-"""A run directory of schema version 1 with controls and early-bird (commit caeb213) can be read and resumed."""
+"""A run directory of schema version 1 with controls and early-bird (made at commit caeb213) can be read and resumed."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ LATER = {
     "curves": ["val_metric"],
     "controls": ["val_metric", "test_metric", "early_stop_test_metric"],
 }
-#: Columns whose values are missing from all records of the golden store.
+#: Columns that are null, because no record of the golden store contains their values.
 TRAINED_WITH = ["torch_version", "device", "threads", "ticket_search_version"]
 
 

@@ -1,4 +1,4 @@
-"""The wheel contains all files that are needed and no others."""
+"""The wheel contains all required files and no others, and the project's metadata are consistent."""
 
 import re
 import subprocess

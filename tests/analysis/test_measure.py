@@ -1,4 +1,4 @@
-"""Verdicts for metrics other than accuracy do not change if all values are negated and the direction is reversed."""
+"""Tests for metrics other than accuracy: verdicts must be the same whether higher or lower values are better."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ FINAL, EARLY = "test_metric", "early_stop_test_metric"
 
 
 def frame(ticket_gain, control_lead, *, higher_is_better):
-    """Return results with one ticket and one control per seed; the dense networks have the metrics 2.0, 2.5, ..."""
+    """Return results with one ticket and one control per seed; the dense networks score 2.0, 2.5, 3.0 and so on."""
     sign = 1 if higher_is_better else -1
     head = {"pruning_rate": 0.2, "strategy": "global", "criterion": "magnitude", "rewind_iteration": 0}
     levels, controls = [], []
@@ -37,7 +37,7 @@ def frame(ticket_gain, control_lead, *, higher_is_better):
                 | {"kept_weights": 100 >> level, "prunable_weights": 100, "density": 0.5**level}
                 | {"metric": "nats_per_character", "higher_is_better": higher_is_better}
                 | {FINAL: value, EARLY: value, "early_stop_iteration": 100}
-                # null, as for any metric other than accuracy
+                # The accuracy columns are null for any other metric.
                 | {"test_accuracy": np.nan, "early_stop_test_accuracy": np.nan}
             )
         value = ticket + sign * control_lead[seed]

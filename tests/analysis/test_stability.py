@@ -7,7 +7,7 @@ from ticket_search.analysis.stability import barriers, plot, stability_table
 
 
 def lines(*arms):
-    """Return a table of lines between copies; the test errors are 0.1 higher than the validation errors.
+    """Return a table of errors along lines between copies; each test error is 0.1 above the validation error.
 
     Each arm is a tuple (arm, rewind iteration, first copy, second copy, validation errors along the line).
     """

@@ -1,4 +1,4 @@
-"""The work queue for a GPU picks the next item, stops in time, resumes items and records their outcomes."""
+"""The work queue for a GPU picks the next item, stops in time, resumes unfinished items and records all outcomes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "on_gpu"
 MACHINE = {"date": "2026-11-25 10:00", "gpu": "a GPU", "torch": "2.11.0", "cuda": "13.0"}
-#: A script that counts to 100, one number every 0.03 s. If interrupted, it saves its count; the next run resumes.
+#: A script that counts to 150, one number every 0.03 s. If it is interrupted, the next run continues the count.
 COUNT = """
 import sys, time
 from pathlib import Path
@@ -54,7 +54,7 @@ def take(tmp_path):
 
 
 def item(queue, name, *codes):
-    """Return an item whose steps are Python scripts."""
+    """Return an item of the queue; each of `codes` is a Python script and becomes one step."""
     steps = tuple(
         queue.Step(
             name=f"step{number}",

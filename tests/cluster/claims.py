@@ -1,8 +1,8 @@
-"""Claims on networks of this machine, so that the simulated hosts of concurrent test runs do not collide.
+"""Claims on private networks, so that the simulated hosts of concurrent test runs on one machine do not collide.
 
-A test run claims an unused private /24. The names of its bridge and its hosts are derived from that network, so they
-are unique too. If a test run is killed before it can clean up, the next one that makes a claim removes the hosts, the
-network and the folder of the killed one.
+A test run claims an unused private /24 network. The names of the run's bridge and hosts are derived from this network,
+so they are unique too. If a test run is killed before it can clean up, the next test run that makes a claim removes the
+killed run's hosts, network and folder.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-#: The default folder for claims. Only root can write to it, and a reboot clears it, like the network namespaces.
+#: The default folder for claims. Only root can write to it. A reboot clears it, along with all network namespaces.
 _CLAIMS = Path("/run/ticket_search_hosts")
 _PRIVATE = [ipaddress.ip_network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 
@@ -32,12 +32,12 @@ def run(command):
 
 @dataclass(frozen=True)
 class Claim:
-    """A network that belongs to a test run.
+    """A private network that belongs to one test run.
 
     Attributes:
-        network: the /24.
+        network: the network's address range, a /24.
         file: the file that records the claim until it is given back.
-        folder: the folder with the files of the run's hosts, which is removed together with the hosts.
+        folder: the folder that contains the files of the run's hosts. It is removed together with the hosts.
     """
 
     network: ipaddress.IPv4Network
@@ -54,7 +54,7 @@ class Claim:
         return f"{self._prefix}br"
 
     def host(self, number):
-        """Return the name of a host. As it is also a network interface's name, it has at most 15 characters."""
+        """Return the name of a host. It also names a network interface, so it has at most 15 characters."""
         return f"{self._prefix}h{number}"
 
     @property
@@ -63,13 +63,13 @@ class Claim:
         return self.network[254]
 
     def hosts(self):
-        """Return the names of the existing hosts."""
+        """Return the names of the hosts that currently exist on this network."""
         listed = [line.split()[0] for line in run("ip netns list").stdout.splitlines()]
         return [name for name in listed if name.startswith(f"{self._prefix}h")]
 
 
 def claim(folder, claims=None):
-    """Remove the claims and hosts of dead processes, then claim a network for this process and create its bridge."""
+    """Remove the claims and hosts of dead processes. Then claim a network for this process and create its bridge."""
     with _locked(claims or _CLAIMS) as claims:
         for file in claims.glob("*.json"):
             left = json.loads(file.read_text())
@@ -78,7 +78,7 @@ def claim(folder, claims=None):
         network = _free_network()
         made = Claim(network, claims / f"{network.network_address}.json", Path(folder))
         # Create the bridge before recording the claim. If an unrelated bridge already has this name, the command fails
-        # and no claim is recorded, so that no later test run removes that bridge.
+        # and no claim is recorded, so no later test run will remove that bridge.
         run(f"ip link add {made.bridge} type bridge")
         owner = {"pid": os.getpid(), "started": _started(os.getpid()), "network": str(network), "folder": str(folder)}
         aside = made.file.with_suffix(".part")
@@ -90,7 +90,7 @@ def claim(folder, claims=None):
 
 
 def give_back(claimed):
-    """Remove a claim with its hosts, network and folder."""
+    """Remove a claim together with its hosts, its bridge and its folder."""
     for name in claimed.hosts():
         remove(name)
     _remove_link(claimed.bridge)
@@ -108,7 +108,7 @@ def remove(name):
 
 
 def _remove_link(name):
-    with suppress(subprocess.CalledProcessError):  # the link was removed with its namespace or never created
+    with suppress(subprocess.CalledProcessError):  # the link was removed with its namespace, or was never created
         run(f"ip link del {name}")
 
 

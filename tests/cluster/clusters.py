@@ -1,4 +1,4 @@
-"""A cluster of simulated hosts, started from the shipped cluster file, and the commands that a user would run."""
+"""A cluster of simulated hosts, started from the shipped cluster file, and the commands that a user would run on it."""
 
 import os
 import shlex
@@ -17,10 +17,10 @@ _COUNT_NODES = "import ray; ray.init('auto', log_to_driver=False); print(sum(nod
 
 
 class Cluster:
-    """A cluster whose head is the first host; this machine is the user's machine, on which commands are run.
+    """A cluster of simulated hosts. This machine acts as the user's machine, from which commands are run.
 
     Args:
-        hosts: the running hosts.
+        hosts: the simulated hosts, which are already running.
         folder: the folder for the user's home, the filled-in cluster file and the storage that all hosts share.
     """
 
@@ -34,7 +34,7 @@ class Cluster:
             made.mkdir()
 
     def fill_in(self, workers, head=1):
-        """Write the shipped file with only the user's machines, name and key filled in."""
+        """Write a copy of the shipped file that contains the hosts' addresses, the user name and the key."""
         self.head = head
         text = SHIPPED.read_text()
         for place, value in (
@@ -67,7 +67,7 @@ class Cluster:
         return self.ray("submit", *(["--start"] if start else []), self.file, "cluster/search.py", "--", *arguments)
 
     def start_to_submit(self, *arguments):
-        """Like `submit`, but return the running process without waiting for it."""
+        """Start `ray submit` and return the running process, without waiting for its end."""
         return subprocess.Popen(
             ["ray", "submit", str(self.file), "cluster/search.py", "--", *arguments],
             cwd=ROOT,
@@ -78,11 +78,11 @@ class Cluster:
         )
 
     def on(self, number, command, environment="RAY_AUTH_MODE=token"):
-        """Run a command on a host, in the environment that the cluster file set up; return the completed process."""
+        """Run a command on a host in the environment that the cluster file sets up; return the completed process."""
         return self.hosts.ssh(number, f"source ~/.bashrc; cd ~/ticket-search; export {environment}; {command}")
 
     def wait_for_nodes(self, count):
-        """Wait until `count` nodes have joined: `ray up` waits only for the head; the others join within a minute."""
+        """Wait until `count` nodes have joined. `ray up` waits only for the head; workers join within a minute."""
         for _ in range(30):
             found = self.on(self.head, f"python -c {shlex.quote(_COUNT_NODES)}")
             if found.stdout.split()[-1:] == [str(count)]:
@@ -97,7 +97,7 @@ def cluster_of(count, listed=None):
 
     Args:
         count: the number of running hosts.
-        listed: the number of hosts in the cluster file; None means `count`.
+        listed: the number of hosts that the cluster file lists; None means `count`.
     """
     folder = Path("/var/tmp") / f"ticket_search_{os.getpid()}_{time.monotonic_ns()}"
     folder.mkdir()

@@ -7,7 +7,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items):
-    """Mark all tests in this folder as tests that need simulated hosts."""
+    """Mark all tests in this folder with ``cluster``, the marker of tests that need simulated hosts."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("cluster")

@@ -1,7 +1,7 @@
 """Simulated hosts on one machine, each with its own network, processes, home, /tmp and sshd.
 
-The hosts are network namespaces connected by a bridge. They need root, iproute2, openssh-server, rsync and
-util-linux.
+The hosts are network namespaces connected by a bridge. They need root privileges and the packages iproute2,
+openssh-server, rsync and util-linux.
 """
 
 import os
@@ -39,12 +39,12 @@ def missing():
 
 
 class Hosts:
-    """Hosts on a network that they share with no other hosts on this machine.
+    """Simulated hosts on one network, which no other test run on this machine uses.
 
     Args:
-        folder: the folder for the hosts' homes, which is removed at the end. It must not be below /tmp or /root,
-            because each host mounts its own folders there.
-        claims: the folder that records which networks of this machine are in use; None means the default folder.
+        folder: the folder for the hosts' files, which is removed at the end of the block. It must not be below /tmp or
+            /root, because each host mounts its own folders there.
+        claims: the folder that records which networks test runs have claimed; None means the default folder.
     """
 
     def __init__(self, folder, claims=None):
@@ -74,13 +74,13 @@ class Hosts:
         return str(self._claim.network[10 + number])
 
     def start(self, number):
-        """Start a new host, without the files of any earlier host with this number."""
+        """Start a host, after removing the files of any earlier host with the same number."""
         name, home = self.name(number), self.folder / f"host{number}"
         shutil.rmtree(home, ignore_errors=True)
         for part in ("root", "tmp"):
             (home / part).mkdir(parents=True)
         (home / "tmp").chmod(0o1777)
-        # The host can see this Python installation. Put it on the PATH, so that Ray's commands on the host use it.
+        # The host can see this Python installation. Put it on the PATH so that Ray's commands on the host use it.
         (home / "root" / ".bashrc").write_text(f"export PATH={Path(sys.prefix) / 'bin'}:$PATH\n")
         config = home / "sshd_config"
         config.write_text(
@@ -135,14 +135,14 @@ class Hosts:
         return [*(word for option in named for word in ("-o", option)), "-i", str(self.key)]
 
     def tunnel(self, number, port):
-        """Forward a free loopback port of this machine to a host's port; return the ssh process and the free port."""
+        """Forward a free loopback port of this machine to a host's port. Return the ssh process and the free port."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             local = free.getsockname()[1]
         leads = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:127.0.0.1:{port}"]
         return subprocess.Popen(["ssh", *self._ssh(number), *leads]), local
 
     def cut_off(self, number):
-        """Cut a host off from the network; it keeps running."""
+        """Cut a host off from the network, but let it keep running."""
         run(f"ip link set {self.name(number)} down")
 
     def kill(self, number):
@@ -154,7 +154,7 @@ class Hosts:
 
 
 def _needed_below(hidden):
-    """Return this installation's folders below `hidden`, which a host hides by mounting its own folder there."""
+    """Return the folders of this installation that a host hides when it mounts its own folder at `hidden`."""
     root = Path(__file__).parents[2]
     wanted = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), root.resolve()}
     return sorted(str(path) for path in wanted if path.is_relative_to(hidden))

@@ -33,7 +33,7 @@ with Hosts(folder, Path(claims)) as hosts:
 
 @pytest.fixture
 def places(tmp_path):
-    """A folder for hosts, and a folder of claims that no other test uses."""
+    """A folder for the files of hosts, and a folder of claims that no other test uses."""
     folder = Path("/var/tmp") / f"ticket_search_{os.getpid()}_{time.monotonic_ns()}"
     folder.mkdir()
     yield folder, tmp_path / "claims"
@@ -58,7 +58,7 @@ def ends_well(process):
 
 
 def there():
-    """Return the names of the network namespaces and links of this machine."""
+    """Return two sets: the names of this machine's network namespaces, and those of its network links."""
     names = [line.split()[0] for line in run("ip netns list").stdout.splitlines()]
     return set(names), {link["ifname"] for link in json.loads(run("ip -json link").stdout)}
 
@@ -74,7 +74,7 @@ def test_concurrent_test_runs_are_independent(places):
             # Each run has its own network.
             assert len({address.rpartition(".")[0] for address in [*mine[2:], *theirs[2:], third.address(1)]}) == 3
         assert ends_well(one)
-        # When the other test runs ended, they did not remove these hosts.
+        # The two runs that have ended did not remove the hosts of the run that is still alive.
         assert set(theirs[:2]) <= there()[0]
         assert ends_well(other)
     namespaces, links = there()

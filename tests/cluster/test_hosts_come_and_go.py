@@ -1,4 +1,4 @@
-"""A search continues while hosts of its cluster are cut off, killed and added, and loses no finished level."""
+"""A search continues while hosts of its cluster are cut off, killed or added, and it loses no finished level."""
 
 import re
 import time
@@ -50,7 +50,7 @@ def assert_whole(output):
 def test_hosts_are_cut_off_killed_and_added():
     with cluster_of(3, listed=4) as cluster:
         output = cluster.shared / "run"
-        # Training is long enough that the running hosts cannot finish all levels before another host has joined.
+        # Train long enough that the running hosts cannot finish all levels before another host joins.
         running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=6000", "--output", str(output))
         wait_until(lambda: all(finished_on(output)[cluster.hosts.name(n)] for n in (1, 2, 3)), running)
         cluster.hosts.cut_off(2)

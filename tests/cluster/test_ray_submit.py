@@ -32,7 +32,7 @@ SMALL = ("--set", "training.iterations=100", "--set", "pruning.max_levels=2", "-
 
 def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):
     output = cluster.shared / "a run"
-    # `ray submit` passes its arguments to a shell on the head, so one with a space needs another pair of quotes.
+    # `ray submit` passes its arguments to a shell on the head, so an argument with a space needs extra quotes.
     arguments = ("run", "search_spaces/digits.yaml", "--trials", "12", *SMALL, "--output", f"'{output}'")
     said = cluster.submit(*arguments)
     assert said.returncode == 0, said.stdout + said.stderr
@@ -46,7 +46,7 @@ def test_a_search_runs_on_all_hosts_and_takes_arguments_with_spaces(cluster):
     assert set(finished.values()) == {1}
     assert len(finished) == results.levels["level_key"].nunique()
     assert "Sparsest matching tickets" in said.stdout or "No ticket matches" in said.stdout
-    # Running the same command again, with --start, trains nothing.
+    # Running the same command again with --start trains nothing.
     again = cluster.submit(*arguments, start=True)
     assert again.returncode == 0, again.stdout + again.stderr
     cluster.wait_for_nodes(2)  # --start restarts Ray

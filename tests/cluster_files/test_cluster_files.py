@@ -1,6 +1,6 @@
-"""The shipped cluster files conform to their launchers' schemas, open no needless ports and upload no needless files.
+"""The shipped cluster files conform to their launchers' schemas, and open and upload only what is needed.
 
-The Slurm script is also run, with stubs for `srun`, `ray` and `ticket-search`.
+The Slurm script is also run, with stubs in place of `srun`, `ray` and `ticket-search`.
 """
 
 import json
@@ -38,7 +38,7 @@ def launched(name):
 def test_a_launcher_file_conforms_to_rays_schema(name):
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     jsonschema.validate(launched(name), schema)
-    # Ray fills in defaults for the keys that a file omits, including commands that install another version of Ray.
+    # Ray fills in defaults for keys that a file omits. Its default commands would install another version of Ray.
     prepared = prepare_config(launched(name))
     validate_config(prepared)
     for role in ("head", "worker"):
@@ -77,8 +77,9 @@ def test_the_uploaded_paths_exist_and_contain_no_data_results_or_secrets(name):
     assert all((ROOT / source).exists() for source in sent)
     # Ray hashes everything that it uploads, which would take minutes for the whole repository.
     assert not {"data", "runs", ".", "./", ".git", ".venv", "tests"} & set(sent)
-    assert config["rsync_exclude"] == ["**/__pycache__"]  # not data/, because the package has a folder of that name
-    # These are required to install the package on the machines.
+    # The patterns must not include data/, because the package contains a folder of that name.
+    assert config["rsync_exclude"] == ["**/__pycache__"]
+    # These paths are required to install the package on the machines.
     targets = {target.removeprefix("~/ticket-search/") for target in config["file_mounts"]}
     assert {"ticket_search", "search_spaces", "pyproject.toml", "setup.py", "constraints.txt", "Makefile"} <= targets
 
@@ -136,7 +137,7 @@ def test_only_workers_train_on_spot_machines_and_their_number_is_bounded(name):
 def test_gcp_workers_are_spot_machines_that_may_access_only_the_storage():
     config = launched("gcp")
     types = config["available_node_types"]
-    # Ray's launcher adds a service account to the head only.
+    # Ray's launcher adds a service account only to the head, so the file must give one to the workers.
     assert "serviceAccounts" not in types["head"]["node_config"]
     for name in ("cpu", "gpu"):
         node = types[name]["node_config"]
@@ -145,7 +146,7 @@ def test_gcp_workers_are_spot_machines_that_may_access_only_the_storage():
         assert node["serviceAccounts"][0]["scopes"] == ["https://www.googleapis.com/auth/devstorage.read_write"]
         assert types[name]["resources"]["CPU"] >= 1
     assert types["gpu"]["resources"]["GPU"] == 1
-    # The cluster's name is part of the machines' names, which on GCP may contain neither underscores nor capitals.
+    # The machines' names contain the cluster's name. On GCP, they may contain no underscores or capital letters.
     assert re.fullmatch("[a-z][-a-z0-9]*", config["cluster_name"])
     assert [c for c in config["head_setup_commands"] if "pip install" in c and "google-api-python-client" in c]
 
@@ -259,7 +260,7 @@ _JOB = _only(
 
 @pytest.fixture(scope="module")
 def kuberay():
-    """The RayJob, the volume claim, and the pod templates by group name."""
+    """The RayJob, the volume claim, and a dictionary of the pod templates by group name."""
     job, claim = yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text())
     cluster = job["spec"]["rayClusterSpec"]
     pods = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
@@ -350,8 +351,8 @@ def test_slurm_is_asked_for_whole_nodes_a_warning_signal_and_requeueing():
 
 
 # The stub for `srun` runs the task once, on this machine, and then hangs, like a node whose processes do not exit. The
-# stub for `ray symmetric-run` runs the command after `--`. Both record their arguments. `sleep 1` is shortened to save
-# time.
+# stub for `ray symmetric-run` runs the command after `--`, and the stub for `ticket-search` runs the code in $SEARCH.
+# All three record their arguments. The stub for `sleep` shortens `sleep 1` to save time.
 _STUBS = {
     "sleep": f'[ "$1" = 1 ] && set -- 0.05; exec {shutil.which("sleep")} "$@"',
     "srun": 'printf "%s\\n" "$@" > "$SAID/srun"; while [ "$1" != bash ]; do shift; done; "$@"; exec sleep 100',
@@ -363,7 +364,7 @@ _STUBS = {
 
 @pytest.fixture
 def job(tmp_path):
-    """An object that runs the script as Slurm would, with the stubs first on the PATH, and reads their records."""
+    """An object that runs the script as Slurm would, with the stubs first on the PATH, and reads what they recorded."""
     folders = {name: tmp_path / name for name in ("bin", "said", "home")}
     for folder in folders.values():
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Every problem in a search gives one message that quotes the offending value."""
+"""Every problem in a search is reported in one message that quotes the offending value."""
 
 import pytest
 
@@ -26,7 +26,7 @@ search: {trials: 4}
 
 @pytest.fixture
 def message(tmp_path):
-    """A function that returns the error message for a search with settings, with FILE in place of the file's path."""
+    """A function that loads an invalid search and returns the error message, with FILE in place of the file's path."""
     path = tmp_path / "space.yaml"
 
     def refused(*settings, text=GOOD):

@@ -38,7 +38,7 @@ PLAIN = TrajectorySpec(
     ),
     seed=3,
 )
-#: A trajectory in which every field differs from its default.
+#: A trajectory in which most fields differ from their defaults.
 FULL = TrajectorySpec(
     dataset=DatasetSpec(
         name="parquet",
@@ -100,7 +100,7 @@ def test_frozen_level_keys():
     assert pruned_key("parent", PruningSpec(ticket=DATA, rewind_iteration=5), 1) == "2c01f0850b560d7b6ed92f1569d8f34c"
     early = PruningSpec(early_bird=EarlyBirdSpec(window=3))
     assert early_bird_key("dense", EarlyBirdSpec(window=3), early) == "f0999648e56a3fc70def4ce6881a6953"
-    # The early-bird settings affect only the parent's key.
+    # The early-bird settings affect the key of a pruned level only through its parent's key.
     assert pruned_key("parent", early, 1) == pruned_key("parent", PLAIN.pruning, 1)
 
 
@@ -128,7 +128,7 @@ def test_another_task_or_executor_changes_the_level_key():
 
 
 def test_the_name_of_an_executor_is_not_part_of_the_level_key():
-    """The level key contains the key of the executor instead of its name; ``auto`` and ``plain`` have the same key."""
+    """The level key contains the executor's key instead of its name, and ``auto`` and ``plain`` have the same key."""
     plain = PLAIN.model_copy(update={"training": PLAIN.training.model_copy(update={"executor": "plain"})})
     assert dense_key(plain, data=DATA, network="") == dense_key(PLAIN, data=DATA, network="")
 

@@ -162,7 +162,7 @@ def test_fingerprint_sees_values_shapes_and_types(tmp_path):
 
 
 class TestLabels:
-    """Tests for the notices about labels, with three training and two test images in MNIST's file format."""
+    """Tests for the notices about labels, using three training images and two test images in MNIST's file format."""
 
     def notices(self, folder, train, test, name="mnist"):
         write_idx(folder, labels=(train, test))

@@ -11,7 +11,7 @@ from ticket_search.errors import DataError
 
 DIGITS = DatasetSpec(name="digits", validation=437)
 IMAGE = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
-#: If these labels change, all stored levels were trained on different data than their keys say.
+#: If these labels change, the keys of stored levels no longer identify the data that the levels were trained on.
 FROZEN_LABELS = [8, 2, 6, 7, 8, 5, 2, 6, 6, 5]
 FROZEN_BATCH = [1, 3, 0, 4, 6, 9, 3, 1, 7, 6]
 

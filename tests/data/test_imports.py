@@ -68,7 +68,7 @@ def test_a_module_without_a_file_has_no_digest():
 
 
 class TestOneLine:
-    """Tests for describing an exception in a user's code in one line."""
+    """Tests for the one-line description of an exception that a user's code has raised."""
 
     def of(self, module, body):
         name, file = module

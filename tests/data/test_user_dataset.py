@@ -12,13 +12,13 @@ SPEC = DatasetSpec(name="own_dataset:load", validation=1)
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A function that writes a module with a user's data set."""
+    """A function that writes the module ``own_dataset``, whose function ``load`` has the given body."""
 
     def write(body):
         (tmp_path / "own_dataset.py").write_text(f"import numpy as np\n\ndef load():\n    {body}\n")
 
     monkeypatch.syspath_prepend(tmp_path)
-    # Otherwise, if a file changes twice within a second, Python would load the bytecode of the earlier version.
+    # If bytecode were written and a file changed twice within a second, Python would load the earlier version.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     sys.modules.pop("own_dataset", None)
     yield write

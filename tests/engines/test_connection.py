@@ -1,4 +1,4 @@
-"""A local Ray instance listens on loopback only, a signal can interrupt its start, and its version is supported."""
+"""A local Ray instance listens on loopback only, a signal can interrupt its start, and Ray's version is supported."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def test_it_listens_on_loopback_only():
 
 @pytest.fixture
 def started(monkeypatch):
-    """A fake `ray` package that records calls to its functions; a test may replace its `init`."""
+    """A fake `ray` package that records the calls to `init` and `shutdown`. Tests may replace its `init`."""
     calls = []
     node, context = {"NodeManagerAddress": "127.0.0.1"}, SimpleNamespace(gcs_address="127.0.0.1:6379")
     fake = SimpleNamespace(
@@ -102,7 +102,7 @@ def test_messages_of_the_raylets_do_not_reach_the_terminal(started):
 
 @pytest.fixture
 def interruptible():
-    """Install the command's signal handlers, and restore the previous ones at the end."""
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, as they do in a command, and restore the handlers at the end."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     yield
@@ -129,9 +129,9 @@ def test_a_start_of_ray_that_hangs_can_be_interrupted(started, interruptible, mo
 
     def init(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()  # until the first signal
+        signal.pause()  # ends when the deferred SIGTERM is sent again
         signal.pause()
-        pytest.fail("the start went on")
+        pytest.fail("the start of Ray continued")
 
     started.init = init
     with pytest.raises(KeyboardInterrupt):

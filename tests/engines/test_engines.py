@@ -1,4 +1,4 @@
-"""With every engine, a search must have the same tables and handle failures in the same way."""
+"""With every engine, a search must produce the same tables and handle failures in the same way."""
 
 import os
 import shutil
@@ -57,7 +57,7 @@ def killed_once(image_shape, classes):
 def always_killed(image_shape, classes):
     os.kill(os.getpid(), signal.SIGKILL)
 """
-#: Settings for tests that need only one worker; starting another takes seconds.
+#: Settings for tests that need only one worker, because starting a second one takes seconds.
 ONE_WORKER = {"sampler": "grid", "trials": None, "max_concurrent": 1}
 #: A script that runs a search and kills its own process once four levels have finished.
 RUN_AND_DIE = """
@@ -81,7 +81,7 @@ run_search(load_search(Path(space)), output, engine=engine, address=address[0] i
 
 @pytest.fixture(params=NAMES)
 def engine(request):
-    """Each engine; searches with Ray use the Ray cluster of the test session."""
+    """The name of each engine in turn. Searches with Ray use the Ray cluster of the test session."""
     if request.param == "ray":
         request.getfixturevalue("ray_address")
     return request.param
@@ -89,7 +89,7 @@ def engine(request):
 
 @pytest.fixture(params=["processes", "ray"])
 def engine_of_processes(request):
-    """Each engine that survives the death of a worker."""
+    """The name of each engine that survives the death of a worker, in turn."""
     if request.param == "ray":
         request.getfixturevalue("ray_address")
     return request.param
@@ -97,7 +97,7 @@ def engine_of_processes(request):
 
 @pytest.fixture(scope="module")
 def user_module(tmp_path_factory):
-    """A folder with a user's module, on the import path of this process and of the workers."""
+    """The folder of a user's module. It is on the import path of this process and of the workers."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "engine_networks.py").write_text(USER_MODULE)
     sys.path.insert(0, str(folder))
@@ -137,7 +137,7 @@ def assert_same_tables(one, other):
 
 
 def finished(run_dir):
-    """Return how often each level finished, by its key."""
+    """Return how often each level finished training, by level key."""
     return Counter(event["level_key"] for event in read_events(run_dir) if event["event"] == "level_finished")
 
 
@@ -180,7 +180,7 @@ def test_a_killed_and_resumed_search_has_the_same_tables(request, engine, tpe_se
 
 
 def wait_until_workers_exit(run_dir, seconds=2.0):
-    """Wait until no more events are written: workers notice within a second or two that their driver was killed."""
+    """Wait until no event has been written for `seconds`. Workers need a while to notice that their driver is dead."""
     last = time.monotonic()
     events = len(read_events(run_dir))
     while time.monotonic() - last < seconds:
@@ -259,7 +259,7 @@ def test_a_full_disk_gives_one_message_and_loses_no_finished_level(engine, searc
 
 
 def test_a_stop_request_ends_the_search_between_levels_and_it_can_be_resumed(engine, search, tmp_path, monkeypatch):
-    # The driver checks for a stop request at this interval.
+    # The driver checks for stop requests at this interval.
     monkeypatch.setattr("ticket_search.search.driver._FLUSH_SECONDS", 0.1)
     base = {"pruning.max_levels": 20, "training.iterations": 200, "training.evaluate_every": 200}
     spec = search({"pruning_rate": [0.05]}, base=base, seeds=(0,), sampler="grid", trials=None)
@@ -326,7 +326,7 @@ def test_the_end_of_a_worker_in_words(code, how):
 
 
 class TestCalls:
-    """Tests for calling importable functions in the workers."""
+    """Tests for calling an importable function in the workers."""
 
     def call(self, engine, search, function, calls, say=lambda line: None):
         spec = search({"pruning_rate": [0.5]}, seeds=(0,), sampler="grid", trials=None)
@@ -370,7 +370,7 @@ def test_a_bad_engine_or_address_is_refused_and_leaves_nothing_behind(search, tm
 
 
 def test_the_other_engines_open_without_ray():
-    """Engines ``inline`` and ``processes`` open even if the package ``ray`` cannot be imported."""
+    """The engines ``inline`` and ``processes`` open even if the package ``ray`` cannot be imported."""
     code = (
         "import sys\n"
         "class NoRay:\n"
@@ -400,7 +400,7 @@ def test_the_other_engines_open_without_ray():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 9, 15, 16])
 def test_workers_that_share_gpus_fill_one_gpu_after_another(monkeypatch, n):
-    """Exactly n workers share a GPU, even though a share of 1/n is cut to four decimals in a search space."""
+    """Exactly n workers share a GPU, even though a search space gives the share 1/n with only four decimals."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     share = 10_000 // n / 10_000
     assert [visible_gpus(slot, share) for slot in range(2 * n)] == [["0"]] * n + [["1"]] * n

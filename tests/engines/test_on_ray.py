@@ -70,7 +70,7 @@ def test_one_worker_gives_the_same_rows_as_two(two_workers, grid_search, tmp_pat
 
 
 def test_a_reused_actor_keeps_no_state(two_workers, grid_search, search, tmp_path):
-    """Results do not change if the same actor has already trained another network."""
+    """A trajectory has the same results in an actor that has already trained another network."""
     values, seed = {"pruning_rate": 0.6, "strategy": "global", "rewind_iteration": 20}, 1
     mixed = {n: [v] for n, v in values.items()} | {"model.name": ["lenet_32", "lenet_16"]}
     spec = search(mixed, seeds=(seed,), sampler="grid", trials=None, early_stopping=None, max_concurrent=1)
@@ -132,7 +132,7 @@ def test_no_trajectory_is_lost_if_a_worker_is_killed_while_it_starts_one(ray_add
 
 
 def test_ends_of_short_trajectories_do_not_cancel_starting_actors(ray_address, search, tmp_path, monkeypatch):
-    """An actor that takes a second to start is still used even if many trajectories end meanwhile."""
+    """An actor that takes a second to start is still used, even if many trajectories end in the meantime."""
 
     class Short(TrajectoryTrainable):
         def setup(self, config):
@@ -160,7 +160,7 @@ def test_ends_of_short_trajectories_do_not_cancel_starting_actors(ray_address, s
 
 
 def test_a_request_that_no_node_meets_ends_the_search(ray_address, search, tmp_path, monkeypatch):
-    """If the node types are unknown, as on Kubernetes, the search ends if no suitable node joins in time."""
+    """When the node types are unknown, as on Kubernetes, the search ends unless a suitable node joins in time."""
     monkeypatch.setattr(nodes, "node_types", lambda: None)
     monkeypatch.setattr(nodes, "_LOOK_SECONDS", 0.0)
     monkeypatch.setenv("TICKET_SEARCH_NODE_WAIT_SECONDS", "0.5")

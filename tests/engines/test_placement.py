@@ -1,4 +1,4 @@
-"""Tests for the plan of each kind of cluster, and for the refusal of trajectories that no node could ever run."""
+"""Tests for the plan of a search on different clusters, and for the refusal of trajectories that no node can run."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""A data set is read once, by the process that starts the search; the workers of a node share it in memory."""
+"""A data set is read once, by the process that starts the search. The workers of a node share it in memory."""
 
 import pickle
 import sys
@@ -44,7 +44,7 @@ def test_workers_read_the_memory_of_their_node(ray_address, user_data):
     from ticket_search.engines.ray.connection import ray, share
 
     def find_the_images(spec, data):
-        """Return the mappings that hold a worker's images, the fingerprint, and the sum of the training images."""
+        """Return the memory maps with a worker's images, the fingerprint, and the sum of all training pixels."""
         import ticket_search.engines.worker as worker
 
         dataset = worker._task("classification", spec, data[0], "there is no such folder", "cpu").data
