@@ -18,7 +18,7 @@ from work_queue import WorkQueue
 
 
 def machine() -> dict[str, Any]:
-    """Return the date, GPU, versions and hardware for a record."""
+    """Return the environment of this call, for the record: the date, GPU, versions and hardware."""
     import torch
 
     return {
