@@ -1,4 +1,4 @@
-"""Compare the time per training iteration with OpenLTH's. The authors of the lottery ticket hypothesis wrote OpenLTH.
+"""Compare the time per training iteration with that of OpenLTH, by the authors of the lottery ticket hypothesis.
 
 Both packages train LeNet-300-100 on MNIST in this process, in alternating blocks, on one thread, with SGD at a learning
 rate of 0.1, batches of 128, and data already in memory. This package uses the training loop of a search; OpenLTH uses
