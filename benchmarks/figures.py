@@ -30,7 +30,7 @@ STYLE = {
     # Okabe and Ito's colors, which color-blind readers can tell apart.
     "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"]),
     "svg.fonttype": "none",  # keep text as text, which makes the files smaller and searchable
-    "svg.hashsalt": "ticket_search",  # without a fixed salt, the IDs are random
+    "svg.hashsalt": "ticket_search",  # without a fixed salt, the IDs of elements are random
     # On a transparent background, black text would be unreadable on a dark page.
     "savefig.facecolor": "white",
     "savefig.bbox": "tight",
@@ -67,7 +67,7 @@ def mnist_lenet() -> Figure:
     shuffled = _arm(rows, "shuffled_mask").set_index("density")["test_accuracy"]
     _finish(axes, "LeNet-300-100 on MNIST, five seeds", rows, [1, *shuffled.index])
     axes.set_ylim(94.9, 98.75)
-    # Print the last two means of this line instead of plotting them, because a longer axis would flatten all lines.
+    # Print the last two means of shuffled masks instead of plotting them: a longer axis would flatten all lines.
     below = [f"{accuracy:.1%} at {_percent(density)}" for density, accuracy in shuffled[shuffled < 0.949].items()]
     axes.annotate("shuffled:\n" + "\n".join(below), (0.0238, 95.0), fontsize=9)
     axes.legend(loc="lower left")

@@ -18,7 +18,7 @@ from work_queue import WorkQueue
 
 
 def machine() -> dict[str, Any]:
-    """Return the environment of this call, for the record: the date, GPU, versions and hardware."""
+    """Return the date, GPU, versions and hardware of this call, for the record."""
     import torch
 
     return {

@@ -31,7 +31,7 @@ class Step:
         name: the step's name, unique within the item.
         command: a function that returns the argument list, given the item's run directory. Running the command again
             must resume its work.
-        writes_tables: whether the command is a search, whose tables are copied to the results.
+        writes_tables: whether the command runs a search. The tables of the search are copied to the results.
     """
 
     name: str
