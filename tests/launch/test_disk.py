@@ -70,7 +70,7 @@ def test_a_space_with_unchecked_data_sets_has_an_estimate(search):
 
 
 def test_a_space_with_invalid_points_has_an_estimate(search):
-    """The check looks only at pairs of fields, so it does not find the invalid combinations of three fields here."""
+    """The space has invalid combinations of three fields. The check does not find them: it looks only at pairs."""
     space = {
         "rewind_iteration": [0, 20],
         "training.batch_size": [32, 512],

@@ -253,7 +253,7 @@ class TestTheOutputLayer:
         assert (names, names[-1]) == (prunable(network), last)
 
     def test_is_pruned_at_its_own_rate_wherever_it_is_registered(self, own, trajectory, digits, tmp_path):
-        """With a pruning rate of 0.5 and an `output_layer_rate` of 0, half of the body is pruned but not the head."""
+        """With a pruning rate of 0.5 and an `output_layer_rate` of 0, half of the body is pruned, but not the head."""
         spec = own(
             "network = nn.Module()\n"
             "    network.head, network.body = nn.Linear(8, classes), nn.Linear(64, 8)\n"

@@ -204,7 +204,7 @@ def some_table():
 
 
 def test_no_flipped_byte_of_a_chunk_passes():
-    """Only a flip in the checksum's name passes: without the name, the chunk looks like one of an earlier version."""
+    """Only flips in the checksum's name go unnoticed: without it, the chunk looks like one of an earlier version."""
     table = some_table()
     data = write_chunk(table)
     unseen = []

@@ -334,7 +334,7 @@ def test_five_thousand_levels_are_flushed_quickly(tmp_path):
         start = time.perf_counter()
         table.flush()
         best = min(best, time.perf_counter() - start)
-    assert best < 0.5  # seconds; an idle machine needs 0.05, but test machines are not idle
+    assert best < 0.5  # in seconds; an idle machine needs 0.05 s, but test machines are not idle
 
 
 def test_an_interrupted_upgrade_leaves_a_readable_table_and_is_completed_later(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Pruning a store never removes an entry that a search with this store still needs."""
+"""Pruning a store never removes an entry that a search that uses the store still needs."""
 
 import shutil
 import subprocess
@@ -296,7 +296,7 @@ class TestAMovedSearch:
         assert (use.searches, use.gone) == ([], [str(tmp_path / "here")])
 
     def test_is_not_mistaken_for_its_older_copy(self, grid, tmp_path):
-        """The original may just be unreachable for the moment, say on an unmounted disk, so its entries are kept."""
+        """The original may be on a disk that is not mounted at the moment, so its entries are kept."""
         spec = grid(0.5, 0.3, store=tmp_path / "store")
         run_by_hand(spec, tmp_path / "it", levels=2)
         shutil.copytree(tmp_path / "it", tmp_path / "copy")
@@ -333,7 +333,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
     def test_a_store_with_a_damaged_note(self, finished, text):
-        """The store is refused, because the search of the damaged note may need entries that no other search needs."""
+        """The store is refused, because the search that wrote the note may need entries that no other search needs."""
         (finished / f"store/searches/{KEY}.01234567.json").write_text(text)
         with pytest.raises(RunDirectoryError, match=rf"searches/{KEY}.01234567.json' is damaged"):
             inspect(open_folder(finished))
@@ -373,7 +373,7 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
 
 
 def test_stability_refuses_nodes_without_the_storage(finished_search, monkeypatch):
-    """Without the check, such a node would write its copies to a local folder that no other node can read."""
+    """A node without the storage would write its copies to a local folder that no other node can read."""
     folder = LocalFolder(finished_search)
 
     def check(engine, place):

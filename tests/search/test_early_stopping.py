@@ -177,7 +177,7 @@ def test_nothing_is_stopped_without_early_stopping():
 
 
 def test_equal_leads_are_treated_equally_if_lower_is_better():
-    """Mirroring all values about the dense network's and reversing the metric's direction changes no decision."""
+    """Mirroring all values about the dense network's value and reversing the metric's direction changes no decision."""
     answers = []
     for metric, sign in ((ACCURACY, 1), (NATS, -1)):
         watch, said = stopping(**COLLAPSE), []
