@@ -28,7 +28,7 @@ from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport
 from ticket_search.storage.folder import open_folder
 
-#: The time for which a level sleeps, in seconds, for each phase.
+#: The sleep per level in each phase, in seconds.
 SLEEPS = (1.0, 0.5, 0.375, 0.3, 0.25, 0.2)
 
 

@@ -1,4 +1,4 @@
-"""Measure how many training iterations a search needs to find a ticket about as sparse as the best one of a full grid.
+"""Measure how many training iterations a search needs to find a ticket about as sparse as a grid search's sparsest one.
 
 The space has 4 pruning rates, 2 strategies, 3 rewind iterations and 3 seeds, on the digits. First, a grid search trains
 every trajectory to its end. Then several searches of each kind (a sampler with or without early stopping) run 24
