@@ -94,7 +94,7 @@ def test_the_dense_training_ends_early_and_gives_the_tickets_mask(bench, traject
 
 
 def watched(bench, spec, iteration):
-    """Return the mask that keeps the half of each layer's weights at `iteration` with the largest magnitudes."""
+    """Return the mask that keeps, in each layer, the larger half of the weights at `iteration`, by magnitude."""
     final = next(out.weights for out in bench.outputs if out.iterations == iteration)
     mask = {}
     for name in ("fc1.weight", "output.weight"):

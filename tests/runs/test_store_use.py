@@ -1,4 +1,4 @@
-"""Pruning a store never removes an entry that a search that uses the store still needs."""
+"""Pruning a store never removes an entry that any search using the store still needs."""
 
 import shutil
 import subprocess

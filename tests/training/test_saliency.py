@@ -124,7 +124,7 @@ def test_saliency_with_batch_norm_and_dropout_is_reproducible(criterion):
 
 
 def test_synflow_does_not_empty_layers_that_magnitude_empties():
-    """At density 0.001, magnitude would empty layers if tensors did not always keep a weight; SynFlow would not."""
+    """At density 0.001, magnitude would empty layers if tensors did not always keep a weight, but SynFlow would not."""
     network = build(ModelSpec(name="lenet_300_100_100"), (1, 28, 28), 10, seed=0)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))
