@@ -1,8 +1,10 @@
 """Measure how many reports of finished levels a driver can receive, record and answer per second.
 
-As in driver.py, only the training is simulated: each level just sleeps. As many trajectories as --workers run side by
-side, and their sleep is shorter in each phase, until the driver, or the machine that it shares with the workers, cannot
-keep up. The rates count the levels that the driver has added to its tables and whose reports it has answered.
+As in driver.py, only the training is simulated: each level just sleeps. A fixed number of trajectories (--workers) run
+side by side. In each phase, their levels sleep for a shorter time than in the phase before, until the driver, or the
+machine that runs both the driver and the workers, can no longer keep up. In the output, "requested" is the rate at
+which levels would finish if the driver took no time, and "achieved" is the rate at which the driver adds levels to its
+tables and answers their reports.
 
     python benchmarks/ceiling.py                   # takes four minutes on two cores
 """
@@ -26,7 +28,7 @@ from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport
 from ticket_search.storage.folder import open_folder
 
-#: How long each level sleeps in each phase, in seconds.
+#: The sleep per level in each phase, in seconds.
 SLEEPS = (1.0, 0.5, 0.375, 0.3, 0.25, 0.2)
 
 
@@ -50,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=30)
     parser.add_argument(
-        "--warmup", type=float, default=90.0, help="seconds before the first phase, for the workers to start"
+        "--warmup", type=float, default=90.0, help="seconds to let the workers start before the first phase"
     )
     parser.add_argument("--phase", type=float, default=25.0, help="seconds per phase")
     arguments = parser.parse_args()

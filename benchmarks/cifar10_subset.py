@@ -1,4 +1,4 @@
-"""Write the first images of each split of CIFAR-10 as Parquet, for experiments on a CPU.
+"""Write the first images of each CIFAR-10 split to a Parquet file, for experiments on a CPU.
 
     python benchmarks/cifar10_subset.py FOLDER OUT [--train 6000] [--test 2000]
 

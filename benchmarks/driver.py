@@ -1,9 +1,9 @@
 """Measure the time and memory overhead of a search with thousands of trajectories, and the time to read its tables.
 
 Everything is real (Ray Tune, sampler, early stopping, record of suggestions, tables, TensorBoard files, events) except
-the training: each level sleeps for SECONDS instead. The ideal time is the total time slept, divided by the number of
-workers. Memory is the driver's resident set, measured after each tenth of the trajectories; its slope is fitted over
-the second half, when all libraries are loaded.
+the training: instead of training, each level sleeps for --seconds. The ideal time is the total time slept, divided by
+the number of workers. Memory is the resident set size of the driver, measured after each tenth of the trajectories. The
+slope is fitted to the measurements in the second half of the search, when all libraries are already loaded.
 
     python benchmarks/driver.py                    # 5,000 trajectories; takes 15 minutes on two cores
 """
@@ -37,7 +37,7 @@ POINTS, LAYERS = 10, 3
 
 
 def scripted(job: Job, levels: int, seconds: float) -> Iterator[Report]:
-    """Yield the levels of a trajectory, whose accuracy falls with compression at a rate derived from its ID."""
+    """Yield reports of a trajectory's levels. The accuracy falls steadily, at a rate derived from the ID."""
     name = trajectory_id(job.trajectory)
     fall = int(name[:4], 16) / 2**16 * 0.02
     for level in range(levels):
@@ -75,7 +75,7 @@ def report(job: Job, name: str, level: int, accuracy: float) -> LevelReport:
 
 
 def make_space(sampler: str, trials: int, workers: int, cpus: int) -> SearchSpec:
-    """Return a search over a continuous pruning rate, so that no point is drawn twice."""
+    """Return a search whose pruning rate is drawn from a continuous range, so that no point is drawn twice."""
     return validate(
         SearchSpec,
         {

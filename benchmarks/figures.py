@@ -1,4 +1,4 @@
-"""Draw the replication pages' plots of test accuracy against density from the Parquet files in this folder.
+"""Draw the plots of test accuracy against density in docs/ from the Parquet files in this folder.
 
     python benchmarks/figures.py [--output docs/figures]
 
@@ -24,13 +24,13 @@ from ticket_search.analysis.comparison import compare
 from ticket_search.analysis.transfer import transfer_table
 
 HERE = Path(__file__).parent
-#: Positions in the color cycle rather than fixed colors, so that each style can use its own colors.
+#: These are positions in Matplotlib's color cycle rather than fixed colors, so that each style can define its own.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "C4"
 STYLE = {
     # Okabe and Ito's colors, which color-blind readers can tell apart.
     "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"]),
-    "svg.fonttype": "none",  # keep text as text: the files are smaller, and browsers can search them
-    "svg.hashsalt": "ticket_search",  # IDs are random by default
+    "svg.fonttype": "none",  # keep text as text, which makes the files smaller and searchable
+    "svg.hashsalt": "ticket_search",  # without a fixed salt, the IDs of elements are random
     # On a transparent background, black text would be unreadable on a dark page.
     "savefig.facecolor": "white",
     "savefig.bbox": "tight",
@@ -60,14 +60,14 @@ DARK = STYLE | {
 
 
 def mnist_lenet() -> Figure:
-    """Plot the tickets of LeNet-300-100 and both controls, with ticks at the densities that have controls."""
+    """Plot the tickets of LeNet-300-100 and both controls, with axis ticks at the densities that have controls."""
     figure, axes, rows = _with_tickets("mnist_lenet")
     _line(axes, _arm(rows, "random_reinit"), "same mask, random reinitialization", ORANGE, "s")
     _line(axes, _arm(rows, "shuffled_mask"), "mask shuffled within layers", PURPLE, "^")
     shuffled = _arm(rows, "shuffled_mask").set_index("density")["test_accuracy"]
     _finish(axes, "LeNet-300-100 on MNIST, five seeds", rows, [1, *shuffled.index])
     axes.set_ylim(94.9, 98.75)
-    # Leave the last two means of this line below the visible range: showing them would flatten the other lines.
+    # Print the last two means of shuffled masks instead of plotting them: a longer axis would flatten all lines.
     below = [f"{accuracy:.1%} at {_percent(density)}" for density, accuracy in shuffled[shuffled < 0.949].items()]
     axes.annotate("shuffled:\n" + "\n".join(below), (0.0238, 95.0), fontsize=9)
     axes.legend(loc="lower left")
@@ -84,7 +84,7 @@ def cifar10_conv2() -> Figure:
 
 
 def cifar10_resnet20() -> Figure:
-    """Plot the tickets of ResNet-20 for both rewind iterations, on a subset of the data."""
+    """Plot the tickets of ResNet-20 on a subset of CIFAR-10, with one line for each rewind iteration."""
     rows = compare(load_results(HERE / "cifar10_resnet20_subset"))
     figure, axes = _panels(1)
     _dense(axes[0], rows)
@@ -101,7 +101,7 @@ def cifar10_resnet20() -> Figure:
 
 
 def transfer() -> Figure:
-    """Plot the transferred tickets at 13.5% of the weights, and the data set's own tickets at every density."""
+    """Plot transferred tickets, which keep 13.5% of the weights, and the data set's own tickets at every density."""
     figure, axes = _panels(2)
     directions = [
         (axes[0], "Trained on Fashion-MNIST", "fashion_lenet", "mnist_to_fashion", "ticket of MNIST"),
@@ -120,7 +120,7 @@ def transfer() -> Figure:
         for arm, name, color, marker, shift in arms:
             _points(panel, _arm(moved, arm), name, color, marker, shift)
         _finish(panel, title, rows)
-        panel.set_ylim(-2.1, 1.35)  # room for the legend below the points
+        panel.set_ylim(-2.1, 1.35)  # leave room for the legend below the points
         panel.legend(loc="lower left", fontsize=9)
     axes[0].set_ylabel("gain in test accuracy over the\ndense network of the same seed (points)")
     axes[1].set_ylabel("")
@@ -128,7 +128,7 @@ def transfer() -> Figure:
 
 
 def _with_tickets(folder: str) -> tuple[Figure, Axes, pd.DataFrame]:
-    """Plot the dense networks and the tickets of a replication; return the figure and the rows of `compare`."""
+    """Plot the dense networks and tickets of a replication; return the figure, its axes and the rows of `compare`."""
     rows = compare(load_results(HERE / folder))
     figure, (axes,) = _panels(1)
     _dense(axes, rows)

@@ -29,7 +29,7 @@ BATCH, BLOCK, BLOCKS = 128, 200, 30
 
 
 def seconds(run: Callable[[int], object]) -> float:
-    """Return the mean number of seconds per iteration over a block."""
+    """Return the mean time per iteration over a block, in seconds."""
     started = time.perf_counter()
     for iteration in range(BLOCK):
         run(iteration)

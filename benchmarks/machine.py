@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def describe(*packages: str) -> str:
-    """Return one line with the date, processor, cores, Python version, versions of `packages`, and commit."""
+    """Return one line with the date, processor, number of cores, versions of Python and `packages`, and commit."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,9 +1,9 @@
-"""Compare the time per iteration (LeNet-300-100 on MNIST) with that of OpenLTH, the lottery-ticket authors' code.
+"""Compare the time per training iteration with that of OpenLTH, by the authors of the lottery ticket hypothesis.
 
-Both train in this process, in alternating blocks, on one thread, with SGD at a learning rate of 0.1, batches of 128,
-and data already in memory. This package uses the training loop of a search; OpenLTH uses its own `training.train`,
-loader and transforms. Neither evaluates the network. OpenLTH, whose last commit is from May 2020, passes an argument
-that Pillow 11.3 deprecates, so deprecation warnings are ignored.
+Both packages train LeNet-300-100 on MNIST in this process, in alternating blocks, on one thread, with SGD at a learning
+rate of 0.1, batches of 128, and data already in memory. This package uses the training loop of a search; OpenLTH uses
+its own `training.train`, loader and transforms. Neither training loop evaluates the network. OpenLTH, whose last commit
+is from May 2020, passes an argument that Pillow 11.3 deprecates, so deprecation warnings are ignored.
 
     git clone https://github.com/facebookresearch/open_lth
     python benchmarks/openlth.py --openlth open_lth --data-dir DIR     # DIR contains MNIST/raw; takes 2 min
@@ -80,7 +80,7 @@ def openlth(folder: Path, data_dir: Path) -> Callable[[], None]:
 
 
 def milliseconds(run: Callable[[], None]) -> float:
-    """Return the mean number of milliseconds per iteration over a block."""
+    """Return the mean time per iteration over a block, in milliseconds."""
     started = time.perf_counter()
     run()
     return 1e3 * (time.perf_counter() - started) / BLOCK

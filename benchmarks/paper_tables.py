@@ -1,10 +1,10 @@
-"""Print Markdown tables of a replication or a transfer, with its tickets, their controls and the dense networks.
+"""Print Markdown tables that compare the tickets of a replication or transfer with controls and dense networks.
 
     python benchmarks/paper_tables.py RUN_DIR [--levels 3 7 9 15 18 20]
 
 All intervals are 95% intervals over seeds (`ticket_search.analysis.comparison`). The gain is the mean difference in
-test accuracy from the dense network of the same seed, in percentage points. The speed of an arm is the early-stop
-iteration of the dense network divided by that of the arm.
+test accuracy between an arm and the dense network of the same seed, in percentage points. The speed of an arm is the
+early-stop iteration of the dense network divided by that of the arm.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Measure how many training iterations a search needs to find a ticket about as sparse as the full grid's sparsest.
+"""Measure how many training iterations a search needs to find a ticket about as sparse as a grid search's sparsest one.
 
 The space has 4 pruning rates, 2 strategies, 3 rewind iterations and 3 seeds, on the digits. First, a grid search trains
 every trajectory to its end. Then several searches of each kind (a sampler with or without early stopping) run 24
 trials in the same space; searches of the same kind differ in their sampler seed. To save time, all searches reuse
-levels from the store of the grid search. The first time that a search requests a level, its iterations are counted as
-if the search had trained it.
+levels from the store of the grid search. When a search requests a level for the first time, the iterations of the level
+are counted as if the search had trained it.
 
 The goal is a matching ticket at most one level denser than the sparsest matching ticket of the grid, that is, at most
 as dense as the level before that ticket in its trajectory.
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def course(run_dir: Path) -> pd.DataFrame:
-    """Return the distinct levels of a search in the order of their first request, with the cumulative iterations."""
+    """Return a search's distinct levels in the order of their first request, with cumulative iteration counts."""
     asked = [e["level_key"] for e in read_events(run_dir) if e["event"] in ("level_finished", "level_reused")]
     order = {key: place for place, key in reversed(list(enumerate(asked)))}
     levels = load_results(run_dir).levels
@@ -46,7 +46,7 @@ def course(run_dir: Path) -> pd.DataFrame:
 
 
 def reached(levels: pd.DataFrame, density: float) -> int | None:
-    """Return the number of iterations until the first matching ticket of at most this density, or None."""
+    """Return the iteration count up to the first matching ticket of at most this density, or None if there is none."""
     found = levels[levels["matching"] & (levels["level"] > 0) & (levels["density"] <= density * (1 + 1e-9))]
     return None if found.empty else int(found["so_far"].iloc[0])
 

@@ -1,8 +1,8 @@
 """Measure the speedup from a second worker by running the same search alternately with one worker and with two.
 
-Each measurement runs the whole command in a new directory, which includes starting and stopping Ray. The sampler is
-random and there is no early stopping, so both searches train the same levels. Trajectories with the same seed share a
-dense network.
+Each measurement runs the whole command in a new directory, so it includes the time to start and stop Ray. The sampler
+is random and there is no early stopping, so both searches train the same levels. Trajectories with the same seed share
+a dense network.
 
     python benchmarks/two_workers.py               # takes half an hour on two otherwise idle cores
 """

@@ -1,4 +1,4 @@
-"""The items to run whenever a GPU is available, most valuable first."""
+"""The items to work on when a GPU is available, most valuable first."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 from work_queue import Item, Step
 
 ROOT = Path(__file__).parents[2]
-#: Files with tests that need a GPU. Only these are collected: others import packages that may not be installed.
+#: The test files that contain GPU tests. pytest collects only these files, because the others import packages that may
+#: not be installed.
 TESTS = ("lottery/test_follow_ups_on_cuda", "lottery/test_on_cuda", "training/test_devices", "data/test_dataset")
-#: Settings for CIFAR-10 as JPEGs, stored as Parquet files in the data directory; see docs/cifar10_conv2.md.
+#: Settings that read CIFAR-10 as JPEG images from Parquet files in the data directory; see docs/cifar10_conv2.md.
 JPEG = ("dataset.name=parquet", "dataset.path=cifar10-jpeg")
 
 
@@ -19,7 +20,7 @@ def tests(file: str) -> Step:
 
 
 def search(space: str, *settings: str) -> Step:
-    """Return a step that runs a shipped search; running the same command again resumes it."""
+    """Return a step that runs one of the package's searches. Running the same command again resumes the search."""
     settings = (*settings, "search.checkpoint_seconds=30")
     words = (sys.executable, "-m", "ticket_search.cli", "run", f"search_spaces/{space}.yaml", "--engine", "processes")
     words += tuple(word for setting in settings for word in ("--set", setting))
@@ -35,7 +36,7 @@ def paper_tables(*options: str) -> Step:
 ITEMS = (
     Item(
         name="cuda_tests",
-        question="Do all guarantees for the CPU, also of Early-Bird, transfer and copies, hold on a GPU? (minutes)",
+        question="Do the CPU guarantees, including those of early-bird, transfer and copies, hold on a GPU? (minutes)",
         steps=tuple(tests(file) for file in TESTS),
     ),
     Item(

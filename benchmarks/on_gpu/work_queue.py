@@ -19,7 +19,7 @@ from typing import Any
 #: The parts of a run directory that are copied to the results. The level store and the events are not copied.
 TABLES = ("search.yaml", "levels", "trajectories", "curves", "layers", "controls", "early_bird")
 INTERRUPTED = 130
-#: How long an interrupted command has to save its work before it is killed.
+#: The time that an interrupted command has to save its work before it is killed, in seconds.
 _SECONDS_TO_END = 30.0
 
 
@@ -29,8 +29,9 @@ class Step:
 
     Attributes:
         name: the step's name, unique within the item.
-        command: returns the argument list, given the item's run directory. Running the command again resumes its work.
-        writes_tables: whether the command is a search, whose tables are copied to the results.
+        command: a function that returns the argument list, given the item's run directory. Running the command again
+            must resume its work.
+        writes_tables: whether the command runs a search. The tables of the search are copied to the results.
     """
 
     name: str
@@ -58,8 +59,9 @@ class WorkQueue:
 
     Args:
         items: the items, most valuable first.
-        out: the output folder. Its subfolder ``results``, meant to be committed, contains a record ``NAME.json`` and
-            a folder ``NAME`` for each item. ``runs/NAME`` is the item's run directory, from which it is resumed.
+        out: the output folder. Its subfolder ``results``, which is meant to be committed, contains a record
+            ``NAME.json`` and a folder ``NAME`` for each item. ``runs/NAME`` is the run directory of the item, which is
+            needed to resume the item.
     """
 
     def __init__(self, items: Sequence[Item], out: Path) -> None:

@@ -15,7 +15,7 @@ from ticket_search.lottery.trajectory import run_trajectory
 from ticket_search.results.reading import load_results
 from ticket_search.store.level_store import LevelStore
 
-#: A module that creates a file when it is imported. Its network is the same as `lenet_16`.
+#: A module that creates a file when it is imported. Its function `make` builds the same network as `lenet_16`.
 STRANGER = """
 from collections import OrderedDict
 from pathlib import Path
@@ -43,7 +43,7 @@ def imported(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run_dir(finished_search):
-    """A run directory whose search.yaml names the module."""
+    """A run directory whose search.yaml names ``stranger:make`` as its network."""
     spec = finished_search / "search.yaml"
     spec.write_text(spec.read_text().replace("name: lenet_16", "name: stranger:make"))
     return finished_search
@@ -94,7 +94,7 @@ def test_code_is_found_in_the_task(search):
 
 @pytest.fixture
 def ticket(trajectory, digits, tmp_path):
-    """A ticket file that names the module. The ticket was found with ``lenet_16``, which is the same network."""
+    """A ticket file that names ``stranger:make``. The ticket was found with ``lenet_16``, which is the same network."""
     spec, store = trajectory({"max_levels": 1}), LevelStore(tmp_path / "ticket_store")
     list(run_trajectory(spec, digits, store))
     found = FinishedTrajectory(spec, digits, store).ticket(1, "aa/1", {"density": 0.8})

@@ -1,4 +1,4 @@
-"""Tests for confirming a search, that is, training its best configurations with new seeds and controls."""
+"""Tests for confirming a search: its best configurations are trained again, with new seeds and with controls."""
 
 import pandas as pd
 import pytest
@@ -72,7 +72,12 @@ def test_the_command_writes_the_table_and_a_second_run_trains_nothing(searched):
 
 
 def rows(gain, leads=()):
-    """Return rows like those of `compare` for a ticket with this gain interval and these lower bounds of its leads."""
+    """Return the rows that `compare` would return for a ticket.
+
+    Args:
+        gain: the interval of the ticket's gain.
+        leads: the lower bound of the ticket's lead over each control.
+    """
     head = {"pruning_rate": 0.2, "strategy": "global", "level": 1}
     arms = [head | {"level": 0, "arm": "dense"}, head | {"arm": "ticket"}]
     arms[1] |= {"test_accuracy_gain_low": gain[0], "test_accuracy_gain_high": gain[1]}

@@ -157,14 +157,14 @@ def test_a_tied_weight_is_masked_under_both_its_names(run, tmp_path, monkeypatch
     assert network[1].weight_orig is network[3].weight_orig
     for layer in (network[1], network[3]):
         assert torch.equal(layer.weight != 0, kept)
-    assert len(network[1].weight[kept].abs().unique()) == 1  # a constant, apart from the sign
+    assert len(network[1].weight[kept].abs().unique()) == 1  # all kept weights have the same magnitude
     sys.modules.pop("own_tied", None)
 
 
 class TestRefused:
     @pytest.fixture
     def ticket(self, finished_search):
-        """A run directory and the name of a ticket."""
+        """A run directory and the name of one of its tickets."""
         return LocalFolder(finished_search), f"{load_results(finished_search).levels['trajectory_id'][0]}/2"
 
     def test_an_unknown_ticket(self, run, tmp_path):

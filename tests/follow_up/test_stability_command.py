@@ -1,4 +1,4 @@
-"""The command `stability` trains copies in parallel, writes tables and a plot, reuses copies and refuses bad input."""
+"""The command `stability` trains copies, writes tables and a plot, reuses existing copies and refuses bad input."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from ticket_search.storage.local import LocalFolder
 
 @pytest.fixture(scope="module")
 def searched(search, tmp_path_factory):
-    """A search with two rewind iterations, and the name of a ticket rewound to 8."""
+    """The run directory of a search with two rewind iterations, and the name of a ticket rewound to iteration 8."""
     space = {"pruning_rate": [0.5], "rewind_iteration": [0, 8]}
     folder = tmp_path_factory.mktemp("stability") / "run"
     run_search(search(space, seeds=(1,), sampler="grid", trials=None, early_stopping=None), folder, engine="inline")

@@ -58,7 +58,7 @@ def other_data(tmp_path, monkeypatch):
 
 @pytest.fixture
 def found(trajectory, digits, stores):
-    """A factory for a ticket with half the weights and its level: ``found({"rewind_iteration": 7}, seed=1)``."""
+    """A function that finds a ticket with half of the weights, and returns the ticket and its level."""
 
     def make(changes=(), seed=1):
         spec = trajectory({"max_levels": 1, "pruning_rate": 0.5, **dict(changes)}, seed=seed)
@@ -158,7 +158,7 @@ def test_a_ticket_of_another_network_is_refused(found, digits, stores):
 
 @pytest.fixture
 def files(found, tmp_path):
-    """The files of two tickets, found with seeds 1 and 2."""
+    """Two ticket files. The first ticket was found with seed 1, the second with seed 2."""
     paths = []
     for seed in (1, 2):
         paths.append(tmp_path / f"{seed}.safetensors")
@@ -203,7 +203,7 @@ def test_tickets_found_in_different_ways_are_not_pooled(files, found, tmp_path, 
 
 
 def test_the_same_ticket_in_two_files_is_refused(files, found, tmp_path):
-    """Tickets that differ only in name and figures count as the same, because neither affects their training."""
+    """Tickets that differ only in their names and figures count as the same, because neither affects training."""
     again = tmp_path / "again.safetensors"
     ticket = read_ticket(files[0])
     again.write_bytes(dataclasses.replace(ticket, name="bb/1", figures={"density": 0.5, "train_seconds": 9}).to_bytes())
@@ -233,7 +233,7 @@ def test_trained_weights_are_not_transferred(found, retrain):
 
 
 def test_a_user_network_whose_code_has_changed_is_refused(found, digits, stores, tmp_path, monkeypatch):
-    """With the same number of classes, a tensor of another shape cannot be a new output layer, so it is refused."""
+    """If the number of classes is unchanged, a tensor of another shape is not a new output layer, so it is refused."""
     ticket, _ = found()
     shapes = {name: value.shape for name, value in ticket.weights.items()}
     wider = shapes | {"fc1.weight": torch.Size([24, 64])}
@@ -262,7 +262,7 @@ def test_the_command_writes_the_table_and_a_second_run_trains_nothing(files, tmp
     assert table["verdict"][1] in said.stdout
     results = load_results(tmp_path / "run")
     assert set(results.levels["seed"]) == {3, 4}
-    # The dense network of a seed is trained once for all tickets.
+    # Both tickets share one dense network for each seed.
     assert results.levels.loc[results.levels["level"] == 0, "level_key"].nunique() == 2
     again = in_process("transfer", *options, cwd=tmp_path)
     assert again.returncode == 0
@@ -304,7 +304,10 @@ def test_bad_input_is_one_message_and_leaves_nothing(files, tmp_path, other_data
 
 
 def altered(file, changes, tensors=()):
-    """Return the bytes of a ticket file with changed metadata and tensors, without a checksum, as in older versions."""
+    """Return the bytes of a ticket file after changing metadata and tensors and removing the checksum.
+
+    Files of older versions have no checksum either, so the file is not refused for the lack of one.
+    """
     with safe_open(file, framework="pt") as opened:
         plain = json.loads(opened.metadata()["ticket"])
     del plain["sha256"]
@@ -361,7 +364,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(files, tmp_path):
     whole = read_ticket(files[0]).to_bytes()
     for place in (*range(0, 400, 7), *range(400, len(data), 97), len(data) - 1):
         bad.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        # A flip may go unnoticed if it changes no value, for example in the name of the checksum.
+        # A flip may go unnoticed if the ticket stays the same, for example if the flip is in the checksum's name.
         try:
             assert read_ticket(bad).to_bytes() == whole, place
         except SpecError as error:
@@ -465,7 +468,11 @@ def test_incompatible_fields_are_refused(trajectory, changes, message):
 
 
 def results(tickets, controls=()):
-    """Return tables: levels from (ticket, seed, level, accuracy), controls from (ticket, seed, draw, accuracy)."""
+    """Return the tables of a transfer.
+
+    `tickets` has an item (ticket, seed, level, accuracy) for each level, and `controls` has an item
+    (ticket, seed, draw, accuracy) for each control.
+    """
     fixed = {"pruning_rate": 0.2, "strategy": "layerwise", "criterion": "magnitude", "rewind_iteration": 0}
     levels = [
         fixed
@@ -499,7 +506,7 @@ def test_the_table_pairs_tickets_with_the_dense_networks_and_controls_of_their_s
     assert table.loc["dense", "test_accuracy"] == pytest.approx(0.91)
     assert table.loc["ticket", "test_accuracy"] == pytest.approx(0.935)
     assert table.loc["ticket", "test_accuracy_gain"] == pytest.approx(0.025)
-    # With two tickets and two seeds, the extreme resamples repeat one ticket and one seed.
+    # With two tickets and two seeds, the most extreme resamples draw one ticket twice and one seed twice.
     assert table.loc["ticket", "test_accuracy_gain_low"] == pytest.approx(0.01)
     assert table.loc["ticket", "test_accuracy_gain_high"] == pytest.approx(0.04)
     for end in ("", "_low", "_high"):
@@ -534,7 +541,7 @@ def test_the_table_does_not_depend_on_the_order_of_the_rows():
 def test_each_arm_counts_its_training_runs():
     rows = [row for t, s, accuracy in CELLS for row in ((t, s, 0, DENSE[s]), (t, s, 1, accuracy))]
     controls = [(t, s, 0, accuracy if t == "a" else np.nan) for t, s, accuracy in CELLS]
-    # A third seed has only a dense network, because its tickets diverged.
+    # The third seed has only a dense network, as if its tickets had diverged.
     table = transfer_table(results([*rows, ("a", 2, 0, 0.9)], controls), margin=0.005).set_index("arm")
     assert table["seeds"].to_dict() == {"dense": 3, "ticket": 2, "shuffled_mask": 2}
     assert table["tickets"].to_dict() == {"dense": 2, "ticket": 2, "shuffled_mask": 1}

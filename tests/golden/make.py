@@ -1,10 +1,9 @@
-"""Make a golden run directory: ``python tests/golden/make.py``. An existing one is never replaced.
+"""Make a golden run directory: ``python tests/golden/make.py``. An existing directory is never replaced.
 
-The directory contains a finished search of 2 trajectories with 3 levels each, written by the version in its name. To
-hide the machine's name and paths, the name of the event file and the run directory in ``store/searches`` are replaced.
-TensorBoard files are left out. When the version of the tables, of the store's entries or of the engine is
-raised, make another directory, ``version_2``, and leave the earlier ones unchanged: `test_golden.py` tests that they
-can be read.
+The directory contains a finished search of 2 trajectories with 3 levels each. To hide the machine's name and paths, the
+script replaces the name of the event file and the run directory in ``store/searches``. It leaves out the TensorBoard
+files. If you raise the version of the tables, of the store's entries or of the engine, make another directory,
+``version_2``, and leave the earlier directories unchanged: `test_golden.py` tests that they can still be read.
 """
 
 import json

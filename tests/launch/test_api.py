@@ -79,7 +79,7 @@ def test_bad_input_is_one_message(tmp_path):
 
 
 def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
-    """Unlike workers of `multiprocessing`, the engine's workers do not import the script and start the search again."""
+    """`multiprocessing` would import the script in its workers and so start the search again; this engine does not."""
     (tmp_path / "script.py").write_text(
         "import ticket_search\n"
         f"results = ticket_search.run_search({SEARCH!r}, 'run', engine='processes', trials=1)\n"

@@ -14,7 +14,7 @@ from ticket_search.tasks import classification
 
 NOTHING = Estimate(levels=1.0, dense=0.0, masks=0.0, tables=0.0)
 LENET = {"model.name": "lenet_300_100"}
-#: The space, the base, and the number of trials (None means the whole grid) of each search, by name.
+#: Searches by name: the space, changes to the base, and the number of trials (None means the whole grid).
 SPACES = {
     "few trajectories": ({"pruning_rate": [0.3, 0.6]}, {}, None),
     "many small ones": ({"pruning_rate": [0.3, 0.4, 0.5, 0.6], "rewind_iteration": [0, 5, 10, 20]}, {}, None),
@@ -70,7 +70,7 @@ def test_a_space_with_unchecked_data_sets_has_an_estimate(search):
 
 
 def test_a_space_with_invalid_points_has_an_estimate(search):
-    """An invalid combination of three fields is no obstacle; the check, which looks at pairs, does not find it."""
+    """The space has invalid combinations of three fields. The check does not find them: it looks only at pairs."""
     space = {
         "rewind_iteration": [0, 20],
         "training.batch_size": [32, 512],

@@ -26,7 +26,7 @@ def test_controls_have_rows_for_their_tickets(search, tmp_path):
     assert (both["seed"] == both["seed_of_ticket"]).all()
     assert (both["density"] == both["density_of_ticket"]).all()
     assert both["test_accuracy"].between(0, 1).all()
-    # Controls are not levels of the trajectory.
+    # Controls do not count as levels of the trajectory.
     assert (results.trajectories["levels"] == 3).all()
     assert (results.trajectories["iterations"] == 3 * 40).all()
     finished = finished_levels(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Searches in object storage have the same results as on a disk, even if the server fails during the search."""
+"""Searches in object storage give the same results as searches on a disk, even if the server fails temporarily."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def say(*arguments):
 
 @pytest.fixture(scope="module")
 def grid(search):
-    """A search of four trajectories: two pruning rates with two seeds."""
+    """A search of four trajectories: two pruning rates, each with two seeds."""
     base = {"rewind_iteration": 20}
     return search(
         {"pruning_rate": [0.3, 0.6]}, seeds=(0, 1), base=base, sampler="grid", trials=None, early_stopping=None
@@ -68,7 +68,7 @@ def grid(search):
 
 @pytest.fixture(scope="module")
 def on_a_disk(grid, tmp_path_factory):
-    """The run directory of the grid search on a disk, run by this process."""
+    """The run directory of the grid search after this process has run it on a disk."""
     folder = open_folder(tmp_path_factory.mktemp("disk"))
     assert run_search(grid, folder, engine="inline").counts["completed"] == 4
     return folder
@@ -76,7 +76,7 @@ def on_a_disk(grid, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_command(grid, s3, tmp_path_factory):
-    """The grid search in object storage, run by the command: its location, working directory and output.
+    """The location, working directory and output of the grid search after a command has run it in object storage.
 
     The command uses worker processes and reads the address of the server from the environment.
     """
@@ -128,7 +128,7 @@ def test_the_reading_commands_work_in_object_storage(by_command):
     assert {ticket["trajectory_id"] for ticket in tickets} == set(matching["trajectory_id"]) != set()
     store = say("store", location).splitlines()
     assert store[0] == f"store: {location.replace('command', 'command/store')}"
-    # for each of 2 seeds, a dense network and 2 levels at each of 2 pruning rates
+    # 10 levels: for each of 2 seeds, a dense network and 2 levels at each of 2 pruning rates
     assert store[1].split()[:2] == ["levels", "10"]
     assert f"used by {location}" in store
     assert store[-1] == "all files are needed"
@@ -163,7 +163,7 @@ def test_the_search_waits_for_a_server_that_restarts(on_a_disk, grid, s3):
 
 @pytest.fixture
 def impatient_network(tmp_path, monkeypatch):
-    """A user's network, whose module sets the storage timeout of any worker that imports it to 2 s."""
+    """A user's network. A process that imports its module gives up after 2 s if the storage does not answer."""
     (tmp_path / "impatient.py").write_text(IMPATIENT)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 2.0)
@@ -182,7 +182,7 @@ def test_a_lost_server_gives_one_message_and_the_search_can_be_resumed(search, s
         s3.start()
     assert "\n" not in str(error.value)
     assert json.loads(say("status", location, "--json"))["running"] is False
-    # This process still holds the lock of the interrupted run, which must not block the next one.
+    # This process still holds the lock of the interrupted run. The lock must not block the next run.
     assert run_search(spec, location, engine="inline").counts["completed"] == 2
     assert len(load_results(location).levels) == 6
     assert_each_level_finished_once(location)

@@ -1,4 +1,4 @@
-"""The events contain ``level_finished`` once for each level, even if a process is killed at the end of a level."""
+"""Each level has exactly one ``level_finished`` event, even if the process is killed at the end of the level."""
 
 import signal
 import subprocess

@@ -32,7 +32,7 @@ def test_impossible_resources_are_refused_and_leave_nothing_behind(search, tmp_p
 
 
 def test_a_refused_search_does_not_remove_another_search(search, tmp_path, monkeypatch):
-    """If a search creates runs/ and is then refused, it keeps what another search has put there in the meantime."""
+    """A refused search that created runs/ does not remove what another search has put there in the meantime."""
     monkeypatch.setattr(preflight, "_check_resources", lambda spec: None)
     spec = search({"pruning_rate": [0.5]}, sampler="grid", trials=None)
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"cpus": 1000.0})})

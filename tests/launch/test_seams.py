@@ -87,7 +87,7 @@ def test_an_executor_may_train_trajectories_together_with_the_same_rows(on_the_p
     trained = paired.levels[~paired.levels["reused"]]
     assert set(trained["level_key"]) <= {key for keys in together for key in keys}
     alone = run(REGRESSION, tmp_path / "alone")
-    # With another executor, level keys and trajectory IDs differ.
+    # The executor is part of the level keys and the trajectory IDs.
     assert not set(paired.levels["level_key"]) & set(alone.levels["level_key"])
     order = ["pruning_rate", "seed", "level"]
     left_out = ["trajectory_id", "level_key", "train_seconds", "reused"]

@@ -55,7 +55,7 @@ def walker(tmp_path, name, other, specs):
 
 @pytest.fixture
 def spaces(trajectory):
-    """Two lists of eight trajectories, four of which are in both. Both lists start with level 0 of the same seeds."""
+    """Two lists of eight trajectories. Four trajectories are in both lists, and both lists use the same two seeds."""
 
     def over(rates):
         points = [(rate, k, seed) for rate in rates for k in (0, 20) for seed in (0, 1)]
@@ -80,7 +80,7 @@ def test_two_concurrent_processes_train_each_level_once(spaces, digits, tmp_path
 
 
 def alone(spaces, digits, tmp_path):
-    """The levels of both lists, trained by this process in another store."""
+    """Yield the levels of both lists, trained by this process in another store."""
     for spec in {spec.model_dump_json(): spec for specs in spaces for spec in specs}.values():
         yield from run_trajectory(spec, digits, LevelStore(tmp_path / "alone"), rewind_iterations=(0, 20))
 

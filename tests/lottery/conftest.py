@@ -9,7 +9,7 @@ from ticket_search.store.level_store import LevelStore
 
 @dataclass
 class Bench:
-    """A runner of trajectories on the digits that records events and the inputs and outputs of training runs."""
+    """A test bench that runs trajectories on the digits and records events, training inputs and training outputs."""
 
     task: object
     events: list = field(default_factory=list)

@@ -10,7 +10,7 @@ class Pair:
     lanes = 2
 
     def __init__(self):
-        self.together = []  # the keys of the levels in training at the start of each call of `advance`
+        self.together = []  # the keys of the levels in training at the start of each call to `advance`
         self._held = []
 
     def submit(self, request):

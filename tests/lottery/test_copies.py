@@ -1,4 +1,4 @@
-"""Tests for copies of a level with other data orders, and for the errors on the line between two copies."""
+"""Tests for copies of a level, trained with other data orders, and for the errors on the line between two copies."""
 
 import dataclasses
 import math
@@ -24,25 +24,25 @@ class Numbers:
 
 
 def scores(weight, bias):
-    """Return a network that predicts class 1 for x if ``weight * x + bias > 0``, and its weights."""
+    """Return a linear network, and weights with which it predicts class 1 for x if ``weight * x + bias > 0``."""
     network = nn.Linear(1, 2)
     values = {"weight": torch.tensor([[0.0], [weight]]), "bias": torch.tensor([0.0, bias])}
     return network, values
 
 
 def test_the_errors_between_two_networks_by_hand():
-    """Between 2x - 1 and -2x + 1, the score at position p is ``(2 - 4p) x - (1 - 2p)``, which is 0 in the middle."""
+    """On the line from 2x - 1 to -2x + 1, the score at p is ``(2 - 4p) x - (1 - 2p)``, which is 0 at p = 0.5."""
     network, one = scores(2.0, -1.0)
     _, other = scores(-2.0, 1.0)
     found = errors_between(one, other, 5, network, ImageTask(Numbers()), "fp32")
     assert [p.position for p in found] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    # In the middle the scores of both classes are 0, so class 0 is predicted.
+    # At p = 0.5 the scores of both classes are 0, so class 0 is predicted.
     assert [p.val_error for p in found] == [0.0, 0.0, 1.0, 1.0, 1.0]
     assert [p.test_error for p in found] == [1.0, 1.0, 1.0, 0.0, 0.0]
 
 
 def test_biases_are_interpolated_like_weights():
-    """Between x + 0 and x + 10, the bias at position p is 10p, so the images above -10p are classified correctly."""
+    """On the line from x to x + 10, the bias at position p is 10p, so images above -10p are classified correctly."""
     network, one = scores(1.0, 0.0)
     _, other = scores(1.0, 10.0)
     found = errors_between(one, other, 6, network, ImageTask(Numbers()), "fp32")
@@ -64,7 +64,10 @@ def test_statistics_are_interpolated_and_counters_are_not():
 
 @pytest.fixture
 def trained(bench, trajectory, stores):
-    """A function that runs a trajectory, clears the records and returns the `FinishedTrajectory`, levels and inputs."""
+    """A function that runs a trajectory and returns its `FinishedTrajectory`, levels and inputs.
+
+    It also clears what the bench has recorded, so that a test sees only the records of its copies.
+    """
 
     def make(**changes):
         spec, store = trajectory({"pruning_rate": 0.5, **changes}, seed=3), stores()
@@ -137,7 +140,7 @@ def test_errors_to_a_diverged_copy_are_nan(bench, trained):
 
 
 def test_dense_copies_do_not_depend_on_the_pruning(bench, trajectory, stores):
-    """Early-bird makes no difference either: a dense copy is always trained to the end."""
+    """Dense copies do not depend on early-bird either: they are always trained to the end."""
     store = stores()
     keys = set()
     for changes in ({}, {"strategy": "global"}, {"early_bird": {"window": 2, "every": 10}}):

@@ -1,4 +1,4 @@
-"""Early-Bird ends the training of the dense network once the mask that pruning would produce is stable."""
+"""Early-bird ends the training of the dense network once the mask that pruning would produce is stable."""
 
 import json
 import re
@@ -79,13 +79,14 @@ def test_the_dense_training_ends_early_and_gives_the_tickets_mask(bench, traject
     assert ended % 17 == 0
     assert levels[0].curve[-1].iteration == ended
     assert levels[0].curve[:-1] == full[0].curve[: len(levels[0].curve) - 1]
-    # Training ended at the first mask whose distances to the two before it are both below the threshold.
+    # Training ended at the first mask whose distances to the two masks before it are both below the threshold.
     by_mask = {}
     for each in levels[0].mask_distances:
         by_mask.setdefault(each.iteration, []).append(each.distance)
     near = [i for i, found in by_mask.items() if len(found) == 2 and max(found) < EARLY["threshold"]]
     assert near == [ended]
-    # The weights at that iteration are pruned. The ticket starts from the rewind weights and trains fully, as usual.
+    # The weights at that iteration are pruned. As usual, the ticket starts from the rewind weights and is trained to
+    # the end.
     assert all(torch.equal(levels[1].mask[n], kept) for n, kept in watched(bench, spec, ended).items())
     assert all(torch.equal(bench.inputs[-1][n], bench.inputs[0][n] * kept) for n, kept in levels[1].mask.items())
     assert levels[1].iterations == 119
@@ -93,7 +94,7 @@ def test_the_dense_training_ends_early_and_gives_the_tickets_mask(bench, traject
 
 
 def watched(bench, spec, iteration):
-    """Return the mask that keeps the larger half of each layer's weights at this iteration of dense training."""
+    """Return the mask that keeps, in each layer, the larger half of the weights at `iteration`, by magnitude."""
     final = next(out.weights for out in bench.outputs if out.iterations == iteration)
     mask = {}
     for name in ("fc1.weight", "output.weight"):
@@ -116,7 +117,7 @@ def test_tickets_are_compared_with_the_fully_trained_dense_network(bench, trajec
     assert [row["dense_val_accuracy"] for row in rows] == [plain[0].val_metric] * 2
     assert rows[0]["matching"] == (levels[0].val_metric >= plain[0].val_metric)
     assert [row["control"] for row in control_rows(spec, levels[0], ACCURACY)] == ["dense"]
-    # The rewind weights are shared, so nothing else was trained.
+    # Both trajectories use the same rewind weights, so only two levels of each were trained.
     assert bench.counts()["level_started"] == 2 + 2
 
 

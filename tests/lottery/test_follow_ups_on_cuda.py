@@ -1,4 +1,4 @@
-"""Early-Bird, transfer, copies and data splits work on a GPU as they do on the CPU. Skipped without a GPU."""
+"""Early-bird, transfer, copies and data splits work on a GPU as they do on the CPU. Skipped without a GPU."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests for trajectories that run side by side, with one executor that trains their levels together."""
+"""Tests for trajectories that run side by side while one executor trains their levels together."""
 
 import asyncio
 import sys
@@ -30,7 +30,7 @@ def pair():
 
 
 class Side:
-    """A runner of named trajectories side by side that records their levels, ends and events."""
+    """A test bench that runs named trajectories side by side and records their levels, ends and events."""
 
     def __init__(self, task, executor):
         self.task, self.lanes = task, Lanes(lambda name: executor)
@@ -53,7 +53,7 @@ class Side:
 
 
 def figures(levels):
-    """Return all data of levels except the training time and whether they were reused."""
+    """Return all data of the levels except their training times and whether they were reused."""
 
     def plain(value):
         if isinstance(value, torch.Tensor):
@@ -87,7 +87,7 @@ def test_trajectories_train_a_shared_level_0_once_and_the_other_levels_together(
 
 
 def test_more_trajectories_than_lanes(digits, trajectory, stores, pair):
-    """Three trajectories with different seeds share no level: two train at a time while the third waits."""
+    """Three trajectories with different seeds share no levels: two are trained at a time while the third waits."""
     specs = [trajectory({"max_levels": 1, "controls": {"kinds": ["random_mask"]}}, seed=seed) for seed in range(3)]
     side, store = Side(digits, pair), stores()
     for seed, spec in enumerate(specs):

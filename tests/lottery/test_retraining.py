@@ -63,7 +63,8 @@ class TestRetraining:
         for number in (1, 2):
             assert equal(bench.inputs[number], masked(bench.outputs[number - 1].weights, levels[number].mask))
         assert rates == [[2e-3] * 20 + [1e-3] * 20] + [[1e-3] * 30] * 2
-        # The data order continues from the previous level's, but iterations are counted from 10, as for other kinds.
+        # The data order continues where that of the previous level ended, but iterations are counted from 10, as in the
+        # other kinds of retraining.
         assert [(level.start, level.start + level.shift) for level in bench.levels] == [(0, 0), (10, T), (10, T + 30)]
         assert [[p.iteration for p in level.curve] for level in levels] == [[20, 40]] * 3
 
@@ -210,7 +211,7 @@ class TestCriteria:
 
 
 class Spy:
-    """A wrapper around a data set that replaces its `stream`."""
+    """A wrapper around a data set that replaces its method `stream`."""
 
     def __init__(self, data, stream):
         self._data, self.stream = data, stream

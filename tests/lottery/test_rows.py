@@ -95,7 +95,7 @@ def test_matching_is_by_the_dense_network_of_the_same_trajectory(trajectory, val
 
 
 def test_accuracies_are_null_for_a_metric_where_lower_is_better(trajectory):
-    """A ticket at 1.4 nats matches a dense network at 1.5, and every column for an accuracy is null."""
+    """A ticket at 1.4 nats matches a dense network at 1.5 nats, and every accuracy column is null."""
     row = level_row(trajectory(), level(2, 1.4), level(0, 1.5), 0.0, NATS)
     assert {name for name, value in row.items() if value is None} == {
         *("val_accuracy", "test_accuracy", "dense_val_accuracy", "dense_test_accuracy", "early_stop_test_accuracy"),

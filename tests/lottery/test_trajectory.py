@@ -31,7 +31,7 @@ def own_network(tmp_path, monkeypatch):
 
 
 def figures(levels):
-    """Return all data of levels except the training time and whether they were reused."""
+    """Return all data of the levels except their training times and whether they were reused."""
     return [
         {k: v for k, v in asdict(level).items() if k != "reused"}
         | {
@@ -254,7 +254,7 @@ class TestDivergence:
             assert bench.counts() == expected
 
     def test_the_levels_before_it_were_yielded(self, bench, trajectory, stores, digits, monkeypatch):
-        """Levels 0 and 1 are yielded before level 2, whose weights the test sets to a huge number, diverges."""
+        """Level 2 diverges because the test gives it huge biases; levels 0 and 1 are yielded before that."""
 
         def poisoned(request):
             if sum(int(kept.sum()) for kept in request.level.mask.values()) == 1184 // 4:
@@ -309,7 +309,7 @@ def test_two_processes_train_each_level_once(trajectory, tmp_path):
 
 
 def test_a_reused_level_keeps_its_training_environment(bench, trajectory, stores, monkeypatch):
-    """The key does not contain the number of threads, the versions or the device's name, so these may differ."""
+    """The key of a level does not depend on versions, on the number of threads or on the device's name."""
     store, spec = stores(), trajectory({"pruning_rate": 0.5, "max_levels": 1})
     elsewhere = {"torch_version": "1.0", "device": "a GPU", "threads": 7, "ticket_search_version": "0.0.1"}
     with monkeypatch.context() as patch:

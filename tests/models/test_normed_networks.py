@@ -40,7 +40,7 @@ def test_layers_of_resnet_and_vgg(name, convolutions, weights, norms):
 
 
 def test_resnet20_has_as_many_parameters_as_in_he_et_al():
-    """He et al. (table 6) report 0.27 million parameters, without the projections in our shortcuts (2,560 + 192)."""
+    """He et al. (table 6) report 0.27 million parameters. Our shortcuts add projections with 2,560 + 192 parameters."""
     total = sum(p.numel() for p in made("resnet20").parameters())
     assert total - (2_560 + 2 * (32 + 64)) == 269_722
 

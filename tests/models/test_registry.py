@@ -20,7 +20,7 @@ def count(network):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A function that writes a module with a user's network."""
+    """A function that writes a module with a user's network and returns the `ModelSpec` of the network."""
 
     def write(body):
         (tmp_path / "own_network.py").write_text(
@@ -173,7 +173,7 @@ def test_tied_parameters_count_once_and_embeddings_not_at_all():
 
 
 class HeadFirst(nn.Module):
-    """A network that registers its head first and runs it last."""
+    """A network that registers its head before its body, but runs it after its body."""
 
     def __init__(self, **attributes):
         super().__init__()
@@ -255,7 +255,7 @@ class TestTheOutputLayer:
         assert (names, names[-1]) == (prunable(network), last)
 
     def test_is_pruned_at_its_own_rate_wherever_it_is_registered(self, own, trajectory, digits, tmp_path):
-        """At a pruning rate of 0.5 and an `output_layer_rate` of 0, half of the body is pruned and none of the head."""
+        """With a pruning rate of 0.5 and an `output_layer_rate` of 0, half of the body is pruned, but not the head."""
         spec = own(
             "network = nn.Module()\n"
             "    network.head, network.body = nn.Linear(8, classes), nn.Linear(64, 8)\n"

@@ -42,11 +42,11 @@ def pruned(strategy, mask, scores, rate=0.5, output_layer_rate=1.0, target=None)
     ("survivors", "rate", "count"),
     [
         (10, 0.2, 2),
-        (100, 0.29, 29),  # 0.29 * 100 is 28.999999999999996
+        (100, 0.29, 29),  # in floating point, 0.29 * 100 is 28.999999999999996
         (100, 0.57, 57),
         (7, 0.2, 1),
         (8, 0.2, 2),
-        (5, 0.5, 2),  # a half is rounded to the even integer
+        (5, 0.5, 2),  # 2.5 is rounded to the nearest even integer
         (7, 0.5, 4),
         (1, 0.99, 1),
         (2, 0.2, 0),
@@ -101,7 +101,8 @@ def test_layerwise_and_global_differ():
     layerwise = pruned("layerwise", mask, scores, 0.5, 1.0)
     assert bits(layerwise) == {"a": [0, 0, 1, 1], "b": [0, 0, 1, 1]}
     globally = pruned("global", mask, scores, 0.5, 1.0)
-    # The weight with the fourth lowest score is the best of `a`, so it is kept and the fifth lowest is pruned instead.
+    # The fourth-lowest score belongs to the best weight of `a`. Every tensor keeps its best weight, so the weight with
+    # the fifth-lowest score is pruned instead.
     assert bits(globally) == {"a": [0, 0, 0, 1], "b": [0, 1, 1, 1]}
 
 
@@ -127,7 +128,7 @@ def test_global_keeps_the_best_weight_of_every_tensor():
 
 
 def test_the_densities_of_lenet_300_100():
-    """Pruning 20% of the weights and 10% of the output layer per level gives the paper's densities."""
+    """Pruning 20% of the hidden layers and 10% of the output layer per level gives the paper's densities."""
     shapes = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "output.weight": (10, 100)}
     weights = {name: torch.rand(shape, generator=generator()) for name, shape in shapes.items()}
     mask, percents = full_mask(weights, weights), []
@@ -157,7 +158,7 @@ def test_random_scores_follow_the_generator_and_not_the_weights():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("criterion", CRITERIA)
 class TestContract:
-    """Properties of every strategy with every criterion."""
+    """Properties that hold for every strategy with every criterion."""
 
     SIZES: ClassVar = {"one": (1,), "matrix": (7, 9), "kernel": (3, 2, 3, 3), "output": (5, 4)}
 
@@ -181,7 +182,7 @@ class TestContract:
 
     def test_the_count_is_exact(self, strategy, criterion):
         first = self.levels(strategy, criterion, 0.2, 1)[1]
-        # The tensors have 1, 63, 54 and 20 weights: layerwise prunes 0, 13, 11 and 4, and global prunes 28 of all 138.
+        # The tensors have 1, 63, 54 and 20 weights: layerwise prunes 0, 13, 11 and 4, and global prunes 28 of the 138.
         assert kept_weights(first) == {"layerwise": 138 - 28, "global": 138 - 28}[strategy]
 
     def test_one_weight_per_tensor_remains_in_the_end(self, strategy, criterion):
@@ -204,7 +205,7 @@ class TestContract:
 
 
 class TestCriteriaByHand:
-    """The criteria of Zhou et al. (2019) on weights that change as 2 -> -3, -1 -> -1, -4 -> 1, 0.5 -> 0."""
+    """The criteria of Zhou et al. (2019), computed by hand from initial and final weights."""
 
     INITIAL: ClassVar = {"a": tensor([2.0, -1.0, -4.0, 0.5])}
     FINAL: ClassVar = {"a": tensor([-3.0, -1.0, 1.0, 0.0])}

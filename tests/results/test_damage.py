@@ -123,14 +123,14 @@ def test_a_rebuild_first_says_how_many_levels_are_trained_again(finished_search)
     shutil.rmtree(finished_search / "curves")
     said = in_process("resume", finished_search, "--engine", "inline")
     assert said.returncode == 0, said.stderr
-    # The 18 levels are two of each of the 8 trajectories, and one level 0 for each of the 2 seeds.
+    # The 18 levels are 2 tickets of each of the 8 trajectories, and 1 dense network for each of the 2 seeds.
     line = "the level store no longer has 18 of the 18 levels whose rows must be rebuilt; 18 will be trained again"
     assert said.stderr.splitlines().count(line) == 1
     assert len(tables(finished_search)["curves"]) == len(before["curves"])
 
 
 def test_only_trajectories_that_lack_rows_are_replayed(finished_search):
-    """If a table loses one of its two chunks after a prune, only the trajectories in that chunk are replayed."""
+    """If a table loses one of two chunks after the store was pruned, only that chunk's trajectories are replayed."""
     before = tables(finished_search)
     curves = pq.read_table(finished_search / "curves" / CHUNK)
     lost = {curves["trajectory_id"][-1].as_py()}
@@ -204,7 +204,7 @@ def some_table():
 
 
 def test_no_flipped_byte_of_a_chunk_passes():
-    """Only flips in the checksum's name pass: without that name, the chunk counts as one of an earlier version."""
+    """Only flips in the checksum's name go unnoticed: without it, the chunk looks like one of an earlier version."""
     table = some_table()
     data = write_chunk(table)
     unseen = []
@@ -280,7 +280,7 @@ def report(suggestion, level, accuracy):
 
 
 def replayed(driver, levels):
-    """Report levels of the next trajectory, at most `levels`, until it is stopped; return how many were reported."""
+    """Report up to `levels` levels of the next trajectory, until it is stopped; return how many were reported."""
     suggestion = driver.next()
     for level in range(levels):
         if reason := driver.level_finished(suggestion.number, report(suggestion, level, 0.9 if level < 2 else 0.1)):

@@ -96,7 +96,7 @@ def test_an_added_figure_is_null_for_older_levels_of_a_resumed_search(spec, tmp_
 
 
 def test_the_levels_of_two_searches_can_be_concatenated(spec, search, tmp_path):
-    """Both tables have columns for network, data set and machine, although only one search varies the network."""
+    """Both tables have columns for the network, data set and machine, although only one search varies the network."""
     settings = {"base": {"max_levels": 1}, "seeds": (0,), "sampler": "grid", "trials": None}
     searched = search({"pruning_rate": [0.5], "model.name": ["lenet_8", "lenet_4"]}, **settings)
     plain = search({"pruning_rate": [0.5]}, **settings)

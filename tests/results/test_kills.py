@@ -1,4 +1,4 @@
-"""After SIGKILL at any moment of a write, readers see the old or the new content, and the next writer continues."""
+"""After SIGKILL at any moment of a write, readers see the old or the new content, and another process can write."""
 
 import json
 import multiprocessing
@@ -23,8 +23,8 @@ from ticket_search.store.level_store import Entry, LevelStore
 
 SCHEMA = pa.schema([("id", pa.string()), ("n", pa.int32()), ("x", pa.float64())], {"ticket_search.schema_version": "1"})
 KEY = "ab12"
-#: The moments of a kill: when the temporary file has half of its content, when it is complete, and when it has been
-#: renamed but the folder has not been synced.
+#: The moments of a kill: when half of the temporary file has been written, when all of it has been written, and when it
+#: has been renamed but the folder has not been synced.
 MOMENTS = ["half", "aside", "renamed"]
 SUGGESTIONS = [Suggestion(number=n, values={"pruning_rate": 0.5}, seed=n, trajectory_id=f"t{n}") for n in range(4)]
 
@@ -34,7 +34,7 @@ def die():
 
 
 def killed(target, moment, act, *arguments):
-    """Call `act` in this child process, and kill it at `moment` of writing a file whose name contains `target`."""
+    """Call `act`, and kill this child process at `moment` while it writes a file whose name contains `target`."""
     sync, replace = os.fsync, os.replace
 
     def name_of(handle):
@@ -56,7 +56,7 @@ def killed(target, moment, act, *arguments):
 
     os.fsync, os.replace = fsync, rename
     act(*arguments)
-    os._exit(1)  # the process was not killed
+    os._exit(1)  # reached only if the process was not killed
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def flush(run_dir, numbers):
 
 
 def test_killed_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path):
-    """Wherever the kill falls between the four tables, `levels` may be ahead of `trajectories` but never behind."""
+    """A kill between the writes of two tables may leave `levels` ahead of `trajectories`, but never behind."""
     flush(tmp_path, [0])
     seen = []
     for nth in range(1, 5):
@@ -147,7 +147,7 @@ def test_killed_between_two_tables_no_row_refers_to_a_missing_one(kill, tmp_path
 
 
 def _flush_and_die_at(run_dir, number, nth):
-    """Add the rows of a trajectory and flush them; the process is killed at the `nth` rename."""
+    """Add the rows of a trajectory and flush them so that the process is killed at the `nth` rename."""
     dying, plain, count = os.replace, os.rename, iter(range(1, 99))
     os.replace = lambda source, to: (dying if next(count) == nth else plain)(source, to)
     flush(run_dir, [number])
@@ -188,7 +188,7 @@ def spec(search):
 
 @pytest.fixture
 def more(search):
-    """The same search with another value for a setting that a resume may change."""
+    """The search `spec` with another value for a setting that may be changed when the search is resumed."""
     return search({"pruning_rate": [0.5]}, sampler="grid", trials=None, max_concurrent=1)
 
 

@@ -114,7 +114,7 @@ def test_putting_the_same_rows_again_changes_nothing(tmp_path):
         table.put(row(n, n / 3))
     table.flush()
     before = parts(tmp_path)
-    again = keyed(tmp_path, capacity=5)  # another capacity applies only to new rows
+    again = keyed(tmp_path, capacity=5)  # the new capacity applies only to new rows
     for n in reversed(range(7)):
         again.put(row(n, n / 3))
     again.flush()
@@ -334,11 +334,11 @@ def test_five_thousand_levels_are_flushed_quickly(tmp_path):
         start = time.perf_counter()
         table.flush()
         best = min(best, time.perf_counter() - start)
-    assert best < 0.5  # seconds; an idle machine takes 0.05, but test machines are not idle
+    assert best < 0.5  # in seconds; an idle machine needs 0.05 s, but test machines are not idle
 
 
 def test_an_interrupted_upgrade_leaves_a_readable_table_and_is_completed_later(tmp_path, monkeypatch):
-    """If the process dies after rewriting one of three chunks of version 1, the next one finishes the upgrade."""
+    """If a process dies after rewriting one of three chunks of version 1, the next process finishes the upgrade."""
     now = schemas({})["curves"]
     then = pa.schema([field for field in now if field.name != "val_metric"], {"ticket_search.schema_version": "1"})
     for chunk in range(3):

@@ -117,7 +117,7 @@ def test_the_experiment_is_written_once_with_the_space(tmp_path):
     experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
     infos = {info.name: info for info in experiment.hparam_infos}
     assert list(infos) == ["pruning_rate", "strategy", "criterion", "rewind_iteration", "seed", "dataset.augment"]
-    assert [info.type for info in infos.values()] == [3, 1, 1, 3, 3, 1]  # FLOAT64 is 3, STRING 1
+    assert [info.type for info in infos.values()] == [3, 1, 1, 3, 3, 1]  # 3 is FLOAT64, 1 is STRING
     interval = infos["pruning_rate"].domain_interval
     assert (interval.min_value, interval.max_value) == (0.1, 0.6)
     assert list(infos["strategy"].domain_discrete) == ["layerwise", "global"]
@@ -133,7 +133,7 @@ def written(folder, *numbers):
 
 
 def test_every_flush_is_readable_exactly_once(folder, tmp_path):
-    """In object storage, files cannot be appended to, so each flush writes a new file."""
+    """Object storage cannot append to files, so each flush writes a new file."""
     written(folder, 0, 1, 2)
     for file in folder.files(recursive=True):
         copy = tmp_path / "copy" / file.name

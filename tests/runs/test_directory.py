@@ -1,4 +1,4 @@
-"""A run directory belongs to one search. At most one process runs the search, and it can be asked to stop."""
+"""A run directory belongs to one search. At most one process runs the search, and that process can be asked to stop."""
 
 import json
 import os
@@ -360,7 +360,7 @@ def test_notices_of_a_level_are_passed_on_in_order(spec, tmp_path):
 
 
 def test_a_search_whose_fields_have_new_names_is_resumed_in_its_tables(search, tmp_path):
-    """``trajectory.retrain`` is the older name of ``pruning.retrain``; an existing column keeps its older name."""
+    """``trajectory.retrain`` is an older name of ``pruning.retrain``, and an existing column keeps that older name."""
     settings = {"seeds": (0,), "sampler": "grid", "trials": None}
     old = search({"trajectory.retrain": ["weights"]}, **settings)
     run_search(old, tmp_path / "run", engine="inline")
@@ -372,7 +372,7 @@ def test_a_search_whose_fields_have_new_names_is_resumed_in_its_tables(search, t
 
 
 def test_deleting_the_store_ends_a_running_search_at_the_next_level(search, tmp_path):
-    """If the search recreated the store, it would end with code 0 but with tickets that `export` refuses."""
+    """If the search recreated the store, it would exit with code 0, but `export` would refuse its tickets."""
     spec = search({"pruning_rate": [0.5]}, seeds=(0, 1), sampler="grid", trials=None, early_stopping=None)
     store = tmp_path / "run" / "store"
 

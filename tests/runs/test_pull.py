@@ -1,4 +1,4 @@
-"""A pull copies all results of a search from any storage, but nothing that is needed only to resume."""
+"""A pull copies all results of a search from any storage, but no files that only a resume needs."""
 
 import os
 import shutil
@@ -71,7 +71,7 @@ def test_a_second_pull_copies_only_changed_files(source, tmp_path):
 
 
 def small_run(finished_search, files=40):
-    """A run directory with many small files."""
+    """Add many small files to a run directory and return it."""
     folder = open_folder(finished_search)
     for number in range(files):
         folder.write(f"many/{number:02}/events", b"%d" % number)

@@ -1,4 +1,4 @@
-"""Pruning a store never removes an entry that any of its searches needs."""
+"""Pruning a store never removes an entry that any search using the store still needs."""
 
 import shutil
 import subprocess
@@ -38,7 +38,7 @@ def keep_best(count):
 
 
 def keys(run_dir):
-    """Return the level keys of a search with one seed, by (pruning rate, level)."""
+    """Return a dict from (pruning rate, level) to the level's key, for a search with one seed."""
     levels = load_results(run_dir).levels
     return dict(zip(zip(levels["pruning_rate"], levels["level"], strict=True), levels["level_key"], strict=True))
 
@@ -54,7 +54,7 @@ def entries(store):
 
 @pytest.fixture(scope="module")
 def grid(search):
-    """A factory for grid searches. All levels match, so the sparsest ticket is the last level of the highest rate."""
+    """A factory for grid searches. All levels match, so the sparsest ticket is the last level at the highest rate."""
 
     def make(*rates, store=None):
         space = {"pruning_rate": list(rates), "rewind_iteration": [5]}
@@ -139,7 +139,7 @@ class TestAnUnfinishedSearch:
     @pytest.mark.parametrize("best", [None, keep_best(0)], ids=["prune", "keep best"])
     @pytest.mark.parametrize("levels", [1, 2, 5])
     def test_trains_no_level_twice_after_pruning(self, grid, tmp_path, levels, best):
-        """No level is trained twice, even if a kill kept the driver from writing its last level to the tables."""
+        """No level is trained twice, even if the driver was killed before it wrote its last level to the tables."""
         spec = grid(0.3, 0.5, 0.6)
         run_by_hand(spec, tmp_path, levels=levels)
         dense = next(iter(finished_levels(tmp_path)))
@@ -209,7 +209,7 @@ class TestAnUnfinishedSearch:
 
 @pytest.fixture
 def two(grid, tmp_path):
-    """A folder with two finished searches, a and b, and their store. Both need level 0 and the levels of rate 0.5."""
+    """A folder with a store and two finished searches, a and b, which share level 0 and the levels of rate 0.5."""
     for name, rates in {"a": (0.3, 0.5), "b": (0.5, 0.6)}.items():
         run_by_hand(grid(*rates, store=tmp_path / "store"), tmp_path / name)
     return tmp_path
@@ -296,7 +296,7 @@ class TestAMovedSearch:
         assert (use.searches, use.gone) == ([], [str(tmp_path / "here")])
 
     def test_is_not_mistaken_for_its_older_copy(self, grid, tmp_path):
-        """The original may just be unreachable for now, for example on an unmounted disk, so its entries are kept."""
+        """The original may be on a disk that is not mounted at the moment, so its entries are kept."""
         spec = grid(0.5, 0.3, store=tmp_path / "store")
         run_by_hand(spec, tmp_path / "it", levels=2)
         shutil.copytree(tmp_path / "it", tmp_path / "copy")
@@ -333,7 +333,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
     def test_a_store_with_a_damaged_note(self, finished, text):
-        """A damaged note is refused, because its search may need entries that no other search needs."""
+        """The store is refused, because the search that wrote the note may need entries that no other search needs."""
         (finished / f"store/searches/{KEY}.01234567.json").write_text(text)
         with pytest.raises(RunDirectoryError, match=rf"searches/{KEY}.01234567.json' is damaged"):
             inspect(open_folder(finished))
@@ -373,7 +373,7 @@ def test_a_store_in_object_storage(s3, grid, tmp_path):
 
 
 def test_stability_refuses_nodes_without_the_storage(finished_search, monkeypatch):
-    """Each node without the storage would train copies into a folder of its own."""
+    """A node without the storage would write its copies to a local folder that no other node can read."""
     folder = LocalFolder(finished_search)
 
     def check(engine, place):

@@ -17,7 +17,7 @@ SPACE = {"pruning_rate": [0.5, 0.25, 0.2], "training.optimizer.lr": [0.1, 0.2]}
 
 
 def report(suggestion, level, accuracy=0.9, dense=0.9):
-    """Return the report of a level of a network with 100 weights, half of which are pruned at each level."""
+    """Return the report of a level of a network with 100 weights. Each level prunes half of the remaining weights."""
     trajectory = {"trajectory_id": suggestion.trajectory_id, "level": level}
     kept = 100 >> level
     row = trajectory | {
@@ -160,7 +160,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("sampler", ["grid", "tpe", "nsga2"])
     def test_a_point_with_three_incompatible_fields_fails_alone(self, search, tmp_path, sampler):
-        """Any two of the fields are compatible, so the check before the start, which looks at pairs, finds nothing."""
+        """Any two of the fields are compatible, so the check before the start finds nothing: it looks only at pairs."""
         space = {
             "training.iterations": [400, 120],
             "pruning.early_bird.window": [2, 6],
@@ -282,7 +282,7 @@ class TestResume:
         again = SearchDriver(spec, tmp_path)
         assert again.progress.counts == {"running": 0, "completed": 1, "stopped": 1, "diverged": 0, "failed": 0}
         assert (again.progress.best["density"], again.progress.best["seed"]) == (0.25, 0)
-        # Running and failed trajectories come first, then new suggestions.
+        # A resumed search first suggests the running and failed trajectories again, and then new ones.
         assert [again.next(), again.next()] == [half, failed]
         fifth = again.next()
         assert (fifth.number, again.next()) == (4, None)

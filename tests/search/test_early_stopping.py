@@ -9,9 +9,9 @@ from ticket_search.tasks.metric import Metric
 ACCURACY = Metric(name="accuracy", higher_is_better=True, unit="fraction of the images")
 NATS = Metric(name="nats_per_character", higher_is_better=False, unit="nats")
 
-#: Rules with which only the comparison can stop a trajectory.
+#: Rules under which only the comparison can stop a trajectory.
 COMPARE = {"collapse": 1.0, "margin": 0.05, "patience": 2, "worst_fraction": 0.5, "min_trajectories": 4}
-#: Rules with which only a collapse can stop a trajectory.
+#: Rules under which only a collapse can stop a trajectory.
 COLLAPSE = {"collapse": 0.2, "collapse_levels": 2, "margin": 0.05, "patience": 99}
 
 
@@ -34,7 +34,7 @@ class Course:
 
 
 def ladder(rate, lost, levels=8):
-    """Return the (compression, accuracy) of levels that lose `lost` in accuracy with each halving of the density."""
+    """Return the (compression, accuracy) of levels that lose `lost` in accuracy each time the density halves."""
     compressions = [(1 - rate) ** -n for n in range(1, levels + 1)]
     return [(c, 0.9 - lost * log2(c)) for c in compressions]
 
@@ -177,7 +177,7 @@ def test_nothing_is_stopped_without_early_stopping():
 
 
 def test_equal_leads_are_treated_equally_if_lower_is_better():
-    """Mirroring all values about that of the dense network and reversing the metric's direction changes no decision."""
+    """Mirroring all values about the dense network's value and reversing the metric's direction changes no decision."""
     answers = []
     for metric, sign in ((ACCURACY, 1), (NATS, -1)):
         watch, said = stopping(**COLLAPSE), []

@@ -1,4 +1,4 @@
-"""Tests for a metric where lower is better: nats per character. Every dense network has a value of 2."""
+"""Tests for a metric where lower is better: nats per character. Every dense network scores 2."""
 
 import pytest
 

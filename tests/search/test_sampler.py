@@ -16,7 +16,7 @@ STEPS = {"pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1}, "strategy": ["l
 
 
 def outcome(suggestion):
-    """Return the outcome of a trajectory, which depends on the suggestion alone; about one in eight fails."""
+    """Return a random outcome that depends only on the suggestion; about one trajectory in eight fails."""
     draw = random.Random(suggestion.trajectory_id)
     return Outcome(failed=draw.random() < 0.125, score=4 * draw.random(), merit=draw.random())
 
@@ -30,7 +30,7 @@ def exhaust(sampler, limit=200):
 
 
 def run(spec, count, *, side_by_side=1, restart_at=None):
-    """Return the first `count` suggestions of a search whose process is restarted after `restart_at` of them."""
+    """Return the first `count` suggestions of a search. If `restart_at` is given, it is restarted after that many."""
     sampler, made, told, running = Sampler(spec), [], {}, []
     choose = random.Random(1)
     while len(made) < count:
@@ -139,10 +139,10 @@ class TestSuggestions:
         while asked.ask() is not None:
             counts.append(len(looked_at))
             looked_at.clear()
-        assert counts == [3] * 2 * points  # the point's IDs with both seeds, and the suggestion's ID
+        assert counts == [3] * 2 * points  # IDs per suggestion: the point's with each of 2 seeds, and the suggestion's
 
     def test_the_point_is_drawn_from_the_free_ones_in_the_order_of_the_grid(self, search, monkeypatch):
-        """Searches of earlier versions, which drew from a list in this order, are resumed with the same points."""
+        """Earlier versions drew from a list in this order, so their searches get the same points when resumed."""
         monkeypatch.setattr("ticket_search.search.sampler._ATTEMPTS", 0)
         space = {
             "pruning_rate": {"low": 0.1, "high": 0.5, "step": 0.1},

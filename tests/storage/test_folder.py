@@ -1,4 +1,4 @@
-"""The contract of every kind of folder, tested on a disk and on an S3 server."""
+"""The contract that every kind of folder fulfills, tested on a disk and on an S3 server."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""A claim has at most one owner, a running process; tested on a disk and on an S3 server."""
+"""A claim has at most one owner, which is a running process. Tested on a disk and on an S3 server."""
 
 import json
 import os
@@ -26,7 +26,7 @@ with Leases(open_folder(sys.argv[1])).try_acquire("key"):
 
 @pytest.fixture
 def elsewhere():
-    """The owner of a claim, a process on another machine."""
+    """The owner of a claim: a process on another machine."""
     return replace(module._this_process(), machine="elsewhere", host="far", pid=1)
 
 

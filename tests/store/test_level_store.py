@@ -41,7 +41,7 @@ def number(found):
 
 
 def get_or_compute(store, key, compute, saved=lambda: None):
-    """Return the entry for a key, after computing it if necessary, and whether it was found in the store."""
+    """Return the entry of a key, computed if necessary, and whether it was found in the store."""
     while (claim := store.claim(key)) is None:
         time.sleep(store.poll_seconds)
     if isinstance(claim, Entry):
@@ -114,11 +114,11 @@ class TestEntries:
         _, written = peak(lambda: store.save(KEY, Entry(record={}, tensors={"w": values})))
         found, read = peak(lambda: store.load(KEY))
         assert torch.equal(found.tensors["w"], values)
-        # A write needs memory for the bytes of the file; a read needs memory for these bytes and for the tensors.
+        # A write needs memory for the file's bytes. A read needs memory for the file's bytes and for the tensors.
         assert (written < 1.1, read < 2.1) == (True, True), (written, read)
 
     def test_the_bytes_of_an_entry_are_frozen(self):
-        """Everything is frozen except the order of the metadata entries, which safetensors writes in random order."""
+        """The bytes must never change, except for the order of the metadata entries, which safetensors randomizes."""
         tensors = {"w": torch.tensor([1.5, 2.0]), "m": torch.tensor([3], dtype=torch.uint8)}
         data = encode(Entry(record={"a": "é"}, tensors=tensors))
         metadata = {"format": "ticket_search.entry.1", "record": json.dumps({"a": "é"}), "sha256": "0" * 64}

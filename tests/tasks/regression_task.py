@@ -1,4 +1,4 @@
-"""A complete user-defined task: predict one number from eight, judged by the mean squared error.
+"""A complete user-defined task: predict one number from eight features. Its metric is the mean squared error.
 
 With this folder on the import path, a search space names the task as ``task: regression_task:Regression`` and its
 network as ``model.name: regression_task:network``. ``dataset.name`` is ignored.

@@ -13,13 +13,13 @@ NAN = float("nan")
     ("metric", "value", "dense", "tolerance", "matches"),
     [
         (ACCURACY, 0.9, 0.9, 0.0, True),
-        (ACCURACY, 0.7, 0.8, 0.1, True),  # 0.8 - 0.1 is 0.7000000000000001
+        (ACCURACY, 0.7, 0.8, 0.1, True),  # in floating point, 0.8 - 0.1 is 0.7000000000000001
         (ACCURACY, 0.8999, 0.9, 0.0, False),
         (ACCURACY, NAN, 0.9, 0.0, False),
         (ACCURACY, 0.9, NAN, 0.0, False),
         (NATS, 1.5, 1.5, 0.0, True),
         (NATS, 1.4, 1.5, 0.0, True),
-        (NATS, 0.8, 0.7, 0.1, True),  # 0.7 + 0.1 is 0.7999999999999999
+        (NATS, 0.8, 0.7, 0.1, True),  # in floating point, 0.7 + 0.1 is 0.7999999999999999
         (NATS, 1.5001, 1.5, 0.0, False),
         (NATS, NAN, 1.5, 9.0, False),
         (NATS, 1.5, NAN, 9.0, False),

@@ -122,7 +122,7 @@ def test_a_state_is_plain_json_and_tensors(digits):
 
 
 def test_the_store_keeps_a_checkpoint_until_the_level_is_finished(digits, tmp_path, trajectory):
-    """Each run is killed in the middle of a level and resumed by the next one; no checkpoint is left at the end."""
+    """Each run is killed in the middle of a level, and the next run resumes it; no checkpoint is left at the end."""
     from ticket_search.lottery.trajectory import run_trajectory
 
     spec = trajectory({"pruning_rate": 0.5, "rewind_iteration": 20})
@@ -190,13 +190,13 @@ def test_resuming_does_not_change_the_inputs(digits):
 
 
 def test_a_killed_early_bird_run_ends_at_the_same_iteration(digits):
-    """Early-bird still compares masks from after a kill with masks from before it."""
+    """After a kill, early-bird still compares new masks with masks from before the kill."""
     training = spec(ADAM, iterations=40, evaluate_every=7)
     network = make(nn.ReLU())
     start, seen = inputs(network), {}
 
     def draw(weights):
-        """Return a random mask for each new set of weights, but the same mask from the fourth on."""
+        """Return a random mask for each new set of weights, but the same mask from the fourth set on."""
         place = seen.setdefault(weights["1.weight"].sum().item(), len(seen))
         generator = torch.Generator().manual_seed(min(place, 3))
         return {"1.weight": torch.rand(weights["1.weight"].shape, generator=generator) > 0.5}

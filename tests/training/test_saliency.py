@@ -1,4 +1,4 @@
-"""The saliency criteria give the values computed by hand."""
+"""The saliency criteria give the same scores as a computation by hand."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_grasp_is_the_weight_times_the_hessian_times_the_gradient():
     grad_a, grad_b = B.T @ X, (A @ X.T).T
     inner = d * ((grad_a * grad_a).sum() + (grad_b * grad_b).sum())
     ga, gb = d * grad_a, d * grad_b
-    # The Hessian of z couples A and B: grad_a changes by dB^T x, and grad_b by (dA x)^T.
+    # The Hessian of z couples A and B: a step (dA, dB) changes grad_a by dB^T x^T, and grad_b by (dA x)^T.
     ha = d2 * grad_a * inner + d * (gb.T @ X)
     hb = d2 * grad_b * inner + d * (ga @ X.T).T
     first, second = scores("grasp")
@@ -80,7 +80,10 @@ def test_synflow_is_the_flow_through_positive_weights_for_ones():
 
 
 def test_grasp_keeps_the_gradient_of_the_survivors():
-    """Each score is the weight times a finite difference of half the survivors' squared gradient norm, in float64."""
+    """Each score is the weight times the derivative of half the squared norm of the survivors' gradient.
+
+    The test computes this derivative by finite differences in float64.
+    """
     kept = torch.cat([tensor([True, False, True, True]), tensor([True, True])])
     mask = {"first.weight": kept[:4].view(2, 2), "second.weight": kept[4:].view(1, 2)}
 
@@ -121,7 +124,7 @@ def test_saliency_with_batch_norm_and_dropout_is_reproducible(criterion):
 
 
 def test_synflow_does_not_empty_layers_that_magnitude_empties():
-    """At a density of 0.001, magnitude empties layers unless every tensor keeps its best weight; SynFlow does not."""
+    """At density 0.001, magnitude would empty layers if tensors did not always keep a weight, but SynFlow would not."""
     network = build(ModelSpec(name="lenet_300_100_100"), (1, 28, 28), 10, seed=0)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     mask = full_mask(weights, prunable(network))

@@ -5,7 +5,7 @@ from ticket_search.training.request import TrainRequest
 
 
 def train_levels(levels, network, task, training, checkpoints=None):
-    """Train levels of one architecture with the plain executor; `checkpoints`, if given, has an item for each level."""
+    """Train levels of one architecture with the plain executor; `checkpoints` is None or has an item for each level."""
     executor, outputs = PlainExecutor(), []
     for level, place in zip(levels, checkpoints or [None] * len(levels), strict=True):
         executor.submit(
