@@ -1,14 +1,9 @@
 """The command `stability` trains copies, writes tables and a plot, reuses existing copies and refuses bad input."""
 
-import os
-import sys
-
 import pandas as pd
 import pytest
-import ray
 from helpers import in_process
 
-from ticket_search.errors import SpecError
 from ticket_search.follow_up.stability import lines_between_copies
 from ticket_search.launch.run import run_search
 from ticket_search.results.reading import load_results
@@ -105,18 +100,3 @@ def test_bad_input_is_one_message(searched, arguments, message):
     assert said.returncode == 2
     assert message in said.stderr
     assert "Traceback" not in said.stderr
-
-
-# Send the functions of this module to workers by value, because a restarted worker cannot import test modules.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def fails(message):
-    raise SpecError(message) if message else ZeroDivisionError("by zero")
-
-
-def dies_at_first(path):
-    if not os.path.exists(path):  # noqa: PTH110
-        open(path, "w").close()  # noqa: PTH123
-        os._exit(1)
-    return os.getpid()

@@ -203,6 +203,9 @@ def test_a_process_that_may_not_be_signaled_counts_as_running(monkeypatch):
     monkeypatch.setattr(module.os, "kill", refuse)
     monkeypatch.setattr(module, "_start_of", lambda pid: None)
     assert module.is_running(1, 5)
+    monkeypatch.setattr(module, "_start_of", lambda pid: 7)
+    assert module.is_running(1)  # its start time is unknown
+    assert not module.is_running(1, 5)
 
 
 def test_owner_reports_no_process_whose_heartbeat_stopped_long_ago(tmp_path, elsewhere):

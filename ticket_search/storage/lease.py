@@ -287,7 +287,7 @@ def is_running(pid: int, started: int = 0) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return _start_of(pid) in (None, started)
+        return not started or _start_of(pid) in (None, started)
     return not started or _start_of(pid) == started
 
 
