@@ -17,7 +17,7 @@ from ticket_search.storage.local import LocalFolder
 from ticket_search.tasks.task import NetworkSize
 
 _DRAWS = 200
-# Sizes in bytes, measured on searches of the digits. tests/launch/test_disk.py compares their sums with real searches.
+# Sizes in bytes, measured on searches with the digits data. tests/launch/test_disk.py checks them on real searches.
 _POINT_IN_STORE = 65
 _POINT_IN_TABLES = 30
 _POINT_IN_TENSORBOARD = 140
@@ -132,7 +132,7 @@ def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
 
 
 def _variants(spec: SearchSpec) -> float:
-    """Return the number of dense networks per seed: one for each combination of the fields outside ``pruning``."""
+    """Return the number of dense networks per seed: one for each combination of the values outside ``pruning``."""
     sections = {dotted(name): domain for name, domain in spec.space.items()}
     other = [domain for name, domain in sections.items() if not name.startswith("pruning.")]
     return math.prod((_count(domain) for domain in other), start=1.0)
