@@ -25,7 +25,7 @@ TRAJECTORY_ARMS = ("dense", "early_bird", "ticket")
 
 
 def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean of values and the ends of its bootstrap interval.
+    """Return the mean of the values and the ends of its bootstrap interval.
 
     The bootstrap draws seeds with replacement. The ends are expanded percentiles (Hesterberg 2015, section 3.4). In a
     test with 2,000 samples of five values from a normal distribution, nominal 95% intervals from the usual percentiles

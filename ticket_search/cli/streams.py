@@ -25,14 +25,14 @@ def prepare_streams() -> None:
 
 
 def is_of_stdout(error: OSError) -> bool:
-    """Return whether an error was raised by writing to stdout; `prepare_streams` must have been called before."""
+    """Return whether an error was raised by writing to stdout; `prepare_streams` must already have been called."""
     return str(error.filename) == _STDOUT
 
 
 def outlive_audience() -> None:
-    """Let this process continue if stdout or stderr fails.
+    """Let this process continue when it can no longer write to stdout or stderr.
 
-    They fail if, for example, the terminal is closed, ``head -1`` closes the pipe, or a log file's disk is full.
+    This happens if, for example, the terminal is closed, ``head -1`` closes the pipe, or a log file's disk is full.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

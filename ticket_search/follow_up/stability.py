@@ -111,7 +111,7 @@ def lines_between_copies(
 
 
 def _registered(run_dir: Folder, spec: SearchSpec) -> Place:
-    """Renew the run's note in the level store (a moved run has none), and return where the run keeps its files.
+    """Write the run's note to the level store, because a moved run has none, and return the run's locations.
 
     Raises:
         RunDirectoryError: the file that identifies the run is missing.

@@ -23,7 +23,7 @@ from ticket_search.storage.folder import Folder
 
 
 def read_tickets(paths: Sequence[Path], *, allow_code: bool = False) -> dict[str, Ticket]:
-    """Read the tickets in some files.
+    """Read ticket files.
 
     Args:
         paths: the paths of the ticket files.
@@ -62,7 +62,7 @@ def transfer(
     the highest seed of the tickets.
 
     Args:
-        tickets: the tickets by their keys; see `read_tickets`.
+        tickets: the tickets, by key; see `read_tickets`.
         dataset: the name of the data set to train on.
         seeds: the number of seeds.
         draws: the number of controls of each kind for each ticket and seed.

@@ -37,8 +37,8 @@ class Estimate:
 
     Attributes:
         levels: the mean number of levels of a trajectory, including level 0.
-        dense: the bytes of weights: the final and rewind weights of dense networks and, if levels are not rewound, the
-            final weights of every level.
+        dense: the bytes of weights, which are the final and rewind weights of dense networks and, if levels are not
+            rewound, the final weights of every level.
         masks: the bytes of masks and curves in the store.
         tables: the bytes of tables, TensorBoard files and events.
     """
@@ -122,7 +122,7 @@ def in_words(size: float) -> str:
 
 
 def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
-    """Return the network's size and the number of training images, taken from the most similar checked point."""
+    """Return the network's size and the number of training images at the checked point closest to `trajectory`."""
     name, dataset = trajectory.model.name, trajectory.dataset
 
     def likeness(tried: tuple[str, DatasetSpec]) -> tuple[bool, bool, int]:
@@ -145,12 +145,12 @@ def _count(domain: Domain) -> float:
 
 
 def _rewinds(spec: SearchSpec, sharing: float) -> float:
-    """Return at how many rewind iterations the weights of each dense network are kept.
+    """Return the number of rewind iterations at which the weights of each dense network are kept.
 
     Args:
         spec: the search.
-        sharing: the number of trajectories that share a dense network. If the rewind iteration has a range, each
-            of these trajectories draws a different one.
+        sharing: the number of trajectories that share a dense network. If the rewind iteration is drawn from a range,
+            each of these trajectories draws a different one.
     """
     for name, domain in spec.space.items():
         if dotted(name) == "pruning.rewind_iteration":

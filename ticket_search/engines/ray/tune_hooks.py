@@ -181,7 +181,7 @@ def run_on_ray(
     """Run a search's trajectories on the connected Ray cluster, until no trajectory is left or the search must stop.
 
     Args:
-        search: decides which trajectories to run, and receives their reports.
+        search: the driver of the search, which decides what to run and receives the reports.
         run_dir: the run directory.
         run_id: the id of this run.
         trainable: the class that runs a trajectory.
