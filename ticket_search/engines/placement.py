@@ -61,7 +61,7 @@ def node_wait_seconds() -> float:
     """Return how many seconds a search waits for the first node that can run a trajectory.
 
     Raises:
-        SpecError: the environment variable is set to something other than a number of seconds.
+        SpecError: the value of the environment variable named by `NODE_WAIT` is not a number of seconds.
     """
     text = os.environ.get(NODE_WAIT, "900")
     try:

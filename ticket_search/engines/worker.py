@@ -107,7 +107,7 @@ def run_job(job: Job) -> Iterator[Report]:
 
 
 def lanes_of(spec: SearchSpec) -> int:
-    """Return how many trajectories a worker runs at a time: as many as its executor trains, up to `max_concurrent`."""
+    """Return how many trajectories a worker runs at a time: the executor's number of lanes, up to `max_concurrent`."""
     from ticket_search.training.executors.registry import chosen_executor, executor_for
 
     lanes = executor_for(chosen_executor(spec.training)).lanes
