@@ -99,7 +99,7 @@ def test_status_and_tickets(finished_search):
     assert {t["trajectory_id"] for t in tickets} == set(levels.query("matching and level > 0")["trajectory_id"])
     assert [t["density"] for t in tickets] == sorted(t["density"] for t in tickets)
     assert status["best"] == (tickets[0] if tickets else None)
-    assert "8 completed; of 8" in in_process("status", finished_search).stdout
+    assert "8 completed; 8 planned" in in_process("status", finished_search).stdout
     plain = in_process("tickets", finished_search).stdout
     assert all(t["ticket"] in plain for t in tickets)
 
@@ -295,7 +295,7 @@ def test_status_of_a_grid_of_a_million_points_checks_none_of_them(finished_searc
     assert len(list(spec.corners())) < 3000
     (finished_search / "search.yaml").write_text(spec.to_yaml())
     monkeypatch.setattr(SearchSpec, "trajectory_at", lambda *_: pytest.fail("a point was checked"))
-    assert "8 completed; of 3000000" in in_process("status", finished_search).stdout
+    assert "8 completed; 3000000 planned" in in_process("status", finished_search).stdout
 
 
 def test_help_is_quick_and_names_the_commands(tmp_path):

@@ -66,7 +66,7 @@ class TestPlan:
             "plan: 48 trajectories at a time, each with 1 CPU, 1 thread and 1/4 of a GPU",
             "  1 node of 0 CPUs and 0 GPUs: 0",
             "  3 nodes of 16 CPUs and 4 GPUs: 16 each",
-            "  up to 10 more gpu of 16 CPUs and 4 GPUs, which may be started: 16 each",
+            "  up to 10 more nodes of type gpu with 16 CPUs and 4 GPUs may be started: 16 each",
         ]
 
     def test_the_limiting_setting_is_named(self, spec):
@@ -83,9 +83,8 @@ class TestPlan:
         assert describe(spec(gpus=1), [LAPTOP], [unknown]) == [
             "plan: 0 trajectories at a time, each with 1 CPU, 1 thread and 1 GPU",
             "  1 node of 8 CPUs and 0 GPUs: 0",
-            "  up to 3 more local.cluster.node of resources that are not known yet, which may be started: "
-            "known once they have started",
-            "  waiting for a node that can run one, for up to 900 seconds",
+            "  up to 3 more nodes of type local.cluster.node with resources that are not known yet may be started",
+            "  waiting up to 900 seconds for a node that can run a trajectory",
         ]
 
 
@@ -95,7 +94,8 @@ class TestCheck:
             check(resources(cpus=1, gpus=1), [LAPTOP, LAPTOP, HEAD], [NodeType(name="big", resources=LAPTOP, most=5)])
         assert str(refused.value) == (
             "resources: no node has 1 CPU and 1 GPU for a trajectory; available: 2 nodes of 8 CPUs and 0 GPUs; "
-            "1 node of 0 CPUs and 0 GPUs, and an autoscaler may start up to 5 more big with 8 CPUs and 0 GPUs"
+            "1 node of 0 CPUs and 0 GPUs, and an autoscaler may start up to 5 more nodes of type big with 8 CPUs and 0 "
+            "GPUs"
         )
 
     @pytest.mark.parametrize(

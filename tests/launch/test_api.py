@@ -92,8 +92,8 @@ def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
 @pytest.mark.parametrize(
     ("space", "arguments", "message"),
     [
-        (SEARCH, {"say": None}, "say: None is not valid: give a function of one argument"),
-        (SEARCH, {"on_trajectory": 3}, "on_trajectory: 3 is not valid: give a function of one argument"),
+        (SEARCH, {"say": None}, "say: None is not callable: give a function that takes one argument"),
+        (SEARCH, {"on_trajectory": 3}, "on_trajectory: 3 is not callable: give a function that takes one argument"),
         ((name for name in SEARCH), {}, "space: <generator .* is not valid: give a file, the name of"),
         (None, {}, "space: None is not valid: give a file, the name of"),
         ({1: 2}, {}, r"space: \{1: 2\} is not valid"),
@@ -104,7 +104,7 @@ def test_processes_do_not_rerun_a_script_without_a_main_guard(tmp_path):
             r"settings: 'a=b' is not valid: give a dict such as {'training.iterations': 500}",
         ),
         (SEARCH, {"settings": {5: 5}}, r"settings: \{5: 5\} is not valid: give a dict"),
-        (SEARCH, {"output": ""}, "output: '' is not valid: give a path or 's3://bucket/path', or leave it out"),
+        (SEARCH, {"output": ""}, "output: '' is not valid: give a path or 's3://bucket/path', or omit the argument"),
         (SEARCH, {"store": " "}, "store: ' ' is not valid: give a path"),
         (SEARCH, {"output": 5}, "output: 5 is not valid: give a path or 's3://bucket/path'"),
         (SEARCH, {"output": "a\0b"}, r"output: 'a\\x00b' is not valid: it contains a null character"),

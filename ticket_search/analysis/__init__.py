@@ -1,1 +1,1 @@
-"""Analyses of the tables of a search."""
+"""Analyses of a search's tables."""

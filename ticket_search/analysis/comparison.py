@@ -25,13 +25,13 @@ TRAJECTORY_ARMS = ("dense", "early_bird", "ticket")
 
 
 def interval(values: Iterable[float], *, confidence: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean and the ends of its bootstrap interval.
+    """Return the mean of the values and the ends of its bootstrap interval.
 
     The bootstrap draws seeds with replacement. The ends are expanded percentiles (Hesterberg 2015, section 3.4). In a
     test with 2,000 samples of five values from a normal distribution, nominal 95% intervals from the usual percentiles
     covered the true mean 84% of the time, and those from expanded percentiles 92%. With two or three values, there are
-    too few different draws for either method, so the ends are the smallest and the largest value; these intervals
-    covered the mean 51% and 76% of the time.
+    too few different draws for either method, so the ends are the smallest and the largest value. These intervals
+    covered the true mean 51% of the time with two values, and 76% with three.
 
     Args:
         values: one value per seed. With fewer than two values, the ends are nan.
@@ -75,7 +75,7 @@ def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int 
 def crossed_ratio(
     numerators: NDArray[np.float64], denominators: NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Apply `crossed` to ``mean(numerators) / mean(denominators)``.
+    """Return ``mean(numerators) / mean(denominators)`` and the ends of its interval, computed as in `crossed`.
 
     Both arrays have the shape ``[tickets, seeds]``. A pair counts only if neither of its values is nan.
     """
@@ -97,14 +97,14 @@ def crossed_ratio(
 
 
 def compare(results: Results) -> pd.DataFrame:
-    """Summarize each arm at each level over seeds.
+    """Summarize each arm at each level over its seeds.
 
     The arms are ``dense`` (level 0), ``ticket``, and each kind of control. If early-bird ended the training of level 0,
     the arm of level 0 is ``early_bird``, and ``dense`` is the control that trains the dense network for all iterations.
 
-    A seed counts at a level only if its trajectory reached that level; the column ``seeds`` counts them. If
-    early stopping ended the other trajectories, the seeds that remain are the better ones, and the means are too
-    optimistic. To support a claim, run the search with ``early_stopping: null``.
+    A seed counts at a level only if its trajectory reached that level; the column ``seeds`` contains the number of such
+    seeds. If early stopping ended the other trajectories, the seeds that remain are the better ones, and the means are
+    too optimistic. To support a claim, run the search with ``early_stopping: null``.
 
     Args:
         results: the tables of a search. A control with several draws counts once per seed, as the mean of its draws.

@@ -73,7 +73,7 @@ def verdict(ticket: dict[Any, Any], controls: pd.DataFrame, margin: float) -> st
         words = "worse" if high < -margin else "undecided"
     if controls.empty:
         return words
-    # There is no interval if only one seed has both the ticket and the control.
+    # A control's lead has no interval if only one seed has both the ticket and the control.
     controls = controls[controls[f"{measured}_lead_low"].notna()]
     beaten = controls[f"{measured}_lead_low"] > 0
     for word, arms in (("beats", controls.loc[beaten, "arm"]), ("does not beat", controls.loc[~beaten, "arm"])):

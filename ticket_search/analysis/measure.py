@@ -58,5 +58,5 @@ def measure_of(levels: pd.DataFrame) -> Measure:
 
 
 def final_column(columns: Container[str]) -> str:
-    """Return which of the columns of a table of arms contains the metric after the last iteration."""
+    """Return the name of the column that contains the metric after the last iteration, given a table's columns."""
     return ACCURACY.final if ACCURACY.final in columns or f"{ACCURACY.final}_gain_low" in columns else "test_metric"

@@ -23,9 +23,9 @@ def barriers(lines: pd.DataFrame) -> pd.DataFrame:
         lines: the table from `follow_up.stability.lines_between_copies`.
 
     Returns:
-        A row for each pair of copies: the pair, ``val_error`` and ``test_error`` (the mean of the errors at the two
-        ends of the line), ``val_barrier`` and ``test_barrier``. If the metric is accuracy, errors and barriers
-        are fractions of the images; otherwise they are in the metric's unit.
+        A row for each pair of copies, with the columns that identify the pair; ``val_error`` and ``test_error`` (the
+        mean of the errors at the two ends of the line); and ``val_barrier`` and ``test_barrier``. If the metric is
+        accuracy, errors and barriers are fractions of the images; otherwise they are in the metric's unit.
     """
     rows: list[dict[str, Any]] = []
     for pair, line in lines.groupby(_PAIR, sort=False):

@@ -34,7 +34,7 @@ def tickets(results: Results, searched: Iterable[str] = ()) -> pd.DataFrame:
     """
     matching = results.levels[results.levels["matching"] & (results.levels["level"] > 0)]
     sparsest = matching.sort_values(["trajectory_id", "level"]).groupby("trajectory_id", as_index=False).tail(1)
-    # A transfer searches a field called "ticket", which would collide with the ticket's name.
+    # A transfer searches a field called "ticket", which would collide with the column of ticket names.
     sparsest = sparsest.rename(columns={"ticket": "trajectory.ticket"}).assign(
         ticket=sparsest["trajectory_id"] + "/" + sparsest["level"].astype(str),
         lead=(sparsest["val_metric"] - sparsest["dense_val_metric"]) * np.where(sparsest["higher_is_better"], 1, -1),

@@ -45,7 +45,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
         cells = {
             arm: {name: _cells(drawn, name, tickets, seeds) for name in measure.figures} for arm, drawn in arms.items()
         }
-        # Repeat the figures of the dense networks for each ticket: all tickets are compared with the same networks.
+        # Repeat the dense networks' figures for each ticket, because all tickets are compared with the same networks.
         beside = {
             name: np.tile(dense[name].reindex(seeds).to_numpy(float), (len(tickets), 1)) for name in measure.figures
         }
@@ -63,7 +63,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
 
 def _cells(rows: pd.DataFrame, name: str, tickets: Any, seeds: Any) -> Any:
-    """Return the values of a figure as ``[tickets, seeds]``; a control's values are means over its draws."""
+    """Return the values of a figure as ``[tickets, seeds]``; a control's values are the means over its draws."""
     table = rows.pivot_table(index="ticket", columns="seed", values=name, aggfunc="mean")
     return table.reindex(index=tickets, columns=seeds).to_numpy(float)
 
@@ -82,7 +82,7 @@ def _compared(
     def put(name: str, value: tuple[float, float, float]) -> None:
         row.update(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
 
-    # The figures of the dense networks are repeated for every ticket, so use only the first row.
+    # All rows of the dense networks' figures are equal (there is one per ticket), so use only the first.
     for name in measure.figures:
         put(name, crossed(cells[name][:1] if arm == "dense" else cells[name]))
     for name in measure.columns:

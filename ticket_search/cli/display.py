@@ -109,7 +109,7 @@ def print_tickets(console: Console, tickets: pd.DataFrame, spec: SearchSpec, *, 
         tickets: the table from `analysis.tickets`.
         spec: the search that found the tickets.
         most: the maximum number of tickets to print.
-        more: the command that prints all of them.
+        more: the command that prints all tickets.
     """
     if tickets.empty:
         console.print("No ticket matches its dense network.")

@@ -14,7 +14,7 @@ _DEBUG = "ticket_search.debug"
 
 
 def debug_option() -> click.Option:
-    """Return the option ``--debug``. The group and all commands have it, so it may come before or after the command."""
+    """Return the option ``--debug``. The group and all commands have it, so it may precede or follow the command."""
 
     def note(context: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
@@ -27,7 +27,7 @@ def debug_option() -> click.Option:
 def explain(error: Exception) -> str:
     """Return the message of an error; for a bug, return one line with the type of the error and its source line.
 
-    Under ``--debug`` the traceback is printed too.
+    With ``--debug``, also print the traceback.
     """
     context = click.get_current_context(silent=True)
     debug = bool(context and context.meta.get(_DEBUG))
@@ -37,7 +37,7 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "the system has no memory left; stop other programs, or use a smaller network or data set"
-    if isinstance(error, OSError):  # the system's fault, such as a full /tmp
+    if isinstance(error, OSError):  # caused by the system, for example by a full /tmp
         return headline(error)
     line = str(error) if isinstance(error, Fault) else _in_one_line(error)
     return f"{line}. This is a bug in ticket_search" + ("" if debug else "; run again with --debug to see a traceback")

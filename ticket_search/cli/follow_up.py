@@ -78,7 +78,8 @@ def confirm(
 def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_code: bool) -> None:
     """Write a ticket to the safetensors file OUT: its mask, its rewind weights, and how it was found.
 
-    TICKET is a name that `tickets` prints. ticket_search.load_ticket(OUT) returns its network, ready to train.
+    TICKET is one of the names that `tickets` prints. ticket_search.load_ticket(OUT) returns the ticket's network, ready
+    to train.
     """
     from ticket_search.config.imports import check_code_allowed
     from ticket_search.follow_up.export import export_ticket
@@ -105,7 +106,7 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_co
     type=Count(0, 10**9),
     multiple=True,
     metavar="K",
-    help="Train copies of the dense network from its iteration K; may be repeated.  [default: the search's rewinds]",
+    help="Train copies of the dense network from its iteration K; may be repeated.  [default: as in the search]",
 )
 @DATA_DIR_OF_SEARCH
 @ENGINE
@@ -160,7 +161,7 @@ def stability(
 
 @main.command()
 @click.argument("files", metavar="TICKET...", nargs=-1, required=True, type=click.Path(dir_okay=False))
-@click.option("--dataset", required=True, help="Data set to train on, by its name in a search space.")
+@click.option("--dataset", required=True, help="Data set to train on, as named in a search space.")
 @click.option("--output", type=DIRECTORY, help="Run directory.  [default: runs/<tickets>_on_<dataset>]")
 @click.option("--seeds", type=Count(), default=5, show_default=True, help="Number of seeds for each ticket.")
 @click.option("--draws", type=Count(), default=1, show_default=True, help="Number of controls of each kind.")
@@ -189,7 +190,7 @@ def transfer(
 ) -> None:
     """Train tickets on another data set, with dense networks and controls. TICKET is a file that `export` wrote.
 
-    Each ticket is trained with each seed, with the settings of the search that found it. If the number of classes
+    Each ticket is trained once per seed, with the settings of the search that found it. If the number of classes
     differs, the ticket gets a new, dense output layer. These runs are a separate search with its own run directory; run
     the same command again to resume it. The result is the table transfer in that directory.
     """

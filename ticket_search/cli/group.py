@@ -57,7 +57,7 @@ class _Commands(click.Group):
 
 
 def _check_working_directory() -> None:
-    """Check that the working directory exists, because paths depend on it, and torch (MKL) aborts without it."""
+    """Check that the working directory exists: relative paths depend on it, and torch (MKL) aborts without it."""
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def _check_working_directory() -> None:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="ticket_search")
 def main() -> None:
-    """Search for winning lottery tickets: many iterative-magnitude-pruning trajectories, in parallel, on Ray."""
+    """Search for winning lottery tickets by running iterative-magnitude-pruning trajectories in parallel on Ray."""
 
 
 main.params.append(debug_option())

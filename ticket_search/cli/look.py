@@ -29,7 +29,7 @@ def status(directory: str, as_json: bool) -> None:
         return
     counts = ", ".join(f"{count} {name}" for name, count in figures["trajectories"].items()) or "none yet"
     click.echo(f"{spec.name}: {f'running in {owner}' if owner else 'not running'}")
-    click.echo(f"trajectories: {counts}; of {spec.planned_trials}")
+    click.echo(f"trajectories: {counts}; {spec.planned_trials} planned")
     click.echo(f"levels: {figures['levels']}, {figures['levels_trained']} trained in {figures['train_seconds']:.0f} s")
     if figures["controls"]:
         click.echo(f"controls: {figures['controls']}")

@@ -97,7 +97,7 @@ ENGINE = click.option(
 
 
 def find_user_modules() -> None:
-    """Call `config.imports.find_user_modules`, which is slow to import."""
+    """Call `config.imports.find_user_modules`; import it only now, because the import is slow."""
     from ticket_search.config.imports import find_user_modules as find
 
     find()

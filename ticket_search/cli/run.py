@@ -76,7 +76,7 @@ def run(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a setting that may change, e.g. search.early_stopping.patience=4.",
+    help="Change one of the settings that may be changed, e.g. search.early_stopping.patience=4.",
 )
 def resume(
     directory: str, trials: int | None, engine: str, address: str | None, allow_code: bool, settings: tuple[str, ...]

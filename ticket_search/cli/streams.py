@@ -1,4 +1,4 @@
-"""Standard streams that are closed or fail: a failure may stop a command, but must not stop a search."""
+"""Handles standard streams that are closed or fail: a failure may stop a command, but must not stop a search."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ _STDOUT = "<stdout>"
 
 
 def prepare_streams() -> None:
-    """Open the null device for closed streams (`>&-`), ignore failures of stderr, and mark those of stdout.
+    """Open the null device for closed streams (`>&-`), ignore errors of stderr, and mark errors of stdout.
 
     If a closed stream stayed closed, the next file that this process opens would get the stream's file descriptor, and
     whatever a library prints would go into that file.
@@ -25,14 +25,14 @@ def prepare_streams() -> None:
 
 
 def is_of_stdout(error: OSError) -> bool:
-    """Return whether an error was raised by writing to stdout; `prepare_streams` must have been called before."""
+    """Return whether an error was raised by writing to stdout; `prepare_streams` must already have been called."""
     return str(error.filename) == _STDOUT
 
 
 def outlive_audience() -> None:
-    """Let this process continue if stdout or stderr fails.
+    """Let this process continue when it can no longer write to stdout or stderr.
 
-    They fail if, for example, the terminal is closed, ``head -1`` closes the pipe, or a log file's disk is full.
+    This happens if, for example, the terminal is closed, ``head -1`` closes the pipe, or a log file's disk is full.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -41,7 +41,7 @@ def outlive_audience() -> None:
 
 
 class _Named:
-    """A text stream that records in its errors, as the file name, that they come from stdout."""
+    """A text stream whose errors name stdout as their file, so that `is_of_stdout` recognizes them."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -69,9 +69,9 @@ def _named(stream: TextIO) -> Iterator[None]:
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what a stream has not written yet, and all later output, to the null device.
+    """Send a stream's unwritten text and all later output to the null device.
 
-    Unwritten text stays in the stream's buffer. Python's flush at exit would fail again, and set the exit code to 120.
+    Otherwise, Python would try to write the text again at exit, fail again, and set the exit code to 120.
     """
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)

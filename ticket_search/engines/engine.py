@@ -1,4 +1,4 @@
-"""The interface of the engines, which run the trajectories of a search, and a function that opens an engine."""
+"""The interface of an engine, and a function that opens an engine by name. An engine runs a search's trajectories."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,17 +20,17 @@ Say = Callable[[str], None]
 
 
 class Engine(Protocol):
-    """Runs trajectories, and calls functions, in worker processes or in this process.
+    """Runs trajectories and calls functions, either in worker processes or in this process.
 
-    `launch.run` and `follow_up.stability` use it. An engine decides where work runs and what to do when a worker dies;
-    the `SearchDriver` decides what to run next and what a result means.
+    `launch.run` and `follow_up.stability` use this interface. An engine decides where work runs and replaces workers
+    that die; the `SearchDriver` decides what to run next and when to stop a trajectory.
     """
 
     def plan(self, spec: SearchSpec) -> list[str]:
         """Describe how the trajectories will be placed, as lines for the user.
 
         Raises:
-            SpecError: no existing node can run a trajectory, nor can any node that could be started.
+            SpecError: neither an existing node nor one that could be started can run a trajectory.
         """
 
     def check_storage(self, place: Place) -> None:
@@ -41,10 +41,10 @@ class Engine(Protocol):
         """
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """Share data with all workers without a copy for each worker, and return the handle to put into a `Job`."""
+        """Share data with all workers without giving each its own copy, and return the handle to put into a `Job`."""
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
-        """Run the trajectories of the search and report their results, until none is left or the search must stop.
+        """Run a search's trajectories and report their results, until no trajectory is left or the search must stop.
 
         Raises:
             TicketSearchError: the search cannot continue; finished levels are kept.
@@ -53,14 +53,14 @@ class Engine(Protocol):
     def call(
         self, function: Callable[..., T], calls: Sequence[tuple[Any, ...]], spec: SearchSpec, done: str, say: Say
     ) -> list[T]:
-        """Call a function of this package in the workers; each call gets the resources of a trajectory.
+        """Call a function of this package in the workers; each call gets the resources of one trajectory.
 
         Args:
             function: the function to call.
             calls: the arguments of each call.
-            spec: the search; its ``max_failures`` limits how often a call is repeated after its worker died.
-            done: the participle that begins each line to `say`, as in "trained 3 of 9".
-            say: receives a line for each call that has ended.
+            spec: the search; its ``max_failures`` limits how many times a call is retried when its worker dies.
+            done: the verb at the start of each progress line, such as ``trained`` in "trained 3 of 9".
+            say: receives a progress line whenever a call has ended.
 
         Raises:
             TicketSearchError: a call raised an error, or its workers died too often. The other calls are abandoned.
@@ -71,7 +71,7 @@ def is_local(name: str, address: str | None) -> bool:
     """Return whether all trajectories will run on this machine.
 
     Raises:
-        SpecError: there is no engine with this name, or an address was given for an engine that uses none.
+        SpecError: there is no engine with this name, or an address was given for an engine that does not take one.
     """
     if name not in NAMES:
         raise SpecError(unknown("engine", name, NAMES))
@@ -82,7 +82,7 @@ def is_local(name: str, address: str | None) -> bool:
 
 @contextmanager
 def open_engine(name: str, address: str | None = None, *, room: int = 0) -> Iterator[Engine]:
-    """Open the engine with this name; its workers exit at the end of the block.
+    """Open the engine with this name; its workers exit when the block ends.
 
     Args:
         name: one of `NAMES`.

@@ -87,7 +87,7 @@ class _InMemory:
 
 @contextmanager
 def _process_left_as_it_was() -> Iterator[None]:
-    """Restore settings of the caller that a worker changes: torch's threads, the import path, the working directory."""
+    """When the block ends, restore the number of torch threads, the import path and the working directory."""
     paths, directory = list(sys.path), Path.cwd()
     import torch
 
@@ -97,5 +97,5 @@ def _process_left_as_it_was() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         sys.path[:] = paths
-        with suppress(OSError):  # it may have been deleted
+        with suppress(OSError):  # the directory may have been deleted
             os.chdir(directory)

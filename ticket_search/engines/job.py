@@ -12,7 +12,7 @@ from ticket_search.storage.folder import Folder
 
 #: A handle to data that workers share: a worker calls it to get the data sets. None if nothing is shared.
 Shared = Callable[[], Mapping[Any, Any]] | None
-#: The key of the job's number and report in the result of a Ray Tune step.
+#: The key of the (job number, report) pair in the result of a Ray Tune step.
 REPORT = "report"
 #: The key of the `Job` in the configuration of a Ray Tune trial.
 JOB = "job"
@@ -22,8 +22,8 @@ JOB = "job"
 class Job:
     """Everything that a worker needs to run one trajectory, as plain data.
 
-    Until the search ends, Ray keeps several deep copies of each trial's configuration, and the configuration's repr.
-    To save memory, a deep copy of a job is the job itself, and its repr is short.
+    Until the search ends, Ray keeps several deep copies of each trial's configuration, and also its repr. To save
+    memory, a deep copy of a job is the job itself, and the repr of a job is short.
 
     Attributes:
         number: the number of the suggestion.
@@ -32,16 +32,16 @@ class Job:
         run_dir: the absolute location of the run directory.
         store: the absolute location of the level store.
         data_dir: the absolute path of the folder of data sets.
-        data: a handle to the shared data sets, by their `DatasetSpec.source`; None if none are shared. A worker reads
-            all other data sets from `data_dir`.
+        data: a handle to the shared data sets, which are keyed by `DatasetSpec.source`; None if none are shared. A
+            worker reads all other data sets from `data_dir`.
         rewind_iterations: the iterations whose weights are kept when level 0 is trained, because trajectories of this
             search may rewind to them.
-        tolerance: the tolerance with which a ticket matches its dense network.
+        tolerance: the tolerance within which a ticket counts as matching its dense network.
         checkpoint_seconds: the time between two checkpoints of a level in training; None disables checkpoints.
         threads: the number of threads that torch uses.
         cpus: the number of CPUs of the worker.
         gpus: the number of GPUs of the worker, or its share of one; a worker with 0 GPUs trains on the CPU.
-        left_out: the ids of the nodes that the worker must not run on.
+        left_out: the ids of the nodes on which the worker must not run.
         import_paths: the folders in which the user's modules are found.
     """
 
@@ -77,7 +77,7 @@ def make_job(
     data: Shared = None,
     left_out: tuple[str, ...] = (),
 ) -> Job:
-    """Return the job that runs one suggestion."""
+    """Return the job for one suggestion."""
     return Job(
         number=number,
         trajectory=trajectory,

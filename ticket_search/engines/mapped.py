@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class MappedData:
-    """A handle to data in two files. Any process on this machine may call it to read the data.
+    """A handle to data in two files. Any process on this machine can call it to read the data.
 
     Attributes:
         path: the path of a pickle file that contains everything but the arrays.
@@ -30,7 +30,7 @@ def map_data(data: Mapping[Any, Any], path: Path) -> MappedData:
     """Write data to files that the processes of this machine can map.
 
     Args:
-        data: the data; numpy arrays in it are shared, and everything else is copied.
+        data: the data. All processes share the numpy arrays; each process gets its own copy of everything else.
         path: the path of the pickle file to write; the arrays go to a second file, with the suffix ``.arrays``.
     """
     buffers: list[pickle.PickleBuffer] = []

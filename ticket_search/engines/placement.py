@@ -1,4 +1,4 @@
-"""Places trajectories on nodes: computes how many fit on each node, and checks that at least one node can run one."""
+"""Computes how many trajectories fit on each node, and checks that at least one node can run a trajectory."""
 
 import math
 import os
@@ -12,8 +12,8 @@ from ticket_search.config.settings import ResourcesSpec
 from ticket_search.errors import SpecError
 
 Resources = Mapping[str, float]
-#: The environment variable that sets how many seconds a search waits for its first node. An autoscaler takes up to ten
-#: minutes to start a GPU node: the machine, its drivers, and a container image of several GB.
+#: The environment variable that sets how many seconds a search waits for its first node. An autoscaler can take ten
+#: minutes to start a GPU node, because it boots a machine, installs drivers, and pulls a container image of several GB.
 NODE_WAIT = "TICKET_SEARCH_NODE_WAIT_SECONDS"
 
 
@@ -37,18 +37,20 @@ def check(resources: ResourcesSpec, nodes: list[Resources], types: list[NodeType
 
     Args:
         resources: the resources of a trajectory.
-        nodes: for each node, the amount of each resource by name.
+        nodes: the resources of each node, as a mapping from resource names to amounts.
         types: the types of nodes that may be started; None if they are unknown.
 
     Raises:
-        SpecError: there is no such node; the message quotes the requested and the available resources.
+        SpecError: there is no such node; the message lists the requested and the available resources.
     """
     if any(fitting_on(resources, node) for node in nodes) or types is None:
         return
     left = [kind for kind in types if kind.most]
     if any(not kind.resources or fitting_on(resources, kind.resources) for kind in left):
         return
-    may_come = "; ".join(f"up to {kind.most} more {kind.name} with {_has(kind.resources)}" for kind in left)
+    may_come = "; ".join(
+        f"up to {kind.most} more nodes of type {kind.name} with {_has(kind.resources)}" for kind in left
+    )
     may_come = f", and an autoscaler may start {may_come}" if may_come else ""
     raise SpecError(
         f"resources: no node has {_wanted(resources)} for a trajectory; available: {_list(nodes)}{may_come}"
@@ -59,7 +61,7 @@ def node_wait_seconds() -> float:
     """Return how many seconds a search waits for the first node that can run a trajectory.
 
     Raises:
-        SpecError: the value of the environment variable `NODE_WAIT` is not a number of seconds.
+        SpecError: the value of the environment variable named by `NODE_WAIT` is not a number of seconds.
     """
     text = os.environ.get(NODE_WAIT, "900")
     try:
@@ -98,17 +100,18 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
     for kind in types or []:
         if not kind.most:
             continue
-        each = f"{fitting_on(resources, kind.resources)} each" if kind.resources else "known once they have started"
-        lines.append(f"  up to {kind.most} more {kind.name} of {_has(kind.resources)}, which may be started: {each}")
+        what, fits = _has(kind.resources), fitting_on(resources, kind.resources)
+        line = f"  up to {kind.most} more nodes of type {kind.name} with {what} may be started"
+        lines.append(f"{line}: {fits} each" if kind.resources else line)
     if not fitting:
-        lines.append(f"  waiting for a node that can run one, for up to {node_wait_seconds():g} seconds")
+        lines.append(f"  waiting up to {node_wait_seconds():g} seconds for a node that can run a trajectory")
     return lines
 
 
 def fitting_on(resources: ResourcesSpec, node: Resources) -> int:
     """Return how many trajectories fit on a node that runs nothing else."""
     wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
-    # Ray counts resources in ten-thousandths, so adding 1e-4 only corrects rounding: 0.3 / 0.1 is 2.9999999999999996.
+    # Adding 1e-4, the unit in which Ray counts resources, corrects rounding errors: 0.3 / 0.1 is 2.9999999999999996.
     return min(int(node.get(name, 0) / amount + 1e-4) for name, amount in wanted.items() if amount)
 
 
@@ -118,7 +121,7 @@ def this_machine(resources: ResourcesSpec) -> Resources:
 
 
 def cpus() -> int:
-    """Return the number of CPUs that this process may use, which a batch system or a container may restrict."""
+    """Return the number of CPUs that this process may use; a batch system or a container may restrict it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -19,7 +19,7 @@ from ticket_search.errors import StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
 
 T = TypeVar("T")
-#: How often to check for a stop request and unwritten rows while no worker reports, in seconds.
+#: How often to check for a stop request and write the tables while no worker reports, in seconds.
 _LOOK_SECONDS = 1.0
 
 
@@ -52,10 +52,10 @@ class ProcessEngine:
         """Do nothing, because no other machine is involved."""
 
     def share(self, data: Mapping[Any, Any]) -> Shared:
-        """See `Engine`. The data are written to a file in the scratch folder.
+        """See `Engine`. The data are written to files in the scratch folder.
 
         Raises:
-            StorageError: the scratch folder is full or cannot be written.
+            StorageError: the scratch folder is full or not writable.
         """
         try:
             return map_data(data, self._scratch / f"data_{len(list(self._scratch.iterdir()))}")
@@ -130,13 +130,13 @@ def _take_in(worker: WorkerProcess, search: SearchDriver) -> None:
 
 
 def _ready(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
-    """Wait for workers that have reported or died, and return them; after `_LOOK_SECONDS`, return an empty list."""
+    """Wait up to `_LOOK_SECONDS` for workers to report or die, and return those that did."""
     found = wait([worker.connection for worker in workers], timeout=_LOOK_SECONDS)
     return [worker for worker in workers if worker.connection in found]
 
 
 def _count(spec: SearchSpec, most: int | None) -> int:
-    """Return the number of workers to start, which is limited by the machine, by the search, and by the work left."""
+    """Return the number of workers to start; the machine, ``search.max_concurrent`` and `most` limit it."""
     fitting = placement.fitting_on(spec.resources, placement.this_machine(spec.resources))
     limits = [fitting, *(limit for limit in (spec.search.max_concurrent, most) if limit is not None)]
     return max(1, min(limits))

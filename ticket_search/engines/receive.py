@@ -1,4 +1,4 @@
-"""Passes jobs to workers and their reports to the search, for the engines that schedule the work themselves."""
+"""Gets jobs from a search and passes reports back to it, for the engines that schedule work themselves."""
 
 from ticket_search.engines.job import Job, Shared, make_job
 from ticket_search.engines.place import Place
@@ -23,14 +23,14 @@ def died(search: SearchDriver, how: str, error: str | None) -> EndReport:
     Args:
         search: the search.
         how: how the last worker died; "" if unknown.
-        error: the output of the last worker or other details, in any number of lines.
+        error: the last worker's output or other details; may have several lines.
     """
     reason = f"its worker died {times(search.spec.search.max_failures + 1)}" + (f": {how}" if how else "")
     return EndReport(status="failed", reason=reason, error=f"{reason}\n{error or ''}".strip())
 
 
 def times(count: int) -> str:
-    """Return ``once``, or ``3 times`` and so on."""
+    """Return ``once``, ``2 times``, ``3 times`` and so on."""
     return "once" if count == 1 else f"{count} times"
 
 

@@ -1,4 +1,4 @@
-"""Scratch folders of engines, on the local disk of the machine that runs the search."""
+"""Scratch folders for engines, on the local disk of the machine that runs the search."""
 
 import os
 import shutil

@@ -30,10 +30,10 @@ Report = LevelReport | EndReport | HaltReport | NotStarted | NotShared
 
 
 class Worker:
-    """Runs trajectories in this process, level by level: one trajectory, or as many as its executor trains together.
+    """Runs trajectories in this process, level by level: one at a time, or as many as its executor trains together.
 
-    Each Ray actor, each process of `engines.processes` and the inline engine have one worker. They pass jobs to `take`,
-    and then call `advance` for each report; nothing runs between these calls.
+    Each Ray actor and each process of `engines.processes` has one worker, and so does the inline engine. They pass jobs
+    to `take`, and then call `advance` for each report; nothing runs between these calls.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Worker:
         return list(self._reporters)
 
     def take(self, job: Job) -> None:
-        """Add a trajectory. Only the data set of earlier trajectories stays in memory."""
+        """Add a trajectory. Finished trajectories leave nothing in memory except the data set that was used last."""
         self._reporters[job.number] = reporter = _Reporter(job)
         try:
             if job.run_id:  # the node may have joined after the search checked all nodes
@@ -58,7 +58,7 @@ class Worker:
             self._reports.append((job.number, NotShared(reason=str(error))))
             return
         try:
-            if is_stop_requested(open_folder(job.run_dir)):  # the user may have requested it while the job waited
+            if is_stop_requested(open_folder(job.run_dir)):  # the user may have requested a stop while the job waited
                 self._reports.append((job.number, NotStarted()))
                 return
             with user_exit_as_error():
@@ -96,7 +96,7 @@ class Worker:
 
 
 def run_job(job: Job) -> Iterator[Report]:
-    """Run one trajectory, and yield its reports. The last report always says how the trajectory ended."""
+    """Run one trajectory, and yield its reports. The last report is not a `LevelReport`: it says why no more follow."""
     worker = Worker()
     worker.take(job)
     try:
@@ -107,7 +107,7 @@ def run_job(job: Job) -> Iterator[Report]:
 
 
 def lanes_of(spec: SearchSpec) -> int:
-    """Return how many trajectories a worker may run at a time: as many as its executor trains together."""
+    """Return how many trajectories a worker runs at a time: the executor's number of lanes, up to `max_concurrent`."""
     from ticket_search.training.executors.registry import chosen_executor, executor_for
 
     lanes = executor_for(chosen_executor(spec.training)).lanes
@@ -115,7 +115,7 @@ def lanes_of(spec: SearchSpec) -> int:
 
 
 def end_of(error: Exception) -> HaltReport | EndReport:
-    """Return a report about an error. The report ends the trajectory or halts the search."""
+    """Return the report on an error: it halts the search if the storage failed, and otherwise ends the trajectory."""
     if isinstance(error, StorageError):  # any other trajectory would fail in the same way
         return HaltReport(reason=str(error))
     if isinstance(error, Diverged):
@@ -135,7 +135,7 @@ def prepare(job: Job) -> "Task":
 
 
 class _Reporter:
-    """Starts one trajectory, and makes its reports."""
+    """Starts one trajectory, and creates its reports."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -143,7 +143,7 @@ class _Reporter:
         self._dense: Level | None = None
 
     def steps(self) -> "Steps[None]":
-        """Start the trajectory, and return its steps."""
+        """Set up the trajectory, and return a generator of its steps."""
         task = prepare(self._job)
         from ticket_search.lottery.levels import TrajectoryLevels
         from ticket_search.lottery.trajectory import trajectory_steps
@@ -184,7 +184,7 @@ class _Reporter:
 
 
 class _Log:
-    """Logs a trajectory's events, and collects notices about those that the user should see at once."""
+    """Logs a trajectory's events, and collects a notice for each event that the user should see at once."""
 
     def __init__(self, job: Job, trajectory: str) -> None:
         from ticket_search.results.events import EventLog

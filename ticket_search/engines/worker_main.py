@@ -46,7 +46,7 @@ def main(descriptor: int, parent: int) -> None:
 
 
 def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
-    """Call a function, and return True and its result, or False and the message of its error."""
+    """Call a function, and return ``(True, its result)``, or ``(False, the error message)`` if it raised an error."""
     try:
         return True, function(*arguments)
     except TicketSearchError as error:

@@ -59,11 +59,12 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
     @property
     def busy(self) -> bool:
-        """Whether the worker runs a trajectory or a call."""
+        """Whether the worker is running a trajectory or a call."""
         return self.number >= 0
 
     def __enter__(self) -> "WorkerProcess":
-        # Native code may print the reason for a crash. It is kept for the tables instead of cluttering the terminal.
+        # Native code may print the reason for a crash to stderr. Keep this output off the terminal, and put it into the
+        # tables instead.
         self._errors = tempfile.TemporaryFile("w+b")
         self._start()
         return self
@@ -80,12 +81,12 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         self._start()
 
     def take(self, job: Job) -> None:
-        """Start a trajectory, and run it until its first report."""
+        """Tell the worker to start a trajectory, and to run it until its first report."""
         self.number = job.number
         self._send("take", job)
 
     def advance(self) -> None:
-        """Continue the trajectory until its next report."""
+        """Tell the worker to continue its trajectory until the next report."""
         self._send("advance")
 
     def report(self) -> Report:
@@ -98,12 +99,12 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         return answer
 
     def drop(self) -> None:
-        """Abandon the trajectory, if it has not ended."""
+        """Tell the worker to abandon its trajectory if it has not ended."""
         self._send("drop", self.number)
         self.number = -1
 
     def call(self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        """Call a function, which the worker must be able to import."""
+        """Tell the worker to call a function, which it must be able to import."""
         self.number = number
         self._send("call", function, arguments)
 
@@ -182,11 +183,11 @@ def how_it_ended(code: int) -> str:
 
 
 def visible_gpus(slot: int, each: float) -> list[str]:
-    """Return the GPUs of a worker as names for ``CUDA_VISIBLE_DEVICES``: GPUs of its own, or one that it shares.
+    """Return a worker's GPUs, as names for ``CUDA_VISIBLE_DEVICES``. If `each` is less than 1, workers share GPUs.
 
     Args:
         slot: the number of the worker, from 0.
-        each: the number of GPUs per worker: a whole number, or a fraction 1/n.
+        each: the number of GPUs per worker, either a whole number or a fraction 1/n.
     """
     known = os.environ.get("CUDA_VISIBLE_DEVICES")
     if each < 1:

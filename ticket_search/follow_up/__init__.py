@@ -1,1 +1,1 @@
-"""Commands that follow a search: confirm, transfer, stability, export."""
+"""Implements the commands that follow up on a search: confirm, transfer, stability, export."""

@@ -23,19 +23,19 @@ def confirmation(
 ) -> SearchSpec:
     """Return a search that confirms an original search.
 
-    It trains each of the best configurations up to the level of the configuration's best ticket. Its seeds are the
-    smallest ones above the seeds of the original search, and both searches share a level store.
+    The search trains each of the best configurations up to the level of the configuration's best ticket. Its seeds are
+    the integers that follow the highest seed of the original search, and both searches share a level store.
 
     Args:
         run_dir: the run directory of the original search.
         tickets: the trajectory id and the level of each matching ticket of the original search, best first.
         top: the number of configurations.
         seeds: the number of fresh seeds.
-        draws: the number of controls of each kind for each ticket. If the weights of a ticket are not rewound, no
-            ticket gets controls.
+        draws: the number of controls of each kind for each ticket. If the weights of any ticket are not rewound,
+            no ticket gets controls.
 
     Raises:
-        SpecError: no ticket of the search matches.
+        SpecError: no ticket of the search matches its dense network.
     """
     spec = read_spec(run_dir)
     points = _points(run_dir, tickets, top)
@@ -57,7 +57,7 @@ def confirmation(
 
 
 def _points(run_dir: Folder, tickets: Iterable[tuple[str, int]], top: int) -> list[dict[str, object]]:
-    """Return the configurations of the best tickets, without duplicates (tickets can differ only in their seeds)."""
+    """Return the distinct configurations of the best tickets. Tickets that differ only in their seeds share one."""
     record = SuggestionRecord(run_dir)
     suggestions = {s.trajectory_id: s for s in record.read()}
     points: list[dict[str, object]] = []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ticket_search.lottery.finished import FinishedTrajectory
 
 _SHOWN = 10
-#: The longest name of a ticket file. File systems allow 255 bytes, but the temporary file has a longer name.
+#: The maximum length of a ticket file's name. File systems allow 255 bytes, but the temporary file has a longer name.
 _NAME_BYTES = 200
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arm:
-    """A common starting point of several copies: a ticket, or the dense network at an iteration to rewind to."""
+    """A common starting point of several copies: a ticket, or the dense network at a rewind iteration."""
 
     trajectory: TrajectorySpec
     level: int
@@ -37,7 +37,7 @@ class _Arm:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The values of the arm's columns in the table of errors."""
+        """The arm's values in the table of errors, by column."""
         iteration = self.trajectory.pruning.rewind_iteration
         return {"arm": "ticket" if self.level else "dense", "rewind_iteration": iteration, "density": self.density}
 
@@ -80,7 +80,7 @@ def lines_between_copies(
     Raises:
         SpecError: the search has no such ticket, the data have changed, or a rewind iteration is not before the end of
             training.
-        RunDirectoryError: another process uses the run directory.
+        RunDirectoryError: another process is using the run directory, or the file that identifies the run is missing.
         TicketSearchError: a training run failed.
     """
     spec = read_spec(run_dir)
@@ -98,7 +98,7 @@ def lines_between_copies(
         for line in opened.plan(spec):
             say(line)
         place = _registered(run_dir, spec)
-        opened.check_storage(place)  # a node without access would save copies to a folder of its own
+        opened.check_storage(place)  # a node without access would save copies to a local folder
         data = opened.share({trajectory.dataset.source: source})
         jobs = [make_job(spec, 0, arm.trajectory, run_dir, place.run_id, data) for arm in arms]
         starts = [(job, arm.level) for job, arm in zip(jobs, arms, strict=True)]
@@ -111,7 +111,7 @@ def lines_between_copies(
 
 
 def _registered(run_dir: Folder, spec: SearchSpec) -> Place:
-    """Renew the run's note in the level store (a moved run has none), and return where the run keeps its files.
+    """Write the run's note to the level store, because a moved run has none, and return the run's locations.
 
     Raises:
         RunDirectoryError: the file that identifies the run is missing.

@@ -1,4 +1,4 @@
-"""Transfers tickets: makes a search that trains them on a different data set from the one they were found on."""
+"""Transfers tickets: creates a search that trains existing tickets on another data set."""
 
 import json
 import re
@@ -23,17 +23,18 @@ from ticket_search.storage.folder import Folder
 
 
 def read_tickets(paths: Sequence[Path], *, allow_code: bool = False) -> dict[str, Ticket]:
-    """Read tickets from files.
+    """Read ticket files.
 
     Args:
-        paths: the paths of the files.
-        allow_code: whether code that a file refers to may be run; see `load_ticket`.
+        paths: the paths of the ticket files.
+        allow_code: whether to import and run user code that a ticket names; see `load_ticket`.
 
     Returns:
-        The tickets, by their keys in a level store.
+        A mapping from each ticket's key in a level store to the ticket.
 
     Raises:
-        SpecError: a file is not a ticket, is given twice, or refers to code although `allow_code` is false.
+        SpecError: a file does not contain a ticket, two files contain the same ticket, or a ticket names user code but
+            `allow_code` is false.
     """
     tickets: dict[str, Ticket] = {}
     for path in paths:
@@ -54,14 +55,14 @@ def transfer(
     mask_alone: bool,
     settings: tuple[str, ...] = (),
 ) -> SearchSpec:
-    """Return a search that trains each ticket on another data set with each seed, with dense networks and controls.
+    """Return a search that trains tickets on another data set, along with dense networks and controls.
 
-    The network, the training settings (with lengths in iterations), the size of the validation split and the
-    augmentation are those with which the tickets were found. The seeds are the smallest ones above those of the
-    tickets.
+    The search takes the network, the training settings (with lengths in iterations), the size of the validation split
+    and the augmentation from the tickets. It trains each ticket once per seed; the seeds are the integers that follow
+    the highest seed of the tickets.
 
     Args:
-        tickets: the tickets by their keys; see `read_tickets`.
+        tickets: the tickets, by key; see `read_tickets`.
         dataset: the name of the data set to train on.
         seeds: the number of seeds.
         draws: the number of controls of each kind for each ticket and seed.
@@ -70,8 +71,8 @@ def transfer(
         settings: ``KEY=VALUE`` strings; see `load_search`.
 
     Raises:
-        SpecError: the tickets were found with different settings, a ticket starts from trained weights, or `settings`
-            are not valid.
+        SpecError: the tickets were found with different settings, a ticket starts from trained weights although
+            `mask_alone` is false, or `settings` are not valid.
     """
     _check_transferable(tickets, mask_alone=mask_alone)
     first = next(iter(tickets.values()))
@@ -90,13 +91,13 @@ def transfer(
             "ticket": next(iter(tickets)),
             "ticket_weights": "own" if mask_alone else "ticket",
         },
-        # With only the mask, the ticket itself starts from new random weights, so this control would add nothing.
+        # With `mask_alone`, the ticket itself starts from new weights, so `random_reinit` controls would add nothing.
         "controls": {"kinds": ["shuffled_mask"] if mask_alone else ["random_reinit", "shuffled_mask"], "draws": draws},
         "space": {"ticket": list(tickets)},
         "seeds": list(range(fresh, fresh + seeds)),
         "search": {"sampler": "grid", "early_stopping": None},
     }
-    # JSON is YAML in which every string is quoted. Unquoted, a key such as 123...8e901 would be read as a number.
+    # JSON is YAML with every string quoted. Without quotes, a key such as 123...8e901 would be read as a number.
     search = parse_search(json.dumps(plain), "transfer", settings)
     if list(search.space) != ["ticket"]:
         raise SpecError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ticket_search.results.reading import Results
 
 _PATH = (str, os.PathLike, type(None)), "a path or 's3://bucket/path'"
-#: The allowed types of each argument, and the words for them in messages.
+#: The allowed types of each argument, and the text that describes them in error messages.
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "space": ((SearchSpec, Mapping, str, Path), "a file, the name of a search that ships, a dict or a SearchSpec"),
     "output": _PATH,
@@ -43,7 +43,7 @@ def run_search(
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),  # noqa: T201 (a notebook shows it)
     on_trajectory: Callable[[Mapping[str, Any]], None] = lambda row: None,
 ) -> "Results":
-    """Run a search to its end, and return its results. If the run directory already contains it, resume.
+    """Run a search to its end, and return its results. If the run directory already contains the search, resume it.
 
     Args:
         space: the search: a file, the name of a search that ships with the package (``"digits"``), the content of a
@@ -52,11 +52,11 @@ def run_search(
         engine: where trajectories run: ``inline`` (in this process, for debugging), ``processes`` (in processes on
             this machine, without Ray) or ``ray``.
         address: the address of a Ray cluster, such as ``auto`` on one of its nodes. None means the value of
-            ``RAY_ADDRESS`` if it is set, and otherwise this machine.
-        trials: the number of trajectories, instead of ``search.trials``.
-        settings: values that replace those of the search, by dotted key: ``{"training.iterations": 500}``.
-        data_dir: the folder of the data sets, instead of the search's ``data_dir``.
-        store: a level store shared with other searches, instead of the search's ``store``.
+            ``RAY_ADDRESS`` if it is set, and otherwise a cluster that is started on this machine.
+        trials: the number of trajectories; replaces ``search.trials``.
+        settings: values that replace those of the search, by dotted key, such as ``{"training.iterations": 500}``.
+        data_dir: the folder of the data sets; replaces the search's ``data_dir``.
+        store: a level store shared with other searches; replaces the search's ``store``.
         say: receives lines of text: the plan, the disk space that the search will need, and warnings.
         on_trajectory: called when a trajectory ends, with its row of ``trajectories``.
 
@@ -111,7 +111,7 @@ def _check_types(**arguments: object) -> None:
         if not isinstance(value, types) or not all(isinstance(key, str) for key in keys):
             raise SpecError(f"{name}: {value!r:.80} is not valid: give {words}")
         if _TYPES[name] is _PATH and isinstance(value, str) and not value.strip():
-            raise SpecError(f"{name}: {value!r} is not valid: give {words}, or leave it out")
+            raise SpecError(f"{name}: {value!r} is not valid: give {words}, or omit the argument")
         if isinstance(value, str) and "\0" in value:
             raise SpecError(f"{name}: {value!r:.80} is not valid: it contains a null character")
 
@@ -119,4 +119,4 @@ def _check_types(**arguments: object) -> None:
 def _check_callable(**arguments: object) -> None:
     for name, value in arguments.items():
         if not callable(value):
-            raise SpecError(f"{name}: {value!r:.80} is not valid: give a function of one argument, or leave it out")
+            raise SpecError(f"{name}: {value!r:.80} is not callable: give a function that takes one argument")

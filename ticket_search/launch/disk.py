@@ -17,7 +17,7 @@ from ticket_search.storage.local import LocalFolder
 from ticket_search.tasks.task import NetworkSize
 
 _DRAWS = 200
-# Sizes in bytes, measured on searches of the digits. tests/launch/test_disk.py compares their sums with real searches.
+# Sizes in bytes, measured on searches with the digits data. tests/launch/test_disk.py checks them on real searches.
 _POINT_IN_STORE = 65
 _POINT_IN_TABLES = 30
 _POINT_IN_TENSORBOARD = 140
@@ -37,8 +37,8 @@ class Estimate:
 
     Attributes:
         levels: the mean number of levels of a trajectory, including level 0.
-        dense: the bytes of weights: the final and rewind weights of dense networks and, if levels are not rewound, the
-            final weights of every level.
+        dense: the bytes of weights, which are the final and rewind weights of dense networks and, if levels are not
+            rewound, the final weights of every level.
         masks: the bytes of masks and curves in the store.
         tables: the bytes of tables, TensorBoard files and events.
     """
@@ -122,7 +122,7 @@ def in_words(size: float) -> str:
 
 
 def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
-    """Return the network's size and the number of training images, taken from the most similar checked point."""
+    """Return the network's size and the number of training images at the checked point closest to `trajectory`."""
     name, dataset = trajectory.model.name, trajectory.dataset
 
     def likeness(tried: tuple[str, DatasetSpec]) -> tuple[bool, bool, int]:
@@ -132,7 +132,7 @@ def _size(sizes: Sizes, trajectory: TrajectorySpec) -> tuple[NetworkSize, int]:
 
 
 def _variants(spec: SearchSpec) -> float:
-    """Return the number of dense networks per seed: one for each combination of the fields outside ``pruning``."""
+    """Return the number of dense networks per seed: one for each combination of the values outside ``pruning``."""
     sections = {dotted(name): domain for name, domain in spec.space.items()}
     other = [domain for name, domain in sections.items() if not name.startswith("pruning.")]
     return math.prod((_count(domain) for domain in other), start=1.0)
@@ -145,12 +145,12 @@ def _count(domain: Domain) -> float:
 
 
 def _rewinds(spec: SearchSpec, sharing: float) -> float:
-    """Return at how many rewind iterations the weights of each dense network are kept.
+    """Return the number of rewind iterations at which the weights of each dense network are kept.
 
     Args:
         spec: the search.
-        sharing: the number of trajectories that share a dense network. If the rewind iteration has a range, each
-            of these trajectories draws a different one.
+        sharing: the number of trajectories that share a dense network. If the rewind iteration is drawn from a range,
+            each of these trajectories draws a different one.
     """
     for name, domain in spec.space.items():
         if dotted(name) == "pruning.rewind_iteration":

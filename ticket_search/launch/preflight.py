@@ -91,7 +91,7 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 
 def _check_executor(name: str) -> None:
-    if USER_FUNCTION.fullmatch(name):  # only these names need the check, which imports torch (4 s)
+    if USER_FUNCTION.fullmatch(name):  # skip the check for other names, because it imports torch (4 s)
         from ticket_search.training.executors.registry import executor_for
 
         executor_for(name)

@@ -109,7 +109,7 @@ def _driver(spec: SearchSpec, folder: Folder, held: Hold, listener: Listener, sa
 
 
 def _say_what_is_trained_again(search: SearchDriver, store: Folder, say: Say) -> None:
-    """Tell the user how many levels must be trained again to rebuild the tables: those missing from the store."""
+    """Tell the user how many levels must be trained again to rebuild the tables, because the store lacks them."""
     keys = search.level_keys_to_rebuild
     if keys and (removed := keys - LevelStore(store).keys()):
         say(

@@ -21,7 +21,8 @@ from ticket_search.config.user_error import headline
 from ticket_search.engines.address import cluster_address
 from ticket_search.errors import SpecError, TicketSearchError
 
-#: The size of Ray's object store in bytes. Results take a few kB; by default Ray would reserve a third of the memory.
+#: The size in bytes of a local cluster's object store, without the shared data. By default, Ray would reserve a third
+#: of the memory, but results take only a few kB.
 _OBJECT_STORE_BYTES = 256 * 1024**2
 _QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _WATCH_SECONDS = 1.0
@@ -132,8 +133,8 @@ def _signals_deferred() -> Iterator[None]:
     """Defer SIGINT and SIGTERM until the end of the block, and keep the handlers that were installed before it.
 
     `ray.init` would install its own handlers, which end the process with exit code 1 or 15. If our handler raised an
-    exception while Ray starts, Ray might lose it in a callback or leave processes behind. A start that hangs can still
-    be interrupted: by a second signal, or `_DEFER_SECONDS` after the first one.
+    exception while Ray starts, Ray might lose the exception in a callback or leave processes behind. A start that hangs
+    can still be interrupted: by a second signal, or `_DEFER_SECONDS` after the first one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -224,8 +225,8 @@ def on_each_worker(
         function: a function of this package.
         calls: the arguments of each call.
         spec: the search; its ``max_failures`` limits how many times a call is retried when its worker dies.
-        done: the verb at the start of each progress line, such as ``trained``.
-        say: receives a line for each call that has ended.
+        done: the verb at the start of each progress line, such as ``trained`` in "trained 3 of 9".
+        say: receives a progress line whenever a call has ended.
 
     Raises:
         TicketSearchError: a call raised an error, or its workers died too often. The other calls are abandoned.
@@ -252,7 +253,7 @@ def on_each_worker(
 
 
 def _call(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    # Ray cannot turn a built-in or decorated function into a remote function.
+    # This wrapper exists because Ray cannot turn a built-in or decorated function into a remote function.
     return function(*arguments)
 
 
@@ -290,7 +291,7 @@ def on_each_other_node(function: Callable[..., None], arguments: tuple[Any, ...]
 
 @dataclass(frozen=True)
 class _Shared:
-    """A handle to data in Ray's object store. Any worker may call it to read the data from its node's memory."""
+    """A handle to data in Ray's object store. Any worker can call it to read the data from its node's memory."""
 
     reference: Any
 
@@ -302,7 +303,8 @@ def share(data: dict[Any, Any]) -> Callable[[], dict[Any, Any]]:
     """Put data into Ray's object store. The processes of a node share one copy, and Ray copies the data to other nodes.
 
     Args:
-        data: the data; numpy arrays in it are shared, and everything else is copied.
+        data: the data. The processes of a node share the numpy arrays; each process gets its own copy of everything
+            else.
 
     Returns:
         A handle that workers call to get the data.
@@ -320,7 +322,7 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address:
         raise SpecError(f"--address {address!r}: give host:port of a cluster's head, or auto on one of its nodes")
-    if not port.isdecimal():  # Ray knows other addresses, such as auto
+    if not port.isdecimal():  # an address without a port, such as auto
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

@@ -54,7 +54,8 @@ class Slots:
     def count(self) -> int:
         """Return how many trajectories should be running or waiting now, at least 1.
 
-        On a cluster, more trajectories wait than fit, because a waiting trial makes the autoscaler start a node.
+        On a cluster, this can be more than the number that fits, because an autoscaler starts nodes only for waiting
+        trials.
 
         Raises:
             SpecError: no node will ever be able to run a trajectory, or no such node has joined in time.
@@ -88,12 +89,13 @@ class Slots:
 def _to_call_for(resources: ResourcesSpec, fitting: int, types: list[NodeType] | None) -> int:
     """Return how many trajectories should wait, so that the autoscaler starts nodes for them.
 
-    By default, as many trajectories wait as are running, so that the cluster doubles in size each time. The number is
-    limited to those that could ever be placed, because a waiting suggestion was made without the results of the running
-    trajectories. If it is unknown which nodes can be started, one trajectory waits.
+    As many trajectories wait as fit on the cluster now, so that the cluster doubles in size each time it grows. But no
+    more trajectories wait than could ever be placed, because a waiting suggestion was made without the results of the
+    running trajectories. If it is unknown which nodes can be started, one trajectory waits.
     """
     able = [kind for kind in types or [] if fitting_on(resources, kind.resources)]
-    # Ray may start GPU nodes even for trajectories that need no GPU, so count them only if no other type would do.
+    # Ray starts GPU nodes even for trajectories that need no GPU if too many of them wait for the other nodes. So count
+    # GPU nodes only if the trajectories need a GPU or fit on no other type of node.
     able = [kind for kind in able if resources.gpus or not kind.resources.get("GPU")] or able
     if not able:
         return 1

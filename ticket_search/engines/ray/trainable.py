@@ -13,7 +13,7 @@ from ticket_search.search.reports import LevelReport, NotShared
 
 
 class TrajectoryTrainable(tune.Trainable):
-    """A trainable whose trials are trajectories. A step is a level; the last step reports how the trajectory ended."""
+    """Runs one trajectory per trial and one level per step. The last step reports how the trajectory ended."""
 
     _reports: Iterator[Report]
 
@@ -32,12 +32,12 @@ class TrajectoryTrainable(tune.Trainable):
         self.config = {}  # Ray would otherwise send the configuration back with every result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Start another trajectory. Only the data set of the previous one stays in memory."""
+        """Start another trajectory. Nothing of the previous one stays in memory except its data set."""
         self.setup(new_config)
         return True
 
     def reports(self, job: Job) -> Iterator[Report]:
-        """Run a job, and yield a report for each level."""
+        """Run a job, and yield its reports."""
         return run_job(job)
 
     def step(self) -> dict[str, Any]:

@@ -38,8 +38,8 @@ class _Hook:
     def _guarded(self, act: Callable[[], T], otherwise: T) -> T:
         """Call a function of the search, and return its result.
 
-        If it raises an error that stops the search, such as a full disk, end the run without a traceback from Ray, and
-        return `otherwise`.
+        If the function raises a `TicketSearchError`, for example because the disk is full, halt the search and return
+        `otherwise`. If the error reached Ray, Ray would print a traceback.
         """
         try:
             return act()
@@ -141,7 +141,8 @@ class _Watch(_Hook, tune.Callback):
         self._guarded(lambda: self._search.started(trial.config[JOB].number), None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        # Ray gives up at once if a worker dies while receiving a trajectory, otherwise after `max_failures` failures.
+        # Ray gives up on a trial if it fails more than `max_failures` times, but also as soon as a worker dies while it
+        # receives the trajectory. In the second case, hand the trajectory out again.
         number = trial.config[JOB].number
         if trial.num_failures <= self._search.spec.search.max_failures and self._search.hand_out_again(number):
             return
@@ -149,7 +150,8 @@ class _Watch(_Hook, tune.Callback):
         self._guarded(lambda: self._search.ended(number, died(self._search, "", error)), None)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        # Ray keeps every trial until the search ends. These results are not used, but would take most of the memory.
+        # Ray keeps every trial until the search ends. Nothing reads a trial's results again, so clear them; they
+        # would take up most of the memory.
         for kept in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps, trial.last_result):
             kept.clear()
 
@@ -176,17 +178,17 @@ def run_on_ray(
     trainable: type[TrajectoryTrainable] = TrajectoryTrainable,
     data: Any = None,
 ) -> None:
-    """Run a search's trajectories on the connected Ray cluster, until none is left or the search must stop.
+    """Run a search's trajectories on the connected Ray cluster, until no trajectory is left or the search must stop.
 
     Args:
-        search: decides which trajectories to run, and receives their reports.
+        search: the driver of the search, which decides what to run and receives the reports.
         run_dir: the run directory.
         run_id: the id of this run.
         trainable: the class that runs a trajectory.
         data: the handle from `connection.share`; if None, each worker reads the data set itself.
 
     Raises:
-        StorageError: the storage keeps the search from continuing; finished levels are kept.
+        StorageError: the storage failed, so the search cannot continue; finished levels are kept.
         TicketSearchError: the processes of a local Ray cluster have died.
     """
     spec = search.spec
@@ -213,7 +215,7 @@ def run_on_ray(
 
 @contextmanager
 def _one_message() -> Iterator[None]:
-    """Shorten Tune's hook-error message, which contains a whole traceback, to its last line and the source line."""
+    """Shorten the message of an error in a hook from Tune's whole traceback to its last line and source location."""
     try:
         yield
     except TuneError as error:
