@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up everything they need in .venv and do the rest.
+# `make demo` and `make test` first install everything they need in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
@@ -12,20 +12,20 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-demo: $(VENV)/.installed  ## the main job on the digits: a search, its tickets
+demo: $(VENV)/.installed  ## run a search on the digits and print its tickets
 	$(BIN)/ticket-search run digits --output runs/demo
 
-test: $(VENV)/.installed  ## all tests but those of clusters and the long ones, by three workers
+test: $(VENV)/.installed  ## all tests except cluster tests and long ones, with three workers
 	$(BIN)/pytest -n 3 --dist loadfile --durations=30
 
-test-cluster: $(VENV)/.installed  ## clusters on hosts made of network namespaces; needs root
+test-cluster: $(VENV)/.installed  ## cluster tests, whose hosts are network namespaces; needs root
 	$(BIN)/pytest -m cluster --durations=0 tests/cluster
 
 soak: $(VENV)/.installed  ## kill searches more than 100 times at random moments; about half an hour
 	$(BIN)/pytest -m soak
 	$(BIN)/python tests/ballistic.py --kills 100
 
-check: format lint types  ## format, lint, types, tests
+check: format lint types  ## check format, lint and types, and run the tests
 	$(MAKE) test
 
 format: $(VENV)/.installed
@@ -37,7 +37,7 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-smoke: $(VENV)/.installed  ## a very small search, under a minute
+smoke: $(VENV)/.installed  ## run a very small search, under a minute
 	$(BIN)/ticket-search run digits --output "$$(mktemp -d)/smoke" --trials 3 \
 		--set training.iterations=40 --set pruning.max_levels=2 --set 'space.rewind_iteration=[0, 20]'
 

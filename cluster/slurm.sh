@@ -4,8 +4,9 @@
 #   once     ray get-auth-token --generate > /dev/null    # creates ~/.ray/auth_token
 #   start    sbatch cluster/slurm.sh run search_spaces/digits.yaml --output /shared/runs/digits
 #
-# The environment with this package must be active, and all nodes must share the home directory and the --output. The
-# exit code is that of `ticket-search`. After 130 (out of time) or a lost node, run the same command again to resume.
+# The environment with this package must be active, and all nodes must share the home directory and the folder given as
+# --output. The exit code is that of `ticket-search`. After exit code 130 (out of time), or if a node was lost, run the
+# same command again to resume.
 #SBATCH --job-name=ticket-search
 #SBATCH --nodes=2                 # <-
 #SBATCH --cpus-per-task=16        # <- on each node
@@ -37,7 +38,7 @@ node() {
         -- bash -c 'search "$@"' search "$@"
 }
 
-# Runs on the first node. `ray symmetric-run` exits with 0 even if Ray did not start, so the exit code goes to a file.
+# Runs on the first node. `ray symmetric-run` exits with 0 even if Ray did not start, so save the exit code.
 search() {
     local code=0
     (echo "$BASHPID" > "$JOB/pid" && exec ticket-search "$@") || code=$?
@@ -65,7 +66,7 @@ address=${address:-127.0.0.1}
 JOB=$(mktemp -d /tmp/ticket_search.XXXXXX)  # not in TMPDIR, which all nodes may share
 trap 'rm -rf "$JOB"' EXIT
 CPUS=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
-# Each job uses its own port, below Linux's ephemeral ports and above Ray's, and each start of a job its own folder.
+# Each job uses its own port, between Ray's ports and Linux's ephemeral ports. Each start of a job uses its own folder.
 RAY_ADDRESS=$address:$((20000 + SLURM_JOB_ID % 10000))
 RAY_TMPDIR=/tmp/ray_${SLURM_JOB_ID}_${SLURM_RESTART_COUNT:-0}
 RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
