@@ -42,7 +42,7 @@ def speed_table(rows: pd.DataFrame) -> str:
 
 def lead_table(rows: pd.DataFrame, figure: str) -> str:
     """Return a table of the ticket's lead over each control, in test accuracy and in the early-stop iteration."""
-    lines = ["| weights | control | ticket's lead | early-stop iteration over the ticket's |", "|---:|---|---|---|"]
+    lines = ["| weights | control | ticket's lead | early-stop iteration, divided by the ticket's |", "|---:|---|---|---|"]
     for row in rows[~rows["arm"].isin(TRAJECTORY_ARMS)].to_dict("records"):
         lead, slowdown = _ends(row, f"{figure}_lead", 100, "+.2f"), _ends(row, "slowdown", 1, ".2f")
         lines.append(f"| {row['density']:.1%} | {_named(row)} | {lead} | {slowdown} |")
@@ -72,7 +72,7 @@ def main() -> None:
     print(accuracy_table(rows, "test_accuracy"))
     print("\nAt the early-stop iteration, that of the lowest validation loss:\n")
     print(accuracy_table(rows, "early_stop_test_accuracy"))
-    print("\nHow early that is:\n")
+    print("\nEarly-stop iterations:\n")
     print(speed_table(rows))
     if not set(rows["arm"]) <= set(TRAJECTORY_ARMS):
         print("\nThe ticket's lead over its controls, in accuracy after the last iteration and in time:\n")

@@ -70,7 +70,7 @@ class DatasetSpec(Spec):
         path: the folder of a ``parquet`` data set, absolute or relative to the data directory.
         validation: the number of training images held out for validation.
         split_seed: the seed that selects the validation images, independent of the seeds of trajectories.
-        normalize: the constants that images are normalized with; null means the usual constants of a known data set,
+        normalize: the constants with which images are normalized; null means the usual constants of a known data set,
             and constants computed from the training images for any other.
         augment: random changes to the training images; null means none.
         download: whether torchvision may download a missing data set.
