@@ -42,7 +42,8 @@ def speed_table(rows: pd.DataFrame) -> str:
 
 def lead_table(rows: pd.DataFrame, figure: str) -> str:
     """Return a table of the ticket's lead over each control, in test accuracy and in the early-stop iteration."""
-    lines = ["| weights | control | ticket's lead | early-stop iteration, divided by the ticket's |", "|---:|---|---|---|"]
+    head = "| weights | control | ticket's lead | early-stop iteration, divided by the ticket's |"
+    lines = [head, "|---:|---|---|---|"]
     for row in rows[~rows["arm"].isin(TRAJECTORY_ARMS)].to_dict("records"):
         lead, slowdown = _ends(row, f"{figure}_lead", 100, "+.2f"), _ends(row, "slowdown", 1, ".2f")
         lines.append(f"| {row['density']:.1%} | {_named(row)} | {lead} | {slowdown} |")

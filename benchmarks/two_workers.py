@@ -4,7 +4,7 @@ Each measurement runs the whole command in a new directory, so it includes the t
 is random and there is no early stopping, so both searches train the same levels. Trajectories with the same seed share
 a dense network.
 
-    python benchmarks/two_workers.py               # takes half an hour on two otherwise idle cores (five minutes per pair of runs)
+    python benchmarks/two_workers.py         # half an hour on two idle cores: five minutes per pair of runs
 """
 
 import argparse
