@@ -2,6 +2,7 @@
 
 from ticket_search.engines.job import make_job
 from ticket_search.engines.worker import run_job
+from ticket_search.launch.executor import with_executor
 from ticket_search.runs.directory import hold
 from ticket_search.runs.places import store_folder
 from ticket_search.runs.store_use import register
@@ -17,6 +18,7 @@ def run_by_hand(spec, run_dir, *, levels=None, flush=False, say=lambda notice: N
     levels only if `flush` is true.
     """
     folder = open_folder(run_dir)
+    spec = with_executor(folder, spec)
     with hold(folder, spec) as held:
         register(store_folder(spec, folder), folder, held.run, spec)
         driven = SearchDriver(spec, folder, say=say)

@@ -26,7 +26,7 @@ ALLOWED = {
     "results": {"errors", "config", "storage", "tasks"},
     "store": {"errors", "config", "storage"},
     "tasks": {"errors", "config", "models", "data"},
-    "training": {"errors", "config", "pruning", "tasks"},
+    "training": {"errors", "config", "pruning", "models", "data", "tasks"},
     "lottery": {"errors", "config", "training", "pruning", "models", "tasks", "store", "results"},
     "search": {"errors", "config", "storage", "results", "tasks"},
     "runs": {"", "errors", "config", "storage", "results", "search"},
@@ -51,6 +51,8 @@ ONLY_IN = {
     "matplotlib": {"analysis"},
     "click": {"cli"},
     "rich": {"cli"},
+    "numba": {"training"},
+    "llvmlite": {"training"},
 }
 
 

@@ -124,6 +124,17 @@ def network(made, message, forward="return self.fc(x.flatten(1))", **other):
     return python("model.name", f"{head}def mine(image_shape, classes):\n    return {made}\n", message, **other)
 
 
+def sparse(value, message):
+    """Return a case that trains with the executor ``sparse`` and one more changed setting.
+
+    The function ``mine:mine`` returns a network without fully connected layers.
+    """
+    source = "from torch import nn\n"
+    source += "def mine(image_shape, classes): return nn.Sequential(nn.Conv2d(1, classes, 8), nn.Flatten())\n"
+    arguments = ("run", "digits", *INLINE, "--set", "training.executor=sparse", "--set", value)
+    return Bad(arguments=arguments, message=message, files={"mine.py": source})
+
+
 def idx(message, number, content, suffix=""):
     """Return a case with MNIST as the data set, where file number `number` (0 to 3) has this content."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -646,6 +657,14 @@ CASES = {
     ),
     "executor: None": python("training.executor", "def mine(): pass\n", "the function returned None"),
     "executor: it exits": python("training.executor", "def mine(): raise SystemExit\n", "raised SystemExit"),
+    "executor: sparse in bf16": sparse("training.precision=bf16", "computes in fp32, but training.precision is 'bf16'"),
+    "executor: sparse with pruned values": sparse(
+        "pruning.reinit_pruned=initial", "pruning.reinit_pruned 'initial' gives the pruned ones values"
+    ),
+    "executor: sparse without fully connected layers": sparse(
+        "model.name=mine:mine", "but model 'mine:mine' has none; give executor 'plain' or 'auto'"
+    ),
+    "executor: unknown": setting("training.executor=spare", "did you mean 'sparse'"),
     "task: None": python("task", "def mine(): pass\n", "the function returned None"),
     "task: it raises": python("task", "def mine(): 1 / 0\n", "raised ZeroDivisionError"),
     # tickets

@@ -196,7 +196,10 @@ class TestExecutors:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("sparce", "unknown executor 'sparce'; known: plain, package.module:function"),
+            (
+                "sparce",
+                "did you mean 'sparse'.*known: plain, sparse, package.module:function",
+            ),
             ("pair_executor:Single", "the module has no function 'Single'"),
             ("collections:OrderedDict", "the function returned OrderedDict.*, not a ticket_search.training.executors"),
         ],

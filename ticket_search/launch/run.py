@@ -11,6 +11,7 @@ from ticket_search.engines.job import Shared
 from ticket_search.engines.place import Place
 from ticket_search.errors import SpecError, TicketSearchError
 from ticket_search.launch import disk, preflight
+from ticket_search.launch.executor import with_executor
 from ticket_search.runs.directory import (
     Hold,
     check_same_search,
@@ -67,7 +68,7 @@ def run_search(
     """
     folder = open_folder(run_dir)
     _check_modules(spec, engine)
-    spec = spelled_as_before(folder, spec)
+    spec = spelled_as_before(folder, with_executor(folder, spec))
     store = store_folder(spec, folder)
     checked = _checked(spec, folder, is_local(engine, address), entries)
     missing = [*missing_folders(store), *missing_folders(folder)]
@@ -162,6 +163,7 @@ def dry_run(spec: SearchSpec, run_dir: Location, *, engine: str = "ray", address
         SpecError: the search cannot be run as written.
     """
     folder = open_folder(run_dir)
+    spec = with_executor(folder, spec)
     checked = _checked(spec, folder, is_local(engine, address), {})
     for notice in checked.notices:
         say(notice)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ticket_search.config.executors import check_executor
 from ticket_search.config.identity import copy_key, dense_key, early_bird_key, pruned_key, rewind_key
 from ticket_search.config.trajectory import TrajectorySpec
 from ticket_search.lottery.level import Level
@@ -46,6 +47,7 @@ class Context:
         self.prunable = prunable(self.network, task.example())
         self._first_name = aliases(self.network)
         self.executor = chosen_executor(self.spec.training)
+        check_executor(self.spec, gpus=int(task.device.type != "cpu"))
         self.dense_key = dense_key(
             self.spec,
             data=task.fingerprint,

@@ -132,6 +132,10 @@ class ImageSession(Session):
         """Return an iteration's images, float32 ``[b, c, h, w]``, and labels, int64 ``[b]``."""
         return self._stream.batch(iteration)
 
+    def rows(self, iteration: int) -> Tensor:
+        """Return the row numbers, int64 ``[b]``, of an iteration's images in the training split's `Split.images`."""
+        return self._stream.rows(iteration)
+
     def loss(self, network: nn.Module, iteration: int) -> Tensor:
         """Return the mean cross-entropy of the iteration's batch, in nats."""
         images, labels = self._stream.batch(iteration)

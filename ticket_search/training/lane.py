@@ -29,13 +29,20 @@ class Lane(Protocol):
         """Replace the values of all parameters and buffers."""
 
     def optimizer_state(self) -> Weights:
-        """Return the optimizer's state: ``<parameter index>/<name>`` -> tensor."""
+        """Return the optimizer's state, by names of the lane's own choice."""
 
     def load_optimizer_state(self, tensors: Weights) -> None:
         """Restore a state that `optimizer_state` returned."""
 
     def score(self, split: Split) -> Score:
         """Score the current weights on a split."""
+
+
+class UpdatingLane(Lane, Protocol):
+    """A lane that makes its own updates."""
+
+    def __call__(self, iteration: int) -> Tensor:
+        """Make update number `iteration`, counted from 0, and return the batch's loss, a scalar on the device."""
 
 
 class PlainLane:

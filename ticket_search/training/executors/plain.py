@@ -1,7 +1,9 @@
 """An executor that trains one request at a time, each on its own network."""
 
+from collections.abc import Callable
+
 from ticket_search.training.determinism import reproducible
-from ticket_search.training.lane import PlainLane
+from ticket_search.training.lane import PlainLane, UpdatingLane
 from ticket_search.training.loop import Training
 from ticket_search.training.outcome import LevelOutputs
 from ticket_search.training.request import TrainRequest
@@ -26,10 +28,10 @@ class PlainExecutor:
         return [(request, train(request))]
 
 
-def train(request: TrainRequest) -> LevelOutputs:
+def train(request: TrainRequest, make_lane: Callable[[TrainRequest], UpdatingLane] = PlainLane) -> LevelOutputs:
     """Perform the requested training run, resuming from its checkpoint if it has one, and return the outputs."""
     with reproducible(next(request.network.parameters()).device):
-        update = PlainLane(request)
+        update = make_lane(request)
         training = Training(request, update)
         while not training.is_done:
             training.after_update(update(training.iteration))

@@ -10,13 +10,18 @@ from ticket_search.config.user_error import one_line
 from ticket_search.errors import SpecError, quoted
 from ticket_search.training.executors.executor import Executor
 from ticket_search.training.executors.plain import PlainExecutor
+from ticket_search.training.executors.sparse import SparseExecutor
 
-_EXECUTORS: dict[str, Callable[[], Executor]] = {"plain": PlainExecutor}
-_KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR}
+_EXECUTORS: dict[str, Callable[[], Executor]] = {"plain": PlainExecutor, "sparse": SparseExecutor}
+_KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR, "sparse": {"name": "sparse", "version": 1}}
 
 
 def chosen_executor(training: TrainingSpec) -> str:
-    """Return the name of the executor that trains a level. The choice depends only on the level's settings."""
+    """Return the name of the executor that trains a level.
+
+    A search replaces ``auto`` before it starts; see `launch.executor`. In the run directories of earlier versions,
+    ``auto`` means ``plain``.
+    """
     return "plain" if training.executor == "auto" else training.executor
 
 

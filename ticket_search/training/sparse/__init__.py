@@ -1,0 +1,1 @@
+"""Train fully connected layers on the CPU at a cost that follows the number of kept weights."""
