@@ -198,7 +198,7 @@ class TestExecutors:
         [
             (
                 "sparce",
-                "did you mean 'sparse'.*known: plain, sparse, package.module:function",
+                "did you mean 'sparse'.*known: plain, sparse, stacked, package.module:function",
             ),
             ("pair_executor:Single", "the module has no function 'Single'"),
             ("collections:OrderedDict", "the function returned OrderedDict.*, not a ticket_search.training.executors"),

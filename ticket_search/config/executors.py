@@ -1,7 +1,11 @@
 """Which executor suits a trajectory. This module does not import torch."""
 
+from ticket_search.config.settings import ResourcesSpec
 from ticket_search.config.trajectory import FULLY_CONNECTED, TrajectorySpec
 from ticket_search.errors import SpecError
+
+#: The number of lanes of the executor ``stacked`` if `ResourcesSpec.lanes` is null.
+STACKED_LANES = 16
 
 #: The fields that `best_executor` depends on, by their dotted paths.
 CHOICE_DEPENDS_ON = {"model.name", "training.precision", "pruning.reinit_pruned"}
@@ -44,3 +48,16 @@ def _obstacle(trajectory: TrajectorySpec, gpus: float) -> str | None:
             f"{trajectory.pruning.reinit_pruned!r} gives the pruned ones values; give executor 'plain'"
         )
     return None
+
+
+def check_lanes(executor: str, resources: ResourcesSpec) -> None:
+    """Check that an executor of this package can train as many trajectories together as the resources say.
+
+    Raises:
+        SpecError: it trains only one.
+    """
+    if executor in ("plain", "sparse") and (resources.lanes or 1) > 1:
+        raise SpecError(
+            f"resources.lanes: executor {executor!r} trains one trajectory at a time, not {resources.lanes}; "
+            "give lanes 1, or training.executor 'stacked'"
+        )

@@ -70,14 +70,22 @@ _LEAST_SHARE = 0.0001
 
 
 class ResourcesSpec(Spec):
-    """The resources of each trajectory. If `gpus` is less than 1, several trajectories share one GPU."""
+    """The resources of each worker. If `gpus` is less than 1, several workers share one GPU.
+
+    Attributes:
+        cpus: the number of CPUs.
+        gpus: the number of GPUs, or a share 1/n of one.
+        lanes: the number of trajectories that a worker trains together, which only executors such as ``stacked`` can;
+            null means 1, or the executor's own number.
+    """
 
     cpus: Annotated[float, Field(gt=0.0)] = 1.0
     gpus: Annotated[float, Field(ge=0.0)] = 0.0
+    lanes: PositiveInt | None = None
 
     @property
     def threads(self) -> int:
-        """The number of threads that torch uses for a trajectory."""
+        """The number of threads that torch uses in a worker."""
         return max(1, int(self.cpus))
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from ticket_search.config.pruning import ControlsSpec, PruningSpec, check_early_
 from ticket_search.errors import SpecError, quoted
 
 TASKS = ("classification",)
-EXECUTORS = ("plain", "sparse")
+EXECUTORS = ("plain", "sparse", "stacked")
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "parquet")
 MODELS = (
     *("lenet_A_B[_C...]", "mlp_A_B[_C...]", "conv2", "conv4", "conv6", "vgg16", "vgg19"),
@@ -212,9 +212,10 @@ class TrainingSpec(Spec):
         precision: the arithmetic of forward and backward passes: ``fp32``, or ``bf16`` in the operations that torch's
             autocast supports. Weights, updates, masks and losses are always fp32.
         executor: the executor that trains levels: ``plain``, which trains the dense network under a mask; ``sparse``,
-            which computes with the kept weights of fully connected layers only, on the CPU; or
-            ``package.module:function``. ``auto`` chooses ``sparse`` for fully connected networks on the CPU and
-            ``plain`` otherwise; the run directory records the choice.
+            which computes with the kept weights of fully connected layers only, on the CPU; ``stacked``, which trains
+            `ResourcesSpec.lanes` levels of a worker as one program; or ``package.module:function``. ``auto`` chooses
+            ``sparse`` for fully connected networks on the CPU and ``plain`` otherwise; the run directory records the
+            choice.
     """
 
     optimizer: OptimizerSpec

@@ -24,9 +24,11 @@ class InlineEngine:
     """Runs everything in this process, so that errors keep their full tracebacks; see `Engine`."""
 
     def plan(self, spec: SearchSpec) -> list[str]:
-        """Describe the plan: one trajectory at a time, in this process."""
+        """Describe the plan: everything runs in this process."""
         placement.check(spec.resources, [placement.this_machine(spec.resources)], [])
-        return [f"plan: 1 trajectory at a time in this process, with {placement.share(spec.resources)}"]
+        lanes = lanes_of(spec)
+        number = "1 trajectory at a time" if lanes == 1 else f"{lanes} trajectories at a time, trained together"
+        return [f"plan: {number} in this process, with {placement.share(spec.resources)}"]
 
     def check_storage(self, place: Place) -> None:
         """Do nothing, because no other machine is involved."""

@@ -82,10 +82,17 @@ def waited_in_vain(resources: ResourcesSpec, nodes: list[Resources]) -> SpecErro
     )
 
 
-def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | None) -> list[str]:
-    """Describe how trajectories will be placed, as lines for the user; for `nodes` and `types` see `check`."""
+def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | None, lanes: int = 1) -> list[str]:
+    """Describe how trajectories will be placed, as lines for the user.
+
+    Args:
+        spec: the search.
+        nodes: see `check`.
+        types: see `check`.
+        lanes: the number of trajectories that a worker trains together.
+    """
     resources = spec.resources
-    fitting = sum(fitting_on(resources, node) for node in nodes)
+    fitting = lanes * sum(fitting_on(resources, node) for node in nodes)
     limits = {
         "limited by search.max_concurrent": spec.search.max_concurrent,
         "the search has no more": spec.planned_trials,
@@ -94,18 +101,23 @@ def describe(spec: SearchSpec, nodes: list[Resources], types: list[NodeType] | N
     head = f"plan: {number} {'trajectory' if number == 1 else 'trajectories'} at a time"
     if why and number < fitting:
         head += f" ({why}; {fitting} would fit)"
-    lines = [f"{head}, each with {share(resources)}"]
+    lines = [f"{head}, {_each(lanes)} with {share(resources)}"]
+    of_lanes = f" x {lanes}" if lanes > 1 else ""
     for (what, fits), count in Counter((_has(node), fitting_on(resources, node)) for node in nodes).items():
-        lines.append(f"  {_times(count)} {what}: {fits}{' each' if count > 1 else ''}")
+        lines.append(f"  {_times(count)} {what}: {fits}{of_lanes}{' each' if count > 1 else ''}")
     for kind in types or []:
         if not kind.most:
             continue
         what, fits = _has(kind.resources), fitting_on(resources, kind.resources)
         line = f"  up to {kind.most} more nodes of type {kind.name} with {what} may be started"
-        lines.append(f"{line}: {fits} each" if kind.resources else line)
+        lines.append(f"{line}: {fits}{of_lanes} each" if kind.resources else line)
     if not fitting:
         lines.append(f"  waiting up to {node_wait_seconds():g} seconds for a node that can run a trajectory")
     return lines
+
+
+def _each(lanes: int) -> str:
+    return "each" if lanes == 1 else f"{lanes} to a worker that trains them together, each worker"
 
 
 def fitting_on(resources: ResourcesSpec, node: Resources) -> int:

@@ -14,6 +14,7 @@ from ticket_search.engines.mapped import map_data
 from ticket_search.engines.place import Place
 from ticket_search.engines.receive import died, next_job, receive, times
 from ticket_search.engines.scratch import scratch_folder
+from ticket_search.engines.worker import lanes_of
 from ticket_search.engines.worker_process import WorkerDied, WorkerProcess
 from ticket_search.errors import StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
@@ -46,7 +47,7 @@ class ProcessEngine:
         """See `Engine`."""
         nodes = [placement.this_machine(spec.resources)]
         placement.check(spec.resources, nodes, [])
-        return placement.describe(spec, nodes, [])
+        return placement.describe(spec, nodes, [], lanes_of(spec))
 
     def check_storage(self, place: Place) -> None:
         """Do nothing, because no other machine is involved."""
@@ -67,12 +68,18 @@ class ProcessEngine:
 
     def run(self, search: SearchDriver, place: Place, data: Shared) -> None:
         """See `Engine`."""
-        with _workers(search.spec, search.progress.trials) as workers:
+        lanes = lanes_of(search.spec)
+        with _workers(search.spec, search.progress.trials, lanes) as workers:
             while search.halted is None:
-                for worker in workers:
-                    if not worker.busy and (job := next_job(search, place, data)) is not None:
-                        search.started(job.number)
-                        worker.take(job)
+                waiting = [worker for worker in workers if not worker.busy]
+                while open_lanes := [worker for worker in waiting if len(worker.numbers) < lanes]:
+                    if (job := next_job(search, place, data)) is None:
+                        break
+                    search.started(job.number)
+                    min(open_lanes, key=lambda worker: len(worker.numbers)).take(job)
+                for worker in waiting:
+                    if worker.numbers:
+                        worker.advance()
                 busy = [worker for worker in workers if worker.busy]
                 if not busy:
                     return
@@ -92,7 +99,7 @@ class ProcessEngine:
         results: dict[int, T] = {}
         waiting = list(range(len(calls)))
         deaths = Counter[int]()
-        with _workers(spec, len(calls)) as workers:
+        with _workers(spec, len(calls), 1) as workers:
             while len(results) < len(calls):
                 for worker in workers:
                     if not worker.busy and waiting:
@@ -115,18 +122,17 @@ class ProcessEngine:
 
 def _take_in(worker: WorkerProcess, search: SearchDriver) -> None:
     """Pass a worker's report to the search, or handle the worker's death."""
-    number = worker.number
     try:
-        report = worker.report()
+        number, report = worker.report()
     except WorkerDied as death:
+        numbers = list(worker.numbers)
         worker.restart()
-        if not search.hand_out_again(number):
-            search.ended(number, died(search, death.how, death.output))
+        for number in numbers:
+            if not search.hand_out_again(number):
+                search.ended(number, died(search, death.how, death.output))
         return
-    if receive(search, number, report):
-        worker.advance()
-    else:
-        worker.drop()
+    if not receive(search, number, report):
+        worker.drop(number)
 
 
 def _ready(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
@@ -135,14 +141,14 @@ def _ready(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
     return [worker for worker in workers if worker.connection in found]
 
 
-def _count(spec: SearchSpec, most: int | None) -> int:
+def _count(spec: SearchSpec, most: int | None, lanes: int) -> int:
     """Return the number of workers to start; the machine, ``search.max_concurrent`` and `most` limit it."""
     fitting = placement.fitting_on(spec.resources, placement.this_machine(spec.resources))
-    limits = [fitting, *(limit for limit in (spec.search.max_concurrent, most) if limit is not None)]
-    return max(1, min(limits))
+    limits = [limit for limit in (spec.search.max_concurrent, most) if limit is not None]
+    return max(1, min([fitting, *(limit // lanes for limit in limits)]))
 
 
 @contextmanager
-def _workers(spec: SearchSpec, most: int | None) -> Iterator[list[WorkerProcess]]:
+def _workers(spec: SearchSpec, most: int | None, lanes: int) -> Iterator[list[WorkerProcess]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(WorkerProcess(slot, spec.resources)) for slot in range(_count(spec, most))]
+        yield [stack.enter_context(WorkerProcess(slot, spec.resources)) for slot in range(_count(spec, most, lanes))]

@@ -8,8 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ticket_search.config.executors import STACKED_LANES
 from ticket_search.config.identity import trajectory_id
 from ticket_search.config.search import SearchSpec
+from ticket_search.config.space import Range, dotted
 from ticket_search.config.trajectory import DatasetSpec
 from ticket_search.config.user_error import headline
 from ticket_search.engines.job import Job
@@ -107,11 +109,22 @@ def run_job(job: Job) -> Iterator[Report]:
 
 
 def lanes_of(spec: SearchSpec) -> int:
-    """Return how many trajectories a worker runs at a time: the executor's number of lanes, up to `max_concurrent`."""
-    from ticket_search.training.executors.registry import chosen_executor, executor_for
-
-    lanes = executor_for(chosen_executor(spec.training)).lanes
+    """Return how many trajectories a worker runs at a time, which depends on the executors in the search space."""
+    domain = next((domain for name, domain in spec.space.items() if dotted(name) == "training.executor"), None)
+    names = [spec.training.executor] if domain is None or isinstance(domain, Range) else domain
+    lanes = max(_lanes_of(name, spec.resources.lanes) for name in names)
     return min(lanes, spec.search.max_concurrent or lanes)
+
+
+def _lanes_of(executor: str, asked: int | None) -> int:
+    if executor in ("auto", "plain", "sparse"):
+        return 1
+    if executor == "stacked":
+        return asked or STACKED_LANES
+    from ticket_search.training.executors.registry import executor_for
+
+    lanes = executor_for(executor).lanes
+    return min(asked or lanes, lanes)
 
 
 def end_of(error: Exception) -> HaltReport | EndReport:

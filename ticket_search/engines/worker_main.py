@@ -39,10 +39,10 @@ def main(descriptor: int, parent: int) -> None:
             if action == "drop":
                 if arguments[0] in worker.numbers:
                     worker.drop(*arguments)
+            elif action == "take":
+                worker.take(*arguments)
             else:
-                if action == "take":
-                    worker.take(*arguments)
-                connection.send(worker.advance()[1])
+                connection.send(worker.advance())
 
 
 def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:

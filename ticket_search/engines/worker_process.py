@@ -35,32 +35,29 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess(AbstractContextManager["WorkerProcess"]):
-    """A process that runs one trajectory or one function call at a time; it exits at the end of the ``with`` block.
+    """A process that runs trajectories or one function call at a time; it exits at the end of the ``with`` block.
 
     It is started as a separate program rather than by `multiprocessing`: a forked child would inherit locks held by
     threads of this process, and a spawned child would run the user's script again unless the script guards against it.
 
     Args:
         slot: the number of the worker on this machine, from 0.
-        resources: the resources of a trajectory. Which GPUs the worker can see depends on its slot.
+        resources: the resources of a worker. Which GPUs the worker can see depends on its slot.
 
     Attributes:
         connection: the connection to the process, readable once the worker has answered or died.
-        number: the number of the current job or call; -1 while the worker is idle.
+        number: the number of the current call; -1 without one.
+        numbers: the numbers of the trajectories that the worker has.
+        busy: whether the worker owes an answer.
     """
 
     connection: Connection
 
     def __init__(self, slot: int, resources: ResourcesSpec) -> None:
-        self.number = -1
+        self.number, self.numbers, self.busy = -1, set[int](), False
         self._environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         if resources.gpus:
             self._environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible_gpus(slot, resources.gpus))
-
-    @property
-    def busy(self) -> bool:
-        """Whether the worker is running a trajectory or a call."""
-        return self.number >= 0
 
     def __enter__(self) -> "WorkerProcess":
         # Native code may print the reason for a crash to stderr. Keep this output off the terminal, and put it into the
@@ -81,31 +78,32 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         self._start()
 
     def take(self, job: Job) -> None:
-        """Tell the worker to start a trajectory, and to run it until its first report."""
-        self.number = job.number
+        """Give a trajectory to the worker, which runs it from the next `advance` on."""
+        self.numbers.add(job.number)
         self._send("take", job)
 
     def advance(self) -> None:
-        """Tell the worker to continue its trajectory until the next report."""
+        """Tell the worker to run its trajectories until one of them reports."""
+        self.busy = True
         self._send("advance")
 
-    def report(self) -> Report:
-        """Wait for the trajectory's next report, and return it.
+    def report(self) -> tuple[int, Report]:
+        """Wait for the next report, and return it after the number of its trajectory.
 
         Raises:
             WorkerDied: the process has ended.
         """
-        answer: Report = self._receive()
+        answer: tuple[int, Report] = self._receive()
         return answer
 
-    def drop(self) -> None:
-        """Tell the worker to abandon its trajectory if it has not ended."""
-        self._send("drop", self.number)
-        self.number = -1
+    def drop(self, number: int) -> None:
+        """Tell the worker to abandon a trajectory if it has not ended."""
+        self._send("drop", number)
+        self.numbers.discard(number)
 
     def call(self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Tell the worker to call a function, which it must be able to import."""
-        self.number = number
+        self.number, self.busy = number, True
         self._send("call", function, arguments)
 
     def result(self) -> Any:
@@ -154,7 +152,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self.number = -1
+        self.number, self.numbers, self.busy = -1, set(), False
 
     def _send(self, *message: Any) -> None:
         try:
@@ -165,11 +163,13 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
 
     def _receive(self) -> Any:
         try:
-            return self.connection.recv()
+            answer = self.connection.recv()
         except (EOFError, OSError):
             code = self._process.wait()
             self._errors.seek(0)
             raise WorkerDied(how_it_ended(code), self._errors.read().decode(errors="replace").strip()) from None
+        self.busy = False
+        return answer
 
 
 def how_it_ended(code: int) -> str:

@@ -5,8 +5,9 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ticket_search.config.executors import check_executor
+from ticket_search.config.executors import check_executor, check_lanes
 from ticket_search.config.search import SearchSpec
+from ticket_search.config.settings import ResourcesSpec
 from ticket_search.config.trajectory import FULLY_CONNECTED, USER_FUNCTION, DatasetSpec, TrajectorySpec
 from ticket_search.engines.placement import cpus, gpus
 from ticket_search.errors import DataError, SpecError
@@ -68,7 +69,7 @@ def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None]
         if tried not in fits:
             fits[tried] = kind.check(trajectory, data[dataset.source])
         trajectory.resolve(fits[tried].training_examples)
-        _check_executor(trajectory, fits[tried], spec.resources.gpus)
+        _check_executor(trajectory, fits[tried], spec.resources)
         _check_ticket(trajectory, fits[tried], entry)
     return Checked(
         sizes={tried: (fit.size, fit.training_examples) for tried, fit in fits.items()},
@@ -91,23 +92,27 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
     return (spec.trajectory_at(values, spec.seeds[0]) for values in spec.points_to_check())
 
 
-def _check_executor(trajectory: TrajectorySpec, fit: Fit, gpus: float) -> None:
+def _check_executor(trajectory: TrajectorySpec, fit: Fit, resources: ResourcesSpec) -> None:
+    executor, model, gpus = trajectory.training.executor, trajectory.model.name, resources.gpus
     check_executor(trajectory, gpus)
-    executor, model = trajectory.training.executor, trajectory.model.name
+    check_lanes("plain" if executor == "auto" else executor, resources)
     # Other names and networks need no check that would have to import torch (4 s).
     if USER_FUNCTION.fullmatch(executor):
         from ticket_search.training.executors.registry import executor_for
 
         executor_for(executor)
-    if executor == "sparse" and not FULLY_CONNECTED.fullmatch(model):
+    if executor in ("sparse", "stacked") and not FULLY_CONNECTED.fullmatch(model):
         import torch
 
         from ticket_search.models import build_from
-        from ticket_search.training.executors.sparse import check_network
+        from ticket_search.training.executors import sparse, stacked
 
         shape = fit.inputs.get("image_shape")
-        network = build_from(trajectory.model, fit.inputs, seed=0)
-        check_network(network, model, None if shape is None else torch.zeros(2, *shape))
+        network, example = build_from(trajectory.model, fit.inputs, seed=0), shape and torch.zeros(2, *shape)
+        if executor == "sparse":
+            sparse.check_network(network, model, example)
+        else:
+            stacked.check_network(network, model, on_cpu=not gpus, example=example)
 
 
 def _check_ticket(trajectory: TrajectorySpec, fit: Fit, entry: Callable[[str], Entry | None]) -> None:

@@ -22,6 +22,7 @@ from ticket_search.engines.placement import (
     waited_in_vain,
 )
 from ticket_search.engines.ray.connection import own_processes
+from ticket_search.engines.worker import lanes_of
 
 #: How often to check the size of the cluster, in seconds.
 _LOOK_SECONDS = 5.0
@@ -111,7 +112,7 @@ def plan(spec: SearchSpec) -> list[str]:
     """
     nodes, types = _nodes(), node_types()
     check(spec.resources, nodes, types)
-    return describe(spec, nodes, types)
+    return describe(spec, nodes, types, lanes_of(spec))
 
 
 def node_types() -> list[NodeType] | None:

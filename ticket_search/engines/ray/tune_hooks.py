@@ -13,12 +13,14 @@ from ray.tune.error import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from ticket_search.engines.job import JOB, REPORT, make_job
+from ticket_search.engines.job import JOB, REPORT, Job, make_job
 from ticket_search.engines.ray.connection import ends_with_ray
+from ticket_search.engines.ray.lanes import MAILBOX, Crews, LanesTrainable
 from ticket_search.engines.ray.nodes import Slots
 from ticket_search.engines.ray.trainable import TrajectoryTrainable
 from ticket_search.engines.receive import died
 from ticket_search.engines.scratch import scratch_folder
+from ticket_search.engines.worker import lanes_of
 from ticket_search.errors import Fault, SpecError, StorageError, TicketSearchError
 from ticket_search.search.driver import SearchDriver
 from ticket_search.search.reports import EndReport, HaltReport, LevelReport, NotShared, NotStarted
@@ -61,21 +63,35 @@ class _Suggest(_Hook, Searcher):
         self._slots = slots
 
     def suggest(self, trial_id: str) -> Any:
-        del trial_id
         # While no trial runs, Tune calls only this hook, repeatedly, for up to a minute.
         self._guarded(self._search.flush_if_due, None)
         # Make a suggestion only when it can run, so that the sampler knows as many results as possible.
         slots = self._guarded(self._slots.count, 0)
-        if not self._search.is_ending and self._search.unfinished >= slots:
+        if not self._search.is_ending and self._occupied() >= slots:
             return None
-        suggestion = self._guarded(self._search.next, None)
-        if suggestion is None:
+        job = self._guarded(self.next_job, None)
+        if job is None:
             # A running trajectory may have to be handed out again, but Tune would not ask again after FINISHED.
             waits = self._search.unfinished and not self._search.is_ending
             return None if waits else str(Searcher.FINISHED)
+        return self._configuration(trial_id, job, slots)
+
+    def next_job(self) -> Job | None:
+        """Return the job of the search's next suggestion, or None if it has no suggestion at the moment."""
+        suggestion = self._search.next()
+        if suggestion is None:
+            return None
         trajectory = self._search.spec.trajectory_at(suggestion.values, suggestion.seed)
         spec, number, left_out = self._search.spec, suggestion.number, self._slots.left_out
-        return {JOB: make_job(spec, number, trajectory, self._run_dir, self._run_id, self._data, left_out)}
+        return make_job(spec, number, trajectory, self._run_dir, self._run_id, self._data, left_out)
+
+    def _occupied(self) -> int:
+        """Return the number of trials that have not ended."""
+        return self._search.unfinished
+
+    def _configuration(self, trial_id: str, job: Job, slots: int) -> dict[str, Any]:
+        """Return the configuration of a new trial."""
+        return {JOB: job}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing, because `_Watch` has already informed the search."""
@@ -120,7 +136,7 @@ class _Watch(_Hook, tune.Callback):
         if isinstance(report, NotStarted):
             self._search.progress.stopped = True
         elif isinstance(report, NotShared):
-            self._leave_out(number, report)
+            self.leave_out(number, report)
         elif isinstance(report, HaltReport):
             self._search.halt(StorageError(report.reason))
         elif isinstance(report, EndReport):
@@ -129,7 +145,7 @@ class _Watch(_Hook, tune.Callback):
             end = EndReport(status="stopped", reason=self._stop.reasons.pop(trial.trial_id))
             self._guarded(lambda: self._search.ended(number, end), None)
 
-    def _leave_out(self, number: int, report: NotShared) -> None:
+    def leave_out(self, number: int, report: NotShared) -> None:
         """Exclude a node that joined the cluster but cannot access the storage."""
         if report.node not in self._slots.left_out:
             self._search.say(f"excluded a node, whose trajectories will run on other nodes: {report.reason}")
@@ -157,6 +173,45 @@ class _Watch(_Hook, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         self._guarded(self._search.flush_if_due, None)
+
+
+class _SuggestCrew(_Suggest):
+    """The hook that Tune asks for the first trajectory of a trial that runs several; see `lanes`."""
+
+    crews: Crews
+
+    def _occupied(self) -> int:
+        return len(self.crews)
+
+    def _configuration(self, trial_id: str, job: Job, slots: int) -> dict[str, Any]:
+        self._guarded(lambda: self.crews.begin(trial_id, job, slots), None)
+        return {JOB: job, MAILBOX: self.crews.mailbox}
+
+
+class _StopCrew(_Stop):
+    """The hook that Tune calls first after each report of a trial that runs several trajectories."""
+
+    def __init__(self, search: SearchDriver, crews: Crews) -> None:
+        super().__init__(search)
+        self._crews = crews
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._guarded(lambda: self._crews.receive(trial_id, *result[REPORT]), True)
+
+
+class _WatchCrew(_Watch):
+    """The hook that Tune calls with the errors of trials that run several trajectories."""
+
+    def __init__(self, search: SearchDriver, stop: _Stop, slots: Slots, crews: Crews) -> None:
+        super().__init__(search, stop, slots)
+        self._crews = crews
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        del result[REPORT]  # `_StopCrew` has passed it on
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        error = trial.error_file and Path(trial.error_file).read_text(errors="replace")
+        self._guarded(lambda: self._crews.lost(trial.trial_id, error), None)
 
 
 class _Queue(FIFOScheduler):
@@ -191,19 +246,29 @@ def run_on_ray(
         StorageError: the storage failed, so the search cannot continue; finished levels are kept.
         TicketSearchError: the processes of a local Ray cluster have died.
     """
-    spec = search.spec
-    stop, slots = _Stop(search), Slots(spec.resources, spec.search.max_concurrent)
+    spec, lanes = search.spec, lanes_of(search.spec)
+    most = spec.search.max_concurrent
+    slots = Slots(spec.resources, most and max(1, most // lanes))
+    suggest: _Suggest = _Suggest(search, slots, run_dir, run_id, data)
+    stop = _Stop(search)
+    watch = _Watch(search, stop, slots)
+    if lanes > 1:
+        suggest = crew = _SuggestCrew(search, slots, run_dir, run_id, data)
+        crew.crews = Crews(search, lanes, crew.next_job, watch.leave_out)
+        stop, trainable = _StopCrew(search, crew.crews), LanesTrainable
+        watch = _WatchCrew(search, stop, slots, crew.crews)
     with scratch_folder("ray") as scratch, _quiet(), ends_with_ray(), _one_message():
         tune.run(
             trainable,
             name="search",
             storage_path=str(scratch),
-            search_alg=_Suggest(search, slots, run_dir, run_id, data),
+            search_alg=suggest,
             stop=stop,
             scheduler=_Queue(),  # type: ignore[no-untyped-call]
-            callbacks=[_Watch(search, stop, slots)],
+            callbacks=[watch],
             num_samples=-1,
-            max_failures=spec.search.max_failures,
+            # A trial of several trajectories is not repeated as a whole; `Crews` hands out each of them again.
+            max_failures=spec.search.max_failures if lanes == 1 else 0,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
             raise_on_failed_trial=False,

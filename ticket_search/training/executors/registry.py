@@ -11,9 +11,18 @@ from ticket_search.errors import SpecError, quoted
 from ticket_search.training.executors.executor import Executor
 from ticket_search.training.executors.plain import PlainExecutor
 from ticket_search.training.executors.sparse import SparseExecutor
+from ticket_search.training.executors.stacked import StackedExecutor
 
-_EXECUTORS: dict[str, Callable[[], Executor]] = {"plain": PlainExecutor, "sparse": SparseExecutor}
-_KEYS: dict[str, ExecutorKey] = {"plain": PLAIN_EXECUTOR, "sparse": {"name": "sparse", "version": 1}}
+_EXECUTORS: dict[str, Callable[[], Executor]] = {
+    "plain": PlainExecutor,
+    "sparse": SparseExecutor,
+    "stacked": StackedExecutor,
+}
+_KEYS: dict[str, ExecutorKey] = {
+    "plain": PLAIN_EXECUTOR,
+    "sparse": {"name": "sparse", "version": 1},
+    "stacked": {"name": "stacked", "version": 1},
+}
 
 
 def chosen_executor(training: TrainingSpec) -> str:

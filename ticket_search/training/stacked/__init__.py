@@ -1,0 +1,1 @@
+"""Train several levels of one architecture as one program, each in its own lane."""
