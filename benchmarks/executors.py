@@ -3,6 +3,7 @@
     python benchmarks/executors.py iteration --data-dir DIR           # 3 min; DIR contains MNIST/raw
     python benchmarks/executors.py trajectory --data-dir DIR          # 15 min
     python benchmarks/executors.py convolutions --data-dir DIR        # 2 min; DIR contains cifar10-jpeg
+    python benchmarks/executors.py stacked --device cpu               # 3 min
     python benchmarks/executors.py digits --other CHECKOUT            # 10 min; e.g. of commit caeb213
     python benchmarks/executors.py openlth --openlth CHECKOUT --data-dir DIR      # 10 min
 
@@ -33,6 +34,15 @@ Lane = Callable[[int], Any]
 
 def lane(data: Any, executor: str, model: str, density: float, batch_size: int, optimizer: dict[str, Any]) -> Lane:
     """Return a lane that trains a network with a random mask of the given density in every prunable layer."""
+    from ticket_search.training.executors.sparse import sparse_lane
+    from ticket_search.training.lane import PlainLane
+
+    made = request(data, model, density, batch_size, optimizer)
+    return PlainLane(made) if executor == "plain" else sparse_lane(made)
+
+
+def request(data: Any, model: str, density: float, batch_size: int, optimizer: dict[str, Any]) -> Any:
+    """Return the request to train such a network, which never evaluates it."""
     import torch
 
     from ticket_search.config.base import validate
@@ -40,24 +50,21 @@ def lane(data: Any, executor: str, model: str, density: float, batch_size: int, 
     from ticket_search.models import build, prunable
     from ticket_search.pruning.masks import apply_mask
     from ticket_search.tasks.images import ImageTask
-    from ticket_search.training.executors.sparse import sparse_lane
-    from ticket_search.training.lane import PlainLane
     from ticket_search.training.request import LevelInputs, TrainRequest
 
     torch.set_num_threads(1)
-    fields = {"optimizer": optimizer, "batch_size": batch_size, "iterations": 20_000, "evaluate_every": 100}
-    network = build(ModelSpec(name=model), data.image_shape, data.classes, seed=0)
+    fields = {"optimizer": optimizer, "batch_size": batch_size, "iterations": 10**6, "evaluate_every": 10**6}
+    network = build(ModelSpec(name=model), data.image_shape, data.classes, seed=0).to(data.train.labels.device)
     weights, generator = network.state_dict(), torch.Generator().manual_seed(0)
     names = prunable(network) if density < 1 else ()
     mask = {name: torch.rand(weights[name].shape, generator=generator) < density for name in names}
-    request = TrainRequest(
+    return TrainRequest(
         level=LevelInputs(weights=apply_mask(mask, weights), mask=mask, seed=0),
         network=network,
         task=ImageTask(data),
         training=validate(TrainingSpec, fields),
         key="",
     )
-    return PlainLane(request) if executor == "plain" else sparse_lane(request)
 
 
 def milliseconds(run: Lane, block: int = BLOCK) -> float:
@@ -108,6 +115,82 @@ def convolutions(arguments: argparse.Namespace) -> None:
     print(describe("torch", "numba"))
     print("Conv-2, CIFAR-10 (JPEG), batch 60, Adam, 1 thread; 7 alternating blocks of 10 iterations; CPU time")
     report(alternate(runs, 10, 7), "plain 1")
+
+
+def stacked(arguments: argparse.Namespace) -> None:
+    """Measure an iteration of one level in stacks of several widths, on random images or on the digits."""
+    print(describe("torch"))
+    networks = [("lenet_60_30", (1, 8, 8), 32), ("lenet_300_100", (1, 28, 28), 60)]
+    if arguments.device != "cpu":
+        print(name_of_gpu())
+        networks += [("conv2", (3, 32, 32), 60), ("resnet20", (3, 32, 32), 128)]
+    print(
+        f"Adam, density 0.1, random images, {arguments.device}; seconds of the wall; 7 alternating blocks of 50 updates"
+    )
+    for model, shape, batch_size in networks:
+        data = random_images(shape, arguments.device)
+        runs = {"plain": plain_lane(data, model, batch_size)}
+        runs |= {f"{width} lanes": stack(data, model, batch_size, width) for width in (1, 4, 16, 32, 64)}
+        print(f"{model}, images of {shape}, batch {batch_size}")
+        for name, times in together(runs, arguments.device).items():
+            width = 1 if name == "plain" else int(name.split()[0])
+            each = [t / width for t in times["own"]]
+            ratios = [one / other for one, other in zip(each, times["plain"], strict=True)]
+            print(f"  {name:<9} {spread(each):>26} ms per level and iteration, {spread(ratios)} of plain")
+
+
+def name_of_gpu() -> str:
+    """Return the name of the GPU and the version of CUDA."""
+    import torch
+
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+
+
+def random_images(shape: tuple[int, int, int], device: str) -> Any:
+    """Return a data set of random images on a device."""
+    import numpy as np
+
+    from ticket_search.config.trajectory import DatasetSpec
+    from ticket_search.data.arrays import Arrays
+    from ticket_search.data.dataset import make_dataset
+
+    generator, count = np.random.default_rng(0), 4000
+    images, labels = generator.integers(0, 256, (count, *shape), dtype=np.uint8), generator.integers(0, 10, count)
+    arrays = Arrays(train_images=images, train_labels=labels, test_images=images, test_labels=labels, classes=10)
+    return make_dataset(DatasetSpec(name="digits", validation=100), arrays, device)
+
+
+def plain_lane(data: Any, model: str, batch_size: int) -> Lane:
+    """Return a plain lane."""
+    return lane(data, "plain", model, 0.1, batch_size, {"name": "adam", "lr": 1.2e-3})
+
+
+def stack(data: Any, model: str, batch_size: int, width: int) -> Lane:
+    """Return a function that makes one update of every level of a stack."""
+    from ticket_search.training.executors.stacked import StackedExecutor
+
+    executor = StackedExecutor()
+    for _ in range(width):
+        executor.submit(request(data, model, 0.1, batch_size, {"name": "adam", "lr": 1.2e-3}))
+    return lambda _: executor.update()
+
+
+def together(runs: dict[str, Lane], device: str) -> dict[str, dict[str, list[float]]]:
+    """Return the milliseconds per call of each function and of `plain`, measured in alternating blocks."""
+    import torch
+
+    wait = torch.cuda.synchronize if device != "cpu" else (lambda: None)
+    measured: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(8):
+        for name, run in runs.items():
+            wait()
+            started = time.perf_counter()
+            for iteration in range(50):
+                run(iteration)
+            wait()
+            if number:
+                measured[name].append(1e3 * (time.perf_counter() - started) / 50)
+    return {name: {"own": times, "plain": measured["plain"]} for name, times in measured.items()}
 
 
 def report(measured: dict[str, list[float]], base: str) -> None:
@@ -283,12 +366,14 @@ def main() -> None:
     """Run a benchmark and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for run in (iteration, trajectory, convolutions, digits, openlth):
+    for run in (iteration, trajectory, convolutions, stacked, digits, openlth):
         command = commands.add_parser(run.__name__, help=(run.__doc__ or "").splitlines()[0])
         command.set_defaults(run=run)
         if run is digits:
             command.add_argument("--other", type=Path, required=True, help="a checkout to compare with")
             command.add_argument("--engine", default="ray")
+        elif run is stacked:
+            command.add_argument("--device", default="cpu")
         else:
             command.add_argument("--data-dir", type=Path, required=True)
         if run is openlth:

@@ -40,6 +40,16 @@ ITEMS = (
         steps=tuple(tests(file) for file in TESTS),
     ),
     Item(
+        name="stacked",
+        question="How much faster is an iteration in a stack of 16 to 64 lanes than in a plain level? (minutes)",
+        steps=(
+            Step(
+                name="stacked",
+                command=lambda run_dir: (sys.executable, "benchmarks/executors.py", "stacked", "--device", "cuda"),
+            ),
+        ),
+    ),
+    Item(
         name="cifar10_conv2",
         question="Conv-2 on CIFAR-10 (JPEG) as in the paper: levels 12 to 16 and the controls. (about 45 minutes)",
         steps=(search("cifar10_conv2_paper", *JPEG, "training.precision=bf16"), paper_tables()),

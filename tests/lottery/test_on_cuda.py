@@ -15,6 +15,7 @@ from ticket_search.store.level_store import LevelStore
 from ticket_search.tasks.images import ImageSample, ImageTask
 from ticket_search.training import saliency
 from ticket_search.training.executors.plain import train
+from ticket_search.training.executors.stacked import StackedExecutor
 from ticket_search.training.request import LevelInputs, TrainRequest
 
 pytestmark = [
@@ -125,3 +126,30 @@ def test_controls(trajectory, cuda_digits, tmp_path):
     assert [len(level.controls) for level in levels] == [0, 0, 2]
     for control in levels[2].controls:
         assert kept_weights(control.level.mask) == kept_weights(levels[2].mask)
+
+
+@pytest.mark.parametrize("model", ["lenet_30", "conv2", "resnet8"])
+def test_stacked_levels_have_the_same_bits_in_any_company(trajectory, cuda_digits, model):
+    training = trajectory().resolve(1137).training
+    made = []
+    for seed in range(20):
+        network = build(ModelSpec(name=model), **cuda_digits.inputs, seed=seed).to("cuda")
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        level = LevelInputs(weights=weights, mask=full_mask(weights, prunable(network)), seed=seed)
+        made.append(TrainRequest(level=level, network=network, task=cuda_digits, training=training, key=""))
+
+    def together(requests):
+        executor, outputs = StackedExecutor(), {}
+        for request in requests:
+            executor.submit(request)
+        while len(outputs) < len(requests):
+            outputs.update(executor.advance())
+        return outputs
+
+    alone = together(made[3:4])[made[3]]
+    for neighbors in (made[:5], made[3:], made):
+        found = together(neighbors)[made[3]]
+        assert found.curve == alone.curve
+        assert all(torch.equal(found.weights[name], value) for name, value in alone.weights.items())
+    plain = train(made[3])
+    assert alone.curve[-1].val_loss == pytest.approx(plain.curve[-1].val_loss, rel=0.05)

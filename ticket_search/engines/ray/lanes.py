@@ -80,20 +80,18 @@ class Crews:
         search: the driver of the search.
         lanes: the maximum number of trajectories of a trial.
         next_job: returns the next job, or None if there is none at the moment.
+
+    Attributes:
         leave_out: called with a number and a report when a worker cannot reach the storage.
+        mailbox: the mailbox of all trials.
     """
 
-    def __init__(
-        self,
-        search: SearchDriver,
-        lanes: int,
-        next_job: Callable[[], Job | None],
-        leave_out: Callable[[int, NotShared], None],
-    ) -> None:
+    leave_out: Callable[[int, NotShared], None]
+
+    def __init__(self, search: SearchDriver, lanes: int, next_job: Callable[[], Job | None]) -> None:
         self._search = search
         self._lanes = lanes
         self._next_job = next_job
-        self._leave_out = leave_out
         self._crews: dict[str, set[int]] = {}
         self._abandoned: set[str] = set()
         # On the driver's node, whose loss ends the search anyway.
@@ -103,6 +101,10 @@ class Crews:
     def __len__(self) -> int:
         """Return the number of trials that have trajectories."""
         return len(self._crews)
+
+    def close(self) -> None:
+        """End the mailbox's process."""
+        ray.kill(self.mailbox)
 
     def begin(self, trial_id: str, job: Job, workers: int) -> None:
         """Give a new trial its first trajectories.
@@ -144,7 +146,7 @@ class Crews:
         if isinstance(report, NotStarted):
             search.progress.stopped = True
         elif isinstance(report, NotShared):
-            self._leave_out(number, report)
+            self.leave_out(number, report)
         elif isinstance(report, HaltReport):
             search.halt(StorageError(report.reason))
         else:

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -246,29 +247,22 @@ def run_on_ray(
         StorageError: the storage failed, so the search cannot continue; finished levels are kept.
         TicketSearchError: the processes of a local Ray cluster have died.
     """
-    spec, lanes = search.spec, lanes_of(search.spec)
-    most = spec.search.max_concurrent
-    slots = Slots(spec.resources, most and max(1, most // lanes))
-    suggest: _Suggest = _Suggest(search, slots, run_dir, run_id, data)
-    stop = _Stop(search)
-    watch = _Watch(search, stop, slots)
-    if lanes > 1:
-        suggest = crew = _SuggestCrew(search, slots, run_dir, run_id, data)
-        crew.crews = Crews(search, lanes, crew.next_job, watch.leave_out)
-        stop, trainable = _StopCrew(search, crew.crews), LanesTrainable
-        watch = _WatchCrew(search, stop, slots, crew.crews)
-    with scratch_folder("ray") as scratch, _quiet(), ends_with_ray(), _one_message():
+    hooks = (
+        _one_each(search, run_dir, run_id, data)
+        if lanes_of(search.spec) == 1
+        else _crews(search, run_dir, run_id, data)
+    )
+    with hooks as hooked, scratch_folder("ray") as scratch, _quiet(), ends_with_ray(), _one_message():
         tune.run(
-            trainable,
+            hooked.trainable or trainable,
             name="search",
             storage_path=str(scratch),
-            search_alg=suggest,
-            stop=stop,
+            search_alg=hooked.suggest,
+            stop=hooked.stop,
             scheduler=_Queue(),  # type: ignore[no-untyped-call]
-            callbacks=[watch],
+            callbacks=[hooked.watch],
             num_samples=-1,
-            # A trial of several trajectories is not repeated as a whole; `Crews` hands out each of them again.
-            max_failures=spec.search.max_failures if lanes == 1 else 0,
+            max_failures=hooked.max_failures,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
             raise_on_failed_trial=False,
@@ -276,6 +270,53 @@ def run_on_ray(
         )
     if search.halted:
         raise search.halted
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hooks:
+    """The hooks of a search, and what depends on them.
+
+    Attributes:
+        suggest, stop, watch: the hooks.
+        max_failures: the number of times that Tune repeats a trial whose worker died.
+        trainable: the class that runs a trial; None leaves the choice to the caller.
+    """
+
+    suggest: _Suggest
+    stop: _Stop
+    watch: _Watch
+    max_failures: int
+    trainable: type[TrajectoryTrainable] | None = None
+
+
+@contextmanager
+def _one_each(search: SearchDriver, run_dir: Folder, run_id: str, data: Any) -> Iterator[_Hooks]:
+    """Return the hooks of a search whose trials run one trajectory each."""
+    settings = search.spec.search
+    slots, stop = Slots(search.spec.resources, settings.max_concurrent), _Stop(search)
+    yield _Hooks(
+        suggest=_Suggest(search, slots, run_dir, run_id, data),
+        stop=stop,
+        watch=_Watch(search, stop, slots),
+        max_failures=settings.max_failures,
+    )
+
+
+@contextmanager
+def _crews(search: SearchDriver, run_dir: Folder, run_id: str, data: Any) -> Iterator[_Hooks]:
+    """Return the hooks of a search whose trials run several trajectories each."""
+    lanes, most = lanes_of(search.spec), search.spec.search.max_concurrent
+    slots = Slots(search.spec.resources, most and max(1, most // lanes))
+    suggest = _SuggestCrew(search, slots, run_dir, run_id, data)
+    suggest.crews = crews = Crews(search, lanes, suggest.next_job)
+    stop = _StopCrew(search, crews)
+    watch = _WatchCrew(search, stop, slots, crews)
+    crews.leave_out = watch.leave_out
+    try:
+        # A trial is not repeated as a whole: `Crews` hands out each of its trajectories again.
+        yield _Hooks(suggest=suggest, stop=stop, watch=watch, max_failures=0, trainable=LanesTrainable)
+    finally:
+        crews.close()
 
 
 @contextmanager

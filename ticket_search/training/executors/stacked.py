@@ -61,7 +61,7 @@ class StackedExecutor:
             raise SpecError("training.executor: 'stacked' trains classifiers of images only; give executor 'plain'")
         with reproducible(task.device):
             lane = StackedLane(request, task)
-            self._groups.setdefault(_kind(request), _Group()).held.append(_Held(lane, Training(request, lane)))
+            self._groups.setdefault(_kind(request, task), _Group()).held.append(_Held(lane, Training(request, lane)))
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
         """Train all requests, group by group, until at least one is finished."""
@@ -72,23 +72,27 @@ class StackedExecutor:
                         group.held = [held for held in group.held if held not in done]
                         return [(held.lane.request, self._outputs(held)) for held in done]
                 self._groups = {kind: group for kind, group in self._groups.items() if group.held}
-                for group in self._groups.values():
-                    _update(group)
+                self.update()
         except BaseException:
             self._groups.clear()
             raise
+
+    def update(self) -> None:
+        """Make one update of every request."""
+        for group in self._groups.values():
+            _update(group)
 
     def _outputs(self, held: _Held) -> LevelOutputs:
         with reproducible(held.lane.device):
             return held.training.outputs()
 
 
-def _kind(request: TrainRequest) -> Hashable:
+def _kind(request: TrainRequest, task: ImageTask) -> Hashable:
     """Return what the levels of a stack have in common."""
     training = request.training
     names = tuple((name, tuple(value.shape)) for name, value in request.network.state_dict().items())
     return (
-        id(request.task),
+        id(task.data),
         repr(request.network),
         names,
         training.batch_size,
