@@ -118,15 +118,13 @@ def convolutions(arguments: argparse.Namespace) -> None:
 
 
 def stacked(arguments: argparse.Namespace) -> None:
-    """Measure an iteration of one level in stacks of several widths, on random images or on the digits."""
+    """Measure an iteration of one level in stacks of several widths, on random images."""
     print(describe("torch"))
     networks = [("lenet_60_30", (1, 8, 8), 32), ("lenet_300_100", (1, 28, 28), 60)]
     if arguments.device != "cpu":
         print(name_of_gpu())
         networks += [("conv2", (3, 32, 32), 60), ("resnet20", (3, 32, 32), 128)]
-    print(
-        f"Adam, density 0.1, random images, {arguments.device}; seconds of the wall; 7 alternating blocks of 50 updates"
-    )
+    print(f"Adam, density 0.1, random images, {arguments.device}; wall-clock time; 7 alternating blocks of 50 updates")
     for model, shape, batch_size in networks:
         data = random_images(shape, arguments.device)
         runs = {"plain": plain_lane(data, model, batch_size)}

@@ -700,7 +700,7 @@ CASES = {
         arguments="--dataset digits --set space.pruning_rate=[0.5]",
     ),
     # a damaged run directory
-    "search.yaml: half": damaged("status", "search.yaml", half, "search.yaml: "),
+    "search.yaml: half": damaged("status", "search.yaml", half, "search.yaml, line"),
     "search.yaml: empty": damaged("resume", "search.yaml", empty, "search.yaml: a search space is a mapping"),
     "search.yaml: garbage": damaged("tickets", "search.yaml", garbage, "search.yaml' is damaged"),
     "search.yaml: missing": damaged("store", "search.yaml", Path.unlink, "neither a run directory nor a level store"),

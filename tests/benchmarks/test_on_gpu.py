@@ -125,12 +125,13 @@ def test_the_command_lists_the_items_and_needs_a_gpu(tmp_path):
     listed = run("--list", "--out", tmp_path)
     assert [line.split()[:2] for line in listed.stdout.splitlines()] == [
         ["new", "cuda_tests"],
+        ["new", "stacked"],
         ["new", "cifar10_conv2"],
         ["new", "cifar10_resnet20"],
     ]
     said = run("--out", tmp_path)
     assert (said.returncode, said.stderr) == (1, "this machine has no CUDA device; run it on one that has\n")
-    for name in ("cuda_tests", "cifar10_conv2", "cifar10_resnet20"):
+    for name in ("cuda_tests", "stacked", "cifar10_conv2", "cifar10_resnet20"):
         (tmp_path / "results").mkdir(exist_ok=True)
         (tmp_path / f"results/{name}.json").write_text('{"state": "done"}')
     assert run("--out", tmp_path).stdout == "all items are done\n"

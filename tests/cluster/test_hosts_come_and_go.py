@@ -10,6 +10,8 @@ from helpers import finished_levels
 from ticket_search.results.reading import load_results
 
 SETTINGS = {
+    # The slower executor, so that levels last long enough for hosts to join and to be lost in the middle of them.
+    "training.executor": "plain",
     "search.sampler": "random",
     "search.early_stopping": "null",
     "search.checkpoint_seconds": 1,
@@ -83,7 +85,7 @@ def test_a_late_host_without_the_storage_is_left_out():
 def test_another_cluster_resumes_after_the_head_is_lost():
     with cluster_of(2) as cluster:
         output = cluster.shared / "run"
-        running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=3000", "--output", str(output))
+        running = cluster.start_to_submit(*SEARCH, "--set", "training.iterations=1500", "--output", str(output))
         wait_until(lambda: all(finished_on(output)[cluster.hosts.name(n)] for n in (1, 2)), running)
         cluster.hosts.kill(1)
         running.communicate(timeout=120)

@@ -199,7 +199,7 @@ def test_frozen_defaults():
                 "min_trajectories": 4,
             },
         },
-        "resources": {"cpus": 1.0, "gpus": 0.0},
+        "resources": {"cpus": 1.0, "gpus": 0.0, "lanes": None},
         "data_dir": None,
         "store": None,
     }

@@ -14,6 +14,7 @@ from ticket_search.config.loading import load_search
 from ticket_search.launch.run import run_search
 
 
+@pytest.mark.soak
 def test_a_search_killed_with_all_its_processes_loses_nothing(tmp_path):
     space = tmp_path / "space.yaml"
     space.write_text(ballistic.make_space(False, iterations=100, size=1).replace("seeds: [0, 1, 2]", "seeds: [0]"))

@@ -75,8 +75,8 @@ class ResourcesSpec(Spec):
     Attributes:
         cpus: the number of CPUs.
         gpus: the number of GPUs, or a share 1/n of one.
-        lanes: the number of trajectories that a worker trains together, which only executors such as ``stacked`` can;
-            null means 1, or the executor's own number.
+        lanes: the number of trajectories that a worker trains together. Only some executors, such as ``stacked``,
+            train more than one. null means the executor's own number, which is 1 for most executors.
     """
 
     cpus: Annotated[float, Field(gt=0.0)] = 1.0

@@ -48,7 +48,7 @@ class WorkerProcess(AbstractContextManager["WorkerProcess"]):
         connection: the connection to the process, readable once the worker has answered or died.
         number: the number of the current call; -1 without one.
         numbers: the numbers of the trajectories that the worker has.
-        busy: whether the worker owes an answer.
+        busy: whether the worker has not answered the last request yet.
     """
 
     connection: Connection

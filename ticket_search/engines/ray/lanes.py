@@ -1,7 +1,7 @@
 """Runs several trajectories in one Ray Tune trial, for executors that train the levels of several together.
 
-A trial belongs to a worker. `Crews` decides which trajectories the worker has, and sends them to it through a mailbox,
-an actor that the worker empties before every step.
+Each trial is one worker. `Crews` decides which trajectories the worker runs. It sends commands to the worker through a
+mailbox, an actor that queues them until the worker collects them before its next step.
 """
 
 import math
@@ -26,18 +26,18 @@ MAILBOX = "mailbox"
 
 
 class _Mailbox:
-    """Keeps what the driver has to say to each trial until the trial asks for it."""
+    """Queues the commands for each trial. A command is a job to start, or the number of a job to abandon."""
 
     def __init__(self) -> None:
-        self._letters: dict[str, list[Job | int]] = defaultdict(list)
+        self._commands: dict[str, list[Job | int]] = defaultdict(list)
 
-    def send(self, trial_id: str, letter: Job | int) -> None:
-        """Keep a job to take, or the number of one to abandon."""
-        self._letters[trial_id].append(letter)
+    def send(self, trial_id: str, command: Job | int) -> None:
+        """Queue a command for a trial."""
+        self._commands[trial_id].append(command)
 
     def collect(self, trial_id: str) -> list[Job | int]:
-        """Return what was kept for a trial, in order."""
-        return self._letters.pop(trial_id, [])
+        """Remove and return the queued commands of a trial, in order."""
+        return self._commands.pop(trial_id, [])
 
 
 class LanesTrainable(TrajectoryTrainable):
@@ -58,11 +58,11 @@ class LanesTrainable(TrajectoryTrainable):
 
     def step(self) -> dict[str, Any]:
         """Train until a trajectory reports, and return its number and report."""
-        for letter in ray.get(self._mailbox.collect.remote(self.trial_id)):
-            if isinstance(letter, Job):
-                self._worker.take(letter)
-            elif letter in self._worker.numbers:
-                self._worker.drop(letter)
+        for command in ray.get(self._mailbox.collect.remote(self.trial_id)):
+            if isinstance(command, Job):
+                self._worker.take(command)
+            elif command in self._worker.numbers:
+                self._worker.drop(command)
         number, report = self._worker.advance()
         if isinstance(report, NotShared):
             report = replace(report, node=ray.get_runtime_context().get_node_id())
@@ -94,7 +94,7 @@ class Crews:
         self._next_job = next_job
         self._crews: dict[str, set[int]] = {}
         self._abandoned: set[str] = set()
-        # On the driver's node, whose loss ends the search anyway.
+        # Run the mailbox on the driver's node, because the search ends anyway if that node is lost.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox: Any = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
 
@@ -154,7 +154,7 @@ class Crews:
         return False
 
     def lost(self, trial_id: str, error: str | None) -> None:
-        """Hand out the trajectories of a trial again whose worker died, unless their workers died too often."""
+        """After a trial's worker has died, hand out its trajectories again, unless their workers died too often."""
         for number in self._crews.pop(trial_id, set()):
             if not self._search.hand_out_again(number):
                 self._search.ended(number, died(self._search, "", error))
@@ -166,6 +166,6 @@ class Crews:
             crew.add(job.number)
             self._send(trial_id, job)
 
-    def _send(self, trial_id: str, letter: Job | int) -> None:
-        # Wait for the delivery: the worker may ask for its letters as soon as this driver has seen its last report.
-        ray.get(self.mailbox.send.remote(trial_id, letter))
+    def _send(self, trial_id: str, command: Job | int) -> None:
+        # Wait until the command is queued, because the worker collects its commands as soon as this hook returns.
+        ray.get(self.mailbox.send.remote(trial_id, command))
