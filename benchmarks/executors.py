@@ -1,7 +1,9 @@
 """Compare the cost of training with executor `sparse` with that of executor `plain`.
 
     python benchmarks/executors.py iteration --data-dir DIR           # 3 min; DIR contains MNIST/raw
-    python benchmarks/executors.py trajectory --data-dir DIR          # 15 min
+    python benchmarks/executors.py losses --data-dir DIR              # 10 s
+    python benchmarks/executors.py trajectory --data-dir DIR          # 5 min
+    python benchmarks/executors.py science benchmarks/mnist_lenet benchmarks/mnist_lenet_sparse
     python benchmarks/executors.py convolutions --data-dir DIR        # 2 min; DIR contains cifar10-jpeg
     python benchmarks/executors.py stacked --device cpu               # 3 min
     python benchmarks/executors.py digits --other CHECKOUT            # 10 min; e.g. of commit caeb213
@@ -28,6 +30,7 @@ DENSITIES = (1.0, 0.55, 0.33, 0.2, 0.1, 0.05, 0.01)
 BLOCK, BLOCKS = 100, 15
 #: Twenty levels of the paper's trajectory: 20% of the weights are pruned at each level, 10% in the output layer.
 LEVELS, RATE = 20, 0.2
+EXECUTORS = ("plain", "sparse")
 
 Lane = Callable[[int], Any]
 
@@ -115,6 +118,58 @@ def convolutions(arguments: argparse.Namespace) -> None:
     print(describe("torch", "numba"))
     print("Conv-2, CIFAR-10 (JPEG), batch 60, Adam, 1 thread; 7 alternating blocks of 10 iterations; CPU time")
     report(alternate(runs, 10, 7), "plain 1")
+
+
+def losses(arguments: argparse.Namespace) -> None:
+    """Compare the losses of the first 100 iterations of LeNet-300-100 on MNIST, from the same start."""
+    import torch
+
+    data = load(arguments.data_dir, name="mnist", validation=5000)
+    print(describe("torch", "numba"))
+    print(
+        "LeNet-300-100, MNIST, batch 60, Adam: highest difference between losses of plain and sparse in 100 iterations"
+    )
+    for density in DENSITIES:
+        pair = [lane(data, name, "lenet_300_100", density, 60, {"name": "adam", "lr": 1.2e-3}) for name in EXECUTORS]
+        one, other = (torch.stack([run(iteration) for iteration in range(100)]) for run in pair)
+        highest = float((one - other).abs().max())
+        print(f"density {density:<5g} {highest:.1e} nats, of losses from {one[0]:.2f} to {one[-1]:.2f}")
+
+
+def science(arguments: argparse.Namespace) -> None:
+    """Compare the results of the same search with both executors, paired by seed."""
+    import numpy as np
+
+    from ticket_search import load_results
+    from ticket_search.analysis.comparison import interval
+
+    plain, sparse = (load_results(folder).levels for folder in (arguments.plain, arguments.sparse))
+    both = plain.merge(sparse, on=["seed", "level"], suffixes=("_plain", "_sparse"))
+    assert len(both) == len(plain) == len(sparse)
+    both["difference"] = 100 * (both["test_accuracy_sparse"] - both["test_accuracy_plain"])
+    print(
+        f"{both['seed'].nunique()} seeds; sparse minus plain, test accuracy in points, mean and 95% interval over seeds"
+    )
+    outside = 0
+    for level, rows in both.groupby("level"):
+        mean, low, high = interval(rows["difference"])
+        outside += not low <= 0 <= high
+        among = 100 * rows["test_accuracy_plain"].std()
+        density = rows["density_plain"].iloc[0]
+        found = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        print(f"level {level:2d}, density {density:.3f}: {found}; plain, std over seeds {among:.3f}")
+    print(f"intervals without 0: {outside} of {both['level'].nunique()}")
+    mean, low, high = interval(both.groupby("seed")["difference"].mean())
+    print(f"mean over all levels: {mean:+.3f} ({low:+.3f} to {high:+.3f})")
+    ratios = np.log2(_sparsest(sparse) / _sparsest(plain))
+    mean, low, high = interval(ratios)
+    found = f"{mean:+.2f} ({low:+.2f} to {high:+.2f}), by seed {ratios.round(2).tolist()}"
+    print(f"log2 of the ratio of sparsest matching densities: {found}")
+    print(f"plain, std over seeds of log2 of that density: {np.log2(_sparsest(plain)).std():.2f}")
+
+
+def _sparsest(levels: Any) -> Any:
+    return levels[levels["matching"]].groupby("seed")["density"].min()
 
 
 def stacked(arguments: argparse.Namespace) -> None:
@@ -263,7 +318,8 @@ def search(
     engine: str = "ray",
 ) -> None:
     """Run the command of a checkout."""
-    command = [sys.executable, "-m", "ticket_search.cli", "run", space, "--output", str(output), "--engine", engine]
+    command = [sys.executable, "-m", "ticket_search.cli", "run", space, "--output", str(output)]
+    command += ["--engine", engine] if engine != "ray" else []  # which earlier versions do not know
     command += ["--data-dir", str(data_dir.resolve())] if data_dir else []
     command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     environment = {"PYTHONPATH": str(checkout.resolve()), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -272,7 +328,7 @@ def search(
 
 def digits(arguments: argparse.Namespace) -> None:
     """Compare the search `digits` of this checkout with that of another one."""
-    from ticket_search import load_results
+    import pandas as pd
 
     print(describe("ray", "torch", "numba"))
     print(
@@ -288,7 +344,7 @@ def digits(arguments: argparse.Namespace) -> None:
                 started = time.perf_counter()
                 search(checkout, "digits", output, settings, engine=arguments.engine)
                 hours = (time.perf_counter() - started) / 3600
-                rates[name].append(len(load_results(output).trajectories) / hours)
+                rates[name].append(len(pd.read_parquet(output / "trajectories")) / hours)
         print({name: round(values[-1]) for name, values in rates.items()}, "trajectories an hour", flush=True)
     ratios = [here / other for here, other in zip(rates["here"], rates["other"], strict=True)]
     print(f"ratio: {spread(ratios, 2)}, n = {len(ratios)}")
@@ -364,12 +420,15 @@ def main() -> None:
     """Run a benchmark and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for run in (iteration, trajectory, convolutions, stacked, digits, openlth):
+    for run in (iteration, losses, trajectory, science, convolutions, stacked, digits, openlth):
         command = commands.add_parser(run.__name__, help=(run.__doc__ or "").splitlines()[0])
         command.set_defaults(run=run)
         if run is digits:
             command.add_argument("--other", type=Path, required=True, help="a checkout to compare with")
             command.add_argument("--engine", default="ray")
+        elif run is science:
+            command.add_argument("plain", type=Path, help="a run directory")
+            command.add_argument("sparse", type=Path, help="a run directory")
         elif run is stacked:
             command.add_argument("--device", default="cpu")
         else:
