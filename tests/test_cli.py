@@ -163,7 +163,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
         "def network(image_shape, classes):\n"
         "    global calls\n"
         "    calls += 1\n"
-        "    if calls > 2:\n"  # the check before the start calls it once, and then each trajectory does
+        "    if calls > 2:\n"  # the check before the start calls it once, and so does each trajectory
         "        raise ValueError('no more than one')\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )

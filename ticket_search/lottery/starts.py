@@ -17,7 +17,7 @@ from ticket_search.training.request import LevelInputs
 
 
 class Starts:
-    """Computes the inputs from which the levels of one trajectory are trained.
+    """Computes the training inputs for the levels of one trajectory.
 
     Args:
         context: the trajectory's context.

@@ -45,13 +45,13 @@ class _Courses:
         return found
 
     def gaps_at(self, log_compression: float, *, without: str) -> "npt.NDArray[np.float64]":
-        """Return the gaps of all other trajectories at a given compression, if they have reached it.
+        """Return the gaps, at a given compression, of all other trajectories that have reached it.
 
         Between two levels of a trajectory, the gap is interpolated linearly.
 
         Args:
             log_compression: log2 of the compression.
-            without: the id of the trajectory whose own gap is left out.
+            without: the id of the trajectory to leave out.
         """
         count = len(self._rows)
         x, y = self._log_compression[:count], self._gap[:count]

@@ -57,7 +57,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether the process is on this machine, where its end can be noticed at once."""
+        """Whether the process is on this machine, where its exit can be detected at once."""
         return self.machine == _machine()
 
     def __str__(self) -> str:

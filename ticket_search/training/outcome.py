@@ -48,7 +48,7 @@ class LevelOutputs:
             test results are nan.
         test_loss, test_metric: the test results after the last iteration; nan if training ended at `LevelInputs.stop`.
         early_stop_iteration: the iteration of the point with the lowest validation loss or, if the task has no loss,
-            with the best metric; the earliest of them, if there is a tie.
+            with the best metric; the earliest one if there is a tie.
         early_stop_test_metric: the metric on the test split with the weights after `early_stop_iteration`.
         iterations: the number of updates made for this level.
         train_seconds: the seconds spent on the run by all processes that took part in it.

@@ -17,7 +17,7 @@ _QUIET = {
     # By default, Tune lets only one trial wait for an actor, and gives it the actor of the first trial that ends. Short
     # trajectories would then leave most of a cluster unused. `nodes.Slots` limits the number of trials instead.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
-    # Without this setting, Tune would search every result for a metric, but our results contain only reports.
+    # Without this setting, Tune would look for a metric in every result, but our results contain only reports.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
 os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
