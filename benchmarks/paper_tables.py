@@ -71,7 +71,7 @@ def main() -> None:
         rows = rows[rows["level"].isin([0, *arguments.levels])]
     print("After the last iteration:\n")
     print(accuracy_table(rows, "test_accuracy"))
-    print("\nAt the early-stop iteration, that of the lowest validation loss:\n")
+    print("\nAt the early-stop iteration, which has the lowest validation loss:\n")
     print(accuracy_table(rows, "early_stop_test_accuracy"))
     print("\nEarly-stop iterations:\n")
     print(speed_table(rows))
