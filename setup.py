@@ -1,6 +1,6 @@
 """Installs search_spaces/ inside the package, as ticket_search/search_spaces/, which pyproject.toml cannot express.
 
-A symbolic link in the repository would do so too, but not on Windows or in archives that do not keep links.
+A symbolic link in the repository would work too, but not on Windows or in archives that do not preserve links.
 """
 
 from setuptools import find_packages, setup

@@ -5,7 +5,7 @@
 
 The search runs in its own process group (and with its own Ray instance). At random moments, SIGKILL is sent to one of
 its processes (the driver, a worker or the raylet) or to all of them at once. After the driver has died, the same
-command immediately resumes the search. If a search is done before the requested number of kills, another one starts.
+command immediately resumes the search. If a search finishes before the requested number of kills, another one starts.
 Searches alternate between one and two workers and between the engines.
 
 When a search is done, every trajectory must be complete, no row may be duplicated, every level must have finished
@@ -44,7 +44,7 @@ VICTIMS = {
     "ray": ("driver", "worker", "worker", "worker", "raylet", "group"),
     "processes": ("driver", "worker", "worker", "worker", "group"),
 }
-#: Text that the process name (Ray) or the command line (processes) of every worker contains.
+#: Text that occurs in the process name (Ray) or the command line (processes) of every worker.
 _WORKERS = {"ray": "ray::Trajectory", "processes": "ticket_search.engines.worker_main"}
 #: The shortest and longest wait before a kill, in seconds. The first level takes about 8 s (Ray) or 5 s (processes).
 _WINDOWS = {"ray": (1.0, 16.0), "processes": (0.5, 10.0)}

@@ -266,7 +266,7 @@ CASES = {
     # numbers that would take too much time or memory
     "a rate of 1e-12": setting(
         "space.pruning_rate=[1.0e-12]",
-        "pruning_rate 1e-12 needs 3912023005426 levels to reach density 0.02, more than 10000; give a greater",
+        "pruning_rate 1e-12 needs 3912023005426 levels to reach density 0.02, more than 10000; raise pruning_rate",
     ),
     "the least rate there is": setting("space.pruning_rate=[5.0e-324]", "needs 1000000000000000000 levels"),
     "10^18 iterations": setting("training.iterations=1000000000000000000", "give 1 to 1000000000 iterations"),
@@ -283,8 +283,8 @@ CASES = {
     "60.0 iterations": setting("training.iterations=60.0", "60.0 is not a training duration: write 60, not 60.0"),
     "a batch of 60.0": setting("training.batch_size=60.0", "60.0 is not valid: write 60, not 60.0"),
     # networks that are too large
-    "layers of a million": setting("model.name=lenet_1000000_1000000", "a layer has 1 to 999999 units"),
-    "layers of 5,000 digits": setting(f"model.name=lenet_{TOO_HUGE}", "a layer has 1 to 999999", absent=TOO_HUGE),
+    "layers of a million": setting("model.name=lenet_1000000_1000000", "a layer must have 1 to 999999 units"),
+    "layers of 5,000 digits": setting(f"model.name=lenet_{TOO_HUGE}", "a layer must have 1 to 999999", absent=TOO_HUGE),
     "10^12 weights": setting(
         "model.name=lenet_999999_999999", "999998000001 weights between hidden layers are more than"
     ),
@@ -496,11 +496,11 @@ CASES = {
     "export, object storage": option("export TICKET s3://b/x", "'s3://b/x' is not a local file"),
     "export, a broken link": option("export TICKET l", "exists", files={"l": lambda p: p.symlink_to("no")}),
     "store, fewer than none": option("store --keep-best=-1", "No such option '-1'"),
-    "pull onto something else": option("pull d", "is not empty and not a copy of", files={"d/f": ""}),
+    "pull onto something else": option("pull d", "is neither empty nor a copy of", files={"d/f": ""}),
     "pull onto a file": option("pull f", "Directory 'f' is a file", files={"f": ""}),
     "pull below a file": option("pull f/g", "f' is not a directory", files={"f": ""}),
     "pull to object storage": option("pull s3://b", "'s3://b' is not a local directory"),
-    "stop what does not run": option("stop", "is not being run, so there is nothing to stop"),
+    "stop what does not run": option("stop", "no search is running in"),
     **{f"{c}, nothing there": command(f"{c} d{rest}", " a run directory") for c, rest in COMMANDS.items()},
     **{
         f"{c}, an empty folder": command(f"{c} d{rest}", " a run directory", files={"d": Path.mkdir})
@@ -740,7 +740,7 @@ CASES = {
         "tickets",
         LEVELS,
         lambda p: shutil.copy(p.parents[1] / "curves" / p.name, p),
-        "is not the table levels of a search",
+        "is not the levels table of a search",
     ),
     "levels: somebody else's": damaged(
         "status", LEVELS, lambda p: pq.write_table(pa.table({"x": [1]}), p), "is not a table of ticket_search"

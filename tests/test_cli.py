@@ -174,7 +174,7 @@ def test_a_failed_trajectory_makes_the_exit_code_3(tmp_path):
     assert said.returncode == 3, said.stderr
     assert "2/2 failed" in said.stdout
     assert said.stderr.splitlines()[-1] == (
-        "1 of 2 trajectories failed; the column error of runs/digits/trajectories contains their tracebacks"
+        "1 of 2 trajectories failed; their tracebacks are in the column error of runs/digits/trajectories"
     )
     trajectories = pd.read_parquet(tmp_path / "runs/digits/trajectories")
     assert "no more than one" in trajectories["error"].dropna().item()

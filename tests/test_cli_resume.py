@@ -150,7 +150,7 @@ def test_a_changed_space_is_refused_with_advice(stopped):
 def test_stop_refuses_when_nothing_runs(finished_search, tmp_path):
     said = in_process("stop", finished_search)
     assert (said.returncode, said.stdout) == (2, "")
-    assert "finished_search' is not being run, so there is nothing to stop" in said.stderr
+    assert "finished_search', so there is nothing to stop" in said.stderr
     assert not (finished_search / "stop.json").exists()
     for name in ("stop", "store"):
         said = in_process(name, tmp_path)

@@ -36,7 +36,7 @@ class Claim:
 
     Attributes:
         network: the network's address range, a /24.
-        file: the file that records the claim until it is given back.
+        file: the file that records the claim until it is released.
         folder: the folder that contains the files of the run's hosts. It is removed together with the hosts.
     """
 

@@ -181,7 +181,7 @@ NOT_A_LENGTH = "is not a training duration: give"
             "known: lenet_A_B[_C...], mlp_A_B[_C...], conv2, conv4, conv6, vgg16, vgg19, resnet20, "
             "resnet_N (N = 8, 14, 20, ...), torchvision/<name>, package.module:function",
         ),
-        ("model.name=lenet_0", "model.name: 'lenet_0': a layer has 1 to 999999 units"),
+        ("model.name=lenet_0", "model.name: 'lenet_0': a layer must have 1 to 999999 units"),
         ("model.name=resnet18", "'resnet18': a ResNet for CIFAR has 6n + 2 layers: 8, 14, 20, ...; give 'resnet20'"),
         ("model.name=resnet_2", "'resnet_2': a ResNet for CIFAR has 6n + 2 layers: 8, 14, 20, ...; give 'resnet8'"),
         (
@@ -205,7 +205,7 @@ NOT_A_LENGTH = "is not a training duration: give"
         (
             "pruning={target_densities: 0.1, output_layer_rate: 0.5}",
             "output_layer_rate 0.5 is a fraction of pruning_rate, which target_densities replace; "
-            "give pruning.output_layer_rate 1.0, or no target_densities",
+            "set pruning.output_layer_rate to 1.0, or omit target_densities",
         ),
         (
             "space.target_densities=[[0.5], 0.5]",
@@ -224,17 +224,17 @@ NOT_A_LENGTH = "is not a training duration: give"
         (
             "pruning={criterion: snip, retrain: finetune}",
             "criterion 'snip' needs untrained weights, but retrain 'finetune' starts from trained weights; "
-            "give criterion 'magnitude', or retrain 'weights'",
+            "set criterion to 'magnitude', or retrain to 'weights'",
         ),
         (
             "pruning={retrain: finetune, reinit_kept: sign}",
             "reinit_kept 'sign' needs untrained weights, but retrain 'finetune' starts from trained weights; "
-            "give reinit_kept 'rewind', or retrain 'weights'",
+            "set reinit_kept to 'rewind', or retrain to 'weights'",
         ),
         (
             "pruning={retrain: learning_rate, reinit_pruned: initial}",
             "reinit_pruned 'initial' needs untrained weights, but retrain 'learning_rate' starts from trained weights; "
-            "give reinit_pruned 'zero', or retrain 'weights'",
+            "set reinit_pruned to 'zero', or retrain to 'weights'",
         ),
         (
             "pruning.strategy=globl",
@@ -352,7 +352,7 @@ def test_gpu_shares_that_pack(share):
 
 @pytest.mark.parametrize("step", [1e-7, 1e-9])
 def test_a_step_that_makes_too_many_values_is_refused_at_once(search, step):
-    with pytest.raises(SpecError, match=rf"step {step} makes \d+ values; give at most 1000000"):
+    with pytest.raises(SpecError, match=rf"step {step} makes \d+ values, but at most 1000000 are allowed"):
         search({"pruning_rate": {"low": 0.1, "high": 0.5, "step": step}})
 
 

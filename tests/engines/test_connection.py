@@ -39,7 +39,9 @@ with connect(None):
 """
 
 
-@pytest.mark.skipif(not (shutil.which("ss") and shutil.which("ps")), reason="needs ss of iproute2 and ps of procps")
+@pytest.mark.skipif(
+    not (shutil.which("ss") and shutil.which("ps")), reason="needs ss (from iproute2) and ps (from procps)"
+)
 def test_it_listens_on_loopback_only():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     said = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, timeout=120, env=environment)
@@ -129,7 +131,7 @@ def test_a_start_of_ray_that_hangs_can_be_interrupted(started, interruptible, mo
 
     def init(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()  # ends when the deferred SIGTERM is sent again
+        signal.pause()  # returns when the deferred SIGTERM is sent again
         signal.pause()
         pytest.fail("the start of Ray continued")
 

@@ -278,7 +278,7 @@ def test_a_stop_request_ends_the_search_between_levels_and_it_can_be_resumed(eng
     assert (progress.stopped, progress.done) == (True, 0)
     assert 0 < levels < 21
     assert list((tmp_path / "run" / "store" / "leases").glob("*.json")) == []
-    with pytest.raises(SpecError, match="is not being run"):
+    with pytest.raises(SpecError, match="no search is running in"):
         request_stop(run_dir)
     assert run_search(spec, run_dir, engine="inline").counts["completed"] == 1
     assert len(load_results(run_dir).levels) == 21

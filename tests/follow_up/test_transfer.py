@@ -233,7 +233,7 @@ def test_trained_weights_are_not_transferred(found, retrain):
 
 
 def test_a_user_network_whose_code_has_changed_is_refused(found, digits, stores, tmp_path, monkeypatch):
-    """If the number of classes is unchanged, a tensor of another shape is not a new output layer, so it is refused."""
+    """If the number of classes is the same, a tensor with a different shape cannot be a new output layer."""
     ticket, _ = found()
     shapes = {name: value.shape for name, value in ticket.weights.items()}
     wider = shapes | {"fc1.weight": torch.Size([24, 64])}
@@ -288,7 +288,7 @@ def test_the_command_writes_the_table_and_a_second_run_trains_nothing(files, tmp
             ["--dataset", "digits", "--set", "model.name=lenet_8"],
             "belongs to the network 'lenet_16', not to 'lenet_8'",
         ),
-        (["--dataset", "digits", "--set", "retrain=finetune"], "give retrain 'weights', or ticket null"),
+        (["--dataset", "digits", "--set", "retrain=finetune"], "set retrain to 'weights', or ticket to null"),
         (
             ["--dataset", "digits", "--set", "space.strategy=[global]"],
             "the space of a transfer must contain only its tickets",
@@ -456,9 +456,9 @@ def test_a_transfer_resumes_after_an_interruption_and_a_prune(files, tmp_path):
     ("changes", "message"),
     [
         ({"ticket": "a/1"}, r"'a/1' is not a ticket key \(32 hexadecimal digits\)"),
-        ({"ticket": KEY, "retrain": "finetune"}, "give retrain 'weights', or ticket null"),
-        ({"ticket": KEY, "early_bird": {}}, "give early_bird null, or ticket null"),
-        ({"ticket": KEY, "target_densities": 0.1}, "give target_densities null, or ticket null"),
+        ({"ticket": KEY, "retrain": "finetune"}, "set retrain to 'weights', or ticket to null"),
+        ({"ticket": KEY, "early_bird": {}}, "set early_bird to null, or ticket to null"),
+        ({"ticket": KEY, "target_densities": 0.1}, "set target_densities to null, or ticket to null"),
         ({"ticket_weights": "own"}, "ticket_weights 'own' needs a ticket, but ticket is null"),
     ],
 )

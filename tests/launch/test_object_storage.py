@@ -68,7 +68,7 @@ def grid(search):
 
 @pytest.fixture(scope="module")
 def on_a_disk(grid, tmp_path_factory):
-    """The run directory of the grid search after this process has run it on a disk."""
+    """The run directory of the grid search, which this process has run on a disk."""
     folder = open_folder(tmp_path_factory.mktemp("disk"))
     assert run_search(grid, folder, engine="inline").counts["completed"] == 4
     return folder
@@ -76,7 +76,7 @@ def on_a_disk(grid, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_command(grid, s3, tmp_path_factory):
-    """The location, working directory and output of the grid search after a command has run it in object storage.
+    """The location, working directory and output of a command that has run the grid search in object storage.
 
     The command uses worker processes and reads the address of the server from the environment.
     """

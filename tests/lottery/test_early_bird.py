@@ -171,12 +171,12 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         (
             {"early_bird": {}, "criterion": "synflow"},
             "early_bird compares masks computed from the weights during training, but criterion 'synflow' needs more "
-            "than the weights; give criterion 'magnitude' or 'large_final' or 'small_final', or early_bird null",
+            "than the weights; set criterion to 'magnitude' or 'large_final' or 'small_final', or early_bird to null",
         ),
         (
             {"early_bird": {}, "pruning_rate": 0.05},
             "early_bird.threshold 0.1 would end level 0 at the first comparison: with pruning_rate 0.05, two masks "
-            "differ in at most 0.1 of the weights; give a threshold below that",
+            "differ in at most 0.1 of the weights; choose a threshold below that",
         ),
         (
             {"early_bird": {}, "target_densities": 0.04},
@@ -184,7 +184,7 @@ def test_a_rewind_past_the_early_end_uses_the_fully_trained_dense_network(bench,
         ),
         (
             {"early_bird": {"every": 5}, "retrain": "finetune"},
-            "give retrain 'learning_rate' to keep the trained weights",
+            "set retrain to 'learning_rate' to keep the trained weights",
         ),
         ({"early_bird": {"window": 1}}, "early_bird.window: 1 is not valid"),
         ({"early_bird": {"threshold": 1.0}}, "early_bird.threshold: 1.0 is not valid"),

@@ -30,7 +30,7 @@ def cuda_digits():
 
 
 def figures(levels):
-    """Return all data of the levels except their training times, whether they were reused, and their controls."""
+    """Return all fields of the levels except their training times, `reused` flags and controls."""
     return [
         {k: v for k, v in asdict(level).items() if k not in ("train_seconds", "reused", "controls")}
         | {name: {n: t.tolist() for n, t in (getattr(level, name) or {}).items()} for name in ("mask", "next_mask")}

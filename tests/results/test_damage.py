@@ -245,7 +245,7 @@ def test_a_damaged_column_name_is_not_reported_as_a_bug(finished_search):
     version = {name: value for name, value in table.schema.metadata.items() if b"version" in name}
     renamed = table.rename_columns([name.replace("val_loss", "vaL_loss") for name in table.column_names])
     pq.write_table(renamed.replace_schema_metadata(version), chunk)
-    with pytest.raises(RunDirectoryError, match=r"/curves' is not the table curves of a search: .*val_loss"):
+    with pytest.raises(RunDirectoryError, match=r"/curves' is not the curves table of a search: .*val_loss"):
         load_results(finished_search)
 
 

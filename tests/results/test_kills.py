@@ -169,7 +169,7 @@ def test_killed_while_a_suggestion_is_recorded(kill, tmp_path, moment, before):
 
 
 def _append(run_dir, suggestion, before):
-    """Append a suggestion so that the kill cuts off half of the new line rather than half of the whole file."""
+    """Append a suggestion such that a kill truncates half of the new line, not half of the whole file."""
     size = (run_dir / "suggestions.jsonl").stat().st_size if before else 0
     truncate = os.truncate
     os.truncate = lambda handle, _: truncate(handle, (size + os.fstat(handle).st_size) // 2)

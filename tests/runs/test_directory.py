@@ -292,7 +292,7 @@ class TestStopping:
             request_stop(run_dir)
         with hold(run_dir, spec):
             pass
-        with pytest.raises(RunDirectoryError, match="is not being run, so there is nothing to stop"):
+        with pytest.raises(RunDirectoryError, match=r"no search is running in .*, so there is nothing to stop"):
             request_stop(run_dir)
         assert not is_stop_requested(run_dir)
 

@@ -118,7 +118,7 @@ def test_the_directory_of_another_search_is_left_unchanged(source, tmp_path):
     other = tmp_path / "other"
     run_by_hand(read_spec(folder), other, levels=1)
     before = sorted(path.name for path in other.rglob("*"))
-    with pytest.raises(RunDirectoryError, match="is not empty and not a copy of"):
+    with pytest.raises(RunDirectoryError, match="is neither empty nor a copy of"):
         pull(name, other)
     assert sorted(path.name for path in other.rglob("*")) == before
 

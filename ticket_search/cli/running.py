@@ -104,8 +104,8 @@ def _print_results(spec: "SearchSpec", directory: str, shown: "Console", failed:
     click.echo(f"results: {directory} (pd.read_parquet('{tables}'))")
     if failed:
         click.echo(
-            f"{failed} of {done} trajectories failed; the column error of {directory}/trajectories contains their "
-            "tracebacks",
+            f"{failed} of {done} trajectories failed; their tracebacks are in the column error of "
+            f"{directory}/trajectories",
             err=True,
         )
         return FAILED
@@ -140,7 +140,7 @@ def _end_late(message: str) -> NoReturn:
 
 
 def _end_at_once(*_: object) -> NoReturn:
-    _write("interrupted again: ended at once; `ticket-search resume` continues from the finished levels")
+    _write("interrupted again: exiting at once; `ticket-search resume` continues from the finished levels")
     os._exit(INTERRUPTED)
 
 

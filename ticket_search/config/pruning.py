@@ -120,7 +120,7 @@ class PruningSpec(Spec):
         if self.pruned_levels > MOST_LEVELS:
             raise ValueError(
                 f"pruning_rate {self.pruning_rate} needs {self.pruned_levels} levels to reach density "
-                f"{self.min_density}, more than {MOST_LEVELS}; give a greater pruning_rate or min_density, "
+                f"{self.min_density}, more than {MOST_LEVELS}; raise pruning_rate or min_density, "
                 "or set max_levels"
             )
         return self
@@ -131,7 +131,7 @@ class PruningSpec(Spec):
             if self.target_densities is not None and getattr(self, name) != 1.0:
                 raise ValueError(
                     f"{name} {getattr(self, name)} is a fraction of pruning_rate, which target_densities replace; "
-                    f"give pruning.{name} 1.0, or no target_densities"
+                    f"set pruning.{name} to 1.0, or omit target_densities"
                 )
         return self
 
@@ -143,7 +143,7 @@ class PruningSpec(Spec):
             if self.retrain != "weights" and value not in values:
                 raise ValueError(
                     f"{name} {value!r} needs untrained weights, but retrain {self.retrain!r} starts from trained "
-                    f"weights; give {name} {values[0]!r}, or retrain 'weights'"
+                    f"weights; set {name} to {values[0]!r}, or retrain to 'weights'"
                 )
         return self
 
@@ -153,12 +153,12 @@ class PruningSpec(Spec):
             raise ValueError(
                 "early_bird compares masks computed from the weights during training, but criterion "
                 f"{self.criterion!r} needs more than the weights; "
-                f"give criterion {' or '.join(map(repr, _OF_FINAL_VALUES))}, or early_bird null"
+                f"set criterion to {' or '.join(map(repr, _OF_FINAL_VALUES))}, or early_bird to null"
             )
         if self.early_bird is not None and self.retrain == "finetune":
             raise ValueError(
                 "early_bird ends level 0 in the middle of its schedule, but retrain 'finetune' starts at "
-                "the schedule's end; give retrain 'learning_rate' to keep the trained weights"
+                "the schedule's end; set retrain to 'learning_rate' to keep the trained weights"
             )
         return self
 
@@ -174,7 +174,7 @@ class PruningSpec(Spec):
         if self.early_bird.threshold >= most:
             raise ValueError(
                 f"early_bird.threshold {self.early_bird.threshold} would end level 0 at the first comparison: with "
-                f"{name} {share}, two masks differ in at most {most:.3g} of the weights; give a threshold below that"
+                f"{name} {share}, two masks differ in at most {most:.3g} of the weights; choose a threshold below that"
             )
         return self
 
@@ -185,11 +185,11 @@ class PruningSpec(Spec):
             if self.ticket is not None and getattr(self, name) != value:
                 raise ValueError(
                     f"ticket {self.ticket!r} decides level 1, so {name} has no effect; "
-                    f"give {name} {'null' if value is None else repr(value)}, or ticket null"
+                    f"set {name} to {'null' if value is None else repr(value)}, or ticket to null"
                 )
         if self.ticket is None and self.ticket_weights != "ticket":
             raise ValueError(
-                f"ticket_weights {self.ticket_weights!r} needs a ticket, but ticket is null; leave ticket_weights out"
+                f"ticket_weights {self.ticket_weights!r} needs a ticket, but ticket is null; omit ticket_weights"
             )
         return self
 

@@ -152,7 +152,7 @@ class SearchSpec(Spec):
             if isinstance(domain, Range) and domain.step is None:
                 raise ValueError(f"space.{name}: a grid needs a list, or a range with a step")
         if (self.size or 0) > MOST_STEPS:
-            raise ValueError(f"space: a grid of {self.size} points is too large; give at most {MOST_STEPS}")
+            raise ValueError(f"space: a grid of {self.size} points is too large; the maximum is {MOST_STEPS}")
 
     def _check_spellings(self) -> None:
         """Check that no list spells the same value in two ways, such as the target densities 0.5 and [0.5]."""

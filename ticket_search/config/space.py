@@ -50,7 +50,7 @@ class Range(Spec):
             raise ValueError(f"step {self.step} must be at least {_LEAST_STEP}")
         # Count in floats, because between -1e308 and 1e308 the count is infinity, which cannot be converted to int.
         if self.step is not None and (values := (self.high - self.low) / self.step + 1) > MOST_STEPS:
-            raise ValueError(f"step {self.step} makes {values:.0f} values; give at most {MOST_STEPS}, or no step")
+            raise ValueError(f"step {self.step} makes {values:.0f} values, but at most {MOST_STEPS} are allowed")
         return self
 
     @property

@@ -149,7 +149,7 @@ def _resnet(name: str, layers: str) -> str:
 
 def _fully_connected(name: str) -> str:
     if not FULLY_CONNECTED.fullmatch(name):
-        raise ValueError(f"{quoted(name)}: a layer has 1 to {_MOST_UNITS} units; give e.g. 'lenet_300_100'")
+        raise ValueError(f"{quoted(name)}: a layer must have 1 to {_MOST_UNITS} units; give e.g. 'lenet_300_100'")
     weights = sum(a * b for a, b in itertools.pairwise(map(int, name.split("_")[1:])))
     if weights > _MOST_WEIGHTS:
         raise ValueError(

@@ -38,7 +38,7 @@ def receive(search: SearchDriver, number: int, report: Report) -> bool:
     """Pass a worker's report to the search.
 
     Returns:
-        Whether the trajectory continues. It does not if it has ended or was stopped, or if the search is ending.
+        Whether the trajectory continues; False if it has ended or was stopped, or if the search is ending.
     """
     if isinstance(report, LevelReport):
         reason = search.level_finished(number, report)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Arm:
-    """A common starting point of several copies: a ticket, or the dense network at a rewind iteration."""
+    """The starting point that several copies share: a ticket, or the dense network at a rewind iteration."""
 
     trajectory: TrajectorySpec
     level: int

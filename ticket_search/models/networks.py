@@ -90,7 +90,7 @@ def initialize(network: nn.Module, name: Initialization) -> None:
     for module in network.modules():
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             continue
-        # A lazy layer has no weights to draw yet; `models.prunable` rejects it.
+        # A lazy layer has no weights to initialize yet; `models.prunable` rejects it.
         if not nn.parameter.is_lazy(module.weight):
             INITIALIZATIONS[name](module.weight)
             if module.bias is not None:

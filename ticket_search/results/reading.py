@@ -113,7 +113,7 @@ def _read(run_dir: Folder, name: str) -> pd.DataFrame:
         frame: pd.DataFrame = pa.concat_tables(alike).to_pandas()
         return frame.sort_values(list(KEYS[name]), ignore_index=True)
     except (KeyError, pa.ArrowException) as error:
-        raise RunDirectoryError(f"{str(folder)!r} is not the table {name} of a search: {error.args[0]}") from None
+        raise RunDirectoryError(f"{str(folder)!r} is not the {name} table of a search: {error.args[0]}") from None
 
 
 def _read_chunks(folder: Folder) -> list[pa.Table]:

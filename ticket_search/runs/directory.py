@@ -242,7 +242,7 @@ def request_stop(run_dir: Folder) -> Owner:
     read_spec(run_dir)
     owner = held_by(run_dir)
     if owner is None:
-        raise RunDirectoryError(f"{str(run_dir)!r} is not being run, so there is nothing to stop")
+        raise RunDirectoryError(f"no search is running in {str(run_dir)!r}, so there is nothing to stop")
     run_dir.write(_STOP_FILE, json.dumps({"time": time.time()}).encode())
     return owner
 

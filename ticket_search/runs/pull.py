@@ -84,7 +84,7 @@ def _check(copy: LocalFolder, original: Folder, source: str) -> None:
     if not copy.path.exists() or not any(copy.path.iterdir()):
         return
     if _identity(copy) != _identity(original):
-        raise RunDirectoryError(f"{str(copy)!r} is not empty and not a copy of {source!r}; give another directory")
+        raise RunDirectoryError(f"{str(copy)!r} is neither empty nor a copy of {source!r}; give another directory")
 
 
 def _identity(folder: Folder) -> object:

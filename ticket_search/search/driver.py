@@ -183,7 +183,7 @@ class SearchDriver:
         """Take back a trajectory whose worker died, to hand it out again.
 
         Returns:
-            Whether the trajectory was taken back. It is not if its workers have died more than `max_failures` times.
+            Whether the trajectory was taken back; False if its workers have died more than `max_failures` times.
         """
         self._deaths[number] += 1
         if self._deaths[number] > self.spec.search.max_failures:

@@ -38,7 +38,7 @@ class Folder(ABC):
     `StorageError` that names the file if the disk or the server refuses the request, is full, or cannot be reached.
     """
 
-    #: Whether files can grow. If not, `append` is not implemented.
+    #: Whether files can be appended to. If not, `append` is not implemented.
     grows: bool
 
     @abstractmethod

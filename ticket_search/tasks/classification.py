@@ -54,7 +54,7 @@ def inputs_of(source: Arrays) -> Mapping[str, Any]:
 
 
 def _network_size(model: ModelSpec, inputs: Mapping[str, Any]) -> NetworkSize:
-    # A fully connected network accepts images of any size, and its size can be computed without building it. Any
+    # A fully connected network accepts images of any size, and its weights can be counted without building it. Any
     # other network must be built, which requires torch. Importing torch takes 4 s.
     if FULLY_CONNECTED.fullmatch(model.name):
         hidden = [int(width) for width in model.name.split("_")[1:]]

@@ -321,7 +321,7 @@ def _check_reachable(address: str) -> None:
     """Check within seconds that an address can be reached, because Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if "://" in address:
-        raise SpecError(f"--address {address!r}: give host:port of a cluster's head, or auto on one of its nodes")
+        raise SpecError(f"--address {address!r}: give the host:port of a cluster's head, or auto on one of its nodes")
     if not port.isdecimal():  # an address without a port, such as auto
         return
     try:
