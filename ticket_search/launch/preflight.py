@@ -61,6 +61,7 @@ def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None]
     kind = task_kind(spec.task)
     fits: dict[tuple[str, DatasetSpec], Fit] = {}
     data: dict[tuple[str, str | None], Source] = {}
+    suits: set[tuple[str, str]] = set()
     for trajectory in _points(spec):
         dataset = trajectory.dataset
         if dataset.source not in data:
@@ -69,7 +70,11 @@ def check(spec: SearchSpec, *, local: bool, entry: Callable[[str], Entry | None]
         if tried not in fits:
             fits[tried] = kind.check(trajectory, data[dataset.source])
         trajectory.resolve(fits[tried].training_examples)
-        _check_executor(trajectory, fits[tried], spec.resources)
+        suited = trajectory.training.executor, trajectory.model.name
+        check_executor(trajectory, spec.resources.gpus)
+        if suited not in suits:
+            suits.add(suited)
+            _check_executor(trajectory, fits[tried], spec.resources)
         _check_ticket(trajectory, fits[tried], entry)
     return Checked(
         sizes={tried: (fit.size, fit.training_examples) for tried, fit in fits.items()},
@@ -93,8 +98,8 @@ def _points(spec: SearchSpec) -> Iterator[TrajectorySpec]:
 
 
 def _check_executor(trajectory: TrajectorySpec, fit: Fit, resources: ResourcesSpec) -> None:
+    """Check that an executor can be created, and that it can train the trajectory's network."""
     executor, model, gpus = trajectory.training.executor, trajectory.model.name, resources.gpus
-    check_executor(trajectory, gpus)
     check_lanes("plain" if executor == "auto" else executor, resources)
     # Other names and networks need no check that would have to import torch (4 s).
     if USER_FUNCTION.fullmatch(executor):

@@ -119,6 +119,7 @@ class Trainer:
             task=context.task,
             training=context.spec.training,
             key=key,
+            model=context.spec.model.name,
             executor=context.executor,
             checkpoints=checkpoints,
         )

@@ -66,6 +66,7 @@ class TrainRequest:
             anything else until the run has ended.
         task: the task to train for.
         training: the training settings, with every duration in iterations.
+        model: the name of the network in the search space; networks of the same name have the same architecture.
         key: the key of the trained level in the level store.
         executor: the name of the executor; see `executors.registry`.
         checkpoints: where the run saves its state and finds it when it resumes; None disables checkpoints. The outputs
@@ -77,6 +78,7 @@ class TrainRequest:
     task: Task
     training: TrainingSpec
     key: str
+    model: str = ""
     executor: str = "plain"
     checkpoints: Checkpoints | None = None
 

@@ -16,7 +16,7 @@ from ticket_search.training.loop import Training
 from ticket_search.training.outcome import LevelOutputs
 from ticket_search.training.request import TrainRequest
 from ticket_search.training.stacked.lane import StackedLane
-from ticket_search.training.stacked.stack import Layout, Member, Stack, stacked_forward
+from ticket_search.training.stacked.stack import Member, Stack, stacked_forward
 
 #: On a GPU, a stack has a multiple of this many lanes, because the algorithm of a batched matrix product, and thus the
 #: bits of its result, may depend on the number of matrices. Lanes without a level do work that is thrown away.
@@ -93,7 +93,7 @@ def _kind(request: TrainRequest, task: ImageTask) -> Hashable:
     names = tuple((name, tuple(value.shape)) for name, value in request.network.state_dict().items())
     return (
         id(task.data),
-        repr(request.network),
+        request.model,
         names,
         training.batch_size,
         training.optimizer.name,
@@ -170,11 +170,16 @@ def check_network(network: nn.Module, model: str, on_cpu: bool, example: Tensor 
             "training.executor: 'stacked' trains only fully connected ReLU networks on the CPU, because stacking makes "
             f"others slower there; model {model!r} is none; give executor 'plain' or 'auto'"
         )
-    layout = Layout(network)
+    if odd := [name for name, p in network.named_parameters() if p.dtype != torch.float32]:
+        raise SpecError(
+            f"training.executor: 'stacked' needs float32 parameters, but {odd[0]!r} of model {model!r} is "
+            f"{network.get_parameter(odd[0]).dtype}; give executor 'plain' or 'auto'"
+        )
     forward = stacked_forward(network)
-    two = {name: value.detach().expand(2, *value.shape).clone() for name, value in network.state_dict().items()}
-    parameters = {name: two[name] for name in layout.shapes}
-    buffers = {name: two[name] for name, _ in network.named_buffers() if name in two}
+    parameters, buffers = (
+        {name: value.detach().expand(2, *value.shape).clone() for name, value in named}
+        for named in (network.named_parameters(), network.named_buffers())
+    )
     try:
         forward(parameters, buffers, example.expand(2, *example.shape))
     except Exception as error:

@@ -28,8 +28,8 @@ class Member:
     Attributes:
         values: all parameters.
         buffers: all buffers by name, each in its own shape.
-        mask: 1 where a parameter is kept or cannot be pruned, 0 where it is pruned.
-        frozen: the constant values of pruned parameters, and 0 elsewhere.
+        mask: 1 where a parameter is trained, 0 where it is pruned or needs no gradient.
+        frozen: the constant values of parameters that are not trained, and 0 elsewhere.
         first: the running mean of the gradients, or the velocity of SGD.
         second: the running mean of the squared gradients.
         step: the number of updates made.
@@ -88,11 +88,13 @@ def make_member(
     """
     device = next(network.parameters()).device
     initial = {name: weights[name].to(device) for name in layout.shapes}
-    kept = {name: mask[name].to(device).float() if name in mask else torch.ones_like(w) for name, w in initial.items()}
+    trained = {name: torch.full_like(p, float(p.requires_grad)) for name, p in network.named_parameters()}
+    kept = {name: mask[name].to(device).float() if name in mask else ones for name, ones in trained.items()}
     values, keep = layout.flatten(initial).clone(), layout.flatten(kept)
     return Member(
         values=values,
-        buffers={name: weights[name].to(device).clone() for name, _ in network.named_buffers() if name in weights},
+        # Buffers that are not in the state dict have the values that the network's code gave them.
+        buffers={name: weights.get(name, own).to(device).clone() for name, own in network.named_buffers()},
         mask=keep,
         frozen=values * (1 - keep),
         first=torch.zeros_like(values),
@@ -188,8 +190,13 @@ def stacked_forward(network: nn.Module) -> Forward:
     def run(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images: Tensor) -> Tensor:
         return functional_call(network, ({**parameters}, {**buffers}), (images,))  # type: ignore[no-any-return]
 
-    network.train()
-    return vmap(run)
+    run_all = vmap(run)
+
+    def forward(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        network.train()  # the network may also be one that a lane is scored with, which switches its mode
+        return run_all(parameters, buffers, images)
+
+    return forward
 
 
 def _fully_connected(names: Sequence[str]) -> Forward:
