@@ -8,7 +8,7 @@ The inner loops are written in LLVM's vector types, through numba's ``@intrinsic
 long, because LLVM does not keep their accumulators in registers. Every sum has a fixed order. Results therefore do not
 depend on the width of the processor's vectors, and those of a column do not depend on the other columns.
 
-Numba compiles a kernel when it is first called (6 s for all of them) and caches it on disk; later processes load the
+Numba compiles a kernel when it is first called (3 s for all of them) and caches it on disk; later processes load the
 cached kernels in less than a second.
 """
 
