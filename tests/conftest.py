@@ -19,6 +19,8 @@ from ticket_search.storage.folder import open_folder
 
 _HERE = Path(__file__).parent
 _ENGINES = _HERE / "engines"
+#: Test files with tests that run with every engine.
+_ALL_ENGINES = {"test_engines.py", "test_lanes_of_workers.py"}
 #: Test files that start their own Ray instances.
 _OWN_RAY = {"test_connection.py", "test_lost_node.py"}
 _TRAJECTORY = {
@@ -29,6 +31,7 @@ _TRAJECTORY = {
         "batch_size": 64,
         "iterations": 40,
         "evaluate_every": 20,
+        "executor": "plain",  # saves each worker process the time to import numba
     },
     "pruning": {"max_levels": 2},
 }
@@ -47,7 +50,7 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             file = config.rootpath / super()._split_scope(nodeid)
             test = nodeid.rpartition("::")[2].partition("[")[0]
-            if file.name == "test_engines.py" and nodeid.endswith(("[inline]", "[processes]")):
+            if file.name in _ALL_ENGINES and nodeid.endswith(("[inline]", "[processes]")):
                 return "engines without Ray"
             if file.name in _OWN_RAY or (file.parent != _ENGINES and test not in _on_ray(file)):
                 return str(file)

@@ -76,6 +76,7 @@ def test_trajectories_are_trained_together(stacked, tmp_path, monkeypatch):
     assert widths[4] > sum(widths.values()) / 2
 
 
+@pytest.mark.parametrize("engine", ["inline", "processes"])
 def test_a_trajectory_that_collapses_or_diverges_ends_alone(engine, search, tmp_path):  # noqa: F811
     base = {"training.executor": "stacked", "pruning.max_levels": 5, "pruning.min_density": 0.0001}
     early = {"collapse": 0.2, "collapse_levels": 2}
@@ -91,15 +92,18 @@ def test_a_trajectory_that_collapses_or_diverges_ends_alone(engine, search, tmp_
 
 
 def test_trajectories_of_a_killed_worker_are_all_restarted(engine_of_processes, user_module, search, tmp_path):  # noqa: F811
+    """Afterwards, one of them is stopped early."""
     name = f"killed_lanes_{engine_of_processes}"
     marker = user_module / name
     (user_module / f"{name}.py").write_text(USER_MODULE.replace('os.environ["KILLED_ONCE"]', repr(str(marker))))
-    base = {"training.executor": "stacked", "model.name": f"{name}:killed_once"}
-    spec = with_lanes(search({"pruning_rate": [0.3, 0.5, 0.6]}, base=base, seeds=(0,), max_concurrent=3, **GRID), 3)
+    base = {"training.executor": "stacked", "model.name": f"{name}:killed_once", "pruning.min_density": 0.0001}
+    settings = {**GRID, "max_concurrent": 3, "early_stopping": {"collapse": 0.2, "collapse_levels": 1}}
+    spec = with_lanes(search({"pruning_rate": [0.3, 0.5, 0.99]}, base=base, seeds=(0,), **settings), 3)
     results = run_unchecked(engine_of_processes, spec, tmp_path)
     assert marker.exists()
-    assert list(results.trajectories["status"]) == ["completed"] * 3
-    assert len(results.levels) == 9
+    trajectories = results.trajectories.sort_values("pruning_rate")
+    assert list(trajectories["status"]) == ["completed", "completed", "stopped"]
+    assert list(trajectories["levels"]) == [3, 3, 2]
     assert "trajectory_restarted" in {event["event"] for event in read_events(tmp_path)}
 
 
@@ -108,7 +112,7 @@ def test_the_number_of_lanes(search):
     assert lanes_of(stacked) == STACKED_LANES
     assert lanes_of(with_lanes(stacked, 3)) == 3
     assert lanes_of(search({}, base={"training.executor": "stacked"}, max_concurrent=2)) == 2
-    assert lanes_of(search({})) == 1
+    assert lanes_of(search({}, base={"training.executor": "auto"})) == 1
     assert lanes_of(with_lanes(search({"training.executor": ["plain", "stacked"]}), 5)) == 5
 
 

@@ -13,6 +13,7 @@ from ticket_search.launch.executor import with_executor
 from ticket_search.runs.directory import read_spec
 from ticket_search.storage.folder import open_folder
 
+AUTO = {"training.executor": "auto"}
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
@@ -35,7 +36,7 @@ def chosen(spec, folder):
     ],
 )
 def test_the_best_executor(trajectory, changes, gpus, name):
-    assert best_executor(trajectory(changes), gpus) == name
+    assert best_executor(trajectory(AUTO | changes), gpus) == name
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_the_best_executor(trajectory, changes, gpus, name):
     ],
 )
 def test_one_executor_for_all_points(search, tmp_path, space, name):
-    assert chosen(search(space), tmp_path / "run") == name
+    assert chosen(search(space, base=AUTO), tmp_path / "run") == name
 
 
 def test_a_stated_executor_is_kept(search, tmp_path):
@@ -57,7 +58,7 @@ def test_a_stated_executor_is_kept(search, tmp_path):
 
 
 def test_the_choice_is_recorded_and_used(search, tmp_path):
-    spec = search({"pruning_rate": [0.5]}, seeds=(0,))
+    spec = search({"pruning_rate": [0.5]}, base=AUTO, seeds=(0,))
     results = run_search(spec, tmp_path / "run", engine="inline", say=lambda line: None)
     assert spec.training.executor == "auto"
     recorded = read_spec(open_folder(tmp_path / "run"))
@@ -73,7 +74,7 @@ def test_the_choice_is_recorded_and_used(search, tmp_path):
 
 
 def test_running_the_same_file_again_resumes_the_search(search, tmp_path):
-    spec, notices = search({"pruning_rate": [0.5]}), []
+    spec, notices = search({"pruning_rate": [0.5]}, base=AUTO), []
     first = run_search(spec, tmp_path / "run", engine="inline", say=lambda line: None)
     again = run_search(spec, tmp_path / "run", engine="inline", say=notices.append)
     assert list(first.levels["level_key"]) == list(again.levels["level_key"])
@@ -95,7 +96,7 @@ def test_a_directory_cannot_change_its_executor(finished_search):
             read_spec(open_folder(finished_search)),
             finished_search,
             engine="inline",
-            settings={"training.executor": "plain"},
+            settings={"training.executor": "sparse"},
             say=lambda line: None,
         )
 

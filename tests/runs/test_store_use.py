@@ -58,7 +58,7 @@ def grid(search):
 
     def make(*rates, store=None):
         space = {"pruning_rate": list(rates), "rewind_iteration": [5]}
-        short = {"training.executor": "plain", "training.iterations": 10, "training.evaluate_every": 5}
+        short = {"training.iterations": 10, "training.evaluate_every": 5}
         settings = {"sampler": "grid", "trials": None, "early_stopping": None, "tolerance": 0.99}
         spec = search(space, seeds=(0,), base=short, **settings)
         return spec.model_copy(update={"store": store and str(store)})
