@@ -174,6 +174,10 @@ def _sparsest(levels: Any) -> Any:
 
 def stacked(arguments: argparse.Namespace) -> None:
     """Measure an iteration of one level in stacks of several widths, on random images."""
+    import torch
+
+    from ticket_search.training.determinism import reproducible
+
     print(describe("torch"))
     networks = [("lenet_60_30", (1, 8, 8), 32), ("lenet_300_100", (1, 28, 28), 60)]
     if arguments.device != "cpu":
@@ -185,7 +189,9 @@ def stacked(arguments: argparse.Namespace) -> None:
         runs = {"plain": plain_lane(data, model, batch_size)}
         runs |= {f"{width} lanes": stack(data, model, batch_size, width) for width in (1, 4, 16, 32, 64)}
         print(f"{model}, images of {shape}, batch {batch_size}")
-        for name, times in together(runs, arguments.device).items():
+        with reproducible(torch.device(arguments.device)):
+            measured = together(runs, arguments.device)
+        for name, times in measured.items():
             width = 1 if name == "plain" else int(name.split()[0])
             each = [t / width for t in times["own"]]
             ratios = [one / other for one, other in zip(each, times["plain"], strict=True)]

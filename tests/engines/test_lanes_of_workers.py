@@ -69,8 +69,8 @@ def test_trajectories_are_trained_together(stacked, tmp_path, monkeypatch):
     from ticket_search.training.executors import stacked as module
 
     widths = Counter()
-    update = module._update
-    monkeypatch.setattr(module, "_update", lambda group: (widths.update([len(group.held)]), update(group)))
+    update = module._Group.update
+    monkeypatch.setattr(module._Group, "update", lambda group: (widths.update([len(group.held)]), update(group)))
     run_search(with_lanes(stacked(), 4), tmp_path / "run", engine="inline")
     assert max(widths) == 4
     assert widths[4] > sum(widths.values()) / 2

@@ -106,14 +106,16 @@ def _check_executor(trajectory: TrajectorySpec, fit: Fit, resources: ResourcesSp
         from ticket_search.training.executors.registry import executor_for
 
         executor_for(executor)
-    if executor in ("sparse", "stacked") and not FULLY_CONNECTED.fullmatch(model):
+    is_known = FULLY_CONNECTED.fullmatch(model) and trajectory.task == "classification"
+    if executor in ("sparse", "stacked") and not is_known:
         import torch
 
         from ticket_search.models import build_from
         from ticket_search.training.executors import sparse, stacked
 
-        shape = fit.inputs.get("image_shape")
-        network, example = build_from(trajectory.model, fit.inputs, seed=0), shape and torch.zeros(2, *shape)
+        network = build_from(trajectory.model, fit.inputs, seed=0)
+        is_image = trajectory.task == "classification"
+        example = torch.zeros(2, *fit.inputs["image_shape"]) if is_image else None
         if executor == "sparse":
             sparse.check_network(network, model, example)
         else:

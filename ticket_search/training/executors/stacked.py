@@ -39,6 +39,42 @@ class _Group:
     stacked: list[_Held] = field(default_factory=list)
     stack: Stack | None = None
 
+    def finished(self) -> list[_Held]:
+        """Remove and return the levels that have made their last update."""
+        done = [held for held in self.held if held.training.is_done]
+        self.held = [held for held in self.held if held not in done]
+        if not self.held:
+            self.stack, self.stacked = None, []  # free the memory
+        return done
+
+    def update(self) -> None:
+        """Make one update of every level."""
+        first = self.held[0].lane
+        if self.stack is None or self.stacked != self.held:
+            self.stack, self.stacked = self._restacked(), list(self.held)
+        lanes = [held.lane for held in self.held]
+        iterations = [held.training.iteration + held.lane.request.level.shift for held in self.held]
+        images, labels = _batches(first.task.data, lanes, iterations)
+        rates = [lane.rate(iteration) for lane, iteration in zip(lanes, iterations, strict=True)]
+        spare = _width(len(lanes), first.device) - len(lanes)
+        if spare:
+            images, labels = (torch.cat([x, x[:1].expand(spare, *x.shape[1:])]) for x in (images, labels))
+        losses = self.stack.update(images, labels, rates + [0.0] * spare)
+        for number, held in enumerate(self.held):
+            held.lane.member.step += 1
+            held.training.after_update(losses[number])
+
+    def _restacked(self) -> Stack:
+        """Return a stack of the levels; spare lanes get copies of a level whose results are thrown away."""
+        first = self.held[0].lane
+        members: list[Member] = [held.lane.member for held in self.held]
+        if spare := _width(len(members), first.device) - len(members):
+            members += [StackedLane(first.request, first.task).member] * spare
+        stack = Stack(first.request.network, members, first.request.training.precision)
+        for number, held in enumerate(self.held):
+            held.lane.member = stack.member(number)
+        return stack
+
 
 class StackedExecutor:
     """Trains requests together if they have the same architecture, data, batch size and optimizer; see `Executor`.
@@ -57,7 +93,7 @@ class StackedExecutor:
     def submit(self, request: TrainRequest) -> None:
         """Put a request into a free lane."""
         task = request.task
-        if not isinstance(task, ImageTask):
+        if type(task) is not ImageTask:  # a subclass may have another loss
             raise SpecError("training.executor: 'stacked' trains classifiers of images only; give executor 'plain'")
         with reproducible(task.device):
             lane = StackedLane(request, task)
@@ -65,14 +101,12 @@ class StackedExecutor:
 
     def advance(self) -> list[tuple[TrainRequest, LevelOutputs]]:
         """Train all requests, group by group, until at least one is finished."""
+        device = next(group.held[0].lane.device for group in self._groups.values() if group.held)
         try:
-            while True:
-                for group in self._groups.values():
-                    if done := [held for held in group.held if held.training.is_done]:
-                        group.held = [held for held in group.held if held not in done]
-                        return [(held.lane.request, self._outputs(held)) for held in done]
-                self._groups = {kind: group for kind, group in self._groups.items() if group.held}
-                self.update()
+            with reproducible(device):
+                while not (done := [held for group in self._groups.values() for held in group.finished()]):
+                    self.update()
+                return [(held.lane.request, held.training.outputs()) for held in done]
         except BaseException:
             self._groups.clear()
             raise
@@ -80,11 +114,8 @@ class StackedExecutor:
     def update(self) -> None:
         """Make one update of every request."""
         for group in self._groups.values():
-            _update(group)
-
-    def _outputs(self, held: _Held) -> LevelOutputs:
-        with reproducible(held.lane.device):
-            return held.training.outputs()
+            if group.held:
+                group.update()
 
 
 def _kind(request: TrainRequest, task: ImageTask) -> Hashable:
@@ -99,39 +130,6 @@ def _kind(request: TrainRequest, task: ImageTask) -> Hashable:
         training.optimizer.name,
         training.precision,
     )
-
-
-def _update(group: _Group) -> None:
-    """Make one update of every level of a group."""
-    first = group.held[0].lane
-    with reproducible(first.device):
-        if group.stack is None or group.stacked != group.held:
-            group.stack, group.stacked = _restacked(group), list(group.held)
-        iterations = [held.training.iteration + held.lane.request.level.shift for held in group.held]
-        lanes = [held.lane for held in group.held]
-        images, labels = _batches(first.task.data, lanes, iterations)
-        rates = [lane.rate(iteration) for lane, iteration in zip(lanes, iterations, strict=True)]
-        spare = _width(len(lanes), first.device) - len(lanes)
-        if spare:
-            images, labels = (torch.cat([x, x[:1].expand(spare, *x.shape[1:])]) for x in (images, labels))
-        losses = group.stack.update(images, labels, rates + [0.0] * spare)
-        for number, held in enumerate(group.held):
-            held.lane.member.step += 1
-            held.training.after_update(losses[number])
-
-
-def _restacked(group: _Group) -> Stack:
-    """Return a stack of a group's levels, with levels without a request in spare lanes."""
-    members: list[Member] = [held.lane.member for held in group.held]
-    request = group.held[0].lane.request
-    spare = _width(len(members), group.held[0].lane.device) - len(members)
-    if spare:
-        lane = StackedLane(request, group.held[0].lane.task)
-        members += [lane.member] * spare
-    stack = Stack(request.network, members, request.training.precision)
-    for number, held in enumerate(group.held):
-        held.lane.member = stack.member(number)
-    return stack
 
 
 def _width(lanes: int, device: torch.device) -> int:
