@@ -45,7 +45,7 @@ class _Courses:
         return found
 
     def gaps_at(self, log_compression: float, *, without: str) -> "npt.NDArray[np.float64]":
-        """Return the gaps of all other trajectories at a given compression, if they have reached it.
+        """Return the gaps, at a given compression, of all other trajectories that have reached it.
 
         Between two levels of a trajectory, the gap is interpolated linearly.
 
