@@ -286,7 +286,7 @@ CASES = {
     "layers of a million": setting("model.name=lenet_1000000_1000000", "a layer must have 1 to 999999 units"),
     "layers of 5,000 digits": setting(f"model.name=lenet_{TOO_HUGE}", "a layer must have 1 to 999999", absent=TOO_HUGE),
     "10^12 weights": setting(
-        "model.name=lenet_999999_999999", "999998000001 weights between hidden layers are more than"
+        "model.name=lenet_999999_999999", "999998000001 weights between hidden layers exceed the maximum of"
     ),
     "20,000 layers": setting("model.name=resnet20000", "'resnet20000': a ResNet has at most 9998 layers"),
     "a ResNet of 5,000 digits": setting(f"model.name=resnet{TOO_HUGE}", "at most 9998 layers", absent=TOO_HUGE),

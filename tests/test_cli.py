@@ -207,7 +207,7 @@ BAD = {
     "no such key": (["--set", "serch.trials=1"], "unknown key 'serch' (did you mean 'search'?)"),
     "not KEY=VALUE": (["--set", "trials"], "'trials' is not KEY=VALUE"),
     "a list-less grid": (["--set", "search.sampler=grid"], "a grid needs a list"),
-    "three channels": (["--set", "dataset.normalize={mean: [0, 0, 0], std: [1, 1, 1]}"], "do not fit the 1 channels"),
+    "three channels": (["--set", "dataset.normalize={mean: [0, 0, 0], std: [1, 1, 1]}"], "do not fit the 1 channel of"),
     "output in a file": (["--output", "/etc/hostname/x"], "cannot write to '/etc/hostname/x'"),
     "store nowhere": (["--store", "/proc/x"], "cannot write to '/proc/x'"),
     "a cluster that is not there": (["--address", "127.0.0.1:1"], "cannot reach a Ray cluster at '127.0.0.1:1'"),

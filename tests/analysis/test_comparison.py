@@ -63,7 +63,7 @@ def test_crossed_with_one_ticket_or_one_seed_is_an_ordinary_interval():
 
 
 def test_crossed_resamples_tickets_and_seeds_independently():
-    """If the values depend only on the ticket, or only on the seed, the interval is the ordinary one of two values."""
+    """If only the ticket, or only the seed, affects the values, the interval is the ordinary one for two values."""
     for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
         assert crossed(matrix) == (0.5, 0.0, 1.0)
         assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)

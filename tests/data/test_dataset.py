@@ -132,7 +132,7 @@ def test_the_training_split_has_mean_0_and_std_1(digits):
 
 def test_normalize_needs_the_images_channels():
     constants = NormalizeSpec(mean=(0.5,) * 3, std=(1.0,) * 3)
-    message = r"mean \[0.5, 0.5, 0.5\] and std \[1.0, 1.0, 1.0\] do not fit the 1 channels of 'digits'"
+    message = r"mean \[0.5, 0.5, 0.5\] and std \[1.0, 1.0, 1.0\] do not fit the 1 channel of 'digits'"
     with pytest.raises(DataError, match=message):
         load_dataset(DIGITS.model_copy(update={"normalize": constants}), None)
 

@@ -66,7 +66,7 @@ def test_statistics_are_interpolated_and_counters_are_not():
 def trained(bench, trajectory, stores):
     """A function that runs a trajectory and returns its `FinishedTrajectory`, levels and inputs.
 
-    It also clears what the bench has recorded, so that a test sees only the records of its copies.
+    It also clears the bench's records, so that a test sees only the records of its copies.
     """
 
     def make(**changes):

@@ -209,7 +209,7 @@ class TestAnUnfinishedSearch:
 
 @pytest.fixture
 def two(grid, tmp_path):
-    """A folder with a store and two finished searches, a and b, which share level 0 and the levels of rate 0.5."""
+    """A folder with a store and two finished searches, a and b, that share level 0 and the levels with rate 0.5."""
     for name, rates in {"a": (0.3, 0.5), "b": (0.5, 0.6)}.items():
         run_by_hand(grid(*rates, store=tmp_path / "store"), tmp_path / name)
     return tmp_path

@@ -41,7 +41,7 @@ def scores(criterion, mask=None, images=None):
 
 
 def slope(z):
-    """Return the first and second derivative of ``-log softmax([0, z])[1]``."""
+    """Return the first and second derivatives of ``-log softmax([0, z])[1]``."""
     p = 1 / (1 + torch.exp(-z))
     return p - 1, p * (1 - p)
 

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 def main(**options: Any) -> None:
     """Run ``ticket-search``; `options` are passed to `click.Command.main`.
 
-    The signal handlers are set before click is imported, so that an interrupt during that import prints one line
+    The signal handlers are installed before click is imported, so that an interrupt during that import prints one line
     instead of a traceback. This module must therefore import nothing heavy.
     """
     for number in ending_signals():

@@ -30,7 +30,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", YAMLWarning)  # a repeated anchor would print a ten-line warning
+            warnings.simplefilter("ignore", YAMLWarning)  # a repeated anchor would cause a ten-line warning
             return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark

@@ -33,8 +33,8 @@ from ticket_search.errors import SpecError, quoted
 CHANGEABLE_SETTINGS = ("trials", "early_stopping", "max_concurrent", "max_failures", "checkpoint_seconds")
 #: The keys that say where a search runs and stores its data. They may also change when a search is resumed.
 PLACES = ("resources", "data_dir", "store")
-#: A space of up to this many points is checked at every point. The limit is higher for a grid (`_MANY`), because a grid
-#: runs every point. Each check takes about 0.1 ms.
+#: If a space has at most this many points, all of them are checked. The limit is higher for a grid (`_MANY`), because a
+#: grid runs every point. Each check takes about 0.1 ms.
 _FEW = 500
 _MANY = 10_000
 #: If a list has more values than this, only some of them are checked in combination with the values of other fields,

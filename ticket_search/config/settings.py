@@ -17,8 +17,8 @@ class EarlyStoppingSpec(Spec):
         margin: a ticket clearly does not match if it is worse than the dense network by more than the tolerance plus
             this margin.
         patience: a trajectory may be stopped after this many consecutive levels that clearly do not match.
-        worst_fraction: after `patience` such levels, a trajectory is stopped if its gap to the dense network puts it
-            among this worst fraction of all trajectories at the same compression.
+        worst_fraction: after `patience` such levels, a trajectory is stopped if its gap to the dense network is in
+            this worst fraction of the gaps of all trajectories at the same compression.
         min_trajectories: the number of trajectories that must have reached a compression before they are compared
             at that compression.
     """

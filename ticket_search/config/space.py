@@ -55,7 +55,7 @@ class Range(Spec):
 
     @property
     def count(self) -> int:
-        """The number of values of a range with a step. A range of integers without a step counts as having step 1."""
+        """The number of values of a range with a step. A range of integers without a step has step 1."""
         # The 1e-9 compensates for rounding: in floating point, (0.5 - 0.1) / 0.1 is 3.9999999999999996.
         return int((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 

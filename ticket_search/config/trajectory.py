@@ -51,7 +51,7 @@ class NormalizeSpec(Spec):
 
 
 class AugmentSpec(Spec):
-    """Random changes to each training image. They are drawn anew in every epoch, from the trajectory's seed.
+    """Random changes to each training image. They are drawn again in every epoch, from the trajectory's seed.
 
     Attributes:
         crop: the number of zero pixels to add on each side before a random crop to the original size.
@@ -153,7 +153,7 @@ def _fully_connected(name: str) -> str:
     weights = sum(a * b for a, b in itertools.pairwise(map(int, name.split("_")[1:])))
     if weights > _MOST_WEIGHTS:
         raise ValueError(
-            f"{quoted(name)}: {weights} weights between hidden layers are more than {_MOST_WEIGHTS}; "
+            f"{quoted(name)}: {weights} weights between hidden layers exceed the maximum of {_MOST_WEIGHTS}; "
             "give smaller layers"
         )
     return name

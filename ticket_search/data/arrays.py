@@ -94,7 +94,7 @@ def check_fits(spec: DatasetSpec, arrays: Arrays) -> None:
     if spec.normalize is not None and len(spec.normalize.mean) != channels:
         raise DataError(
             f"dataset.normalize: mean {list(spec.normalize.mean)} and std {list(spec.normalize.std)} do not fit the "
-            f"{channels} channels of {spec.name!r}; give one mean and one std per channel"
+            f"{channels} channel{'' if channels == 1 else 's'} of {spec.name!r}; give one mean and one std per channel"
         )
 
 

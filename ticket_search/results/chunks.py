@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _NAME = re.compile(r"part-\d{5,}\.parquet")
-#: A marker in a chunk's footer, which precedes the hash of the whole file. The hash is computed with zeros in place of
+#: The marker that precedes the hash of the whole file in a chunk's footer. The hash is computed with zeros in place of
 #: the hash itself. Unlike Parquet's page checksums, it also covers the footer.
 _MARK = b"ticket_search.sha256="
 _ZEROS = b"0" * 64

@@ -149,7 +149,7 @@ def _check_path(text: str) -> None:
     except ValueError:  # this error's own message differs between versions of Python
         reason = "it contains a NUL character"
     except OSError as error:
-        # If a parent folder is missing, `stat` reports the missing folder, even if a name is too long.
+        # If a parent folder is missing, `stat` reports that, even if a name is too long.
         too_long = any(len(os.fsencode(part)) > _NAME_MAX for part in Path(text).parts)
         if too_long or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             reason = os.strerror(errno.ENAMETOOLONG) if too_long else reason_of(error)

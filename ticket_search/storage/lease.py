@@ -226,7 +226,7 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            # There is no need to retry a failed heartbeat: other processes do not count a storage outage as expiry.
+            # A failed heartbeat is not retried, because no claim expires during a storage outage.
             with impatient(), suppress(Exception):
                 if not self.confirm():
                     return

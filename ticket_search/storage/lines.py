@@ -9,7 +9,7 @@ _LINES_A_PART = 200
 
 
 class LineFile:
-    """UTF-8 lines in ``<name>.jsonl`` and, where files cannot grow, also in ``<name>.00001.jsonl`` and so on.
+    """UTF-8 lines in ``<name>.jsonl`` and, if files cannot be appended to, in ``<name>.00001.jsonl`` and so on.
 
     Files copied from a disk to object storage, or back, can still be read and appended to. Only one process at a time
     may append.

@@ -199,7 +199,7 @@ class TaskKind(Protocol):
         """Check that the data set and the network fit the task and each other. This may import torch.
 
         Raises:
-            SpecError: something does not fit; the message quotes it and says what would fit.
+            SpecError: they do not fit; the message quotes the wrong value and says what would fit.
         """
 
     def on(self, dataset: DatasetSpec, source: Any, device: str) -> Task:

@@ -102,8 +102,8 @@ def _check_loopback() -> None:
 def _on_loopback() -> Iterator[None]:
     """Make a Ray cluster that is started within the block listen only on 127.0.0.1.
 
-    Ray listens on 127.0.0.1 only if multi-node clusters are disabled, as they are by default on macOS. On Linux, it
-    listens on an address that other machines can reach. Ray reads this setting from a private constant.
+    On Linux, Ray by default listens on an address that other machines can reach. It listens on 127.0.0.1 if multi-node
+    clusters are disabled, as they are by default on macOS. Ray reads this setting from a private constant.
     """
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -90,9 +90,9 @@ class Slots:
 def _to_call_for(resources: ResourcesSpec, fitting: int, types: list[NodeType] | None) -> int:
     """Return how many trajectories should wait, so that the autoscaler starts nodes for them.
 
-    As many trajectories wait as fit on the cluster now, so that the cluster doubles in size each time it grows. But no
-    more trajectories wait than could ever be placed, because a waiting suggestion was made without the results of the
-    running trajectories. If it is unknown which nodes can be started, one trajectory waits.
+    This is the number of trajectories that fit on the cluster now, so the cluster doubles in size each time it grows.
+    The number is limited to what the nodes that can still be started could run, because a waiting suggestion was made
+    without the results of the running trajectories. If it is unknown which nodes can be started, one trajectory waits.
     """
     able = [kind for kind in types or [] if fitting_on(resources, kind.resources)]
     # Ray starts GPU nodes even for trajectories that need no GPU if too many of them wait for the other nodes. So count
