@@ -134,7 +134,7 @@ class TestDebug:
     @pytest.mark.parametrize(
         ("error", "line"),
         [
-            (MemoryError(), "error: the system has no memory left; stop other programs, "),
+            (MemoryError(), "error: the system is out of memory; stop other programs, "),
             (
                 OSError(28, "No space left on device", "/tmp/x"),
                 "error: OSError: [Errno 28] No space left on device: '/tmp",

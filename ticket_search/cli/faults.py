@@ -36,7 +36,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, TicketSearchError) and not isinstance(error, Fault):
         return str(error)
     if isinstance(error, MemoryError):
-        return "the system has no memory left; stop other programs, or use a smaller network or data set"
+        return "the system is out of memory; stop other programs, or use a smaller network or data set"
     if isinstance(error, OSError):  # caused by the system, for example by a full /tmp
         return headline(error)
     line = str(error) if isinstance(error, Fault) else _in_one_line(error)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PATH = (str, os.PathLike, type(None)), "a path or 's3://bucket/path'"
 #: The allowed types of each argument, and the text that describes them in error messages.
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "space": ((SearchSpec, Mapping, str, Path), "a file, the name of a search that ships, a dict or a SearchSpec"),
+    "space": ((SearchSpec, Mapping, str, Path), "a file, the name of a shipped search, a dict or a SearchSpec"),
     "output": _PATH,
     "data_dir": _PATH,
     "store": _PATH,

@@ -70,7 +70,7 @@ class _Suggest(_Hook, Searcher):
             return None
         suggestion = self._guarded(self._search.next, None)
         if suggestion is None:
-            # A running trajectory may have to be handed out again, but Tune would not ask again after FINISHED.
+            # After FINISHED, Tune would not ask again, but a running trajectory may still have to be handed out again.
             waits = self._search.unfinished and not self._search.is_ending
             return None if waits else str(Searcher.FINISHED)
         trajectory = self._search.spec.trajectory_at(suggestion.values, suggestion.seed)
@@ -108,7 +108,7 @@ class _Stop(_Hook, tune.Stopper):
 
 
 class _Watch(_Hook, tune.Callback):
-    """The hook that Tune calls with the results, starts and errors of trials."""
+    """The hook that Tune calls when a trial starts, reports a result, fails or completes."""
 
     def __init__(self, search: SearchDriver, stop: _Stop, slots: Slots) -> None:
         self._search = search
