@@ -18,7 +18,7 @@ from work_queue import WorkQueue
 
 
 def machine() -> dict[str, Any]:
-    """Return the date, GPU, versions and hardware of this call, for the record."""
+    """Return the date, GPU, software versions and hardware, which are recorded for each call."""
     import torch
 
     return {

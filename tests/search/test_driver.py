@@ -345,7 +345,7 @@ class TestResume:
         said = [again.level_finished(suggestion.number, report(suggestion, n, a)) for n, a in enumerate((0.9, 0.5))]
         assert said == [
             None,
-            "no match for 1 levels, and 1 of 1 other trajectories did as well or better at compression 2",
+            "no match for 1 level, and 1 of 1 other trajectories did as well or better at compression 2",
         ]
 
 

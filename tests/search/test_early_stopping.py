@@ -166,7 +166,7 @@ class TestCollapse:
 
     def test_takes_precedence_over_the_comparison(self):
         watch = stopping(**COMPARE | {"collapse": 0.2, "collapse_levels": 1})
-        assert Course(watch, "only").tell((2.0, 0.5))[0].startswith("collapsed: 1 levels")
+        assert Course(watch, "only").tell((2.0, 0.5))[0].startswith("collapsed: 1 level more")
 
 
 def test_nothing_is_stopped_without_early_stopping():

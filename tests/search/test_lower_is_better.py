@@ -70,9 +70,7 @@ def test_the_highest_value_is_the_worst_even_after_a_restart(driven):
     again = driven(**rules)
     assert told(again, again.next(), 2.05) == [None]
     (said,) = told(again, again.next(), 2.3)
-    assert said.startswith(
-        "no match for 1 levels, and 3 of 3 other trajectories did as well or better at compression 2"
-    )
+    assert said.startswith("no match for 1 level, and 3 of 3 other trajectories did as well or better at compression 2")
 
 
 def test_nsga2_minimizes_the_metric(driven):

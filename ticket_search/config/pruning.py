@@ -54,7 +54,7 @@ class PruningSpec(Spec):
         pruning_rate: the fraction of the surviving weights that each level removes, in (0, 1).
         target_densities: the densities of levels 1, 2, ..., in decreasing order; they replace `pruning_rate` and
             `min_density`. A single number prunes to that density in one shot; null prunes each level by `pruning_rate`.
-        strategy: ``layerwise`` (each tensor prunes its own share) or ``global`` (all tensors compete).
+        strategy: ``layerwise`` (each tensor is pruned separately) or ``global`` (the weights of all tensors compete).
         criterion: how weights are scored; the weights with the lowest scores are pruned.
         rewind_iteration: k; surviving weights return to their values after k iterations of level 0.
         retrain: how to retrain after pruning (Renda et al. 2020): ``weights`` rewinds weights and schedule to k;
@@ -184,7 +184,7 @@ class PruningSpec(Spec):
         for name, value in (plain | {"early_bird": None}).items():
             if self.ticket is not None and getattr(self, name) != value:
                 raise ValueError(
-                    f"ticket {self.ticket!r} decides level 1, so {name} has no effect; "
+                    f"ticket {self.ticket!r} determines level 1, so {name} has no effect; "
                     f"set {name} to {'null' if value is None else repr(value)}, or ticket to null"
                 )
         if self.ticket is None and self.ticket_weights != "ticket":

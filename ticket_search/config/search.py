@@ -288,7 +288,7 @@ _Dumper.add_representer(str, _text)
 def _ends_of_many(values: list[Any]) -> list[Any]:
     """Return the values or, if there are more than `_MOST_PAIRED`, only some of them.
 
-    Of numbers, return the minimum and the maximum; of other values, return the first few.
+    For numbers, these are the minimum and the maximum; for other values, the first few.
     """
     if len(values) <= _MOST_PAIRED:
         return values

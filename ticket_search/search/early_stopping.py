@@ -133,7 +133,7 @@ class EarlyStopping:
         recent = self._courses.gaps(trajectory_id)[-spec.collapse_levels :]
         if unmatched < spec.collapse_levels or recent.max() >= -spec.collapse:
             return None
-        return f"collapsed: {len(recent)} levels more than {spec.collapse:g} worse than the dense network"
+        return f"collapsed: {_levels(len(recent))} more than {spec.collapse:g} worse than the dense network"
 
     def _among_the_worst(
         self, trajectory_id: str, unmatched: int, here: float, own: float, spec: EarlyStoppingSpec
@@ -149,6 +149,10 @@ class EarlyStopping:
         if rank >= max(1, ceil(spec.worst_fraction * count)):
             return None
         return (
-            f"no match for {unmatched} levels, and {count - 1 - rank} of {count - 1} other trajectories did as well or "
-            f"better at compression {2**here:.3g}"
+            f"no match for {_levels(unmatched)}, and {count - 1 - rank} of {count - 1} other trajectories did as well "
+            f"or better at compression {2**here:.3g}"
         )
+
+
+def _levels(count: int) -> str:
+    return f"{count} {'level' if count == 1 else 'levels'}"

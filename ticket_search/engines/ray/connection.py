@@ -94,7 +94,8 @@ def _check_loopback() -> None:
     if exposed := sorted(address for address in addresses if not ip_address(address.strip("[]")).is_loopback):
         raise TicketSearchError(
             f"Ray {ray.__version__} listens on {exposed[0]}, where other machines can reach it, instead of on "
-            "127.0.0.1; it was shut down. Install a version of Ray that this package allows, or use --engine processes"
+            "127.0.0.1, so it was shut down. Install a version of Ray that this package allows, or use "
+            "--engine processes"
         )
 
 

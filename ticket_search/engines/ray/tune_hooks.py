@@ -72,7 +72,7 @@ class _Suggest(_Hook, Searcher):
             return None
         job = self._guarded(self.next_job, None)
         if job is None:
-            # A running trajectory may have to be handed out again, but Tune would not ask again after FINISHED.
+            # After FINISHED, Tune would not ask again, but a running trajectory may still have to be handed out again.
             waits = self._search.unfinished and not self._search.is_ending
             return None if waits else str(Searcher.FINISHED)
         return self._configuration(trial_id, job, slots)
@@ -125,7 +125,7 @@ class _Stop(_Hook, tune.Stopper):
 
 
 class _Watch(_Hook, tune.Callback):
-    """The hook that Tune calls with the results, starts and errors of trials."""
+    """The hook that Tune calls when a trial starts, reports a result, fails or completes."""
 
     def __init__(self, search: SearchDriver, stop: _Stop, slots: Slots) -> None:
         self._search = search
