@@ -74,7 +74,7 @@ def test_a_late_host_without_the_storage_is_left_out():
         assert running.returncode == 0, said
         # `ray submit` allocates a terminal, which wraps lines and inserts escape sequences that move the cursor.
         said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\s", "", said)
-        line = f"excluded a node, whose trajectories will run on other nodes: on {cluster.hosts.name(3)}, '{output}"
+        line = f"excluded a node; its trajectories will run on other nodes: on {cluster.hosts.name(3)}, '{output}"
         assert said.count("excludedanode") == said.count(line.replace(" ", "")) == 1, said
         assert not finished_on(output)[cluster.hosts.name(3)]
         assert_whole(output)

@@ -184,6 +184,6 @@ def test_the_search_ends_if_no_node_shares_the_storage(ray_address, search, tmp_
     with pytest.raises(StorageError, match=r"^on node7, '/shared/run' is not the folder that the search uses$"):
         run_on_ray(running, open_folder(tmp_path / "run"), trainable=Elsewhere)
     assert said == [
-        "excluded a node, whose trajectories will run on other nodes: "
+        "excluded a node; its trajectories will run on other nodes: "
         "on node7, '/shared/run' is not the folder that the search uses"
     ]

@@ -132,7 +132,7 @@ class _Watch(_Hook, tune.Callback):
     def _leave_out(self, number: int, report: NotShared) -> None:
         """Exclude a node that joined the cluster but cannot access the storage."""
         if report.node not in self._slots.left_out:
-            self._search.say(f"excluded a node, whose trajectories will run on other nodes: {report.reason}")
+            self._search.say(f"excluded a node; its trajectories will run on other nodes: {report.reason}")
         self._search.take_back(number)
         if not self._slots.leave_out(report.node):
             self._search.halt(StorageError(report.reason))
