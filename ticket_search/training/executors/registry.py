@@ -18,7 +18,7 @@ _EXECUTORS: dict[str, Callable[[], Executor]] = {
     "sparse": SparseExecutor,
     "stacked": StackedExecutor,
 }
-#: Raise an executor's version when the same inputs no longer give the same bits, e.g. when `layers.DENSE_ABOVE` changes.
+#: Raise an executor's version when equal inputs no longer give equal bits, e.g. when `layers.DENSE_ABOVE` changes.
 _KEYS: dict[str, ExecutorKey] = {
     "plain": PLAIN_EXECUTOR,
     "sparse": {"name": "sparse", "version": 1},
