@@ -67,7 +67,7 @@ def test_crossed_resamples_tickets_and_seeds_independently():
     for matrix in (np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])):
         assert crossed(matrix) == (0.5, 0.0, 1.0)
         assert crossed(matrix, confidence=0.1) == (0.5, 0.5, 0.5)
-    # Only one of the four values is 1. One resample in 16 draws that value's ticket and seed twice, so its mean is 1.
+    # Only one of the four values is 1. One resample in 16 draws its ticket and its seed twice, and then the mean is 1.
     assert crossed(np.array([[0.0, 0.0], [0.0, 1.0]])) == (0.25, 0.0, 1.0)
 
 

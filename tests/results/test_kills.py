@@ -23,8 +23,8 @@ from ticket_search.store.level_store import Entry, LevelStore
 
 SCHEMA = pa.schema([("id", pa.string()), ("n", pa.int32()), ("x", pa.float64())], {"ticket_search.schema_version": "1"})
 KEY = "ab12"
-#: The moments of a kill: when half of the temporary file has been written, when all of it has been written, and when it
-#: has been renamed but the folder has not been synced.
+#: When to kill the process: once half of the temporary file has been written, once all of it has been written, or once
+#: it has been renamed but the folder has not been synced.
 MOMENTS = ["half", "aside", "renamed"]
 SUGGESTIONS = [Suggestion(number=n, values={"pruning_rate": 0.5}, seed=n, trajectory_id=f"t{n}") for n in range(4)]
 

@@ -30,7 +30,7 @@ def exhaust(sampler, limit=200):
 
 
 def run(spec, count, *, side_by_side=1, restart_at=None):
-    """Return the first `count` suggestions of a search. If `restart_at` is given, it is restarted after that many."""
+    """Return the first `count` suggestions of a search. If `restart_at` is given, restart it after that many."""
     sampler, made, told, running = Sampler(spec), [], {}, []
     choose = random.Random(1)
     while len(made) < count:

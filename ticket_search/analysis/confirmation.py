@@ -16,8 +16,8 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: the tables of the confirming search.
-        margin: the largest shortfall (at least 0) of a ticket's test metric, relative to the dense network's, that
-            still counts as a match.
+        margin: how much worse (at least 0) a ticket's test metric may be than the dense network's for the ticket to
+            match.
 
     Returns:
         The rows of `comparison.compare` for level 0 and the last level of each configuration, with an added column

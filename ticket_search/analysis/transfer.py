@@ -18,8 +18,8 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: the tables of the search that `follow_up.transfer.transfer` returns.
-        margin: the largest shortfall (at least 0) of a ticket's test metric, relative to the dense network's, that
-            still counts as a match.
+        margin: how much worse (at least 0) a ticket's test metric may be than the dense network's for the ticket to
+            match.
 
     Returns:
         A row for each arm at each number of kept weights: ``kept_weights``, ``density``, ``arm``; ``tickets`` and

@@ -98,7 +98,11 @@ def export(directory: str, ticket: str, out: str, data_dir: str | None, allow_co
 @click.argument("ticket")
 @click.option("--copies", type=Count(2, 1000), default=3, show_default=True, help="Number of copies of each network.")
 @click.option(
-    "--points", type=Count(3), default=30, show_default=True, help="Number of points to measure between two copies."
+    "--points",
+    type=Count(3),
+    default=30,
+    show_default=True,
+    help="Number of points to measure on the line between two copies.",
 )
 @click.option(
     "--rewind",

@@ -82,7 +82,7 @@ def parse_search(text: str, source: str, settings: tuple[str, ...] = (), *, is_c
         text: the content of the file.
         source: the name of the file in messages.
         settings: see `load_search`.
-        is_checked: whether to skip the check of all points because they were already checked when the file was written.
+        is_checked: whether all points were checked when the file was written; if so, they are not checked again.
 
     Raises:
         SpecError: the file or a setting is not valid; the message has a line for each problem.

@@ -70,8 +70,8 @@ class PruningSpec(Spec):
             only, except that 0 keeps the output layer dense under any strategy.
         min_density: levels below this density are not trained.
         max_levels: the number of the last level to train; null sets no limit.
-        early_bird: when to end level 0 because the mask that pruning would compute no longer changes; null trains
-            level 0 in full.
+        early_bird: when to end level 0 early because its pruning mask has stopped changing; null trains level 0 in
+            full.
         ticket: the key of a ticket that ``ticket-search transfer`` has put into the level store. Level 1 uses its mask
             and is the last level. null prunes the network that this trajectory trains.
         ticket_weights: the initial values of that ticket's kept weights: ``ticket``, its own rewind weights; ``own``,

@@ -60,7 +60,7 @@ class Engine(Protocol):
             calls: the arguments of each call.
             spec: the search; its ``max_failures`` limits how many times a call is retried when its worker dies.
             done: the verb at the start of each progress line, such as ``trained`` in "trained 3 of 9".
-            say: receives a progress line whenever a call has ended.
+            say: receives a progress line whenever a call ends.
 
         Raises:
             TicketSearchError: a call raised an error, or its workers died too often. The other calls are abandoned.

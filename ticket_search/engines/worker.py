@@ -34,8 +34,8 @@ Report = LevelReport | EndReport | HaltReport | NotStarted | NotShared
 class Worker:
     """Runs trajectories in this process, level by level: one at a time, or as many as its executor trains together.
 
-    Each Ray actor and each process of `engines.processes` has one worker, and so does the inline engine. They pass jobs
-    to `take`, and then call `advance` for each report; nothing runs between these calls.
+    Each Ray actor and each process of `engines.processes` has one worker, and so does the inline engine. The owner of a
+    worker passes jobs to `take`, and then calls `advance` for each report; nothing runs between these calls.
     """
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from ticket_search.training.request import LevelInputs
 
 
 class FinishedTrajectory:
-    """Access to a trajectory whose levels are all in a store.
+    """A trajectory whose levels are all in a store.
 
     Args:
         spec: the trajectory's specification.
@@ -46,7 +46,7 @@ class FinishedTrajectory:
         self._context = self._levels.context
 
     def of(self, spec: TrajectorySpec) -> "FinishedTrajectory":
-        """Return access to the finished trajectory of another specification, with the same task and the same store."""
+        """Return the finished trajectory of another specification, with the same task and the same store."""
         return FinishedTrajectory(spec, self.task, self._store)
 
     def level_key(self, number: int) -> str:

@@ -24,7 +24,7 @@ def no_log(event: str, **fields: object) -> None:
 
 
 class Trainer:
-    """Trains those levels of one trajectory that are not in the store yet.
+    """Trains the levels of one trajectory that are not in the store yet.
 
     Args:
         context: the trajectory's context.

@@ -110,7 +110,7 @@ class SearchDriver:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the search hands out no more trajectories, because it was asked to stop or cannot continue."""
+        """Whether the search has stopped handing out trajectories, because it was asked to stop or cannot continue."""
         return self.progress.stopped or self.halted is not None
 
     def next(self) -> Suggestion | None:

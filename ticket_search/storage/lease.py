@@ -31,8 +31,8 @@ HEARTBEAT_SECONDS = 15.0
 #: The time in seconds after which a claim expires if its heartbeat has not changed.
 EXPIRY_SECONDS = 60.0
 _LONG_AGO_SECONDS = 600
-#: The files of the claims that this process is making or holds. If another file names this process as its owner, that
-#: claim was released, but its file could not be removed.
+#: The files of the claims that this process holds or is trying to acquire. If another file names this process as its
+#: owner, that claim was released, but its file could not be removed.
 _held: set[str] = set()
 
 

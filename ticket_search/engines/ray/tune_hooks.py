@@ -218,7 +218,7 @@ class _WatchCrew(_Watch):
 class _Queue(FIFOScheduler):
     """A scheduler that hands a finished trial's actor to the next suggestion.
 
-    By default, Tune gives the actor to the oldest waiting trial, even if a new actor is already being started for this
+    By default, Tune gives the actor to the oldest waiting trial, even if a new actor is already being started for that
     trial, and then stops the new actor. With short trajectories, actors were constantly started and stopped, and only 5
     of 20 slots were in use.
     """
