@@ -16,8 +16,7 @@ def confirm_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: the tables of the confirming search.
-        margin: the largest shortfall (at least 0) of a ticket's test metric, relative to the dense network's, that
-            still counts as a match.
+        margin: how far a ticket may fall short of the dense network on the test metric and still match; at least 0.
 
     Returns:
         The rows of `comparison.compare` for level 0 and the last level of each configuration, with an added column

@@ -18,8 +18,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
 
     Args:
         results: the tables of the search that `follow_up.transfer.transfer` returns.
-        margin: the largest shortfall (at least 0) of a ticket's test metric, relative to the dense network's, that
-            still counts as a match.
+        margin: how far a ticket may fall short of the dense network on the test metric and still match; at least 0.
 
     Returns:
         A row for each arm at each number of kept weights: ``kept_weights``, ``density``, ``arm``; ``tickets`` and
@@ -40,7 +39,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
     for trained in reversed(tickets_of.values()):
         controls = results.controls.merge(trained[["trajectory_id", "ticket"]], on="trajectory_id")
         arms = {"ticket": trained} | {str(kind): drawn for kind, drawn in controls.groupby("control", sort=True)}
-        # Sort the tickets, because trajectories finish in any order, and the bootstrap depends on the order of tickets.
+        # Sort the tickets: trajectories finish in any order, and the bootstrap depends on the order of the tickets.
         tickets = sorted(trained["ticket"].unique())
         cells = {
             arm: {name: _cells(drawn, name, tickets, seeds) for name in measure.figures} for arm, drawn in arms.items()

@@ -68,7 +68,7 @@ MARGIN = click.option(
     type=Finite(0, 1),
     default=0.005,
     show_default=True,
-    help="Largest shortfall of a ticket's test metric, relative to its dense network's, that still counts as a match.",
+    help="How far a ticket may fall short of its dense network on the test metric and still match.",
 )
 DATA_DIR = click.option(
     "--data-dir",

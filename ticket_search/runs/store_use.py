@@ -76,7 +76,7 @@ def inspect(directory: Folder, best: Best | None = None, *, forget_gone: bool = 
         directory: a run directory or a store.
         best: a function that selects tickets (``trajectory_id``, ``level``) from a search's tables. A trajectory that
             has ended then needs only the entries that its selected tickets depend on. If None, it needs all its levels.
-        forget_gone: whether to assume that nothing is needed by the searches that are no longer at their location.
+        forget_gone: whether to assume that searches no longer at their location need nothing.
 
     Raises:
         RunDirectoryError: `directory` is neither a run directory nor a store, one of the store's searches is running,
