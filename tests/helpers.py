@@ -17,7 +17,7 @@ from ticket_search.results.events import read_events
 
 
 def finished_levels(*run_dirs):
-    """Return how often each level finished training, by level key."""
+    """Return how many times each level finished training, by level key."""
     events = [event for run_dir in run_dirs for event in read_events(run_dir)]
     return Counter(event["level_key"] for event in events if event["event"] == "level_finished")
 

@@ -106,7 +106,7 @@ def python(key, source, message, **other):
 
 
 def data(returned, message, before=""):
-    """Return a case with a user's data set: an expression that may use `images` (40 of 8x8) and `labels` (0 to 3)."""
+    """Return a case whose data set is an expression, which may use `images` (40 of 8x8) and `labels` (0 to 3)."""
     head = "import numpy as np\nimages = np.zeros((40, 8, 8), np.uint8)\nlabels = np.arange(40) % 4\n"
     return python("dataset.name", f"{head}def mine():\n    {before}\n    return {returned}\n", message)
 

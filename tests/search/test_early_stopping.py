@@ -154,7 +154,7 @@ class TestCollapse:
         assert Course(stopping(**COLLAPSE), "a").tell((2.0, 0.8), (4.0, 0.6), (8.0, 0.5)) == [
             None,
             None,
-            "collapsed: 2 levels more than 0.2 worse than the dense network",
+            "collapsed: 2 levels were more than 0.2 worse than the dense network",
         ]
 
     def test_a_recovery_resets_the_count(self):
@@ -166,7 +166,7 @@ class TestCollapse:
 
     def test_takes_precedence_over_the_comparison(self):
         watch = stopping(**COMPARE | {"collapse": 0.2, "collapse_levels": 1})
-        assert Course(watch, "only").tell((2.0, 0.5))[0].startswith("collapsed: 1 level more")
+        assert Course(watch, "only").tell((2.0, 0.5))[0].startswith("collapsed: 1 level was more")
 
 
 def test_nothing_is_stopped_without_early_stopping():
@@ -185,4 +185,5 @@ def test_equal_leads_are_treated_equally_if_lower_is_better():
             value = 0.5 + sign * lead
             said.append(watch.observe("t", compression=compression, value=value, dense=0.5, metric=metric))
         answers.append(said)
-    assert answers[0] == answers[1] == [None] * 4 + ["collapsed: 2 levels more than 0.2 worse than the dense network"]
+    reason = "collapsed: 2 levels were more than 0.2 worse than the dense network"
+    assert answers[0] == answers[1] == [None] * 4 + [reason]

@@ -139,7 +139,8 @@ class TestSuggestions:
         while asked.ask() is not None:
             counts.append(len(looked_at))
             looked_at.clear()
-        assert counts == [3] * 2 * points  # IDs per suggestion: the point's with each of 2 seeds, and the suggestion's
+        # Each suggestion computes three IDs: the point's ID with each of the 2 seeds, and its own.
+        assert counts == [3] * 2 * points
 
     def test_the_point_is_drawn_from_the_free_ones_in_the_order_of_the_grid(self, search, monkeypatch):
         """Earlier versions drew from a list in this order, so their searches get the same points when resumed."""

@@ -64,8 +64,8 @@ def crossed(values: NDArray[np.float64], *, confidence: float = 0.95, seed: int 
     arXiv 0712.1111). The interval therefore accounts for the noise of both, and tends to be too wide.
 
     Args:
-        values: ``[tickets, seeds]``, nan where a value is missing. With a single ticket, the result is that of
-            `interval` over the seeds; with a single seed, it is that of `interval` over the tickets.
+        values: ``[tickets, seeds]``, nan where a value is missing. With a single ticket, the result equals `interval`
+            over the seeds; with a single seed, it equals `interval` over the tickets.
         confidence: the nominal coverage of the interval, in (0, 1).
         seed: the seed of the bootstrap's random draws.
     """

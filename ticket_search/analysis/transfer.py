@@ -40,7 +40,7 @@ def transfer_table(results: Results, margin: float) -> pd.DataFrame:
     for trained in reversed(tickets_of.values()):
         controls = results.controls.merge(trained[["trajectory_id", "ticket"]], on="trajectory_id")
         arms = {"ticket": trained} | {str(kind): drawn for kind, drawn in controls.groupby("control", sort=True)}
-        # Sort the tickets, because trajectories finish in any order, and the bootstrap depends on the order of tickets.
+        # Sort the tickets: trajectories finish in any order, and the bootstrap depends on the order of the tickets.
         tickets = sorted(trained["ticket"].unique())
         cells = {
             arm: {name: _cells(drawn, name, tickets, seeds) for name in measure.figures} for arm, drawn in arms.items()

@@ -10,7 +10,7 @@ _STDOUT = "<stdout>"
 
 
 def prepare_streams() -> None:
-    """Open the null device for closed streams (`>&-`), ignore errors of stderr, and mark errors of stdout.
+    """Open the null device for closed streams (`>&-`), ignore errors on stderr, and mark errors on stdout.
 
     If a closed stream stayed closed, the next file that this process opens would get the stream's file descriptor, and
     whatever a library prints would go into that file.

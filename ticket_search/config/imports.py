@@ -39,7 +39,7 @@ def check_code_allowed(spec: SearchSpec | TrajectorySpec, source: object, *, all
     """Check that a specification names no user code, or that such code is allowed, without importing anything.
 
     Args:
-        spec: the specification in a run directory or a ticket file, which may come from a stranger.
+        spec: the specification in a run directory or a ticket file, which may be untrusted.
         source: the directory or file, for the message.
         allow_code: whether user code may run.
 

@@ -130,7 +130,7 @@ class PruningSpec(Spec):
         for name in ("conv_layer_rate", "output_layer_rate"):
             if self.target_densities is not None and getattr(self, name) != 1.0:
                 raise ValueError(
-                    f"{name} {getattr(self, name)} is a fraction of pruning_rate, which target_densities replace; "
+                    f"{name} {getattr(self, name)} scales pruning_rate, which has no effect with target_densities; "
                     f"set pruning.{name} to 1.0, or omit target_densities"
                 )
         return self

@@ -265,7 +265,7 @@ class SearchSpec(Spec):
         return digest(plain)
 
     def to_yaml(self) -> str:
-        """Return the search as YAML, from which `loading.load_search` reads an equal search.
+        """Return the search as YAML that `loading.load_search` reads back as an equal search.
 
         Earlier versions of this package, which read YAML 1.1, can read the file too: PyYAML quotes every string that
         YAML 1.1 would read as another type.

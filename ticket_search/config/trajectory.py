@@ -179,7 +179,7 @@ class ScheduleSpec(Spec):
 
     Attributes:
         name: ``constant``; ``step``, which multiplies the rate by `gamma` at each milestone; or ``cosine``, which
-            decreases it to 0 at the end.
+            decreases it to 0 by the end of training.
         milestones: the milestones of ``step``: iterations, or epochs as ``"80ep"``.
         gamma: the factor of ``step``.
         warmup: how long the rate grows linearly from 0 to its full value: iterations, or epochs as ``"5ep"``.

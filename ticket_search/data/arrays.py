@@ -276,7 +276,7 @@ def _images(where: str, images: NDArray[Any]) -> NDArray[Any]:
     if images.ndim == 3:
         images = images[:, None]
     _, second, height, width = images.shape
-    # Two last axes of equal size are taken to be height and width: [n, 16, 4, 4] means 16 feature maps of 4x4.
+    # If the last two axes have the same size, they are height and width: [n, 16, 4, 4] means 16 feature maps of 4x4.
     if width in _CHANNELS and second not in _CHANNELS and height != width:
         raise DataError(
             f"{where}: images have the shape {list(images.shape)}, whose last axis looks like channels; give "

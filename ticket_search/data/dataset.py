@@ -265,7 +265,7 @@ def _statistics_of_bytes(images: NDArray[Any]) -> NormalizeSpec:
 def affine(constants: NormalizeSpec, is_bytes: bool) -> tuple[Tensor, Tensor]:
     """Return scale and shift, ``[c, 1, 1]`` float32, such that ``x * scale + shift == (x / unit - mean) / std``.
 
-    The unit is 255 for bytes and 1 for floats.
+    The unit is the value that is scaled to 1: 255 for bytes and 1 for floats.
     """
     mean, std = np.array(constants.mean), np.array(constants.std)
     scale, shift = 1 / (std * (255 if is_bytes else 1)), -mean / std

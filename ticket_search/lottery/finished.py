@@ -58,7 +58,7 @@ class FinishedTrajectory:
         return self._context.copy_key(number, copy)
 
     def ticket(self, number: int, name: str, figures: Mapping[str, Any]) -> Ticket:
-        """Return the ticket that level `number` trained, read from the store.
+        """Return the ticket that was trained at level `number`, read from the store.
 
         Raises:
             StorageError: a level that the ticket depends on is damaged or no longer in the store.
@@ -106,7 +106,7 @@ class FinishedTrajectory:
         return errors_between(one.final_weights, other.final_weights, points, network, self.task, precision)
 
     def _start_of(self, number: int, mask: Mask) -> Steps[LevelInputs]:
-        """Return the inputs from which level `number` was trained; for level 0, return those of its copies instead."""
+        """Return the inputs from which level `number` was trained; for level 0, return the inputs of its copies."""
         pruning = self._context.pruning
         if number == 0:
             weights = yield from self._levels.starts.rewind_weights()

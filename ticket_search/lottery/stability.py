@@ -60,7 +60,7 @@ def errors_between(
 
 
 def unknown_errors(points: int) -> list[ErrorBetween]:
-    """Return the errors for two runs of which at least one diverged: nan at every point."""
+    """Return the errors if at least one of the two runs diverged: nan at every point."""
     positions = torch.linspace(0.0, 1.0, points, dtype=torch.float64).tolist()
     return [ErrorBetween(position=position, val_error=math.nan, test_error=math.nan) for position in positions]
 

@@ -50,8 +50,8 @@ class Starts:
     def ticket_weights(self, mask: Mask) -> Steps[dict[str, Tensor]]:
         """Return the initial weights of a ticket.
 
-        By default, kept and unprunable values are those after `rewind_iteration` iterations, and pruned weights are 0;
-        `reinit_kept` and `reinit_pruned` change this.
+        By default, kept weights and unprunable tensors have their values after `rewind_iteration` iterations, and
+        pruned weights are 0; `reinit_kept` and `reinit_pruned` change this.
         """
         kept = yield from self.kept_weights()
         return (yield from self._placed(mask, kept))

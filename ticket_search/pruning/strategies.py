@@ -77,7 +77,7 @@ def global_(mask: Mask, amount: Amount) -> list[Group]:
     return [_group(mask, tuple(names), amount, 1.0)] if names else []
 
 
-#: Each strategy maps a mask and the amount to prune to the groups of tensors whose weights compete.
+#: Each strategy takes a mask and the amount to prune, and returns the groups of tensors whose weights compete.
 STRATEGIES: dict[Strategy, Callable[[Mask, Amount], list[Group]]] = {"layerwise": layerwise, "global": global_}
 
 

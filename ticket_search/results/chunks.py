@@ -73,7 +73,7 @@ def _open(data: bytes) -> pq.ParquetFile:
 
 
 def _check(data: bytes) -> None:
-    """Check the content of a chunk against its checksum. Chunks of earlier versions have no checksum.
+    """Check the content of a chunk against its checksum. Chunks written by earlier versions have no checksum.
 
     Raises:
         ValueError: the checksum does not match the content.

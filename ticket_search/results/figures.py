@@ -176,7 +176,7 @@ FIGURES = (
     Figure(
         name="matching",
         type="bool",
-        meaning="whether `val_metric` is worse than `dense_val_metric` by at most the tolerance",
+        meaning="whether `val_metric` is at least as good as `dense_val_metric`, within the tolerance",
         value=lambda f: f.metric.matches(f.level.val_metric, f.dense.val_metric, f.tolerance),
     ),
     Figure(

@@ -102,7 +102,7 @@ def column(name: str) -> str:
 def is_json(field: pa.Field) -> bool:
     """Return whether a column contains JSON text.
 
-    It does if the values of its field are lists or have incompatible types.
+    It contains JSON if the field's values are lists or have incompatible types.
     """
     return bool(field.metadata and field.metadata.get(_ENCODING) == b"json")
 

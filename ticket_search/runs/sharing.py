@@ -21,7 +21,7 @@ def note_of(run_dir: Folder, run_id: str) -> str:
 
 
 def notes_folder(store: Folder) -> list[Path]:
-    """Return the local folder of a store's notes in a list, which is empty if the store is in object storage."""
+    """Return a list with the folder of a store's notes, or an empty list if the store is in object storage."""
     return [store.path / SEARCHES] if isinstance(store, LocalFolder) else []
 
 

@@ -133,7 +133,8 @@ class EarlyStopping:
         recent = self._courses.gaps(trajectory_id)[-spec.collapse_levels :]
         if unmatched < spec.collapse_levels or recent.max() >= -spec.collapse:
             return None
-        return f"collapsed: {_levels(len(recent))} more than {spec.collapse:g} worse than the dense network"
+        were = "was" if len(recent) == 1 else "were"
+        return f"collapsed: {_levels(len(recent))} {were} more than {spec.collapse:g} worse than the dense network"
 
     def _among_the_worst(
         self, trajectory_id: str, unmatched: int, here: float, own: float, spec: EarlyStoppingSpec

@@ -31,7 +31,7 @@ class FreePoints:
             name: domain.count if isinstance(domain, Range) else len(domain) for name, domain in space.items()
         }
         self._runs: Counter[int] = Counter()
-        self._taken: list[int] = []  # the grid positions of points that are no longer free, ascending
+        self._taken: list[int] = []  # the grid positions of points that are no longer free, in ascending order
 
     @property
     def count(self) -> int:

@@ -24,7 +24,7 @@ class LineFile:
         self._name = name
         # The number of the last part; None if it must be determined before the next append.
         self._last: int | None = None
-        # The lines of the last part; used only where files cannot grow.
+        # The lines of the last part; used only in storage that cannot append to files.
         self._lines: list[str] = []
 
     def append(self, text: str, *, durable: bool = True) -> None:

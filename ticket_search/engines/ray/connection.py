@@ -116,7 +116,7 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def _raylet_silenced() -> Iterator[None]:
-    """Keep messages of the raylets off the terminal of a driver that connects within the block.
+    """Keep raylet messages off the terminal of a driver that connects within the block.
 
     Even with `log_to_driver=False`, Ray prints 20 lines for each worker that dies, and advice on the number of workers.
     The tables already record that a worker died.

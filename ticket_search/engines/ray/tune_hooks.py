@@ -321,7 +321,7 @@ def _crews(search: SearchDriver, run_dir: Folder, run_id: str, data: Any) -> Ite
 
 @contextmanager
 def _one_message() -> Iterator[None]:
-    """Shorten the message of an error in a hook from Tune's whole traceback to its last line and source location."""
+    """If a hook fails, shorten the message from Tune's whole traceback to its last line and source location."""
     try:
         yield
     except TuneError as error:

@@ -194,7 +194,7 @@ def _through_activation(_, out, slope, bias_gradients, unit, vectors, floor):  #
 
 @intrinsic
 def _load_tile(_, images, rows, column, pixel, scale, shift, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Set a tile of WIDTH pixels and WIDTH columns of `x` to the transposed, normalized pixels of uint8 images."""
+    """Fill a tile of `x`, WIDTH pixels by WIDTH columns, from uint8 images that are transposed and normalized."""
 
     def emit(e: _Emitter, *values: Any) -> None:
         column, pixel = values[2], values[3]

@@ -47,7 +47,7 @@ class Member:
 
 
 class Layout:
-    """Where each parameter of a network is in a flat vector.
+    """The position of each parameter of a network in a flat vector.
 
     Args:
         network: the network.
