@@ -204,7 +204,7 @@ NOT_A_LENGTH = "is not a training duration: give"
         ),
         (
             "pruning={target_densities: 0.1, output_layer_rate: 0.5}",
-            "output_layer_rate 0.5 is a fraction of pruning_rate, which target_densities replace; "
+            "output_layer_rate 0.5 scales pruning_rate, which has no effect with target_densities; "
             "set pruning.output_layer_rate to 1.0, or omit target_densities",
         ),
         (
