@@ -166,7 +166,7 @@ def check_network(network: nn.Module, model: str, on_cpu: bool, example: Tensor 
     if on_cpu:
         raise SpecError(
             "training.executor: 'stacked' trains only fully connected ReLU networks on the CPU, because stacking makes "
-            f"others slower there; model {model!r} is none; give executor 'plain' or 'auto'"
+            f"others slower there; model {model!r} is not one; give executor 'plain' or 'auto'"
         )
     if odd := [name for name, p in network.named_parameters() if p.dtype != torch.float32]:
         raise SpecError(
